@@ -1,0 +1,197 @@
+"""Command lines: option dataclasses become absl flags, flags become instances, errors become one line.
+
+A command declares its options as frozen dataclasses whose fields are made by `tganv2_tf.config.option`. `run` defines
+one absl flag a field, reads `--flagfile` and the command line (later wins), builds the instances, whose own validation
+speaks up here, and calls the command. No flag is global: each call parses into its own `FlagValues`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import sys
+import traceback
+import typing
+from typing import Any, Callable, Sequence
+
+from absl import flags, logging
+
+from tganv2_tf.errors import ConfigError, UserError
+
+FLAGS_DIR = pathlib.Path(__file__).resolve().parent.parent / "flags"
+INT_TUPLE = tuple[int, ...]
+VALID = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    INT_TUPLE: "whole numbers separated by commas, or nothing for none",
+}
+
+
+class _IntTupleParser(flags.ArgumentParser):
+    """`2,2,2` -> (2, 2, 2); the empty string -> ()."""
+
+    def parse(self, argument: Any) -> tuple[int, ...]:
+        if isinstance(argument, (tuple, list)):
+            return tuple(argument)
+        return tuple(int(part) for part in argument.split(",") if part.strip())
+
+    def flag_type(self) -> str:
+        return "comma separated integers"
+
+
+class _IntTupleSerializer(flags.ArgumentSerializer):
+    def serialize(self, value: tuple[int, ...]) -> str:
+        return ",".join(map(str, value))
+
+
+def _define(values: flags.FlagValues, field: dataclasses.Field, kind: Any) -> None:
+    default = None if field.default is dataclasses.MISSING else field.default
+    choices = field.metadata.get("choices")
+    text = field.metadata["help"]
+    if choices:
+        flags.DEFINE_enum(field.name, default, choices, text, flag_values=values)
+    elif kind is bool:
+        flags.DEFINE_boolean(field.name, default, text, flag_values=values)
+    elif kind is int:
+        flags.DEFINE_integer(field.name, default, text, flag_values=values)
+    elif kind is float:
+        flags.DEFINE_float(field.name, default, text, flag_values=values)
+    elif kind is str:
+        flags.DEFINE_string(field.name, default, text, flag_values=values)
+    elif kind == INT_TUPLE:
+        flags.DEFINE(_IntTupleParser(), field.name, default, text, flag_values=values, serializer=_IntTupleSerializer())
+    else:
+        raise TypeError(f"{field.name}: no flag for the type {kind}")
+
+
+def resolve_flagfiles(argv: Sequence[str]) -> list[str]:
+    """Replaces the bare name in `--flagfile=NAME` by its path: the current folder first, then the recipes in `flags/`.
+
+    Raises:
+      ConfigError: no such file in either place.
+    """
+    resolved, expects_name = [], False
+    for argument in argv:
+        name = None
+        if expects_name:
+            name, expects_name = argument, False
+        elif argument in ("--flagfile", "-flagfile"):
+            expects_name = True
+        elif argument.startswith(("--flagfile=", "-flagfile=")):
+            name = argument.split("=", 1)[1]
+        if name is None:
+            if not expects_name:
+                resolved.append(argument)
+            continue
+        path = pathlib.Path(name)
+        if not path.is_file() and path.parent == pathlib.Path("."):
+            path = FLAGS_DIR / name
+        if not path.is_file():
+            known = ", ".join(sorted(p.name for p in FLAGS_DIR.glob("*.flags"))) or "none"
+            raise ConfigError(f"--flagfile={name}: no such file; recipes in {FLAGS_DIR}: {known}")
+        resolved.append(f"--flagfile={path}")
+    if expects_name:
+        raise ConfigError("--flagfile: the name of the file is missing")
+    return resolved
+
+
+def parse(argv: Sequence[str], *option_types: type) -> list[Any]:
+    """Builds one instance of every option dataclass from a command line.
+
+    Args:
+      argv: the arguments, without the program's name.
+      *option_types: frozen dataclasses whose fields come from `config.option`.
+    Returns:
+      The instances, in the order of `option_types`.
+    Raises:
+      ConfigError: an unknown flag, a value that cannot be read, a required flag left out, or whatever the dataclasses
+        refuse; the message names the flag and what would be valid.
+    """
+    values, kinds = flags.FlagValues(), {}
+    for option_type in option_types:
+        hints = typing.get_type_hints(option_type)
+        for field in dataclasses.fields(option_type):
+            kinds[field.name] = hints[field.name]
+            _define(values, field, hints[field.name])
+    argv = resolve_flagfiles(argv)
+    try:
+        rest = values(["", *argv])[1:]
+    except flags.IllegalFlagValueError as error:
+        message = str(error)
+        name = message.partition("--")[2].partition("=")[0]
+        known = kinds.get(name)
+        valid = "" if known is None or "should be one of" in message else f"; valid: {VALID[known]}"
+        raise ConfigError(f"{message}{valid}") from error
+    except (flags.Error, ValueError) as error:  # absl has a bare ValueError for --noflag=value
+        raise ConfigError(" ".join(str(error).split())) from error
+    if rest:
+        raise ConfigError(f"unexpected argument {rest[0]!r}: options are written --name=value")
+    instances = []
+    for option_type in option_types:
+        chosen = {field.name: values[field.name].value for field in dataclasses.fields(option_type)}
+        for name, value in chosen.items():
+            if value is None:
+                raise ConfigError(f"--{name} is missing: {values[name].help}")
+        instances.append(option_type(**chosen))
+    return instances
+
+
+def help_text(command: str, summary: str, option_types: Sequence[type]) -> str:
+    """What `--help` prints: the summary, then the flags of each option dataclass under its first line."""
+    lines = [summary.strip(), "", f"usage: python -m {command} [--flagfile=FILE] [--name=value ...]"]
+    for option_type in option_types:
+        lines += ["", (option_type.__doc__ or option_type.__name__).strip().splitlines()[0]]
+        for field in dataclasses.fields(option_type):
+            default = field.default
+            if default is dataclasses.MISSING:
+                note = "required"
+            elif isinstance(default, tuple):
+                note = "default " + (",".join(map(str, default)) or "none")
+            else:
+                note = f"default {default}" if default != "" else "no default"
+            choices = field.metadata.get("choices")
+            if choices:
+                note = "|".join(choices) + "; " + note
+            lines.append(f"  --{field.name}: {field.metadata['help']} ({note})")
+    return "\n".join(lines)
+
+
+def run(
+    main: Callable[..., int | None],
+    option_types: Sequence[type],
+    command: str,
+    summary: str,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Runs a command and returns its exit status: its own, 1 for a `UserError` or `OSError`, 2 for flags, 130 for Ctrl-C.
+
+    Args:
+      main: called with one instance of each option dataclass.
+      option_types: the option dataclasses.
+      command: what stands after `python -m`.
+      summary: shown by `--help`.
+      argv: the arguments; the process's own where it is None.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if any(argument in ("--help", "-help", "-h", "--helpfull", "--helpshort") for argument in argv):
+        print(help_text(command, summary, option_types))
+        return 0
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    program = command.rpartition(".")[2]
+    try:
+        return main(*parse(argv, *option_types)) or 0
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 130
+    except (UserError, OSError) as error:
+        if os.environ.get("TGANV2_TRACEBACK"):
+            traceback.print_exc()
+        message = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            message = error.strerror + (f": {error.filename}" if error.filename else "")
+        print(f"{program}: {message}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1

@@ -1,0 +1,160 @@
+"""What a run is: frozen dataclasses, validated when they are made. Every field is a flag of the same name.
+
+The defaults are those of the paper, or, where it is silent, of the authors' implementation; `flags/` holds complete recipes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from tganv2_tf.errors import ConfigError
+from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS, PyramidSpec
+
+
+def option(help: str, default: Any = dataclasses.MISSING, choices: tuple[str, ...] = ()) -> Any:
+    """A dataclass field that is also a flag.
+
+    Args:
+      help: one line: the meaning, with units.
+      default: left out where the flag is required.
+      choices: the valid values of a text flag.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+def _require(condition: bool, name: str, value: Any, valid: str) -> None:
+    if not condition:
+        shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        raise ConfigError(f"--{name}={shown}: valid: {valid}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the networks."""
+
+    resolution: int = option("height and width of the videos in pixels", 192)
+    num_frames: int = option("frames of a training clip", 16)
+    z_dim: int = option("dimensions of the latent", 256)
+    frame_strides: tuple[int, ...] = option("frame stride of the subsampling layer after each level but the last", (2, 2, 2))
+    batch_strides: tuple[int, ...] = option("batch stride of the subsampling layer after each level but the last", (2, 2, 2))
+    lstm_channels: int = option("channels of the base map and of the convolutional LSTM", 1024)
+    lstm_layers: int = option("convolutional LSTMs on top of each other", 1)
+    up_channels: tuple[int, ...] = option("channels of each up block: three at level 1, one a later level", (512, 256, 128, 64, 32, 32))
+    discriminator_channels: tuple[int, ...] = option("channels of each residual block of a discriminator", (64, 128, 256, 512, 1024))
+    spectral_norm: bool = option("divide the discriminators' weights by their largest singular value", True)
+    grow_length_one_axes: bool = option("pad length-one axes before pooling, as the authors' code does by a slip", False)
+
+    def __post_init__(self) -> None:
+        for name in ("z_dim", "lstm_channels", "lstm_layers"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
+        blocks = self.pyramid.num_up_blocks
+        _require(
+            len(self.up_channels) == blocks and min(self.up_channels) >= 1,
+            "up_channels",
+            self.up_channels,
+            f"{blocks} positive numbers ({FIRST_LEVEL_BLOCKS} for level 1, one for each of the {blocks - FIRST_LEVEL_BLOCKS} later levels)",
+        )
+        _require(
+            bool(self.discriminator_channels) and min(self.discriminator_channels) >= 1,
+            "discriminator_channels",
+            self.discriminator_channels,
+            "at least one positive number",
+        )
+
+    @property
+    def pyramid(self) -> PyramidSpec:
+        """Sizes of the levels."""
+        return PyramidSpec(self.num_frames, self.resolution, self.frame_strides, self.batch_strides)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Training data."""
+
+    data_dir: str = option("folder of the shards and their manifest.json", "")
+    flip: bool = option("mirror half of the clips", True)
+    normalization: str = option("bytes to [-1, 1]: paper = x / 127.5 - 1, official = (x - 128) / 128", "paper", ("paper", "official"))
+    shuffle_buffer: int = option("records among which the next one is drawn", 1024)
+    frame_step: int = option("distance of the frames of a clip in the video, in frames", 1)
+
+    def __post_init__(self) -> None:
+        _require(self.shuffle_buffer >= 1, "shuffle_buffer", self.shuffle_buffer, "a whole number of at least 1")
+        _require(self.frame_step >= 1, "frame_step", self.frame_step, "a whole number of at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Training."""
+
+    model_dir: str = option("folder of the run: config, checkpoints, TensorBoard events", "")
+    global_batch_size: int = option("clips a step at level 1 (N_1), over all replicas", 64)
+    train_steps: int = option("generator updates of the whole run", 100_000)
+    loss: str = option("adversarial loss", "non_saturating", ("non_saturating", "minimax", "hinge"))
+    score: str = option("sum = one score a clip, summed over levels (paper); separate = one a level (authors' code)", "sum", ("sum", "separate"))
+    n_dis: int = option("discriminator updates a generator update", 1)
+    r1_weight: float = option("strength of the gradient penalty on real clips; 0 = none", 16.0)
+    r1_every_steps: int = option("steps between two gradient penalties, each made as much stronger", 1)
+    generator_learning_rate: float = option("Adam step size of the generator", 1e-4)
+    discriminator_learning_rate: float = option("Adam step size of the discriminators", 1e-4)
+    learning_rate_decay: str = option("linear = down to 0 at the last step", "linear", ("linear", "none"))
+    adam_beta1: float = option("decay of Adam's first moment", 0.0)
+    adam_beta2: float = option("decay of Adam's second moment", 0.9)
+    adam_epsilon: float = option("Adam's epsilon, outside the bias correction", 8e-8)
+    ema_decay: float = option("decay of the averaged generator's weights a step; 0 = no averaging", 0.999)
+    seed: int = option("seed of initial weights, latents, offsets and data order", 0)
+    log_every_steps: int = option("steps between two rows of scalars", 50)
+    preview_every_steps: int = option("steps between two animated previews", 1000)
+    checkpoint_every_steps: int = option("steps between two checkpoints", 1000)
+    keep_checkpoints: int = option("newest checkpoints that are kept", 3)
+    num_previews: int = option("fixed latents in the previews", 16)
+
+    def __post_init__(self) -> None:
+        at_least_one = ("global_batch_size", "train_steps", "n_dis", "r1_every_steps", "log_every_steps", "num_previews")
+        for name in (*at_least_one, "preview_every_steps", "checkpoint_every_steps", "keep_checkpoints"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
+        for name in ("r1_weight", "generator_learning_rate", "discriminator_learning_rate", "seed"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
+        for name in ("adam_beta1", "adam_beta2", "ema_decay"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 up to, not including, 1")
+        _require(self.adam_epsilon > 0, "adam_epsilon", self.adam_epsilon, "a number above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run: `model`, `data` and `train`."""
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        divisor = self.model.pyramid.levels[-1].clip_stride
+        _require(
+            self.train.global_batch_size % divisor == 0,
+            "global_batch_size",
+            self.train.global_batch_size,
+            f"a multiple of {divisor}, the product of --batch_strides",
+        )
+
+    def to_json(self) -> str:
+        """The text of `config.json`."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """Reads what `to_json` wrote.
+
+        Raises:
+          ConfigError: not JSON, an unknown or a missing field, or values that cannot work.
+        """
+        parts = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig}
+        try:
+            loaded = json.loads(text)
+            made = {}
+            for name, part in parts.items():
+                made[name] = part(**{key: tuple(v) if isinstance(v, list) else v for key, v in loaded[name].items()})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(f"config.json cannot be read: {error}") from error
+        return cls(**made)

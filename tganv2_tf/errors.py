@@ -1,0 +1,9 @@
+"""Errors that a user can mend; commands show them as one line, without a traceback."""
+
+
+class UserError(Exception):
+    """Bad input. The message is one line: what is wrong, where, and what to do."""
+
+
+class ConfigError(UserError):
+    """A flag, or a combination of flags, that cannot work. The message names the flag, its value and what is valid."""
