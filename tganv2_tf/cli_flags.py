@@ -8,6 +8,7 @@ speaks up here, and calls the command. No flag is global: each call parses into 
 from __future__ import annotations
 
 import dataclasses
+import logging as std_logging
 import os
 import pathlib
 import sys
@@ -179,8 +180,10 @@ def run(
     if any(argument in ("--help", "-help", "-h", "--helpfull", "--helpshort") for argument in argv):
         print(help_text(command, summary, option_types))
         return 0
+    flags.FLAGS.mark_as_parsed()  # absl's logging asks for it; we have no global flags
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
+    std_logging.getLogger("tensorflow").setLevel(std_logging.WARNING)
     program = command.rpartition(".")[2]
     try:
         return main(*parse(argv, *option_types)) or 0

@@ -41,6 +41,7 @@ class ModelConfig:
     batch_strides: tuple[int, ...] = option("batch stride of the subsampling layer after each level but the last", (2, 2, 2))
     lstm_channels: int = option("channels of the base map and of the convolutional LSTM", 1024)
     lstm_layers: int = option("convolutional LSTMs on top of each other", 1)
+    lstm_forget_bias: float = option("initial bias of the forget gate; above 0 the latent outlasts more frames", 0.0)
     up_channels: tuple[int, ...] = option("channels of each up block: three at level 1, one a later level", (512, 256, 128, 64, 32, 32))
     discriminator_channels: tuple[int, ...] = option("channels of each residual block of a discriminator", (64, 128, 256, 512, 1024))
     spectral_norm: bool = option("divide the discriminators' weights by their largest singular value", True)

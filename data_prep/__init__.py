@@ -1,0 +1,1 @@
+"""Scripts that turn videos into TFRecord shards: `python -m data_prep.ucf101 ...`."""

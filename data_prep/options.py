@@ -1,0 +1,48 @@
+"""Options that all preparations share, and how an option is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tganv2_tf.config import option
+from tganv2_tf.errors import ConfigError
+
+
+def require(condition: bool, name: str, value: Any, valid: str) -> None:
+    """Raises ConfigError, naming the flag, its value and what is valid, unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"--{name}={value}: valid: {valid}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardingOptions:
+    """Shards and how they are made."""
+
+    output_dir: str = option("folder for the shards and their manifest.json")
+    encoding: str = option("how frames are stored: png is lossless and several times larger", "jpeg", ("jpeg", "png"))
+    jpeg_quality: int = option("quality of JPEG frames, 1 to 100", 95)
+    shard_mib: int = option("rough size of a shard in MiB", 128)
+    min_frames: int = option("shorter videos are skipped, in frames", 16)
+    max_record_frames: int = option("longer videos become several records, each of at most so many frames", 1024)
+    seed: int = option("seed of the order of the videos in the shards", 0)
+    num_workers: int = option("worker processes; 0 = one a processor", 0)
+    video_timeout: float = option("a video that takes longer is skipped, in seconds", 120.0)
+    max_failures: int = option("with more skipped videos than this, the data set is not finished", 10)
+
+    def __post_init__(self) -> None:
+        require(bool(self.output_dir), "output_dir", self.output_dir, "the folder to make")
+        require(1 <= self.jpeg_quality <= 100, "jpeg_quality", self.jpeg_quality, "1 to 100")
+        for name in ("shard_mib", "min_frames"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
+        for name in ("seed", "num_workers", "max_failures"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "a whole number of at least 0")
+        require(self.video_timeout > 0, "video_timeout", self.video_timeout, "a number of seconds above 0")
+        # Segments share min_frames - 1 frames; with fewer than twice as many, most of a segment would be a repeat.
+        least = 2 * self.min_frames
+        require(
+            self.max_record_frames >= least,
+            "max_record_frames",
+            self.max_record_frames,
+            f"at least {least}, twice --min_frames",
+        )

@@ -1,0 +1,256 @@
+"""One shard: videos -> records -> a file that appears under its name only when whole. Runs in a worker process."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import cv2
+
+from data_prep.video import VideoError, VideoFrames, claimed_num_frames, encode_frame
+from tganv2_tf.data import records
+from tganv2_tf.errors import UserError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+READ_ERRORS = (VideoError, OSError, MemoryError, cv2.error)
+PROBED_FRAMES = 8
+WHAT_TO_DO = "mend this and run the same command again, finished shards are kept"
+LEAST_FRAME_BYTES = 16  # of a compressed video; bounds what a damaged header can claim
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """A video to prepare.
+
+    Attributes:
+      id: unique in the data set.
+      path: of its file.
+      label: number of its class from 0, or `records.NO_LABEL`.
+      label_name: name of its class, or nothing.
+    """
+
+    id: str
+    path: str
+    label: int = records.NO_LABEL
+    label_name: str = ""
+
+
+Reader = Callable[[Video], VideoFrames]
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """All that a worker must know to write one shard.
+
+    Attributes:
+      index: number of the shard, from 0.
+      file: its final path.
+      temporary: its path while it is being written, on the same file system.
+      videos: in their order in the shard.
+      reader: gives the frames of a video, all of one size; importable, so that it can be sent to a worker.
+      encoding: `jpeg` or `png`.
+      jpeg_quality: 1 to 100.
+      min_frames: shorter videos are skipped.
+      max_record_frames: longer videos become segments.
+      lost: videos that crashed a worker or took too long, and are left out.
+    """
+
+    index: int
+    file: str
+    temporary: str
+    videos: tuple[Video, ...]
+    reader: Reader
+    encoding: str
+    jpeg_quality: int
+    min_frames: int
+    max_record_frames: int
+    lost: tuple[records.Skipped, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardReport:
+    """A finished shard, and what of its videos is not in it."""
+
+    shard: records.Shard
+    skipped: tuple[records.Skipped, ...]
+
+
+class _SpoiledShard(Exception):
+    """A video failed when segments of it were in the shard already."""
+
+    def __init__(self, skipped: records.Skipped) -> None:
+        super().__init__(skipped.reason)
+        self.skipped = skipped
+
+
+def write_shard(task: ShardTask, announce: Callable[[str | None], None]) -> ShardReport:
+    """Writes one shard; the same task gives the same bytes.
+
+    Args:
+      task: which one.
+      announce: called with the id of a video when it begins and with each of its segments, with None after the last.
+    Raises:
+      UserError: the shard cannot be written; nothing is left of it.
+    """
+    cv2.setNumThreads(1)  # the workers share the processors already
+    lost = list(task.lost)
+    try:
+        while True:
+            try:
+                shard, skipped = _write_temporary(task, lost, announce)
+                break
+            except _SpoiledShard as spoiled:
+                lost.append(spoiled.skipped)
+        os.replace(task.temporary, task.file)
+    except OSError as error:
+        raise UserError(f"{task.file}: cannot be written: {error.strerror or error}; {WHAT_TO_DO}") from error
+    finally:
+        pathlib.Path(task.temporary).unlink(missing_ok=True)
+    return ShardReport(shard, tuple(skipped))
+
+
+def _write_temporary(
+    task: ShardTask, lost: list[records.Skipped], announce: Callable[[str | None], None]
+) -> tuple[records.Shard, list[records.Skipped]]:
+    skipped, without = list(lost), {skip.video for skip in lost}
+    num_videos = num_records = num_frames = 0
+    with _record_writer(task.temporary) as writer:
+        for video in task.videos:
+            if video.id in without:
+                continue
+            announce(video.id)
+            written = 0
+            to_write = _encoded_records(video, task)
+            while True:
+                try:
+                    record = next(to_write, None)
+                except READ_ERRORS as error:
+                    skip = records.Skipped(video.id, str(error) or type(error).__name__)
+                    if written:
+                        raise _SpoiledShard(skip) from error
+                    skipped.append(skip)
+                    break
+                if record is None:
+                    num_videos += 1
+                    break
+                frames, serialized = record
+                writer.write(serialized)
+                written += 1
+                num_records += 1
+                num_frames += frames
+                announce(video.id)
+        announce(None)
+    with open(task.temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    size, digest = os.path.getsize(task.temporary), records.checksum(task.temporary)
+    return records.Shard(os.path.basename(task.file), size, digest, num_videos, num_records, num_frames), skipped
+
+
+@contextlib.contextmanager
+def _record_writer(path: str) -> Iterator[tf.io.TFRecordWriter]:
+    """A TFRecord writer whose errors are OSErrors."""
+    import tensorflow as tf
+
+    try:
+        with tf.io.TFRecordWriter(path) as writer:
+            yield writer
+    except tf.errors.OpError as error:
+        raise OSError(error.message.rpartition("; ")[2]) from error  # "PATH; No space left on device"
+
+
+def _encoded_records(video: Video, task: ShardTask) -> Iterator[tuple[int, bytes]]:
+    """Number of frames and serialized record of each segment of a video. Raises one of READ_ERRORS."""
+    fps, frames = task.reader(video)
+    size: tuple[int, ...] = ()
+
+    def encoded() -> Iterator[bytes]:
+        nonlocal size
+        for frame in frames:
+            size = frame.shape
+            yield encode_frame(frame, task.encoding, task.jpeg_quality)
+
+    for number, segment in enumerate(segments(encoded(), task.min_frames, task.max_record_frames)):
+        suffix = "" if segment.whole else f"#{number + 1:04d}"
+        yield (
+            len(segment.frames),
+            records.encode_record(
+                segment.frames,
+                video_id=video.id + suffix,
+                label=video.label,
+                label_name=video.label_name,
+                height=size[0],
+                width=size[1],
+                fps=fps,
+            ),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Consecutive frames of a video; `whole` where they are all of it."""
+
+    frames: list[bytes]
+    whole: bool
+
+
+def segments(frames: Iterable[bytes], min_frames: int, max_frames: int) -> Iterator[Segment]:
+    """Cuts a stream of frames so that every window of `min_frames` frames lies whole in one segment.
+
+    Neighbours share `min_frames - 1` frames, so each has at least `min_frames`. Two of them at most are in memory.
+
+    Args:
+      frames: one video.
+      min_frames: at least 1.
+      max_frames: of a segment; at least `min_frames`.
+    Raises:
+      VideoError: fewer than `min_frames` frames in all.
+    """
+    overlap = min_frames - 1
+    current: list[bytes] = []
+    whole = True
+    for frame in frames:
+        if len(current) == max_frames:
+            whole = False
+            yield Segment(current, whole)
+            current = current[max_frames - overlap :]
+        current.append(frame)
+    if len(current) < min_frames:
+        raise VideoError(f"it has {len(current)} frames, fewer than --min_frames={min_frames}")
+    yield Segment(current, whole)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeTask:
+    """A sample of the videos, to foretell the size of the shards."""
+
+    videos: tuple[Video, ...]
+    reader: Reader
+    encoding: str
+    jpeg_quality: int
+
+
+def probe(task: ProbeTask, announce: Callable[[str | None], None]) -> float:
+    """Foretells the mean bytes of a video in a shard, from the headers of the sample and its first encoded frames.
+
+    Videos that cannot be read count as nothing.
+    """
+    cv2.setNumThreads(1)
+    total = 0.0
+    for video in task.videos:
+        announce(video.id)
+        try:
+            claimed = min(claimed_num_frames(video.path), os.path.getsize(video.path) // LEAST_FRAME_BYTES)
+            frames = itertools.islice(task.reader(video).frames, PROBED_FRAMES)
+            sizes = [len(encode_frame(frame, task.encoding, task.jpeg_quality)) for frame in frames]
+        except READ_ERRORS:
+            continue
+        total += claimed * sum(sizes) / max(1, len(sizes))
+    announce(None)
+    return total / max(1, len(task.videos))

@@ -1,0 +1,339 @@
+"""A list of videos -> a folder of shards with a manifest, whatever happens on the way.
+
+The plan, which video goes into which shard, is made before anything is decoded and does not depend on the workers.
+Each shard is then a task of its own, so the same videos and options give the same bytes however many workers there are,
+and an interrupted run is taken up at the first unfinished shard. Until the manifest is written, `.unfinished/` in the
+output folder keeps the plan and one report a finished shard.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import tqdm
+
+from data_prep.options import ShardingOptions
+from data_prep.shard_writer import WHAT_TO_DO, ProbeTask, Reader, ShardReport, ShardTask, Video, probe, write_shard
+from data_prep.workers import run_supervised
+from tganv2_tf.data.records import MANIFEST_FILE, UNFINISHED_DIR, Manifest, Shard, Skipped, shard_name, write_atomically
+from tganv2_tf.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+MIB = 2**20
+PROBED_VIDEOS = 16
+# Small data sets too are to keep several workers busy, and later the readers of several replicas.
+LEAST_SHARDS = 8
+LEAST_VIDEOS_A_SHARD = 16
+SHOWN_SKIPS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """What a script hands over to be prepared.
+
+    Attributes:
+      name: of the data set, such as `ucf101`; with `split` the beginning of the shards' names.
+      split: such as `train`.
+      height: of the frames that `reader` gives, in pixels.
+      width: of the frames that `reader` gives, in pixels.
+      labels: names of the classes in the order of their numbers.
+      videos: with unique ids; their order means nothing.
+      missing: ids of videos that should be there and are not.
+      reader: gives the frames of a video; importable from its module.
+      options: the script's own options that the frames and the choice of videos depend on.
+    """
+
+    name: str
+    split: str
+    height: int
+    width: int
+    labels: Sequence[str]
+    videos: Sequence[Video]
+    missing: Sequence[str]
+    reader: Reader
+    options: dict[str, Any]
+
+
+def prepare(data_set: DataSet, options: ShardingOptions) -> int:
+    """Writes the shards and the manifest, going on where an earlier run with the same options stopped.
+
+    Returns:
+      The exit status: 0, or 130 after Ctrl-C or SIGTERM.
+    Raises:
+      UserError: nothing to prepare, too many videos skipped, the folder holds something else or cannot be written.
+    """
+    if len(data_set.missing) > options.max_failures:
+        raise UserError(
+            f"{len(data_set.missing)} of {len(data_set.missing) + len(data_set.videos)} videos are missing, e.g. "
+            f"{data_set.missing[0]}; check --video_dir, or allow as many with --max_failures"
+        )
+    if not data_set.videos:
+        raise UserError("there are no videos to prepare; check --video_dir")
+    folder = pathlib.Path(options.output_dir)
+    work = folder / UNFINISHED_DIR
+    made_with = _made_with(data_set, options)
+    if _is_complete(folder, made_with):
+        print(f"{folder}: complete already, nothing to do")
+        return 0
+    _make_folder(folder, work)
+    try:
+        with _lock(work):
+            _Preparation(data_set, options, made_with).run()
+    except KeyboardInterrupt:
+        message = "interrupted; finished shards are kept, the same command continues"
+        print(f"{data_set.name}: {message}", file=sys.stderr)
+        return 130
+    except OSError as error:
+        raise UserError(f"--output_dir={folder}: {error.strerror or error}; {WHAT_TO_DO}") from error
+    return 0
+
+
+def shuffled(videos: Sequence[Video], seed: int) -> list[Video]:
+    """Puts videos into an order that depends on their ids and the seed alone, the same on every machine for ever.
+
+    UCF101's lists are sorted by class: without this a shard would hold three classes.
+    """
+    return sorted(videos, key=lambda video: hashlib.sha256(f"{seed} {video.id}".encode()).digest())
+
+
+def num_shards(num_videos: int, bytes_a_video: float, shard_mib: int) -> int:
+    """Shards for so many videos: by size, but enough for several workers, and none without videos."""
+    by_size = round(num_videos * bytes_a_video / (shard_mib * MIB))
+    return max(1, min(num_videos, max(by_size, min(LEAST_SHARDS, num_videos // LEAST_VIDEOS_A_SHARD))))
+
+
+class _Preparation:
+    """One run, in a folder that is ours."""
+
+    def __init__(self, data_set: DataSet, options: ShardingOptions, made_with: dict[str, Any]) -> None:
+        self.data_set, self.options, self.made_with = data_set, options, made_with
+        self.folder = pathlib.Path(options.output_dir)
+        self.work = self.folder / UNFINISHED_DIR
+        self.num_workers = options.num_workers or _num_processors()
+        self.reports: dict[int, ShardReport] = {}
+        self.begun: dict[int, set[str]] = {}
+
+    def run(self) -> None:
+        self._remove_temporary_files()  # of a run that was killed
+        try:
+            self._write_shards(self._plan())
+        finally:
+            self._remove_temporary_files()  # of workers that were killed
+        self._finish()
+
+    def _remove_temporary_files(self) -> None:
+        for path in self.work.glob("*.tmp"):
+            path.unlink()
+
+    def _write_shards(self, tasks: list[ShardTask]) -> None:
+        self.reports = {task.index: report for task in tasks if (report := self._finished(task))}
+        self.begun = {task.index: {video.id for video in task.videos} for task in tasks if task.index in self.reports}
+        done = sum(map(len, self.begun.values()))
+        if done:
+            print(f"{self.folder}: going on, {len(self.reports)} of {len(tasks)} shards are finished")
+        interval = 0.5 if sys.stderr.isatty() else 30  # not a line every moment in a log file
+        with tqdm.tqdm(
+            total=len(self.data_set.videos), initial=done, unit="video", desc=self.data_set.name, mininterval=interval
+        ) as bar:
+
+            def show() -> None:
+                bar.update(sum(map(len, self.begun.values())) - bar.n)
+
+            def on_begin(task: ShardTask, video_id: str) -> None:
+                self.begun.setdefault(task.index, set()).add(video_id)
+                show()
+
+            def on_done(task: ShardTask, report: ShardReport) -> None:
+                self.reports[task.index] = report
+                write_atomically(self._sidecar(task), json.dumps(dataclasses.asdict(report), indent=2))
+
+            def on_lost(task: ShardTask, video_id: str, reason: str) -> ShardTask:
+                return dataclasses.replace(task, lost=(*task.lost, Skipped(video_id, reason)))
+
+            run_supervised(
+                write_shard,
+                [task for task in tasks if task.index not in self.reports],
+                num_workers=self.num_workers,
+                item_timeout=self.options.video_timeout,
+                on_begin=on_begin,
+                on_done=on_done,
+                on_lost=on_lost,
+            )
+
+    def _plan(self) -> list[ShardTask]:
+        """The tasks of all shards; their number is that of the first run, should the estimate come out differently."""
+        videos = shuffled(self.data_set.videos, self.options.seed)
+        path = self.work / "plan.json"
+        if path.is_file():
+            plan = _read_json(path)
+            _refuse_other_options(self.folder, plan["made_with"], self.made_with)
+            count = plan["num_shards"]
+        else:
+            count = num_shards(len(videos), self._bytes_a_video(videos[:PROBED_VIDEOS]), self.options.shard_mib)
+            write_atomically(path, json.dumps({"made_with": self.made_with, "num_shards": count}, indent=2))
+        names = [shard_name(self.data_set.name, self.data_set.split, index, count) for index in range(count)]
+        bounds = [index * len(videos) // count for index in range(count + 1)]
+        return [
+            ShardTask(
+                index=index,
+                file=str(self.folder / name),
+                temporary=str(self.work / f"{name}.tmp"),
+                videos=tuple(videos[bounds[index] : bounds[index + 1]]),
+                reader=self.data_set.reader,
+                encoding=self.options.encoding,
+                jpeg_quality=self.options.jpeg_quality,
+                min_frames=self.options.min_frames,
+                max_record_frames=self.options.max_record_frames,
+            )
+            for index, name in enumerate(names)
+        ]
+
+    def _bytes_a_video(self, sample: list[Video]) -> float:
+        # In a worker too: a video that crashes or hangs a decoder must not do so here.
+        answers: list[float] = []
+        run_supervised(
+            probe,
+            [ProbeTask(tuple(sample), self.data_set.reader, self.options.encoding, self.options.jpeg_quality)],
+            num_workers=1,
+            item_timeout=self.options.video_timeout,
+            on_done=lambda task, answer: answers.append(answer),
+            on_lost=lambda task, video_id, reason: dataclasses.replace(
+                task, videos=tuple(video for video in task.videos if video.id != video_id)
+            ),
+        )
+        return answers[0]
+
+    def _sidecar(self, task: ShardTask) -> pathlib.Path:
+        return self.work / f"shard-{task.index:05d}.json"
+
+    def _finished(self, task: ShardTask) -> ShardReport | None:
+        """The report of a shard that an earlier run finished; a shard with skipped videos is tried again."""
+        try:
+            loaded = _read_json(self._sidecar(task))
+            size = os.path.getsize(task.file)
+        except OSError:
+            return None
+        # Whoever starts the command again after a report of broken videos may have mended them.
+        if loaded["skipped"] or size != loaded["shard"]["bytes"]:
+            return None
+        return ShardReport(Shard(**loaded["shard"]), ())
+
+    def _finish(self) -> None:
+        missing = [Skipped(video_id, "the file is missing") for video_id in self.data_set.missing]
+        reports = [self.reports[index] for index in sorted(self.reports)]
+        skipped = [*missing, *(skip for report in reports for skip in report.skipped)]
+        skipped.sort(key=lambda skip: skip.video)
+        if skipped:
+            print(f"{len(skipped)} of {len(self.data_set.videos) + len(missing)} videos are skipped:")
+            for skip in skipped[:SHOWN_SKIPS]:
+                print(f"  {skip.video}: {skip.reason}")
+            if len(skipped) > SHOWN_SKIPS:
+                print(f"  and {len(skipped) - SHOWN_SKIPS} more")
+        manifest = Manifest(
+            name=self.data_set.name,
+            split=self.data_set.split,
+            height=self.data_set.height,
+            width=self.data_set.width,
+            labels=list(self.data_set.labels),
+            options=self.made_with,
+            shards=[report.shard for report in reports],
+            skipped=skipped,
+        )
+        full_list = self.work / "skipped.json"
+        if len(skipped) > self.options.max_failures or not manifest.num_videos:
+            write_atomically(full_list, json.dumps([dataclasses.asdict(skip) for skip in skipped], indent=2))
+        if not manifest.num_videos:
+            raise UserError(f"none of the videos could be prepared; {full_list} lists the reasons")
+        if len(skipped) > self.options.max_failures:
+            raise UserError(
+                f"{len(skipped)} videos are skipped, more than --max_failures={self.options.max_failures}; {full_list} "
+                "lists them; mend them or raise the limit, and run the same command again"
+            )
+        manifest.save(self.folder)
+        shutil.rmtree(self.work, ignore_errors=True)
+        size = sum(shard.bytes for shard in manifest.shards)
+        print(
+            f"{self.folder}: {manifest.num_videos} videos, {manifest.num_frames} frames of {manifest.width}x"
+            f"{manifest.height}, {manifest.num_shards} shards, {size / MIB:.1f} MiB, {len(skipped)} skipped"
+        )
+
+
+def _num_processors() -> int:
+    try:
+        return len(os.sched_getaffinity(0))  # those that this process may use
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
+
+
+def _made_with(data_set: DataSet, options: ShardingOptions) -> dict[str, Any]:
+    """Everything that the bytes of the shards depend on, by the names of the flags."""
+    listed = "\n".join(sorted(f"{video.id} {video.label} {video.label_name}" for video in data_set.videos))
+    ours = ("encoding", "jpeg_quality", "shard_mib", "min_frames", "max_record_frames", "seed")
+    return {
+        "data_set": data_set.name,
+        "split": data_set.split,
+        **data_set.options,
+        **{name: getattr(options, name) for name in ours},
+        "videos": f"{len(data_set.videos)} with digest {hashlib.sha256(listed.encode()).hexdigest()[:16]}",
+    }
+
+
+def _refuse_other_options(folder: pathlib.Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    differing = [
+        f"{'' if name in ('data_set', 'videos') else '--'}{name}={before.get(name)} (now {now.get(name)})"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+    if differing:
+        raise UserError(
+            f"--output_dir={folder}: was made with {', '.join(differing)}; choose another folder, or delete this one"
+        )
+
+
+def _is_complete(folder: pathlib.Path, made_with: dict[str, Any]) -> bool:
+    if not (folder / MANIFEST_FILE).exists():
+        return False
+    _refuse_other_options(folder, Manifest.load(folder).options, made_with)
+    shutil.rmtree(folder / UNFINISHED_DIR, ignore_errors=True)  # of a run killed at its last step
+    return True
+
+
+def _make_folder(folder: pathlib.Path, work: pathlib.Path) -> None:
+    try:
+        if not work.is_dir() and folder.exists() and (not folder.is_dir() or any(folder.glob("[!.]*"))):
+            raise UserError(f"--output_dir={folder}: holds something else; name a new or an empty folder")
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_dir={folder}: {error.strerror}; name a folder that you may write to") from error
+
+
+@contextmanager
+def _lock(work: pathlib.Path) -> Iterator[None]:
+    """Keeps a second run out of the folder; the system lets go of the lock even when a run is killed."""
+    with open(work / "lock", "w", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"--output_dir={work.parent}: another run is writing to it") from error
+        yield
+
+
+def _read_json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read; delete the folder {path.parent.parent} and start again") from error

@@ -1,0 +1,194 @@
+"""Prepares UCF101, or any videos in its layout: videos and split lists -> TFRecord shards and a manifest.
+
+The archive may be unpacked flat or in one folder a class. The split lists (`trainlist01.txt`, `classInd.txt`, ...)
+may have CRLF or LF line ends, and a label column or none: the class is in the names of the files. Without lists,
+--split=all takes every video.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Iterable
+
+from data_prep.options import ShardingOptions, require
+from data_prep.shard_writer import Video
+from data_prep.sharding import DataSet, prepare
+from data_prep.video import GEOMETRIES, VideoFrames, fit, frame_size, open_video
+from tganv2_tf import cli_flags
+from tganv2_tf.config import option
+from tganv2_tf.errors import ConfigError, UserError
+
+NAME = re.compile(r"(?P<id>v_(?P<class_name>[^/\\]+)_g\d+_c\d+)\.avi", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ucf101Options:
+    """Videos and frames."""
+
+    video_dir: str = option("folder of the .avi files, flat or one folder a class")
+    split_dir: str = option("folder of the split lists (ucfTrainTestlist); with --split=all it may be left out", "")
+    split: str = option("videos of which list; all = of both", "train", ("train", "test", "all"))
+    fold: int = option("number of the split lists: 1 = trainlist01.txt and testlist01.txt", 1)
+    geometry: str = option(
+        "paper = centre square, resized; official = whole frame, resized to R x 4R/3 for crops in training",
+        "paper",
+        GEOMETRIES,
+    )
+    resolution: int = option("R, height of the frames in pixels", 192)
+
+    def __post_init__(self) -> None:
+        require(bool(self.video_dir), "video_dir", self.video_dir, "the folder of the .avi files")
+        require(self.fold >= 1, "fold", self.fold, "1, 2 or 3")
+        require(1 <= self.resolution <= 8192, "resolution", self.resolution, "1 to 8192")
+        if not self.split_dir and self.split != "all":
+            raise ConfigError(f"--split={self.split} needs the lists in --split_dir; without lists: --split=all")
+
+
+def read_resized(video: Video, geometry: str, resolution: int) -> VideoFrames:
+    """The frames of a video in the size of the data set. Raises VideoError."""
+    fps, frames = open_video(video.path)
+    return VideoFrames(fps, (fit(frame, geometry, resolution) for frame in frames))
+
+
+def find_videos(folder: pathlib.Path) -> dict[str, str]:
+    """Paths of all UCF101 videos below a folder, by the id (the file name without .avi) in lower case.
+
+    Lists and archives in circulation differ in capitals (HandStandPushups, HandstandPushups).
+
+    Raises:
+      UserError: no such folder, none in it, or two of the same name.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--video_dir={folder}: no such folder")
+    found: dict[str, str] = {}
+    for parent, _, names in sorted(os.walk(folder, followlinks=True)):
+        for name in sorted(names):
+            match = NAME.fullmatch(name)
+            if match is None:
+                continue
+            key, path = match["id"].lower(), os.path.join(parent, name)
+            if key in found:
+                raise UserError(f"two videos have the same name, keep one of them: {found[key]} and {path}")
+            found[key] = path
+    if not found:
+        raise UserError(f"--video_dir={folder}: no UCF101 videos (v_CLASS_g01_c01.avi) in it or below")
+    return found
+
+
+def read_list(path: pathlib.Path) -> list[str]:
+    """Ids of the videos of one split list, such as `v_Archery_g01_c02`, in its order.
+
+    Raises:
+      UserError: no such list, an empty one, or a line that names no video of UCF101.
+    """
+    ids = []
+    for number, line in enumerate(_lines(path), start=1):
+        if not line:
+            continue
+        match = NAME.search(line.replace("\\", "/").rpartition("/")[2])
+        if match is None:
+            raise UserError(f"{path}, line {number}: no name of a UCF101 video in {line!r}")
+        ids.append(match["id"])
+    if not ids:
+        raise UserError(f"{path}: the list is empty")
+    return ids
+
+
+def class_name(video_id: str) -> str:
+    """`v_Archery_g01_c02` -> `Archery`."""
+    match = NAME.fullmatch(f"{video_id}.avi")
+    assert match is not None, video_id
+    return match["class_name"]
+
+
+def class_labels(split_dir: pathlib.Path | None, names: Iterable[str]) -> list[str]:
+    """Names of the classes in the order of their numbers: those of classInd.txt, else `names` sorted.
+
+    Raises:
+      UserError: classInd.txt cannot be understood, or lacks one of `names`.
+    """
+    path = split_dir / "classInd.txt" if split_dir else None
+    if path is None or not path.exists():
+        unique = {name.lower(): name for name in sorted(names, reverse=True)}
+        return [unique[key] for key in sorted(unique)]
+    rows = [line.split() for line in _lines(path) if line]
+    numbers = [str(number) for number in range(1, len(rows) + 1)]
+    if not rows or any(len(row) != 2 for row in rows) or [row[0] for row in rows] != numbers:
+        raise UserError(f"{path}: expected lines such as '1 ApplyEyeMakeup', numbered from 1")
+    labels = [row[1] for row in rows]
+    known = {label.lower() for label in labels}
+    for name in names:
+        if name.lower() not in known:
+            raise UserError(f"{path}: the class {name} is not in it")
+    return labels
+
+
+def data_set(options: Ucf101Options) -> DataSet:
+    """Finds the videos of a split and their labels.
+
+    Raises:
+      UserError: folders or lists are missing or cannot be understood.
+    """
+    split_dir = pathlib.Path(options.split_dir) if options.split_dir else None
+    if split_dir and not split_dir.is_dir():
+        raise UserError(f"--split_dir={split_dir}: no such folder")
+    found = find_videos(pathlib.Path(options.video_dir))
+    if split_dir:
+        lists = {split: read_list(_list_path(split_dir, split, options.fold)) for split in ("train", "test")}
+        # Numbers come from both lists, so that a class has the same one in each.
+        known = [video_id for ids in lists.values() for video_id in ids]
+        wanted = known if options.split == "all" else lists[options.split]
+    else:
+        wanted = known = [pathlib.Path(path).stem for path in found.values()]
+    wanted = list(dict.fromkeys(wanted))
+    labels = class_labels(split_dir, {class_name(video_id) for video_id in known})
+    numbers = {label.lower(): number for number, label in enumerate(labels)}
+    videos, missing = [], []
+    for video_id in wanted:
+        path = found.get(video_id.lower())
+        if path is None:
+            missing.append(video_id)
+            continue
+        label = numbers[class_name(video_id).lower()]
+        videos.append(Video(video_id, path, label, labels[label]))
+    height, width = frame_size(options.geometry, options.resolution)
+    return DataSet(
+        name="ucf101",
+        split=options.split,
+        height=height,
+        width=width,
+        labels=labels,
+        videos=videos,
+        missing=missing,
+        reader=functools.partial(read_resized, geometry=options.geometry, resolution=options.resolution),
+        options={"fold": options.fold, "geometry": options.geometry, "resolution": options.resolution},
+    )
+
+
+def main(options: Ucf101Options, sharding: ShardingOptions) -> int:
+    """Prepares one split."""
+    return prepare(data_set(options), sharding)
+
+
+def _list_path(split_dir: pathlib.Path, split: str, fold: int) -> pathlib.Path:
+    path = split_dir / f"{split}list{fold:02d}.txt"
+    if not path.is_file():
+        there = ", ".join(sorted(p.name for p in split_dir.glob("*list*.txt"))) or "none"
+        raise UserError(f"--fold={fold}: no {path.name} in --split_dir={split_dir}; lists there: {there}")
+    return path
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file") from error
+
+
+if __name__ == "__main__":
+    sys.exit(cli_flags.run(main, [Ucf101Options, ShardingOptions], "data_prep.ucf101", __doc__))

@@ -1,0 +1,142 @@
+"""One video file -> frames: decode, bring to the size of the data set, encode as JPEG or PNG.
+
+Everything streams: at no time is more than one decoded frame of a video in memory.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple, Union
+
+import cv2
+import numpy as np
+
+# Broken videos are reported in our own words; FFmpeg and OpenCV would add theirs to the terminal.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when the first video is opened
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.setLogLevel(0)
+
+Path = Union[str, "os.PathLike[str]"]
+
+GEOMETRIES = ("paper", "official")
+ENCODINGS = ("jpeg", "png")
+
+
+class VideoError(Exception):
+    """This one video cannot be used; the message is the reason, without its name."""
+
+
+class VideoFrames(NamedTuple):
+    """A video being decoded.
+
+    Attributes:
+      fps: frames a second; 0 where it is unknown.
+      frames: each uint8 [height, width, 3], RGB. Raises VideoError where nothing can be decoded.
+    """
+
+    fps: float
+    frames: Iterator[np.ndarray]
+
+
+def open_video(path: Path) -> VideoFrames:
+    """Opens a video file; its frames have the size that they have in the file.
+
+    A damaged file may end early: what can be decoded before is what it has. The number of frames in its header is not
+    asked for, as it is often wrong.
+
+    Raises:
+      VideoError: missing, empty, or not a video.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise VideoError("the file is missing")
+    if not path.stat().st_size:
+        raise VideoError("the file is empty")
+    # FFmpeg by name, as other backends take a file name with digits for a sequence of pictures; and one thread, as the
+    # worker processes share the processors already.
+    capture = cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    if not capture.isOpened():
+        capture.release()
+        raise VideoError("it cannot be opened as a video")
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    return VideoFrames(fps if math.isfinite(fps) and fps > 0 else 0.0, _frames(capture))
+
+
+def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
+    try:
+        ok, frame = capture.read()
+        if not ok:
+            raise VideoError("no frame of it can be decoded")
+        while ok:
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            ok, frame = capture.read()
+    finally:
+        capture.release()
+
+
+def claimed_num_frames(path: Path) -> int:
+    """The number of frames by the header of the file, often wrong; 0 where there is none.
+
+    Raises:
+      VideoError: it cannot be opened.
+    """
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    try:
+        if not capture.isOpened():
+            raise VideoError("it cannot be opened as a video")
+        return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+    finally:
+        capture.release()
+
+
+def frame_size(geometry: str, resolution: int) -> tuple[int, int]:
+    """Height and width of the frames that `fit` makes, in pixels."""
+    return resolution, resolution if geometry == "paper" else round(resolution * 4 / 3)
+
+
+def fit(frame: np.ndarray, geometry: str, resolution: int) -> np.ndarray:
+    """Brings a frame to the size of the data set.
+
+    Args:
+      frame: uint8 [height, width, 3], of any size.
+      geometry: `paper` keeps the centre square (240x240 of UCF101's 320x240; section 4 of the paper); `official` keeps
+        the whole frame, squeezed to 4:3 as the authors' code does, so that training can crop squares out of it.
+      resolution: R, in pixels.
+    Returns:
+      uint8 [R, R, 3] for `paper`, [R, round(4R / 3), 3] for `official`.
+    """
+    height, width = frame_size(geometry, resolution)
+    if geometry == "official":
+        return cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC)
+    square = centre_square(frame)
+    side = square.shape[0]
+    # Averaging over areas does not alias when shrinking, but makes blocks when enlarging.
+    return cv2.resize(square, (width, height), interpolation=cv2.INTER_AREA if side >= height else cv2.INTER_CUBIC)
+
+
+def centre_square(frame: np.ndarray) -> np.ndarray:
+    """The largest square in the middle: [height, width, 3] -> [s, s, 3] with s = min(height, width)."""
+    height, width = frame.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return frame[top : top + side, left : left + side]
+
+
+def encode_frame(frame: np.ndarray, encoding: str, jpeg_quality: int) -> bytes:
+    """Encodes uint8 [height, width, 3] RGB as a JPEG or PNG file.
+
+    JPEG keeps colour at full resolution (4:4:4): with the usual 4:2:0 a 32-pixel frame would have 16 pixels of colour.
+    On UCF101 at 192 pixels that costs a sixth more bytes.
+    """
+    bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+    if encoding == "png":
+        ok, encoded = cv2.imencode(".png", bgr)
+    else:
+        sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+        ok, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality, *sampling])
+    if not ok:
+        raise VideoError(f"a frame of {frame.shape[1]}x{frame.shape[0]} pixels cannot be encoded as {encoding}")
+    return encoded.tobytes()

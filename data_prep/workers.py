@@ -1,0 +1,197 @@
+"""Worker processes under supervision: one that dies or hangs costs the item it was at, and nothing else.
+
+Decoders are C code that meets damaged files, so a crash or an endless loop must be an ordinary event. A worker says
+which item of its task it begins; from then on the parent knows whom to blame. `concurrent.futures` breaks as a whole
+when a worker is killed, and `multiprocessing.Pool` waits for ever.
+"""
+
+from __future__ import annotations
+
+import collections
+import multiprocessing
+import multiprocessing.connection
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tganv2_tf.errors import UserError
+
+Announce = Callable[[Any], None]
+ATTEMPTS = 3
+
+
+def run_supervised(
+    function: Callable[[Any, Announce], Any],
+    tasks: Iterable[Any],
+    *,
+    num_workers: int,
+    item_timeout: float,
+    on_done: Callable[[Any, Any], None],
+    on_lost: Callable[[Any, Any, str], Any],
+    on_begin: Callable[[Any, Any], None] = lambda task, item: None,
+) -> None:
+    """Runs tasks in worker processes; returns when all are done, or raises with all workers gone.
+
+    Args:
+      function: called in a worker as function(task, announce); importable from its module (workers are spawned). It
+        calls announce(item) when it begins with an item, again whenever it has made headway with it, and announce(None)
+        when it is past the last one.
+      tasks: picklable.
+      num_workers: processes, at most.
+      item_timeout: seconds from an announcement of an item to the next announcement.
+      on_done: called here as on_done(task, what the function returned).
+      on_lost: called here as on_lost(task, item, reason) when an item crashed its worker or took too long; returns the
+        task that is to be run instead, usually the same without that item.
+      on_begin: called here as on_begin(task, item) for every announced item.
+    Raises:
+      UserError: the function raised one, or an OSError; or workers die outside of any item.
+      RuntimeError: the function raised anything else; the message is its traceback.
+    """
+    queue = collections.deque((task, 1) for task in tasks)
+    workers: list[_Worker] = []
+    num_workers = max(1, min(num_workers, len(queue)))
+    with _sigterm_interrupts():
+        try:
+            while queue or any(worker.busy for worker in workers):
+                while queue and sum(worker.busy for worker in workers) < num_workers:
+                    idle = next((worker for worker in workers if not worker.busy), None)
+                    if idle is None:
+                        idle = _Worker(function)
+                        workers.append(idle)
+                    idle.assign(*queue.popleft())
+                _wait(workers)
+                error: Exception | None = None
+                for worker in [worker for worker in workers if worker.busy]:
+                    for kind, value in worker.messages():
+                        if kind == "begin":
+                            worker.item, worker.deadline = value, time.monotonic() + item_timeout
+                            if value is not None:
+                                on_begin(worker.task, value)
+                        elif kind == "done":
+                            on_done(worker.task, value)
+                            worker.busy, worker.item = False, None
+                        else:
+                            error = UserError(value) if kind == "user_error" else RuntimeError(f"in a worker:\n{value}")
+                            worker.busy = False
+                    reason = worker.trouble(item_timeout) if worker.busy else None
+                    if reason is None:
+                        continue
+                    worker.kill()
+                    workers.remove(worker)
+                    if worker.item is not None:
+                        queue.appendleft((on_lost(worker.task, worker.item, reason), worker.attempt))
+                    elif worker.attempt < ATTEMPTS:
+                        queue.appendleft((worker.task, worker.attempt + 1))
+                    else:
+                        error = UserError(f"{reason}, {ATTEMPTS} times, at no video; try a smaller --num_workers")
+                if error is not None:  # raised only now, so that what others have finished counts
+                    raise error
+        finally:
+            for worker in workers:
+                worker.kill()
+
+
+class _Worker:
+    """One process, and what the parent knows of it."""
+
+    def __init__(self, function: Callable[[Any, Announce], Any]) -> None:
+        context = multiprocessing.get_context("spawn")  # fork copies the threads' locks of OpenCV and TensorFlow
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(function, theirs), daemon=True)
+        self.busy, self.attempt, self.deadline = False, 0, 0.0
+        self.task: Any = None
+        self.item: Any = None
+        with _ignored_in_children(signal.SIGINT):
+            self.process.start()
+        theirs.close()  # else the end of the worker would not close the pipe
+
+    def assign(self, task: Any, attempt: int) -> None:
+        self.busy, self.task, self.attempt, self.item = True, task, attempt, None
+        try:
+            self.connection.send(task)
+        except OSError:
+            pass  # it died idle; `trouble` will say so
+
+    def messages(self) -> Iterator[tuple[str, Any]]:
+        try:
+            while self.busy and self.connection.poll():
+                yield self.connection.recv()
+        except (EOFError, ConnectionError):
+            self.process.join()
+
+    def trouble(self, item_timeout: float) -> str | None:
+        """Why this worker must be replaced, or None. Called after its messages have been read."""
+        code = self.process.exitcode
+        if code is not None:
+            hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+            how = f"was killed by {signal.Signals(-code).name}{hint}" if code < 0 else f"ended with code {code}"
+            return f"the worker process {how}"
+        if self.item is not None and time.monotonic() > self.deadline:
+            return f"it took longer than {item_timeout:g} s (--video_timeout)"
+        return None
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def _wait(workers: list[_Worker]) -> None:
+    """Sleeps until a worker has something to say, has died, or is out of time."""
+    busy = [worker for worker in workers if worker.busy]
+    deadlines = [worker.deadline for worker in busy if worker.item is not None]
+    timeout = max(0.0, min(deadlines) - time.monotonic()) + 0.01 if deadlines else None
+    multiprocessing.connection.wait(
+        [worker.connection for worker in busy] + [worker.process.sentinel for worker in busy], timeout
+    )
+
+
+def _serve(function: Callable[[Any, Announce], Any], connection: multiprocessing.connection.Connection) -> None:
+    """What a worker does all its life; it ends when the parent does, as the pipe then closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent alone decides
+    try:
+        while True:
+            task = connection.recv()
+            try:
+                connection.send(("done", function(task, lambda item: connection.send(("begin", item)))))
+            except (EOFError, ConnectionError):
+                return
+            except UserError as error:
+                connection.send(("user_error", str(error)))
+            except OSError as error:
+                where = f": {error.filename}" if error.filename else ""
+                connection.send(("user_error", f"{error.strerror or error}{where}"))
+            except Exception:  # noqa: BLE001 (the parent raises it)
+                connection.send(("bug", traceback.format_exc()))
+    except (EOFError, ConnectionError):
+        return
+
+
+@contextmanager
+def _ignored_in_children(number: signal.Signals) -> Iterator[None]:
+    """Children started inside ignore the signal from their first moment, before they could do so themselves."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Makes SIGTERM, with which clusters end a job, the same as Ctrl-C, so that workers and temporary files go."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,40 @@
+"""Exports a run's averaged generator as a SavedModel that TensorFlow Serving, or TensorFlow alone, can run.
+
+  python -m tganv2_tf.export --model_dir=runs/ucf101 --output_dir=saved_models/ucf101
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+from tganv2_tf import cli_flags
+from tganv2_tf.config import option
+from tganv2_tf.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Command."""
+
+    model_dir: str = option("folder of the run")
+    output_dir: str = option("folder of the model's versions, such as saved_models/NAME")
+    version: int = option("number of the version; 0 = the next one", 0)
+
+    def __post_init__(self) -> None:
+        if self.version < 0:
+            raise ConfigError(f"--version={self.version}: valid: a whole number of at least 1, or 0 for the next one")
+
+
+def main(command: Command) -> int:
+    from tganv2_tf.serving.signatures import export
+    from tganv2_tf.training.checkpoints import load_generator
+
+    generator, _, step = load_generator(command.model_dir)
+    path = export(generator, command.output_dir, command.version or None)
+    print(f"{path}: the generator of step {step}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli_flags.run(main, (Command,), "tganv2_tf.export", __doc__))

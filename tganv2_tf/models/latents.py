@@ -1,0 +1,19 @@
+"""Latents z ~ U(-1, 1) (paper), from stateless seeds."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def sample_latents(num: int | tf.Tensor, z_dim: int, seed: tf.Tensor) -> tf.Tensor:
+    """A batch from one seed: float32 [num, z_dim], from int32 or int64 [2]."""
+    return tf.random.stateless_uniform([num, z_dim], seed, -1.0, 1.0)
+
+
+def latents_from_seeds(seeds: tf.Tensor, z_dim: int) -> tf.Tensor:
+    """One latent a seed, whatever other seeds are in the batch: int64 [N] -> float32 [N, z_dim]."""
+    return tf.map_fn(
+        lambda seed: sample_latents(1, z_dim, tf.stack([seed, 0]))[0],
+        tf.cast(seeds, tf.int64),
+        fn_output_signature=tf.TensorSpec([z_dim], tf.float32),
+    )

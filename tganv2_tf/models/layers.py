@@ -1,0 +1,307 @@
+"""Layers of the networks: batch norm, convolutional LSTM, up block, rendering block, 3D residual block.
+
+Axes are N, T, H, W, C. What works on single frames takes N * T as its batch. Initialisers and constants are those of the
+authors' implementation; each weight has an initialiser object of its own, since an object shared by several layers
+would give them equal values.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+from tensorflow.keras import layers
+
+from tganv2_tf.models.spectral_norm import SpectralConv3D
+
+BATCH_NORM_DECAY = 0.9
+BATCH_NORM_EPSILON = 2e-5
+
+
+def lecun_normal() -> tf.keras.initializers.Initializer:
+    """Normal with variance 1 / fan_in, not truncated."""
+    return tf.keras.initializers.VarianceScaling(1.0, "fan_in", "untruncated_normal")
+
+
+def relu_glorot_uniform() -> tf.keras.initializers.Initializer:
+    """Glorot uniform with a gain of sqrt(2)."""
+    return tf.keras.initializers.VarianceScaling(2.0, "fan_avg", "uniform")
+
+
+def glorot_uniform() -> tf.keras.initializers.Initializer:
+    """Glorot uniform."""
+    return tf.keras.initializers.VarianceScaling(1.0, "fan_avg", "uniform")
+
+
+class BatchNorm(layers.Layer):
+    """Batch normalisation over all axes but the last, synchronised across replicas.
+
+    A forward pass changes no variable: in training it keeps its moments in `batch_moments`, and
+    `update_moving_statistics` moves the running statistics there. The variance kept is the unbiased one (n / (n - 1)).
+    """
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        def statistic(name: str, initializer: str) -> tf.Variable:
+            return self.add_weight(
+                name,
+                [input_shape[-1]],
+                tf.float32,
+                initializer,
+                trainable=False,
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.MEAN,
+                experimental_autocast=False,
+            )
+
+        channels = [input_shape[-1]]
+        self.gamma = self.add_weight("gamma", channels, tf.float32, "ones", experimental_autocast=False)
+        self.beta = self.add_weight("beta", channels, tf.float32, "zeros", experimental_autocast=False)
+        self.moving_mean = statistic("moving_mean", "zeros")
+        self.moving_variance = statistic("moving_variance", "ones")
+        self.batch_moments: tuple[tf.Tensor, tf.Tensor] | None = None
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """[M, H, W, C] -> the same shape and dtype."""
+        if not training:
+            outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
+                inputs,
+                self.gamma,
+                self.beta,
+                tf.convert_to_tensor(self.moving_mean),
+                tf.convert_to_tensor(self.moving_variance),
+                epsilon=BATCH_NORM_EPSILON,
+                is_training=False,
+            )
+            return outputs
+        values = tf.cast(inputs, tf.float32)
+        mean, variance = tf.nn.moments(values, [0, 1, 2])
+        replica_context = tf.distribute.get_replica_context()
+        replicas = 1 if replica_context is None else replica_context.num_replicas_in_sync
+        if replicas > 1:
+            mean, square = replica_context.all_reduce(tf.distribute.ReduceOp.MEAN, [mean, variance + tf.square(mean)])
+            variance = square - tf.square(mean)
+        count = tf.cast(replicas * tf.size(values) // tf.shape(values)[-1], tf.float32)
+        self.batch_moments = (mean, variance * count / tf.maximum(count - 1.0, 1.0))
+        outputs = tf.nn.batch_normalization(values, mean, variance, self.beta, self.gamma, BATCH_NORM_EPSILON)
+        return tf.cast(outputs, inputs.dtype)
+
+    def update_moving_statistics(self) -> None:
+        """Moves the running statistics towards the moments of the latest training pass."""
+        for moving, moment in zip((self.moving_mean, self.moving_variance), self.batch_moments):
+            moving.assign(BATCH_NORM_DECAY * moving + (1 - BATCH_NORM_DECAY) * moment)
+
+
+def conv3x3(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """3x3 convolution with zero padding; on a 1x1 map, where eight of the nine taps meet padding, a matrix product."""
+    if inputs.shape[1:3] == (1, 1):
+        return tf.matmul(inputs[:, 0, 0], kernel[1, 1])[:, tf.newaxis, tf.newaxis]
+    return tf.nn.conv2d(inputs, kernel, 1, "SAME")
+
+
+class ConvLSTM(layers.Layer):
+    """Convolutional LSTM (Shi et al., 2015) with 3x3 kernels, without peepholes; gates in the order i, f, o, c.
+
+    It is driven by one map: the input at the first frame, zeros at all later ones, where the input convolution's bias
+    still acts; so the number of frames is free. A layer on top of another takes that one's frames instead.
+
+    Attributes:
+      channels: C of its input, state and output.
+      forget_bias: initial bias of the forget gate. At 0, as in the authors' code, half of the cell is forgotten a frame, and
+        what the latent said at first has to survive T - 1 frames; a positive bias lets it do so from the start.
+    """
+
+    def __init__(self, channels: int, forget_bias: float = 0.0, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.channels, self.forget_bias = channels, forget_bias
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        shape = [3, 3, self.channels, 4 * self.channels]
+        self.input_kernel = self.add_weight("input_kernel", shape, initializer=lecun_normal())
+        self.recurrent_kernel = self.add_weight("recurrent_kernel", shape, initializer=lecun_normal())
+        per_gate = tf.constant([0.0, self.forget_bias, 0.0, 0.0])
+        self.bias = self.add_weight(
+            "bias", [4 * self.channels], initializer=lambda shape, dtype: tf.cast(tf.repeat(per_gate, self.channels), dtype)
+        )
+
+    def _step(self, driven: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """One frame: `driven` is the input convolution's share of the gates, [N, H, W, 4C] or [4C]."""
+        gates = conv3x3(hidden, self.recurrent_kernel) + driven
+        i, f, o, c = tf.split(gates, 4, axis=-1)
+        cell = tf.sigmoid(f) * cell + tf.sigmoid(i) * tf.tanh(c)
+        return tf.sigmoid(o) * tf.tanh(cell), cell
+
+    def call(self, inputs: tf.Tensor, num_frames: int | tf.Tensor) -> tf.Tensor:
+        """Unrolls the recurrence from a zero state.
+
+        Args:
+          inputs: [N, H, W, C], the map of the first frame, or [N, T, H, W, C], one a frame.
+          num_frames: T; a Python number unrolls the graph, a tensor makes a loop.
+        Returns:
+          [N, T, H, W, C].
+        """
+        per_frame = inputs.shape.rank == 5
+        if per_frame:
+            shape = tf.shape(inputs)
+            driven = conv3x3(tf.reshape(inputs, [-1, *inputs.shape[2:]]), self.input_kernel) + self.bias
+            driven = tf.reshape(driven, [shape[0], shape[1], *driven.shape[1:]])
+            first = driven[:, 0]
+        else:
+            first = conv3x3(inputs, self.input_kernel) + self.bias
+        i, _, o, c = tf.split(first, 4, axis=-1)  # the state is zero: neither forget gate nor recurrence act
+        cell = tf.sigmoid(i) * tf.tanh(c)
+        hidden = tf.sigmoid(o) * tf.tanh(cell)
+        if isinstance(num_frames, int):
+            frames = [hidden]
+            for t in range(1, num_frames):
+                hidden, cell = self._step(driven[:, t] if per_frame else self.bias, hidden, cell)
+                frames.append(hidden)
+            return tf.stack(frames, axis=1)
+
+        def body(t: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor, frames: tf.TensorArray) -> tuple:
+            hidden, cell = self._step(driven[:, t] if per_frame else self.bias, hidden, cell)
+            return t + 1, hidden, cell, frames.write(t, hidden)
+
+        collected = tf.TensorArray(hidden.dtype, size=num_frames, element_shape=hidden.shape).write(0, hidden)
+        collected = tf.while_loop(lambda t, *_: t < num_frames, body, (1, hidden, cell, collected))[-1]
+        return tf.transpose(collected.stack(), [1, 0, 2, 3, 4])
+
+
+def upsample_conv3x3(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """Nearest upsampling by 2, then a 3x3 convolution: one transposed convolution with 4x4 taps at stride 2.
+
+    Each output pixel sees 2x2 different inputs instead of 3x3 pixels with repetitions: 4/9 of the multiplications, and no
+    upsampled tensor in memory.
+
+    Args:
+      inputs: [M, H, W, C].
+      kernel: [3, 3, C, C'].
+    Returns:
+      [M, 2H, 2W, C'].
+    """
+    _, height, width, _ = inputs.shape
+    kernel = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
+    for axis in (0, 1):
+        before, after = ([[1, 0] if i == axis else [0, 0] for i in range(4)] for _ in range(2))
+        after[axis] = [0, 1]
+        kernel = tf.pad(kernel, before) + tf.pad(kernel, after)
+    shape = [tf.shape(inputs)[0], 2 * height, 2 * width, kernel.shape[2]]
+    return tf.nn.conv2d_transpose(inputs, kernel, shape, 2, "SAME")
+
+
+def upsample(inputs: tf.Tensor) -> tf.Tensor:
+    """Nearest neighbour, factor 2: [M, H, W, C] -> [M, 2H, 2W, C]."""
+    _, height, width, channels = inputs.shape
+    doubled = tf.tile(inputs[:, :, tf.newaxis, :, tf.newaxis], [1, 1, 2, 1, 2, 1])
+    return tf.reshape(doubled, [-1, 2 * height, 2 * width, channels])
+
+
+class Conv2D(layers.Layer):
+    """Convolution of frames with zero padding, stride 1."""
+
+    def __init__(self, channels: int, kernel_size: int, initializer: tf.keras.initializers.Initializer, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.channels, self.kernel_size, self.initializer = channels, kernel_size, initializer
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        shape = [self.kernel_size, self.kernel_size, input_shape[-1], self.channels]
+        self.kernel = self.add_weight("kernel", shape, initializer=self.initializer)
+        self.bias = self.add_weight("bias", [self.channels], initializer="zeros")
+
+    def call(self, inputs: tf.Tensor, upsampled: bool = False) -> tf.Tensor:
+        """[M, H, W, C] -> [M, H, W, channels], or [M, 2H, 2W, channels] of the input `upsampled` first."""
+        if upsampled:
+            outputs = upsample_conv3x3(inputs, self.kernel)
+        elif self.kernel_size == 3:
+            outputs = conv3x3(inputs, self.kernel)
+        else:
+            outputs = tf.nn.conv2d(inputs, self.kernel, 1, "SAME")
+        return tf.nn.bias_add(outputs, self.bias)
+
+
+class UpBlock(layers.Layer):
+    """Residual block of the generator that doubles the resolution.
+
+    BN-ReLU-upsample-conv3-BN-ReLU-conv3, plus the shortcut. The shortcut's 1x1 convolution stands before the upsampling,
+    with which it commutes, at a quarter of the cost.
+    """
+
+    def __init__(self, channels: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.norm1 = BatchNorm(name="norm1")
+        self.conv1 = Conv2D(channels, 3, relu_glorot_uniform(), name="conv1")
+        self.norm2 = BatchNorm(name="norm2")
+        self.conv2 = Conv2D(channels, 3, relu_glorot_uniform(), name="conv2")
+        self.shortcut = Conv2D(channels, 1, glorot_uniform(), name="shortcut")
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """[M, H, W, C] -> [M, 2H, 2W, channels]."""
+        hidden = self.conv1(tf.nn.relu(self.norm1(inputs, training=training)), upsampled=True)
+        hidden = self.conv2(tf.nn.relu(self.norm2(hidden, training=training)))
+        return hidden + upsample(self.shortcut(inputs))
+
+
+class RenderingBlock(layers.Layer):
+    """g^R: BN-ReLU-conv3-tanh, from an abstract map to frames in [-1, 1]."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.norm = BatchNorm(name="norm")
+        self.conv = Conv2D(3, 3, lecun_normal(), name="conv")
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """[M, H, W, C] -> [M, H, W, 3]."""
+        return tf.tanh(self.conv(tf.nn.relu(self.norm(inputs, training=training))))
+
+
+def average_pool(inputs: tf.Tensor, pool_time: bool = True, grow_length_one_axes: bool = False) -> tf.Tensor:
+    """Halves time (unless told not to), height and width by averages of pairs.
+
+    An odd axis longer than 1 is padded by a zero on both sides, and the zeros count, as in the authors' code. An axis of
+    length 1 is left alone, or, with `grow_length_one_axes`, padded and not pooled: it grows to 3 as it does there.
+
+    Args:
+      inputs: [N, T, H, W, C] with static T, H, W.
+    """
+    window, padding = [1], [[0, 0]]
+    for axis, length in enumerate(inputs.shape[1:4]):
+        pooled = length > 1 and (pool_time or axis > 0)
+        padded = (pooled and length % 2 == 1) or (length == 1 and grow_length_one_axes and (pool_time or axis > 0))
+        window.append(2 if pooled else 1)
+        padding.append([1, 1] if padded else [0, 0])
+    window.append(1)
+    padding.append([0, 0])
+    if any(after for _, after in padding):
+        inputs = tf.pad(inputs, padding)
+    if set(window) == {1}:
+        return inputs
+    return tf.nn.avg_pool3d(inputs, window, window, "VALID")
+
+
+class ResBlock3D(layers.Layer):
+    """Residual block of the discriminator; it halves its input.
+
+    First block (`first`): conv3-ReLU-conv3-pool, plus pool-conv1; time is not pooled. Later blocks: ReLU-conv3-ReLU-conv3-pool,
+    plus conv1-pool; the hidden channels are those of the input.
+    """
+
+    def __init__(
+        self, channels: int, first: bool, spectral_norm: bool, grow_length_one_axes: bool, in_channels: int, **kwargs
+    ) -> None:
+        super().__init__(**kwargs)
+        self.first = first
+        self.grow_length_one_axes = grow_length_one_axes
+        hidden = channels if first else in_channels
+        self.conv1 = SpectralConv3D(hidden, 3, relu_glorot_uniform(), spectral_norm, name="conv1")
+        self.conv2 = SpectralConv3D(channels, 3, relu_glorot_uniform(), spectral_norm, name="conv2")
+        self.shortcut = SpectralConv3D(channels, 1, glorot_uniform(), spectral_norm, name="shortcut")
+
+    def _pool(self, inputs: tf.Tensor) -> tf.Tensor:
+        return average_pool(inputs, pool_time=not self.first, grow_length_one_axes=self.grow_length_one_axes)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """[N, T, H, W, C] -> [N, T', H', W', channels]."""
+        hidden = tf.nn.relu(self.conv1(inputs if self.first else tf.nn.relu(inputs)))
+        lengths = inputs.shape[1:4]
+        if self.first or all(n % 2 == 0 or (n == 1 and not self.grow_length_one_axes) for n in lengths):
+            # No zeros are padded in: the mean joins the convolution, and commutes with the shortcut's.
+            pool = [n > 1 and not (axis == 0 and self.first) for axis, n in enumerate(lengths)]
+            return self.conv2(hidden, pool) + self.shortcut(self._pool(inputs))
+        return self._pool(self.conv2(hidden) + self.shortcut(inputs))

@@ -1,0 +1,74 @@
+"""From the levels' logits to scores and losses.
+
+A loss is a pair of pure functions of scores, one for the generator and one for the discriminator; each returns one value
+a score and leaves the mean to its caller. `total_scores` makes the scores.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, NamedTuple, Sequence
+
+import tensorflow as tf
+
+
+def non_saturating_generator_loss(fake_scores: tf.Tensor) -> tf.Tensor:
+    """-ln sigmoid(D(G(z))) (Goodfellow et al., 2014)."""
+    return tf.nn.softplus(-fake_scores)
+
+
+def logistic_discriminator_loss(real_scores: tf.Tensor, fake_scores: tf.Tensor) -> tf.Tensor:
+    """-ln sigmoid(D(x)) - ln(1 - sigmoid(D(G(z))))."""
+    return tf.nn.softplus(-real_scores) + tf.nn.softplus(fake_scores)
+
+
+def minimax_generator_loss(fake_scores: tf.Tensor) -> tf.Tensor:
+    """ln(1 - sigmoid(D(G(z)))), the paper's objective as it stands; its gradient vanishes where D is sure."""
+    return -tf.nn.softplus(fake_scores)
+
+
+def hinge_generator_loss(fake_scores: tf.Tensor) -> tf.Tensor:
+    """-D(G(z)) (Lim & Ye, 2017)."""
+    return -fake_scores
+
+
+def hinge_discriminator_loss(real_scores: tf.Tensor, fake_scores: tf.Tensor) -> tf.Tensor:
+    """max(0, 1 - D(x)) + max(0, 1 + D(G(z)))."""
+    return tf.nn.relu(1.0 - real_scores) + tf.nn.relu(1.0 + fake_scores)
+
+
+class Loss(NamedTuple):
+    """The two functions of an adversarial loss."""
+
+    generator: Callable[[tf.Tensor], tf.Tensor]
+    discriminator: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+LOSSES = {
+    "non_saturating": Loss(non_saturating_generator_loss, logistic_discriminator_loss),
+    "minimax": Loss(minimax_generator_loss, logistic_discriminator_loss),
+    "hinge": Loss(hinge_generator_loss, hinge_discriminator_loss),
+}
+
+
+def total_scores(logits: Sequence[tf.Tensor], batch_strides: Sequence[int], score: str) -> tf.Tensor:
+    """The scores whose losses are averaged.
+
+    Args:
+      logits: L tensors, level l of shape [N_l].
+      batch_strides: s_n of each subsampling layer: sample i of level l + 1 is sample s_n * i of level l.
+      score: `sum` adds up the levels of each sample, D' = sigmoid(sum_l D_l) (paper); where batch reduction has removed
+        a sample from the deeper levels, its sum runs over those in which it survives. `separate` keeps every logit
+        (the authors' code).
+    Returns:
+      float32 [N_1] for `sum`, [sum_l N_l] for `separate`.
+    """
+    if score == "separate":
+        return tf.concat(logits, 0)
+    total = logits[-1]
+    for level_logits, stride in zip(reversed(logits[:-1]), reversed(batch_strides)):
+        if stride > 1:
+            # [N_l+1] -> [N_l]: zeros for the samples that were removed.
+            total = tf.pad(total[:, tf.newaxis], [[0, 0], [0, stride - 1]])
+            total = tf.reshape(total, [-1])[: tf.shape(level_logits)[0]]
+        total = level_logits + total
+    return total

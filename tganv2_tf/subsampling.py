@@ -1,0 +1,88 @@
+"""The subsampling layers: S^G between the generator's levels, S^D from a real clip to its pyramid.
+
+Both reduce a level in the same way, so that real and fake levels have the same distribution of frames: `h[::s_n, b::s_t]`
+with a random offset b (paper, section on the subsampling layers). S^D also averages pixels down to the level's size.
+"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import tensorflow as tf
+
+from tganv2_tf.pyramid import PyramidSpec
+
+
+def random_frame_offsets(frame_strides: Sequence[int], seed: tf.Tensor) -> list[tf.Tensor]:
+    """One offset b_t of S^G a subsampling layer, uniform in 0..s_t - 1.
+
+    Args:
+      frame_strides: s_t of each layer.
+      seed: int32 [2], a stateless seed; the same on all replicas, so that they agree.
+    Returns:
+      int32 scalars.
+    """
+    offsets = []
+    for index, stride in enumerate(frame_strides):
+        layer_seed = tf.random.experimental.stateless_fold_in(seed, index)
+        offsets.append(tf.random.stateless_uniform([], layer_seed, 0, stride, tf.int32))
+    return offsets
+
+
+def subsample(features: tf.Tensor, frame_offset: tf.Tensor | int, frame_stride: int, batch_stride: int) -> tf.Tensor:
+    """S^G: every batch_stride-th sample and, from the offset on, every frame_stride-th frame.
+
+    Args:
+      features: [N, T, H, W, C]; N and T divisible by their strides.
+      frame_offset: b_t, an integer in 0..frame_stride - 1, one for the whole batch.
+      frame_stride: s_t.
+      batch_stride: s_n.
+    Returns:
+      [N / s_n, T / s_t, H, W, C].
+    """
+    num_samples, num_frames = features.shape[:2]
+    reduced = features[::batch_stride, frame_offset::frame_stride]
+    # A slice that begins at a tensor loses its static length; the layers above need it.
+    frames = None if num_frames is None else num_frames // frame_stride
+    samples = None if num_samples is None else -(-num_samples // batch_stride)
+    return tf.ensure_shape(reduced, [samples, frames, *features.shape[2:]])
+
+
+def average_pixels(videos: tf.Tensor, factor: int) -> tf.Tensor:
+    """Means over factor x factor pixels: float [N, T, H, W, C] -> [N, T, H / factor, W / factor, C]."""
+    if factor == 1:
+        return videos
+    shape = tf.shape(videos)
+    height, width, channels = videos.shape[2:]
+    merged = tf.reshape(videos, [-1, height, width, channels])
+    pooled = tf.nn.avg_pool2d(merged, factor, factor, "VALID")
+    pooled = tf.reshape(pooled, [shape[0], shape[1], height // factor, width // factor, channels])
+    return tf.ensure_shape(pooled, [*videos.shape[:2], height // factor, width // factor, channels])
+
+
+def video_pyramid(videos: tf.Tensor, spec: PyramidSpec, seed: tf.Tensor) -> list[tf.Tensor]:
+    """S^D: the levels of a batch of real clips.
+
+    The clips and the strides are those of the fakes; the frame offsets are independent for each clip and level, and
+    nested: the frames of a level are among those of the level before.
+
+    Args:
+      videos: float [N_1, T, H, W, C].
+      spec: sizes of the levels.
+      seed: int32 [2], a stateless seed.
+    Returns:
+      L tensors, level l of shape [N_l, T_l, H_l, W_l, C].
+    """
+    levels = []
+    frames = videos
+    for level in spec.levels:
+        if level.number > 1:
+            frame_stride = spec.frame_strides[level.number - 2]
+            frames = frames[:: spec.batch_strides[level.number - 2]]
+            level_seed = tf.random.experimental.stateless_fold_in(seed, level.number)
+            num_clips = tf.shape(frames)[0]
+            offsets = tf.random.stateless_uniform([num_clips, 1], level_seed, 0, frame_stride, tf.int32)
+            indices = offsets + tf.range(level.frames)[tf.newaxis] * frame_stride
+            frames = tf.gather(frames, indices, batch_dims=1)
+        levels.append(average_pixels(frames, spec.resolution // level.size))
+    return levels

@@ -1,0 +1,30 @@
+"""Trains TGANv2, or goes on with a run.
+
+  python -m tganv2_tf.train --flagfile=ucf.flags --data_dir=data/ucf101 --model_dir=runs/ucf101
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+from tganv2_tf import cli_flags
+from tganv2_tf.config import Config, DataConfig, ModelConfig, TrainConfig, option
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Command."""
+
+    dry_run: bool = option("print the resolved config, the level table and the devices, and exit", False)
+
+
+def main(command: Command, model: ModelConfig, data: DataConfig, train: TrainConfig) -> int:
+    config = Config(model, data, train)
+    from tganv2_tf.training import loop  # TensorFlow, once the flags are known to be right
+
+    return loop.train(config, command.dry_run)
+
+
+if __name__ == "__main__":
+    sys.exit(cli_flags.run(main, (Command, ModelConfig, DataConfig, TrainConfig), "tganv2_tf.train", __doc__))

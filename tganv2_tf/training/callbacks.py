@@ -1,0 +1,189 @@
+"""What happens between the steps: scalars, previews, checkpoints, the progress bar, and the end of a run gone wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import signal
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from tensorboard.plugins.image import metadata as image_metadata
+
+from tganv2_tf import videos
+from tganv2_tf.config import Config
+from tganv2_tf.errors import UserError
+from tganv2_tf.models.latents import sample_latents
+from tganv2_tf.models.tganv2 import TGANv2
+
+PREVIEW_FPS = 8.0
+PREVIEWS_SEED = 1  # second word of the stateless seed; training folds its numbers from (seed, 0)
+BAR_LOSSES = {"generator_loss": "G", "discriminator_loss": "D", "r1_penalty": "R1"}
+
+
+class StepCallback(tf.keras.callbacks.Callback):
+    """A callback that knows the run's step.
+
+    Attributes:
+      model: the TGANv2, set by Keras.
+    """
+
+    model: TGANv2
+
+    def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
+        """Called after every generator update, with their number and the step's scalars."""
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.step = int(self.model.step.numpy())
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.step += 1
+        self.on_step_end(self.step, logs or {})
+
+
+class StopOnNonFinite(StepCallback):
+    """Ends a run whose losses are no longer numbers; comes before whatever would save it."""
+
+    def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
+        wrong = [f"{name}={float(value)}" for name, value in logs.items() if not math.isfinite(value)]
+        if wrong:
+            raise UserError(
+                f"step {step}: {wrong[0]} is not finite; the run stops and keeps its last checkpoint. "
+                "Lower the learning rates, or raise --r1_weight, and run the same command again"
+            )
+
+
+class Scalars(StepCallback):
+    """TensorBoard's scalars: losses, mean logits of each level, learning rates, spectral norms, clips a second."""
+
+    def __init__(self, writer: tf.summary.SummaryWriter, config: Config) -> None:
+        super().__init__()
+        self.writer, self.config = writer, config
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_begin(logs)
+        self.last_time, self.last_step = time.perf_counter(), self.step
+
+    def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
+        if step % self.config.train.log_every_steps and step != self.config.train.train_steps:
+            return
+        now = time.perf_counter()
+        clips = (step - self.last_step) * self.config.train.global_batch_size
+        with self.writer.as_default(step):
+            for name, value in logs.items():
+                tf.summary.scalar(f"train/{name}", value)
+            for network in ("generator", "discriminator"):
+                optimizer = getattr(self.model, f"{network}_optimizer")
+                tf.summary.scalar(f"train/{network}_learning_rate", optimizer.learning_rate)
+            tf.summary.scalar("train/clips_per_second", clips / (now - self.last_time))
+            for number, network in enumerate(self.model.discriminator.level_discriminators, start=1):
+                norms = [layer.sigma() for layer in network.submodules if getattr(layer, "spectral_norm", False)]
+                if norms:
+                    tf.summary.scalar(f"train/spectral_norm/level_{number}_max", tf.reduce_max(norms))
+                    tf.summary.scalar(f"train/spectral_norm/level_{number}_mean", tf.reduce_mean(norms))
+        self.writer.flush()
+        self.last_time, self.last_step = time.perf_counter(), step
+
+
+class Previews(StepCallback):
+    """Animated samples of fixed latents at every level, from the averaged generator, in TensorBoard's image tab."""
+
+    def __init__(self, writer: tf.summary.SummaryWriter, config: Config) -> None:
+        super().__init__()
+        self.writer, self.config = writer, config
+        seed = tf.constant([config.train.seed, PREVIEWS_SEED])
+        self.z = sample_latents(config.train.num_previews, config.model.z_dim, seed)
+
+    def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
+        if step % self.config.train.preview_every_steps and step != self.config.train.train_steps:
+            return
+        with self.writer.as_default(step):
+            for number in range(1, self.config.model.pyramid.num_levels + 1):
+                # A few at a time: all frames of all samples at once would take more memory than a training step.
+                samples = [self.model.ema_generator(z, level=number).numpy() for z in np.split(self.z, len(self.z))]
+                write_animation(f"samples/level_{number}", videos.grid(videos.to_uint8(np.concatenate(samples))))
+        self.writer.flush()
+
+
+def write_animation(tag: str, video: np.ndarray) -> None:
+    """Writes uint8 [T, H, W, 3] as an animated GIF for TensorBoard's image tab, with the default writer and step.
+
+    `tf.summary.image` knows only still PNGs, but the plugin shows whatever image its summary holds.
+    """
+    height, width = video.shape[1:3]
+    content = tf.constant([str(width).encode(), str(height).encode(), videos.gif_bytes(video, PREVIEW_FPS)])
+    metadata = image_metadata.create_summary_metadata(display_name=tag, description="")
+    tf.summary.write(tag, content, metadata=metadata)
+
+
+class Checkpoints(StepCallback):
+    """Saves every `checkpoint_every_steps`, at the end, and when the process is asked to stop (SIGTERM, Ctrl-C).
+
+    Attributes:
+      stopped_by: the signal that ended the run, or None.
+    """
+
+    def __init__(self, manager: tf.train.CheckpointManager, config: Config) -> None:
+        super().__init__()
+        self.manager, self.config = manager, config
+        self.stopped_by: int | None = None
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_begin(logs)
+        self.old_handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def _stop(self, number: int, frame: Any) -> None:
+        # The step under way ends first; a second signal, with the old handlers back, ends the process at once.
+        self.stopped_by = number
+        self._restore_handlers()
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self.old_handlers.items():
+            signal.signal(number, handler)
+
+    def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
+        train = self.config.train
+        if step % train.checkpoint_every_steps == 0 or step == train.train_steps or self.stopped_by:
+            try:
+                self.manager.save(step)
+            except tf.errors.OpError as error:
+                raise UserError(f"{train.model_dir}: step {step} cannot be saved: {error.message}") from error
+        if self.stopped_by:
+            logging.info("Stopped at step %d and saved; the same command goes on from there.", step)
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._restore_handlers()
+
+
+def progress_bar(first_step: int, train_steps: int) -> tf.keras.callbacks.Callback:
+    """TensorFlow Addons' bar, over the steps of the whole run, with the latest losses, the rate and the time left."""
+    from tensorflow_addons.callbacks import TQDMProgressBar
+
+    class ProgressBar(TQDMProgressBar):
+        def _initialize_progbar(self, hook: str, epoch: int | None, logs: dict[str, Any] | None = None) -> None:
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints `Epoch 1/1`
+                super()._initialize_progbar(hook, epoch, logs)
+            if hook == "train_epoch":
+                self.total_steps = self.epoch_progress_tqdm.total = train_steps
+                self.epoch_progress_tqdm.initial = self.epoch_progress_tqdm.n = first_step
+                self.epoch_progress_tqdm.refresh()
+
+        def format_metrics(self, logs: dict[str, Any] | None = None, factor: float = 1) -> str:
+            return " ".join(f"{short} {self.latest[name]:.3f}" for name, short in BAR_LOSSES.items())
+
+        def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+            self.latest = logs or {}
+            self._update_progbar({})
+
+        def _clean_up_progbar(self, hook: str, logs: dict[str, Any]) -> None:
+            if hook == "train_epoch":  # the original fills the bar up, even where the run was stopped
+                self.epoch_progress_tqdm.update(self.steps_to_update)
+                self.epoch_progress_tqdm.close()
+
+    bar_format = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+    return ProgressBar(epoch_bar_format=bar_format, show_overall_progress=False, update_per_second=2)

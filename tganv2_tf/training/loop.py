@@ -1,0 +1,130 @@
+"""A run from config to last checkpoint."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import tensorflow as tf
+from absl import logging
+
+from tganv2_tf.config import Config
+from tganv2_tf.data.pipeline import load_manifest, training_dataset
+from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.models.discriminator import Discriminator
+from tganv2_tf.models.generator import Generator
+from tganv2_tf.models.tganv2 import TGANv2
+from tganv2_tf.training import callbacks
+from tganv2_tf.training.checkpoints import checkpoint_manager, start_run
+from tganv2_tf.training.distribution import make_strategy, per_replica_batch_size, warn_without_gpu
+
+
+def make_optimizer(config: Config, learning_rate: float, updates_per_step: int) -> tf.keras.optimizers.Optimizer:
+    """Adam; the step size goes down to 0 over the run's steps where the config says so."""
+    train = config.train
+    schedule = learning_rate
+    if train.learning_rate_decay == "linear":
+        schedule = tf.keras.optimizers.schedules.PolynomialDecay(
+            learning_rate, train.train_steps * updates_per_step, end_learning_rate=0.0
+        )
+    return tf.keras.optimizers.Adam(schedule, train.adam_beta1, train.adam_beta2, train.adam_epsilon)
+
+
+def make_model(config: Config) -> TGANv2:
+    """The networks and their optimisers, in the scope of the strategy that is current."""
+    tf.keras.utils.set_random_seed(config.train.seed)
+    train = config.train
+    model = TGANv2(Generator(config.model), Discriminator(config.model), config)
+    model.compile(
+        make_optimizer(config, train.generator_learning_rate, 1),
+        make_optimizer(config, train.discriminator_learning_rate, train.n_dis),
+    )
+    return model
+
+
+def describe(config: Config, strategy: tf.distribute.Strategy, model: TGANv2) -> str:
+    """The resolved config, the level table and the devices, as `--dry_run` prints them."""
+    generator, discriminator = model.generator, model.discriminator
+    levels = generator.generator_levels
+    first = generator.count_params() - sum(level.count_params() for level in levels)
+    lines = [config.to_json(), "level  resolution  frames  batch  generator parameters  discriminator parameters"]
+    lines.append(f"{'latent and recurrence':>29}{'':>7}{first:>22,}")
+    for level, block, network in zip(config.model.pyramid.levels, levels, discriminator.level_discriminators):
+        size = f"{level.size}x{level.size}"
+        batch = level.batch_size(config.train.global_batch_size)
+        lines.append(
+            f"{level.number:>5}  {size:>10}  {level.frames:>6}  {batch:>5}  {block.count_params():>20,}  "
+            f"{network.count_params():>24,}"
+        )
+    lines.append(f"total{'':>26}{generator.count_params():>22,}  {discriminator.count_params():>24,}")
+    devices = strategy.extended.worker_devices
+    share = per_replica_batch_size(config, len(devices))
+    lines.append(f"devices: {', '.join(devices)}; {share} clips a step on each")
+    return "\n".join(lines)
+
+
+def train(config: Config, dry_run: bool = False) -> int:
+    """Trains, or goes on with, the run in `model_dir`.
+
+    Args:
+      config: the run.
+      dry_run: print what would be done, and do nothing.
+    Returns:
+      The exit status: 0, or 128 + the signal that stopped the run.
+    Raises:
+      UserError: input that cannot be used, losses that are not finite, or a folder that cannot be written.
+    """
+    strategy = make_strategy()
+    batch_size = per_replica_batch_size(config, strategy.num_replicas_in_sync)
+    warn_without_gpu(config)
+    if dry_run:
+        with strategy.scope():
+            print(describe(config, strategy, make_model(config)))
+        return 0
+    if not config.train.model_dir:
+        raise ConfigError("--model_dir is missing: the folder of the run")
+    manifest = load_manifest(config.model, config.data)
+    start_run(config)
+
+    # The order in which a run resumes: networks and optimisers exist, the newest checkpoint overwrites them, and the data
+    # goes on with an order of its own, drawn from the seed and the step.
+    with strategy.scope():
+        model = make_model(config)
+    manager = checkpoint_manager(model)
+    try:
+        restored = manager.restore_or_initialize()
+    except (tf.errors.OpError, ValueError) as error:
+        raise UserError(f"{manager.latest_checkpoint}: cannot be read: {' '.join(str(error).split())[:300]}") from error
+    first_step, last_step = int(model.step.numpy()), config.train.train_steps
+    logging.info("%d videos in %s.", manifest.num_videos, config.data.data_dir)
+    logging.info("Going on from step %d." if restored else "A new run.", *([first_step] if restored else []))
+    if first_step >= last_step:
+        logging.info("Step %d of --train_steps=%d is done; nothing to do.", first_step, last_step)
+        return 0
+    dataset = strategy.distribute_datasets_from_function(
+        lambda context: training_dataset(
+            manifest, config.model, config.data, batch_size, config.train.n_dis, config.train.seed, first_step
+        )
+    )
+    writer = tf.summary.create_file_writer(os.path.join(config.train.model_dir, "events"))
+    with writer.as_default(first_step):
+        tf.summary.text("config", f"```\n{config.to_json()}```")
+    checkpoints = callbacks.Checkpoints(manager, config)
+    try:
+        model.fit(
+            dataset,
+            steps_per_epoch=last_step - first_step,
+            verbose=0,
+            callbacks=[
+                callbacks.StopOnNonFinite(),
+                callbacks.progress_bar(first_step, last_step),
+                callbacks.Scalars(writer, config),
+                callbacks.Previews(writer, config),
+                checkpoints,
+            ],
+        )
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        raise UserError(f"{config.data.data_dir}: a record cannot be read: {error.message.splitlines()[0]}") from error
+    finally:
+        writer.close()
+    return 128 + signal.Signals(checkpoints.stopped_by) if checkpoints.stopped_by else 0
