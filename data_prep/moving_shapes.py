@@ -239,10 +239,10 @@ def _coverage(shape: str, centre: tuple[float, float], radius: float, height: in
     half = 2 ** (SUBPIXEL_BITS - 1)
     x, y = (fixed_point(value) - half for value in centre)
     if shape == "Circle":
-        cv2.circle(mask, (x, y), fixed_point(radius), (255,), cv2.FILLED, cv2.LINE_8, SUBPIXEL_BITS)
+        cv2.circle(mask, (x, y), fixed_point(radius), (255,), cv2.FILLED, cv2.LINE_AA, SUBPIXEL_BITS)
     else:
         corners = [[x + fixed_point(u * radius), y + fixed_point(v * radius)] for u, v in SHAPES[shape]]
-        cv2.fillConvexPoly(mask, np.array(corners, np.int32), (255,), cv2.LINE_8, SUBPIXEL_BITS)
+        cv2.fillConvexPoly(mask, np.array(corners, np.int32), (255,), cv2.LINE_AA, SUBPIXEL_BITS)
     return cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) / 255.0
 
 

@@ -84,7 +84,7 @@ def read_list(path: pathlib.Path) -> list[str]:
     """Ids of the videos of one split list, such as `v_Archery_g01_c02`, in its order.
 
     Raises:
-      UserError: no such list, an empty one, or a line that names no video of UCF101.
+      UserError: a line that names no video of UCF101.
     """
     ids = []
     for number, line in enumerate(_lines(path), start=1):
@@ -94,8 +94,6 @@ def read_list(path: pathlib.Path) -> list[str]:
         if match is None:
             raise UserError(f"{path}, line {number}: no name of a UCF101 video in {line!r}")
         ids.append(match["id"])
-    if not ids:
-        raise UserError(f"{path}: the list is empty")
     return ids
 
 
@@ -139,10 +137,17 @@ def data_set(options: Ucf101Options) -> DataSet:
         raise UserError(f"--split_dir={split_dir}: no such folder")
     found = find_videos(pathlib.Path(options.video_dir))
     if split_dir:
-        lists = {split: read_list(_list_path(split_dir, split, options.fold)) for split in ("train", "test")}
+        paths = {split: split_dir / f"{split}list{options.fold:02d}.txt" for split in ("train", "test")}
+        needed = paths.values() if options.split == "all" else [paths[options.split]]
+        for path in needed:
+            if not path.is_file():
+                there = ", ".join(sorted(p.name for p in split_dir.glob("*list*.txt"))) or "none"
+                raise UserError(f"--fold={options.fold}: no {path.name} in {split_dir}; lists there: {there}")
         # Numbers come from both lists, so that a class has the same one in each.
-        known = [video_id for ids in lists.values() for video_id in ids]
-        wanted = known if options.split == "all" else lists[options.split]
+        known = [video_id for path in paths.values() if path.is_file() for video_id in read_list(path)]
+        wanted = [video_id for path in needed for video_id in read_list(path)]
+        if not wanted:
+            raise UserError(f"{' and '.join(map(str, needed))}: no videos listed")
     else:
         wanted = known = [pathlib.Path(path).stem for path in found.values()]
     wanted = list(dict.fromkeys(wanted))
@@ -173,14 +178,6 @@ def data_set(options: Ucf101Options) -> DataSet:
 def main(options: Ucf101Options, sharding: ShardingOptions) -> int:
     """Prepares one split."""
     return prepare(data_set(options), sharding)
-
-
-def _list_path(split_dir: pathlib.Path, split: str, fold: int) -> pathlib.Path:
-    path = split_dir / f"{split}list{fold:02d}.txt"
-    if not path.is_file():
-        there = ", ".join(sorted(p.name for p in split_dir.glob("*list*.txt"))) or "none"
-        raise UserError(f"--fold={fold}: no {path.name} in --split_dir={split_dir}; lists there: {there}")
-    return path
 
 
 def _lines(path: pathlib.Path) -> list[str]:

@@ -8,6 +8,7 @@ when a worker is killed, and `multiprocessing.Pool` waits for ever.
 from __future__ import annotations
 
 import collections
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import signal
@@ -15,7 +16,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from tganv2_tf.errors import UserError
@@ -111,10 +111,8 @@ class _Worker:
 
     def assign(self, task: Any, attempt: int) -> None:
         self.busy, self.task, self.attempt, self.item = True, task, attempt, None
-        try:
+        with contextlib.suppress(OSError):  # it died idle; `trouble` will say so
             self.connection.send(task)
-        except OSError:
-            pass  # it died idle; `trouble` will say so
 
     def messages(self) -> Iterator[tuple[str, Any]]:
         try:
@@ -171,7 +169,7 @@ def _serve(function: Callable[[Any, Announce], Any], connection: multiprocessing
         return
 
 
-@contextmanager
+@contextlib.contextmanager
 def _ignored_in_children(number: signal.Signals) -> Iterator[None]:
     """Children started inside ignore the signal from their first moment, before they could do so themselves."""
     if threading.current_thread() is not threading.main_thread():
@@ -184,7 +182,7 @@ def _ignored_in_children(number: signal.Signals) -> Iterator[None]:
         signal.signal(number, before)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
     """Makes SIGTERM, with which clusters end a job, the same as Ctrl-C, so that workers and temporary files go."""
     if threading.current_thread() is not threading.main_thread():

@@ -61,7 +61,8 @@ def test_layout_is_that_of_ucf101(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("videos_per_class", "test_fraction", "test_groups"), [(40, 0.2, 2), (40, 0.0, 0), (4, 0.5, 0), (5, 0.01, 1), (8, 0.99, 1)]
+    ("videos_per_class", "test_fraction", "test_groups"),
+    [(40, 0.2, 2), (40, 0.0, 0), (4, 0.5, 0), (5, 0.01, 1), (8, 0.99, 1)],
 )
 def test_whole_groups_are_tested(videos_per_class: int, test_fraction: float, test_groups: int) -> None:
     lists = moving_shapes.split_lists(_options(videos_per_class=videos_per_class, test_fraction=test_fraction))
@@ -74,15 +75,18 @@ def test_whole_groups_are_tested(videos_per_class: int, test_fraction: float, te
 @pytest.mark.parametrize("name", CLASSES)
 def test_shape_moves_in_its_direction(name: str) -> None:
     for group, clip in [(1, 1), (2, 3), (3, 2)]:
-        masks = _shape_mask(moving_shapes.render(name, group, clip, _options(num_frames=32)))
-        centres = np.array([np.argwhere(mask).mean(0)[::-1] for mask in masks])  # x, y in pixels
-        # The middle 16 frames, in which the whole shape is in view.
-        way = (centres[23] - centres[8]) / 72
-        direction = next(direction for direction in moving_shapes.DIRECTIONS if name.endswith(direction))
-        along, across = way @ moving_shapes.DIRECTIONS[direction], abs(way[0] if way[1] ** 2 > way[0] ** 2 else way[1])
-        assert 0.28 < along < 0.44 and across < 0.02
-        steps = np.linalg.norm(np.diff(centres[8:24], axis=0), axis=1)
-        np.testing.assert_allclose(steps, steps.mean(), atol=0.25)  # steadily, to a quarter of a pixel
+        # The middle 16 frames, in which the whole shape is in view; 72 pixels are the side of the centre square.
+        frames = moving_shapes.render(name, group, clip, _options(num_frames=32))[8:24].astype(float)
+        weights = np.clip(frames.max(-1) - frames.min(-1) - 40, 0, None)  # no background is as saturated
+        total = weights.sum((1, 2))
+        x = (weights * np.arange(96)).sum((1, 2)) / total
+        y = (weights * np.arange(72)[:, None]).sum((1, 2)) / total
+        way = np.array([x[-1] - x[0], y[-1] - y[0]]) / 72
+        directions = {"Left": (-1, 0), "Right": (1, 0), "Up": (0, -1), "Down": (0, 1)}  # rows count downwards
+        along = way @ next(vector for direction, vector in directions.items() if name.endswith(direction))
+        assert 0.29 < along < 0.43 and np.linalg.norm(way) - along < 0.001
+        steps = np.hypot(np.diff(x), np.diff(y))
+        np.testing.assert_allclose(steps, 72 * along / 15, atol=0.2)  # steadily, to a fifth of a pixel
 
 
 def test_shape_stays_mostly_in_the_centre_square() -> None:
@@ -106,12 +110,12 @@ def test_shapes_by_their_area() -> None:
 def test_edges_are_smooth_and_motion_is_finer_than_a_pixel() -> None:
     coverage = moving_shapes._coverage("Square", (10.0, 10.0), 5.0 / 0.9, 20, 20)  # half a side is 5 pixels
     np.testing.assert_allclose(coverage[10], [0] * 5 + [1] * 10 + [0] * 5, atol=0.26)
-    assert coverage.sum() == pytest.approx(100, rel=0.06)
-    shifted = [moving_shapes._coverage("Square", (10.0 + x, 10.0), 5.0 / 0.9, 20, 20) for x in (0.0, 0.25, 0.5)]
+    assert coverage.sum() == pytest.approx(100, rel=0.09)  # a little wider: the smooth edge lies outside
+    shifted = [moving_shapes._coverage("Square", (10.0 + x, 10.0), 5.0 / 0.9, 20, 20) for x in (0.0, 0.1, 0.2, 0.3)]
     centres = [(c.sum(0) * np.arange(20)).sum() / c.sum() for c in shifted]
-    np.testing.assert_allclose(np.diff(centres), 0.25, atol=0.05)
+    np.testing.assert_allclose(np.diff(centres), 0.1, atol=0.03)
     circle = moving_shapes._coverage("Circle", (10.0, 10.0), 5.0, 20, 20)
-    assert circle.sum() == pytest.approx(np.pi * 25, rel=0.06)
+    assert circle.sum() == pytest.approx(np.pi * 25, rel=0.09)
     assert len(np.unique(circle)) > 5
 
 
@@ -192,7 +196,7 @@ def test_a_video_cut_by_a_full_disk_is_an_error(
         def __init__(self, *_: Any) -> None:
             path.write_bytes(cut if whole else b"")
 
-        isOpened = set = write = release = lambda self, *_: True  # noqa: N815, E731
+        isOpened = set = write = release = lambda self, *_: True
 
     monkeypatch.setattr(moving_shapes.cv2, "VideoWriter", type("W", (CutWriter,), {"fourcc": lambda *_: 0}))
     with pytest.raises(UserError, match="could not be written to its end; is the disk full"):

@@ -42,7 +42,8 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def script(body: str) -> list[str]:
-    head = "import ctypes, os, signal, sys, time, warnings\nfrom tganv2_tf import quiet\nquiet.install()\n"
+    head = "import ctypes, os, signal, sys, time, warnings\nimport absl.logging\n"
+    head += "from tganv2_tf import quiet\nquiet.install()\n"
     return [sys.executable, "-c", head + textwrap.dedent(body)]
 
 
@@ -145,6 +146,19 @@ def test_on_a_terminal_bars_are_bars_and_nothing_waits_for_a_line_to_end() -> No
         process.wait()
         os.close(leader)
         os.close(follower)
+
+
+def test_absl_logs_as_directly_as_python_does() -> None:
+    body = """
+        from absl import flags, logging
+        flags.FLAGS.mark_as_parsed()
+        logging.use_absl_handler()
+        for number in range(200):
+            logging.warning("a%d", number)
+            print(f"p{number}", file=sys.stderr)
+    """
+    lines = run(body).stderr.splitlines()
+    assert [line.split()[-1] for line in lines] == [f"{letter}{number}" for number in range(200) for letter in "ap"]
 
 
 def test_a_signal_does_not_end_the_filter_before_the_run() -> None:

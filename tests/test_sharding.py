@@ -28,7 +28,7 @@ HEIGHT, WIDTH = 8, 12
 
 
 def read(video: Video) -> VideoFrames:
-    """Path `20` = 20 frames, frame t of grey 5 t; `30 bad` = an error after 30; `broken`, `exit`, `hang`: as they say."""
+    """Path `20`: 20 frames, frame t of grey 5 t; `30 bad`: an error after 30; `broken`, `exit`, `hang`: as they say."""
     if video.path == "broken":
         raise VideoError("it is broken")
     if video.path == "exit":
@@ -237,14 +237,14 @@ def test_too_many_failures_keep_shards_and_report(inline: None, tmp_path: pathli
 def test_too_many_missing_videos_end_before_any_work(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "data"
     data_set = _data_set(["20"], missing=tuple(f"m{index}" for index in range(11)))
-    with pytest.raises(UserError, match="^11 of 12 videos are missing, e.g. m0; check --video_dir, or allow"):
+    with pytest.raises(UserError, match=r"^11 of 12 videos are missing, e.g. m0; check --video_dir, or allow"):
         sharding.prepare(data_set, _options(folder))
     assert not folder.exists()
 
 
 @pytest.mark.parametrize("paths", [[], ["broken", "3"]])
 def test_nothing_prepared_is_an_error(inline: None, tmp_path: pathlib.Path, paths: list[str]) -> None:
-    with pytest.raises(UserError, match="no videos to prepare|none of the videos could be prepared"):
+    with pytest.raises(UserError, match=r"no videos to prepare|none of the videos could be prepared"):
         sharding.prepare(_data_set(paths), _options(tmp_path / "data"))
     assert not (tmp_path / "data" / "manifest.json").exists()
 
@@ -289,9 +289,18 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         records.Manifest.load(folder)
     # An estimate that comes out differently must not change the number of shards of a run under way.
     monkeypatch.setattr(sharding, "num_shards", lambda *_: 7)
+    original = sharding.shuffled
+    stale: list[pathlib.Path] = []
+
+    def shuffled(*arguments: Any) -> list[Video]:
+        stale.extend(folder.rglob("*.tmp"))
+        return original(*arguments)
+
+    monkeypatch.setattr(sharding, "shuffled", shuffled)
     assert sharding.prepare(data_set, _options(folder)) == 0
     assert {name: _times(folder)[name] for name in finished} == finished
-    monkeypatch.undo()
+    assert set(_bytes(folder)) == {"manifest.json"} | _names(4)
+    assert not stale  # gone before any work
 
 
 def test_resumed_and_uninterrupted_runs_give_the_same_bytes(
@@ -364,6 +373,34 @@ def test_disk_full_leaves_nothing_half_written(
     assert {name: _times(tmp_path)[name] for name in finished} == finished
 
 
+def test_a_worker_takes_its_half_shard_along(tmp_path: pathlib.Path) -> None:
+    options = _options(tmp_path)
+    task = shard_writer.ShardTask(
+        index=0,
+        file=str(tmp_path / "final"),
+        temporary=str(tmp_path / "final.tmp"),
+        videos=(Video("v0", "20"), Video("v1", "20")),
+        reader=read,
+        encoding=options.encoding,
+        jpeg_quality=options.jpeg_quality,
+        min_frames=options.min_frames,
+        max_record_frames=options.max_record_frames,
+    )
+
+    def parent_is_gone(item: str | None) -> None:
+        if item == "v1":
+            assert (tmp_path / "final.tmp").exists()
+            raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(UserError, match="Broken pipe"):
+        shard_writer.write_shard(task, parent_is_gone)
+    assert list(tmp_path.iterdir()) == []
+    announced: list[str | None] = []
+    report = shard_writer.write_shard(task, announced.append)
+    assert announced == ["v0", "v0", "v1", "v1", None]  # begun, a record more
+    assert (report.shard.file, report.shard.num_videos, report.skipped) == ("final", 2, ())
+
+
 def test_a_report_that_cannot_be_written_is_one_line(
     inline: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,7 +417,7 @@ def test_foreign_folders_are_refused(inline: None, tmp_path: pathlib.Path) -> No
     for target in (tmp_path, tmp_path / "thesis.tex"):
         with pytest.raises(UserError, match="holds something else; name a new or an empty folder"):
             sharding.prepare(_data_set(["20"]), _options(target))
-    with pytest.raises(UserError, match="^--output_dir=.*Not a directory; name a folder that you may write to"):
+    with pytest.raises(UserError, match=r"^--output_dir=.*Not a directory; name a folder that you may write to"):
         sharding.prepare(_data_set(["20"]), _options(tmp_path / "thesis.tex" / "data"))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -14,10 +14,12 @@ import pathlib
 import sys
 import traceback
 import typing
-from typing import Any, Callable, Sequence
+from collections.abc import Sequence
+from typing import Any, Callable
 
 from absl import flags, logging
 
+from tganv2_tf import quiet
 from tganv2_tf.errors import ConfigError, UserError
 
 FLAGS_DIR = pathlib.Path(__file__).resolve().parent.parent / "flags"
@@ -167,7 +169,7 @@ def run(
     summary: str,
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Runs a command and returns its exit status: its own, 1 for a `UserError` or `OSError`, 2 for flags, 130 for Ctrl-C.
+    """Runs a command. Returns its exit status: its own, 1 for `UserError` or `OSError`, 2 for flags, 130 for Ctrl-C.
 
     Args:
       main: called with one instance of each option dataclass.
@@ -180,6 +182,7 @@ def run(
     if any(argument in ("--help", "-help", "-h", "--helpfull", "--helpshort") for argument in argv):
         print(help_text(command, summary, option_types))
         return 0
+    quiet.install()
     flags.FLAGS.mark_as_parsed()  # absl's logging asks for it; we have no global flags
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)

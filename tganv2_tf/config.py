@@ -1,6 +1,7 @@
 """What a run is: frozen dataclasses, validated when they are made. Every field is a flag of the same name.
 
-The defaults are those of the paper, or, where it is silent, of the authors' implementation; `flags/` holds complete recipes.
+The defaults are those of the paper, or, where it is silent, of the authors' implementation; `flags/` holds complete
+recipes.
 """
 
 from __future__ import annotations
@@ -37,15 +38,25 @@ class ModelConfig:
     resolution: int = option("height and width of the videos in pixels", 192)
     num_frames: int = option("frames of a training clip", 16)
     z_dim: int = option("dimensions of the latent", 256)
-    frame_strides: tuple[int, ...] = option("frame stride of the subsampling layer after each level but the last", (2, 2, 2))
-    batch_strides: tuple[int, ...] = option("batch stride of the subsampling layer after each level but the last", (2, 2, 2))
+    frame_strides: tuple[int, ...] = option(
+        "frame stride of the subsampling layer after each level but the last", (2, 2, 2)
+    )
+    batch_strides: tuple[int, ...] = option(
+        "batch stride of the subsampling layer after each level but the last", (2, 2, 2)
+    )
     lstm_channels: int = option("channels of the base map and of the convolutional LSTM", 1024)
     lstm_layers: int = option("convolutional LSTMs on top of each other", 1)
     lstm_forget_bias: float = option("initial bias of the forget gate; above 0 the latent outlasts more frames", 0.0)
-    up_channels: tuple[int, ...] = option("channels of each up block: three at level 1, one a later level", (512, 256, 128, 64, 32, 32))
-    discriminator_channels: tuple[int, ...] = option("channels of each residual block of a discriminator", (64, 128, 256, 512, 1024))
+    up_channels: tuple[int, ...] = option(
+        "channels of each up block: three at level 1, one a later level", (512, 256, 128, 64, 32, 32)
+    )
+    discriminator_channels: tuple[int, ...] = option(
+        "channels of each residual block of a discriminator", (64, 128, 256, 512, 1024)
+    )
     spectral_norm: bool = option("divide the discriminators' weights by their largest singular value", True)
-    grow_length_one_axes: bool = option("pad length-one axes before pooling, as the authors' code does by a slip", False)
+    grow_length_one_axes: bool = option(
+        "pad length-one axes before pooling, as the authors' code does by a slip", False
+    )
 
     def __post_init__(self) -> None:
         for name in ("z_dim", "lstm_channels", "lstm_layers"):
@@ -55,7 +66,7 @@ class ModelConfig:
             len(self.up_channels) == blocks and min(self.up_channels) >= 1,
             "up_channels",
             self.up_channels,
-            f"{blocks} positive numbers ({FIRST_LEVEL_BLOCKS} for level 1, one for each of the {blocks - FIRST_LEVEL_BLOCKS} later levels)",
+            f"{blocks} positive numbers: {FIRST_LEVEL_BLOCKS} for level 1, one for each later level",
         )
         _require(
             bool(self.discriminator_channels) and min(self.discriminator_channels) >= 1,
@@ -76,7 +87,9 @@ class DataConfig:
 
     data_dir: str = option("folder of the shards and their manifest.json", "")
     flip: bool = option("mirror half of the clips", True)
-    normalization: str = option("bytes to [-1, 1]: paper = x / 127.5 - 1, official = (x - 128) / 128", "paper", ("paper", "official"))
+    normalization: str = option(
+        "bytes to [-1, 1]: paper = x / 127.5 - 1, official = (x - 128) / 128", "paper", ("paper", "official")
+    )
     shuffle_buffer: int = option("records among which the next one is drawn", 1024)
     frame_step: int = option("distance of the frames of a clip in the video, in frames", 1)
 
@@ -93,10 +106,13 @@ class TrainConfig:
     global_batch_size: int = option("clips a step at level 1 (N_1), over all replicas", 64)
     train_steps: int = option("generator updates of the whole run", 100_000)
     loss: str = option("adversarial loss", "non_saturating", ("non_saturating", "minimax", "hinge"))
-    score: str = option("sum = one score a clip, summed over levels (paper); separate = one a level (authors' code)", "sum", ("sum", "separate"))
+    score: str = option(
+        "sum = one score a clip, summed over levels (paper); separate = one a level (authors' code)",
+        "sum",
+        ("sum", "separate"),
+    )
     n_dis: int = option("discriminator updates a generator update", 1)
     r1_weight: float = option("strength of the gradient penalty on real clips; 0 = none", 16.0)
-    r1_every_steps: int = option("steps between two gradient penalties, each made as much stronger", 1)
     generator_learning_rate: float = option("Adam step size of the generator", 1e-4)
     discriminator_learning_rate: float = option("Adam step size of the discriminators", 1e-4)
     learning_rate_decay: str = option("linear = down to 0 at the last step", "linear", ("linear", "none"))
@@ -112,7 +128,14 @@ class TrainConfig:
     num_previews: int = option("fixed latents in the previews", 16)
 
     def __post_init__(self) -> None:
-        at_least_one = ("global_batch_size", "train_steps", "n_dis", "r1_every_steps", "log_every_steps", "num_previews")
+        at_least_one = (
+            "global_batch_size",
+            "train_steps",
+            "n_dis",
+            "r1_every_steps",
+            "log_every_steps",
+            "num_previews",
+        )
         for name in (*at_least_one, "preview_every_steps", "checkpoint_every_steps", "keep_checkpoints"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         for name in ("r1_weight", "generator_learning_rate", "discriminator_learning_rate", "seed"):

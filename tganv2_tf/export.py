@@ -1,6 +1,6 @@
 """Exports a run's averaged generator as a SavedModel that TensorFlow Serving, or TensorFlow alone, can run.
 
-  python -m tganv2_tf.export --model_dir=runs/ucf101 --output_dir=saved_models/ucf101
+python -m tganv2_tf.export --model_dir=runs/ucf101 --output_dir=saved_models/ucf101
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Generates videos from a run or from a SavedModel.
 
-  python -m tganv2_tf.generate --model_dir=runs/ucf101 --seeds=0-24 --output=samples.gif
-  python -m tganv2_tf.generate --saved_model=saved_models/ucf101/1 --seeds=3,7 --layout=single --output=video.mp4
+python -m tganv2_tf.generate --model_dir=runs/ucf101 --seeds=0-24 --output=samples.gif
+python -m tganv2_tf.generate --saved_model=saved_models/ucf101/1 --seeds=3,7 --layout=single --output=video.mp4
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def parse_seeds(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not match:
-            raise ConfigError(f"--seeds={text}: {part!r} is neither a number nor a range; valid: for example 0-15 or 3,7,12")
+            raise ConfigError(
+                f"--seeds={text}: {part!r} is neither a number nor a range; valid: for example 0-15 or 3,7,12"
+            )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise ConfigError(f"--seeds={text}: the range {part!r} runs backwards; valid: {last}-{first}")
@@ -86,7 +88,9 @@ def load_sampler(command: Command) -> Callable[[int], np.ndarray]:
         try:
             loaded = tf.saved_model.load(command.saved_model)
         except OSError as error:
-            raise UserError(f"--saved_model={command.saved_model}: no SavedModel there; name the folder NAME/VERSION") from error
+            raise UserError(
+                f"--saved_model={command.saved_model}: no SavedModel there; name the folder NAME/VERSION"
+            ) from error
         if not hasattr(loaded, "sample") or "generate_float" not in loaded.signatures:
             raise UserError(f"--saved_model={command.saved_model}: not a generator exported by tganv2_tf.export")
         served = loaded.signatures["generate_float"]
@@ -127,7 +131,8 @@ def main(command: Command) -> int:
             videos.write_image(output, videos.strip(stacked))
         else:
             videos.write_video(output, videos.grid(stacked, command.columns or None), command.fps)
-    print(f"{len(seeds)} videos: {output.with_name(output.stem + '-seed*' + output.suffix) if command.layout == 'single' else output}")
+    single = output.with_name(f"{output.stem}-seed*{output.suffix}")
+    print(f"{len(seeds)} videos: {single if command.layout == 'single' else output}")
     return 0
 
 

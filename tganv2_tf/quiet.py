@@ -71,6 +71,9 @@ def install() -> None:
     sys.stderr = sys.__stderr__ = os.fdopen(  # type: ignore[misc]
         terminal, "w", buffering=1, encoding=stream.encoding, errors=stream.errors
     )
+    from absl import logging  # here, for this file is a script of the standard library too
+
+    logging.get_absl_handler().python_handler.setStream(sys.stderr)  # it took hold of the old one when imported
     atexit.register(_finish, os.getpid(), terminal, process)
 
 

@@ -1,6 +1,6 @@
 """Trains TGANv2, or goes on with a run.
 
-  python -m tganv2_tf.train --flagfile=ucf.flags --data_dir=data/ucf101 --model_dir=runs/ucf101
+python -m tganv2_tf.train --flagfile=ucf.flags --data_dir=data/ucf101 --model_dir=runs/ucf101
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import io
 import math
 import os
 import pathlib
-from typing import Iterator
+from collections.abc import Iterator
 
 import imageio.v3 as iio
 import numpy as np

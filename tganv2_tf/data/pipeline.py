@@ -1,7 +1,7 @@
 """Shards -> clips -> batches of pyramids, with tf.data.
 
-An epoch reads every shard once, in an order of its own; each record gives one clip, a window drawn uniformly from all starts
-that fit. Windows are cut out while the frames are still JPEG: only a window's bytes are shuffled, only they are decoded.
+An epoch reads every shard once, in an order of its own; each record gives one clip, a window drawn uniformly from all
+starts that fit. Windows are cut out while the frames are still JPEG: only their bytes are shuffled and decoded.
 All random numbers come from the seed and the number of the record, clip or batch, so that a seed gives the same batches
 whatever the number of threads.
 """
@@ -123,7 +123,13 @@ def load_manifest(model: ModelConfig, data: DataConfig) -> Manifest:
 
 
 def training_dataset(
-    manifest: Manifest, model: ModelConfig, data: DataConfig, batch_size: int, n_dis: int, seed: int, first_step: int = 0
+    manifest: Manifest,
+    model: ModelConfig,
+    data: DataConfig,
+    batch_size: int,
+    n_dis: int,
+    seed: int,
+    first_step: int = 0,
 ) -> tf.data.Dataset:
     """Endless batches for one replica.
 

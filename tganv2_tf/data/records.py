@@ -300,7 +300,7 @@ _SKIPPED_KINDS = {"video": str, "reason": str}
 
 def _checked(loaded: Any, kinds: Mapping[str, type], where: str) -> dict[str, Any]:
     if not isinstance(loaded, dict):
-        raise ValueError(f"{where.rstrip('.') or 'it'} is not a JSON object")  # noqa: TRY004 (all damage is one error)
+        raise ValueError(f"{where.rstrip('.') or 'it'} is not a JSON object")
     for key, kind in kinds.items():
         if key not in loaded:
             raise ValueError(f"the field {where}{key} is missing")

@@ -6,7 +6,8 @@ architecture); the blocks' details are those of the authors' implementation.
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.keras import layers
@@ -19,7 +20,7 @@ from tganv2_tf.models.spectral_norm import SpectralDense, SpectralLayer
 class LevelDiscriminator(layers.Layer):
     """D_l: residual blocks, ReLU, sum over frames and pixels, linear."""
 
-    def __init__(self, config: ModelConfig, **kwargs) -> None:
+    def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.blocks = []
         in_channels = 3
@@ -48,7 +49,7 @@ class Discriminator(tf.keras.Model):
       level_discriminators: the L networks.
     """
 
-    def __init__(self, config: ModelConfig, **kwargs) -> None:
+    def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.config = config
         self.level_discriminators = [

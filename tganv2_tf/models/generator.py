@@ -5,7 +5,8 @@ Training renders every level and subsamples frames and samples between them; inf
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.keras import layers
@@ -19,7 +20,7 @@ from tganv2_tf.subsampling import subsample
 class GeneratorLevel(layers.Layer):
     """One level: the up blocks of its abstract block g^A_l, and its rendering block g^R_l."""
 
-    def __init__(self, channels: Sequence[int], **kwargs) -> None:
+    def __init__(self, channels: Sequence[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.blocks = [UpBlock(c, name=f"up{i}") for i, c in enumerate(channels, start=1)]
         self.rendering = RenderingBlock(name="rendering")
@@ -35,7 +36,7 @@ class GeneratorLevel(layers.Layer):
         return self.rendering(features, training=training)
 
 
-def _per_frame(layer, videos: tf.Tensor, training: bool) -> tf.Tensor:
+def _per_frame(layer: Callable[..., tf.Tensor], videos: tf.Tensor, training: bool) -> tf.Tensor:
     """Applies to [N, T, H, W, C] a layer that works on frames [N * T, H, W, C]."""
     shape = tf.shape(videos)
     outputs = layer(tf.reshape(videos, [-1, *videos.shape[2:]]), training=training)
@@ -51,7 +52,7 @@ class Generator(tf.keras.Model):
       generator_levels: the L levels.
     """
 
-    def __init__(self, config: ModelConfig, **kwargs) -> None:
+    def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.config = config
         size, channels = config.pyramid.base_size, config.lstm_channels

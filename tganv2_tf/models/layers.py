@@ -1,11 +1,13 @@
 """Layers of the networks: batch norm, convolutional LSTM, up block, rendering block, 3D residual block.
 
-Axes are N, T, H, W, C. What works on single frames takes N * T as its batch. Initialisers and constants are those of the
-authors' implementation; each weight has an initialiser object of its own, since an object shared by several layers
+Axes are N, T, H, W, C. What works on single frames takes N * T as its batch. Initialisers and constants are those of
+the authors' implementation; each weight has an initialiser object of its own, since an object shared by several layers
 would give them equal values.
 """
 
 from __future__ import annotations
+
+from typing import Any, Callable
 
 import tensorflow as tf
 from tensorflow.keras import layers
@@ -56,7 +58,7 @@ class BatchNorm(layers.Layer):
         self.beta = self.add_weight("beta", channels, tf.float32, "zeros", experimental_autocast=False)
         self.moving_mean = statistic("moving_mean", "zeros")
         self.moving_variance = statistic("moving_variance", "ones")
-        self.batch_moments: tuple[tf.Tensor, tf.Tensor] | None = None
+        self.batch_moments: tuple[tf.Tensor, ...] = ()
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """[M, H, W, C] -> the same shape and dtype."""
@@ -104,11 +106,11 @@ class ConvLSTM(layers.Layer):
 
     Attributes:
       channels: C of its input, state and output.
-      forget_bias: initial bias of the forget gate. At 0, as in the authors' code, half of the cell is forgotten a frame, and
-        what the latent said at first has to survive T - 1 frames; a positive bias lets it do so from the start.
+      forget_bias: initial bias of the forget gate. At 0, as in the authors' code, half of the cell is forgotten a
+        frame, and what the latent said at first has to survive T - 1 frames; a positive bias lets it from the start.
     """
 
-    def __init__(self, channels: int, forget_bias: float = 0.0, **kwargs) -> None:
+    def __init__(self, channels: int, forget_bias: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channels, self.forget_bias = channels, forget_bias
 
@@ -118,7 +120,9 @@ class ConvLSTM(layers.Layer):
         self.recurrent_kernel = self.add_weight("recurrent_kernel", shape, initializer=lecun_normal())
         per_gate = tf.constant([0.0, self.forget_bias, 0.0, 0.0])
         self.bias = self.add_weight(
-            "bias", [4 * self.channels], initializer=lambda shape, dtype: tf.cast(tf.repeat(per_gate, self.channels), dtype)
+            "bias",
+            [4 * self.channels],
+            initializer=lambda shape, dtype: tf.cast(tf.repeat(per_gate, self.channels), dtype),
         )
 
     def _step(self, driven: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -167,8 +171,8 @@ class ConvLSTM(layers.Layer):
 def upsample_conv3x3(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """Nearest upsampling by 2, then a 3x3 convolution: one transposed convolution with 4x4 taps at stride 2.
 
-    Each output pixel sees 2x2 different inputs instead of 3x3 pixels with repetitions: 4/9 of the multiplications, and no
-    upsampled tensor in memory.
+    Each output pixel sees 2x2 different inputs instead of 3x3 pixels with repetitions: 4/9 of the multiplications, and
+    no upsampled tensor in memory.
 
     Args:
       inputs: [M, H, W, C].
@@ -186,17 +190,25 @@ def upsample_conv3x3(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return tf.nn.conv2d_transpose(inputs, kernel, shape, 2, "SAME")
 
 
-def upsample(inputs: tf.Tensor) -> tf.Tensor:
+@tf.custom_gradient
+def upsample(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
     """Nearest neighbour, factor 2: [M, H, W, C] -> [M, 2H, 2W, C]."""
     _, height, width, channels = inputs.shape
     doubled = tf.tile(inputs[:, :, tf.newaxis, :, tf.newaxis], [1, 1, 2, 1, 2, 1])
-    return tf.reshape(doubled, [-1, 2 * height, 2 * width, channels])
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        # The sum over each 2x2 pixels; TensorFlow's own, a reduction over axes of length 2, is many times slower.
+        return 4.0 * tf.nn.avg_pool2d(upstream, 2, 2, "VALID")
+
+    return tf.reshape(doubled, [-1, 2 * height, 2 * width, channels]), gradient
 
 
 class Conv2D(layers.Layer):
     """Convolution of frames with zero padding, stride 1."""
 
-    def __init__(self, channels: int, kernel_size: int, initializer: tf.keras.initializers.Initializer, **kwargs) -> None:
+    def __init__(
+        self, channels: int, kernel_size: int, initializer: tf.keras.initializers.Initializer, **kwargs
+    ) -> None:
         super().__init__(**kwargs)
         self.channels, self.kernel_size, self.initializer = channels, kernel_size, initializer
 
@@ -219,11 +231,11 @@ class Conv2D(layers.Layer):
 class UpBlock(layers.Layer):
     """Residual block of the generator that doubles the resolution.
 
-    BN-ReLU-upsample-conv3-BN-ReLU-conv3, plus the shortcut. The shortcut's 1x1 convolution stands before the upsampling,
-    with which it commutes, at a quarter of the cost.
+    BN-ReLU-upsample-conv3-BN-ReLU-conv3, plus the shortcut, whose 1x1 convolution stands before the upsampling, with
+    which it commutes, at a quarter of the cost.
     """
 
-    def __init__(self, channels: int, **kwargs) -> None:
+    def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.norm1 = BatchNorm(name="norm1")
         self.conv1 = Conv2D(channels, 3, relu_glorot_uniform(), name="conv1")
@@ -241,7 +253,7 @@ class UpBlock(layers.Layer):
 class RenderingBlock(layers.Layer):
     """g^R: BN-ReLU-conv3-tanh, from an abstract map to frames in [-1, 1]."""
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.norm = BatchNorm(name="norm")
         self.conv = Conv2D(3, 3, lecun_normal(), name="conv")
@@ -254,8 +266,8 @@ class RenderingBlock(layers.Layer):
 def average_pool(inputs: tf.Tensor, pool_time: bool = True, grow_length_one_axes: bool = False) -> tf.Tensor:
     """Halves time (unless told not to), height and width by averages of pairs.
 
-    An odd axis longer than 1 is padded by a zero on both sides, and the zeros count, as in the authors' code. An axis of
-    length 1 is left alone, or, with `grow_length_one_axes`, padded and not pooled: it grows to 3 as it does there.
+    An odd axis longer than 1 is padded by a zero on both sides, and the zeros count, as in the authors' code. An axis
+    of length 1 is left alone, or, with `grow_length_one_axes`, padded and not pooled: it grows to 3 as it does there.
 
     Args:
       inputs: [N, T, H, W, C] with static T, H, W.
@@ -278,8 +290,8 @@ def average_pool(inputs: tf.Tensor, pool_time: bool = True, grow_length_one_axes
 class ResBlock3D(layers.Layer):
     """Residual block of the discriminator; it halves its input.
 
-    First block (`first`): conv3-ReLU-conv3-pool, plus pool-conv1; time is not pooled. Later blocks: ReLU-conv3-ReLU-conv3-pool,
-    plus conv1-pool; the hidden channels are those of the input.
+    First block (`first`): conv3-ReLU-conv3-pool, plus pool-conv1; time is not pooled. Later blocks:
+    ReLU-conv3-ReLU-conv3-pool, plus conv1-pool; the hidden channels are those of the input.
     """
 
     def __init__(

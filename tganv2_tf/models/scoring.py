@@ -1,12 +1,13 @@
 """From the levels' logits to scores and losses.
 
-A loss is a pair of pure functions of scores, one for the generator and one for the discriminator; each returns one value
-a score and leaves the mean to its caller. `total_scores` makes the scores.
+A loss is a pair of pure functions of scores, one for the generator and one for the discriminator; each returns one
+value a score and leaves the mean to its caller. `total_scores` makes the scores.
 """
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import Callable, NamedTuple
 
 import tensorflow as tf
 

@@ -1,14 +1,15 @@
 """Spectral normalisation (Miyato et al., 2018) of 3D convolutions and linear layers.
 
-sigma(W) is estimated by one power iteration per discriminator update: `update_singular_vectors` runs it, once, before the
-update, and every call of the layer until the next one divides by the same sigma = u^T W v, through which the gradient
+sigma(W) is estimated by one power iteration per discriminator update: `update_singular_vectors` runs it, once, before
+the update, and every call of the layer until the next one divides by the same sigma = u^T W v, through which the gradient
 flows. The stored weight is never overwritten. Keras' and TensorFlow Addons' wrappers iterate at every call and
 overwrite the kernel, which is wrong where a network is called on reals and on fakes in one step.
 """
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.keras import layers
@@ -21,7 +22,7 @@ class SpectralLayer(layers.Layer):
       spectral_norm: False leaves the kernel as it is.
     """
 
-    def __init__(self, spectral_norm: bool, initializer: tf.keras.initializers.Initializer, **kwargs) -> None:
+    def __init__(self, spectral_norm: bool, initializer: tf.keras.initializers.Initializer, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.spectral_norm, self.initializer = spectral_norm, initializer
 
@@ -71,7 +72,7 @@ class SpectralLayer(layers.Layer):
 
 
 def conv3d(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """3D convolution with zero padding; along axes of length 1 only the kernel's middle tap meets anything but padding."""
+    """3D convolution with zero padding; along axes of length 1 only the kernel's middle tap meets more than padding."""
     middle = kernel.shape[0] // 2
     taps = [slice(middle, middle + 1) if length == 1 else slice(None) for length in inputs.shape[1:4]]
     kernel = kernel[tuple(taps)]
@@ -114,7 +115,7 @@ class SpectralConv3D(SpectralLayer):
         kernel_size: int,
         initializer: tf.keras.initializers.Initializer,
         spectral_norm: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(spectral_norm, initializer, **kwargs)
         self.channels, self.kernel_size = channels, kernel_size

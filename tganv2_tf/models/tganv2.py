@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -43,7 +44,9 @@ class TGANv2(tf.keras.Model):
     def __init__(self, generator: Generator, discriminator: Discriminator, config: Config, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.generator, self.discriminator, self.config = generator, discriminator, config
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+        self.step = tf.Variable(
+            0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+        )
         self.ema_generator = generator
         if config.train.ema_decay:
             self.ema_generator = Generator(generator.config, name="ema_generator")
@@ -58,10 +61,10 @@ class TGANv2(tf.keras.Model):
         discriminator_optimizer.build(self.discriminator.trainable_variables)
 
     def r1_penalty(self, real_videos: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Logits of real clips and the penalty r1_weight / N_1 * sum_l sum_n |d D_l / d x_l|^2 (Mescheder et al., 2018).
+        """Logits of real clips and r1_weight / N_1 * sum_l sum_n |d D_l / d x_l|^2 (Mescheder et al., 2018).
 
-        The sum over levels and the missing 1/2 are those of the authors' code; the division by the replica's N_1 makes it
-        independent of the number of replicas.
+        The sum over levels and the missing 1/2 are those of the authors' code; the division by the replica's N_1 makes
+        it independent of the number of replicas.
         """
         with tf.GradientTape() as tape:
             tape.watch(real_videos)
@@ -77,12 +80,11 @@ class TGANv2(tf.keras.Model):
         z: tf.Tensor,
         frame_offsets: Sequence[tf.Tensor] | None,
         train_generator: bool = True,
-        r1: bool = True,
     ) -> tuple[Step, dict[str, list[tf.Tensor]]]:
         train, model = self.config.train, self.config.model
         loss = LOSSES[train.loss]
         with tf.GradientTape(persistent=True) as tape:
-            if r1 and train.r1_weight:
+            if train.r1_weight:
                 real_logits, r1_penalty = self.r1_penalty(real_videos)
             else:
                 real_logits, r1_penalty = self.discriminator(real_videos), tf.constant(0.0)
@@ -99,7 +101,7 @@ class TGANv2(tf.keras.Model):
             fake_scores = total_scores(fake_logits, model.batch_strides, train.score)
             generator_loss = tf.reduce_mean(loss.generator(fake_scores))
             discriminator_loss = tf.reduce_mean(loss.discriminator(real_scores, fake_scores))
-            total_loss = discriminator_loss + train.r1_every_steps * r1_penalty
+            total_loss = discriminator_loss + r1_penalty
         generator_gradients = []
         if train_generator:
             generator_gradients = tape.gradient(generator_loss, self.generator.trainable_variables)
@@ -179,10 +181,8 @@ class TGANv2(tf.keras.Model):
         optimizer.apply_gradients(zip(scaled, network.trainable_variables))
 
     def _update_average(self, strategy: tf.distribute.Strategy) -> None:
-        """Moves the averaged generator; early on with a shorter memory, (1 + t) / (10 + t), as TensorFlow's averages do."""
+        """Moves the averaged generator; early on with a shorter memory, (1 + t) / (10 + t), as TensorFlow's averages."""
         step = tf.cast(tf.convert_to_tensor(self.step), tf.float32)
         decay = tf.minimum(self.config.train.ema_decay, (1.0 + step) / (10.0 + step))
         for average, variable in zip(self.ema_generator.variables, self.generator.variables):
-            strategy.extended.update(
-                average, lambda a, v: a.assign(a + (1.0 - decay) * (v - a)), args=(variable,)
-            )
+            strategy.extended.update(average, lambda a, v: a.assign(a + (1.0 - decay) * (v - a)), args=(variable,))

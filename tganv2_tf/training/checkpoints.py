@@ -46,7 +46,9 @@ def start_run(config: Config) -> None:
             if getattr(config.model, field.name) != getattr(old, field.name)
         ]
         if differing:
-            raise ConfigError(f"{folder} holds a run of another model: {', '.join(differing)}; choose another --model_dir")
+            raise ConfigError(
+                f"{folder} holds a run of another model: {', '.join(differing)}; choose another --model_dir"
+            )
     write_atomically(folder / CONFIG_FILE, config.to_json())
 
 

@@ -86,8 +86,8 @@ def train(config: Config, dry_run: bool = False) -> int:
     manifest = load_manifest(config.model, config.data)
     start_run(config)
 
-    # The order in which a run resumes: networks and optimisers exist, the newest checkpoint overwrites them, and the data
-    # goes on with an order of its own, drawn from the seed and the step.
+    # The order in which a run resumes: networks and optimisers exist, the newest checkpoint overwrites them, and the
+    # data goes on with an order of its own, drawn from the seed and the step.
     with strategy.scope():
         model = make_model(config)
     manager = checkpoint_manager(model)

@@ -1,0 +1,83 @@
+# make demo    train a small TGANv2 on rendered shapes, generate, export     (about 12 minutes on two cores)
+# make test    make lint, then every test
+# make lint    ruff and mypy
+# make clean   remove what the demo made and the caches of the tools; the environment stays
+#
+# Each sets up .venv on its own when it is missing or when the pins or the Python version changed.
+# PYTHON=/path/to/python chooses the interpreter, VENV=folder another place for the environment.
+
+VENV ?= .venv
+ifndef PYTHON
+PYTHON := $(shell for python in python3 python3.11 python3.10 python3.9; do \
+	"$$python" -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))' 2>/dev/null && \
+	echo "$$python" && break; done)
+endif
+PY := $(VENV)/bin/python
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --requirement
+
+# A stamp is the last thing that an installation writes, and its name holds what was installed.
+VERSION := $(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+RUNTIME := $(VENV)/.runtime-$(VERSION)-$(firstword $(shell cksum < requirements.txt))
+DEV := $(VENV)/.dev-$(VERSION)-$(firstword $(shell cat requirements.txt requirements-dev.txt | cksum))
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+demo: opencv
+	$(PY) -m data_prep.moving_shapes --output_dir=demo/moving_shapes
+	$(PY) -m data_prep.ucf101 --video_dir=demo/moving_shapes/videos --split_dir=demo/moving_shapes/ucfTrainTestlist \
+		--split=train --fold=1 --output_dir=demo/data/train --resolution=32
+	$(PY) -m tganv2_tf.train --flagfile=demo.flags --data_dir=demo/data/train --model_dir=demo/run
+	$(PY) -m tganv2_tf.generate --model_dir=demo/run --seeds=0-24 --output=demo/samples.gif
+	$(PY) -m tganv2_tf.generate --model_dir=demo/run --seeds=0-24 --output=demo/samples.png
+	$(PY) -m tganv2_tf.export --model_dir=demo/run --output_dir=saved_models/demo
+	@echo
+	@echo "Generated videos   demo/samples.gif, frame by frame in demo/samples.png"
+	@echo "Trained model      demo/run"
+	@echo "SavedModel         saved_models/demo"
+	@echo "Training videos    demo/moving_shapes/videos"
+	@echo "TensorBoard        $(VENV)/bin/tensorboard --logdir demo/run"
+
+test: opencv lint
+	$(PY) -m pytest
+
+lint: $(DEV)
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+
+clean:
+	rm -rf demo saved_models/demo .pytest_cache .mypy_cache .ruff_cache
+	find tganv2_tf data_prep tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(RUNTIME): | supported
+	@if [ -e $(VENV) ] && [ ! -e $(VENV)/.by-make ]; then \
+		echo "make: $(VENV) was not set up by this Makefile and stays as it is; make VENV=folder takes another place" >&2; \
+		exit 1; \
+	fi
+	@echo "Setting up $(VENV) with Python $(VERSION) and requirements.txt: about 2.5 GB, some minutes"
+	@mkdir -p $(VENV) && touch $(VENV)/.by-make
+	@find $(VENV) -mindepth 1 -maxdepth 1 ! -name .by-make -exec rm -rf {} +
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(INSTALL) requirements.txt
+	@touch $@
+
+$(DEV): $(RUNTIME)
+	@echo "Adding requirements-dev.txt"
+	@rm -f $(VENV)/.dev-*
+	@$(INSTALL) requirements-dev.txt
+	@touch $@
+
+.PHONY: supported opencv
+opencv: $(RUNTIME)
+	@$(PY) -c 'import cv2' || { \
+		echo "make: OpenCV does not load; Debian and Ubuntu have what it needs: apt-get install libgl1 libglib2.0-0" >&2; \
+		exit 1; \
+	}
+
+supported:
+	@case "$(VERSION)" in \
+		3.9|3.10|3.11) ;; \
+		"") echo "make: Python 3.9, 3.10 or 3.11 is needed and not found$(if $(PYTHON), as $(PYTHON)); make PYTHON=/path/to/python names it" >&2; exit 1 ;; \
+		*) echo "make: Python 3.9, 3.10 or 3.11 is needed; $(PYTHON) is $(VERSION); make PYTHON=/path/to/python names another" >&2; exit 1 ;; \
+	esac

@@ -1,0 +1,60 @@
+"""Shared by all tests: two logical CPUs, so that strategies with two replicas can be made, and tiny configs."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest
+
+from tganv2_tf.config import Config, DataConfig, ModelConfig, TrainConfig
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TINY_MODEL = {
+    "resolution": 16,
+    "num_frames": 4,
+    "z_dim": 4,
+    "frame_strides": (2,),
+    "batch_strides": (2,),
+    "lstm_channels": 4,
+    "up_channels": (4, 4, 4, 4),
+    "discriminator_channels": (4, 8),
+}
+
+
+def pytest_configure() -> None:
+    """Makes two logical CPUs, before the first test module touches TensorFlow."""
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+@pytest.fixture(scope="session")
+def two_replicas() -> Any:
+    """MirroredStrategy on two logical CPUs; one for all tests, as a second would use its collectives' keys again."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+
+
+def tiny_config(model: dict[str, Any] | None = None, data: dict[str, Any] | None = None, **train: Any) -> Config:
+    """A config of two levels, 16 pixels and 4 frames, with changes."""
+    return Config(
+        ModelConfig(**{**TINY_MODEL, **(model or {})}),
+        DataConfig(**(data or {})),
+        TrainConfig(**{"global_batch_size": 4, "train_steps": 4, **train}),
+    )
+
+
+def run_command(module: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m module arguments` as a user would, from the repository's root."""
+    command = [sys.executable, "-m", module, *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True, "timeout": 300, **options}
+    return subprocess.run(command, **options)

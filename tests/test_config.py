@@ -1,0 +1,55 @@
+"""Configs refuse what cannot work, and survive their JSON."""
+
+import dataclasses
+
+import pytest
+
+from tests.conftest import tiny_config
+from tganv2_tf.config import Config, DataConfig, ModelConfig, TrainConfig
+from tganv2_tf.errors import ConfigError
+
+
+def test_defaults_are_the_papers_model():
+    config = Config()
+    assert config.model.pyramid.num_levels == 4
+    assert config.model.up_channels == (512, 256, 128, 64, 32, 32)
+    assert [level.batch_size(config.train.global_batch_size) for level in config.model.pyramid.levels] == [
+        64,
+        32,
+        16,
+        8,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ModelConfig(up_channels=(4, 4)), "--up_channels=4,4: valid: 6 positive numbers"),
+        (lambda: ModelConfig(z_dim=0), "--z_dim=0"),
+        (lambda: ModelConfig(discriminator_channels=()), "--discriminator_channels="),
+        (lambda: TrainConfig(ema_decay=1.0), "--ema_decay=1.0"),
+        (lambda: TrainConfig(n_dis=0), "--n_dis=0"),
+        (lambda: DataConfig(frame_step=0), "--frame_step=0"),
+        (lambda: Config(train=TrainConfig(global_batch_size=20)), "--global_batch_size=20: valid: a multiple of 8"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_by_name(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_json_round_trip():
+    config = tiny_config(loss="hinge")
+    assert Config.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"model": {}}', tiny_config().to_json().replace("z_dim", "zdim")])
+def test_damaged_json_is_refused(text):
+    with pytest.raises(ConfigError, match=r"config\.json cannot be read"):
+        Config.from_json(text)
+
+
+def test_every_field_says_what_it_means():
+    for part in (ModelConfig, DataConfig, TrainConfig):
+        for field in dataclasses.fields(part):
+            assert len(field.metadata["help"]) > 10, field.name

@@ -1,0 +1,75 @@
+"""The floors of the house: who may import whom."""
+
+import ast
+
+from tests.conftest import ROOT
+
+# Each floor imports from itself and from those below.
+FLOORS = [
+    {"errors"},
+    {"pyramid", "quiet"},
+    {"config"},
+    {"cli_flags", "subsampling", "videos"},
+    {"models", "data"},
+    {"training", "evaluation", "serving", "interop"},
+]
+HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
+ENTRY_POINTS = {"train", "generate", "export"}
+
+
+def imports(path):
+    """Names of the modules that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def parts_used(path):
+    """Top-level parts of the package that a file imports."""
+    for name in imports(path):
+        words = name.split(".")
+        if words[0] == "tganv2_tf" and len(words) > 1:
+            yield words[1]
+
+
+def test_each_floor_imports_only_itself_and_lower_ones():
+    package = ROOT / "tganv2_tf"
+    for path in package.rglob("*.py"):
+        part = path.relative_to(package).with_suffix("").parts[0]
+        if part in ENTRY_POINTS or part == "__init__":
+            continue
+        assert part in HEIGHT, f"{path.name} stands on no floor"
+        for used in parts_used(path):
+            assert used not in ENTRY_POINTS, f"{path} imports the entry point {used}"
+            assert HEIGHT[used] <= HEIGHT[part], f"{path} imports {used} from a higher floor"
+            same_floor = HEIGHT[used] == HEIGHT[part] and used != part
+            assert not same_floor, f"{path} imports {used} from another room of its floor"
+
+
+def test_only_entry_points_read_command_lines():
+    package = ROOT / "tganv2_tf"
+    readers = {p.stem for p in package.rglob("*.py") if "cli_flags" in set(parts_used(p))}
+    assert readers == ENTRY_POINTS
+
+
+def test_data_prep_uses_only_the_contract():
+    allowed = ("data.records", "config", "errors", "cli_flags", "quiet")
+    for path in (ROOT / "data_prep").glob("*.py"):
+        for name in imports(path):
+            package, _, inside = name.partition(".")
+            assert package != "tganv2_tf" or inside.startswith(allowed), f"{path} imports {name}"
+
+
+def test_nothing_imports_data_prep():
+    for path in (ROOT / "tganv2_tf").rglob("*.py"):
+        assert not any(name.split(".")[0] == "data_prep" for name in imports(path)), path
+
+
+def test_no_module_can_run_code_from_a_file():
+    for folder in ("tganv2_tf", "data_prep"):
+        for path in (ROOT / folder).rglob("*.py"):
+            roots = {name.split(".")[0] for name in imports(path)}
+            assert not roots & {"pickle", "cPickle", "dill", "marshal", "shelve"}, path
+            assert "allow_pickle=True" not in path.read_text(), path

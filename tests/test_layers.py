@@ -1,0 +1,207 @@
+"""Layers against plain definitions, written with other operations."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tganv2_tf.models import layers
+from tganv2_tf.models.spectral_norm import conv3d, conv3d_pool
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return tf.constant(RNG.normal(size=shape), tf.float32)
+
+
+def test_batch_norm_normalises_and_keeps_unbiased_moments():
+    norm = layers.BatchNorm()
+    x = normal(6, 2, 2, 3) * 3.0 + 1.0
+    y = norm(x, training=True).numpy()
+    np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(y.std((0, 1, 2)), 1, atol=1e-4)
+    np.testing.assert_array_equal(norm.moving_mean, 0)  # a forward pass changes nothing
+    norm.update_moving_statistics()
+    flat = x.numpy().reshape(-1, 3)
+    np.testing.assert_allclose(norm.moving_mean, 0.1 * flat.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(norm.moving_variance, 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-4)
+
+
+def test_batch_norm_in_inference_uses_the_running_statistics():
+    norm = layers.BatchNorm()
+    x = normal(2, 2, 2, 1)
+    norm(x)
+    norm.moving_mean.assign([2.0])
+    norm.moving_variance.assign([4.0])
+    norm.gamma.assign([3.0])
+    norm.beta.assign([1.0])
+    np.testing.assert_allclose(norm(x), (x - 2) / np.sqrt(4 + 2e-5) * 3 + 1, rtol=1e-5)
+
+
+def test_batch_norm_over_two_replicas_is_that_of_the_whole_batch(two_replicas):
+    strategy = two_replicas
+    x = normal(8, 2, 2, 3)
+    with strategy.scope():
+        norm = layers.BatchNorm()
+        norm.build(x.shape)
+    halves = strategy.experimental_distribute_values_from_function(
+        lambda context: x[4 * context.replica_id_in_sync_group :][:4]
+    )
+
+    def step(part):
+        y = norm(part, training=True)
+        norm.update_moving_statistics()
+        return y
+
+    outputs = tf.function(lambda: strategy.run(step, (halves,)))()
+    outputs = tf.concat(strategy.experimental_local_results(outputs), 0)
+    alone = layers.BatchNorm()
+    np.testing.assert_allclose(outputs, alone(x, training=True), atol=1e-5)
+    alone.update_moving_statistics()
+    np.testing.assert_allclose(norm.moving_variance.numpy(), alone.moving_variance, rtol=1e-5)
+
+
+def lstm_by_definition(lstm, first, num_frames):
+    """Convolutions over the input of every frame, zeros after the first, gates i, f, o, c."""
+    sigmoid = lambda v: 1 / (1 + np.exp(-v))  # noqa: E731
+    hidden = cell = np.zeros(first.shape, np.float32)
+    frames = []
+    for t in range(num_frames):
+        x = first if t == 0 else tf.zeros_like(first)
+        gates = (
+            tf.nn.conv2d(x, lstm.input_kernel, 1, "SAME")
+            + lstm.bias
+            + tf.nn.conv2d(tf.constant(hidden), lstm.recurrent_kernel, 1, "SAME")
+        ).numpy()
+        i, f, o, c = np.split(gates, 4, axis=-1)
+        cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(c)
+        hidden = (sigmoid(o) * np.tanh(cell)).astype(np.float32)
+        frames.append(hidden)
+    return np.stack(frames, 1)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_conv_lstm_is_driven_by_its_first_frame(size):
+    lstm = layers.ConvLSTM(5)
+    first = normal(2, size, size, 5)
+    lstm(first, 1)
+    lstm.bias.assign(RNG.normal(size=20))
+    expected = lstm_by_definition(lstm, first, 4)
+    np.testing.assert_allclose(lstm(first, 4), expected, atol=1e-5)
+    np.testing.assert_allclose(tf.function(lambda t: lstm(first, t))(tf.constant(4)), expected, atol=1e-5)
+
+
+def test_conv_lstm_on_top_of_another_takes_every_frame():
+    lstm = layers.ConvLSTM(3)
+    frames = normal(2, 4, 2, 2, 3)
+    # Only its first input counts for the first frame; the others must not.
+    changed = tf.concat([frames[:, :1], normal(2, 3, 2, 2, 3)], 1)
+    a, b = lstm(frames, 4).numpy(), lstm(changed, 4).numpy()
+    np.testing.assert_allclose(a[:, 0], b[:, 0])
+    assert np.abs(a[:, 1:] - b[:, 1:]).min(axis=(0, 2, 3, 4)).max() < np.abs(a[:, 1:] - b[:, 1:]).max()
+    assert np.abs(a[:, 1] - b[:, 1]).max() > 1e-3
+
+
+def test_forget_bias_is_in_the_forget_gate_only():
+    lstm = layers.ConvLSTM(2, forget_bias=3.0)
+    lstm(normal(1, 1, 1, 2), 1)
+    np.testing.assert_array_equal(lstm.bias, [0, 0, 3, 3, 0, 0, 0, 0])
+
+
+def test_upsample_repeats_pixels_and_its_gradient_adds_them():
+    x = normal(2, 3, 3, 2)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layers.upsample(x)
+    np.testing.assert_array_equal(y, x.numpy().repeat(2, 1).repeat(2, 2))
+    upstream = normal(2, 6, 6, 2)
+    expected = upstream.numpy().reshape(2, 3, 2, 3, 2, 2).sum((2, 4))
+    np.testing.assert_allclose(tape.gradient(y, x, upstream), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_fused_upsampling_and_convolution_are_the_two_steps(size):
+    x, kernel = normal(2, size, size, 3), normal(3, 3, 3, 4)
+    plain = tf.nn.conv2d(layers.upsample(x), kernel, 1, "SAME")
+    np.testing.assert_allclose(layers.upsample_conv3x3(x, kernel), plain, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "pool"),
+    [((4, 4, 6), (True, True, True)), ((3, 4, 4), (False, True, True)), ((1, 2, 2), (False, True, True))],
+)
+def test_fused_convolution_and_pooling_are_the_two_steps(lengths, pool):
+    x, kernel = normal(2, *lengths, 3), normal(3, 3, 3, 3, 4)
+    window = [1, *(2 if p else 1 for p in pool), 1]
+    plain = tf.nn.avg_pool3d(tf.nn.conv3d(x, kernel, [1] * 5, "SAME"), window, window, "VALID")
+    np.testing.assert_allclose(conv3d_pool(x, kernel, pool), plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("lengths", [(1, 1, 1), (1, 4, 3), (2, 1, 3), (3, 3, 3)])
+def test_convolution_along_axes_of_length_one_loses_nothing(lengths):
+    x, kernel = normal(2, *lengths, 3), normal(3, 3, 3, 3, 4)
+    np.testing.assert_allclose(conv3d(x, kernel), tf.nn.conv3d(x, kernel, [1] * 5, "SAME"), atol=1e-4)
+
+
+def test_pooling_by_hand():
+    x = tf.reshape(tf.constant([2.0, 4.0, 6.0]), [1, 3, 1, 1, 1])
+    # Odd: padded by a zero on both sides, [0, 2, 4, 6, 0] -> (0 + 2) / 2, (4 + 6) / 2; the last zero has no partner.
+    np.testing.assert_allclose(tf.reshape(layers.average_pool(x), [-1]), [1, 5])
+    np.testing.assert_allclose(tf.reshape(layers.average_pool(x, pool_time=False), [-1]), [2, 4, 6])
+
+
+def times(length, grow):
+    """Lengths of the time axis by block, for a first block and four later ones."""
+    x, result = tf.zeros([1, length, 32, 32, 1]), [length]
+    for block in range(5):
+        x = layers.average_pool(x, pool_time=block > 0, grow_length_one_axes=grow)
+        result.append(x.shape[1])
+    return result
+
+
+def test_time_by_block_is_the_authors_with_growth_and_ends_at_one_without():
+    # The authors' implementation, for inputs of 8, 4 and 2 frames.
+    assert times(8, True) == [8, 8, 4, 2, 1, 3]
+    assert times(4, True) == [4, 4, 2, 1, 3, 2]
+    assert times(2, True) == [2, 2, 1, 3, 2, 1]
+    assert times(8, False) == [8, 8, 4, 2, 1, 1]
+    assert times(2, False) == [2, 2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("grow", [False, True])
+@pytest.mark.parametrize("lengths", [(4, 4, 4), (2, 3, 3), (1, 2, 2), (1, 1, 1)])
+def test_residual_block_is_its_plain_definition(lengths, grow):
+    block = layers.ResBlock3D(5, False, False, grow, 3)
+    x = normal(2, *lengths, 3)
+    y = block(x)
+    plain = lambda h, conv: tf.nn.conv3d(h, conv.kernel, [1] * 5, "SAME") + conv.bias  # noqa: E731
+    for conv in (block.conv1, block.conv2, block.shortcut):
+        conv.bias.assign(RNG.normal(size=conv.bias.shape))
+    hidden = plain(tf.nn.relu(plain(tf.nn.relu(x), block.conv1)), block.conv2)
+    pool = lambda h: layers.average_pool(h, grow_length_one_axes=grow)  # noqa: E731
+    expected = pool(hidden) + pool(plain(x, block.shortcut))
+    np.testing.assert_allclose(block(x), expected, atol=1e-4)
+    assert y.shape == expected.shape
+
+
+def test_first_block_has_no_pre_activation_and_keeps_time():
+    block = layers.ResBlock3D(4, True, False, False, 3)
+    x = normal(1, 3, 4, 4, 3)
+    y = block(x)
+    assert y.shape == (1, 3, 2, 2, 4)
+    plain = lambda h, conv: tf.nn.conv3d(h, conv.kernel, [1] * 5, "SAME") + conv.bias  # noqa: E731
+    hidden = plain(tf.nn.relu(plain(x, block.conv1)), block.conv2)
+    pool = lambda h: tf.nn.avg_pool3d(h, [1, 1, 2, 2, 1], [1, 1, 2, 2, 1], "VALID")  # noqa: E731
+    np.testing.assert_allclose(y, pool(hidden) + plain(pool(x), block.shortcut), atol=1e-4)
+
+
+def test_initial_scales():
+    # Variances: LeCun 1 / fan_in; Glorot uniform 2 / (fan_in + fan_out), twice that with the gain of sqrt(2).
+    shape, fan_in, fan_out = [3, 3, 64, 96], 9 * 64, 9 * 96
+    for initializer, variance in [
+        (layers.lecun_normal(), 1 / fan_in),
+        (layers.glorot_uniform(), 2 / (fan_in + fan_out)),
+        (layers.relu_glorot_uniform(), 4 / (fan_in + fan_out)),
+    ]:
+        assert np.var(initializer(shape)) == pytest.approx(variance, rel=0.05)
+    assert np.abs(layers.lecun_normal()(shape)).max() > 3.5 / np.sqrt(fan_in), "not truncated"

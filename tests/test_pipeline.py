@@ -1,0 +1,151 @@
+"""From shards to batches: which windows, which frames, which pixels, and in which order."""
+
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import tiny_config
+from tests.data_sets import encode_frame, write_data_set
+from tganv2_tf.data import pipeline
+from tganv2_tf.errors import ConfigError, UserError
+
+
+def batches(config, count, batch_size=4, n_dis=1, seed=0, first_step=0):
+    """The first batches, as lists of numpy levels."""
+    manifest = pipeline.load_manifest(config.model, config.data)
+    dataset = pipeline.training_dataset(manifest, config.model, config.data, batch_size, n_dis, seed, first_step)
+    return [[level.numpy() for level in levels] for levels in dataset.take(count)]
+
+
+def pixels(level):
+    """float [-1, 1] -> the bytes that were stored."""
+    return np.rint((level + 1) * 127.5).astype(int)
+
+
+@pytest.fixture
+def config(tmp_path):
+    write_data_set(tmp_path, [9, 4, 12, 7, 4, 30, 5])
+    return tiny_config(data={"data_dir": str(tmp_path), "flip": False, "shuffle_buffer": 4})
+
+
+def test_normalisation_by_hand():
+    values = tf.constant([0, 128, 255], tf.uint8)
+    np.testing.assert_allclose(pipeline.normalize(values), [-1, 128 / 127.5 - 1, 1], atol=1e-6)
+    np.testing.assert_allclose(pipeline.normalize(values, "official"), [-1, 0, 127 / 128])
+
+
+def test_batches_are_pyramids_of_windows(config):
+    for first, second in batches(config, 10, n_dis=2):
+        assert first.shape == (2, 4, 4, 8, 8, 3)
+        assert second.shape == (2, 2, 2, 16, 16, 3)
+        video, time = pixels(first)[..., 0, 0, 0], pixels(first)[..., 0, 0, 1]
+        assert (video == video[:, :, :1]).all(), "a clip comes from one video"
+        assert (np.diff(time, axis=-1) == 1).all(), "of consecutive frames"
+        deeper = pixels(second)[..., 0, 0, 1]
+        assert (pixels(second)[..., 0, 0, 0] == video[:, ::2, :2]).all(), "the second level has every second clip"
+        assert ((deeper - time[:, ::2, :1] - [0, 2]) >= 0).all()
+        assert ((deeper - time[:, ::2, :1] - [0, 2]) <= 1).all(), "and every second frame, from the first or second on"
+
+
+def test_every_start_that_fits_is_drawn_and_no_other(tmp_path):
+    write_data_set(tmp_path, [7], num_shards=1)
+    config = tiny_config(data={"data_dir": str(tmp_path), "frame_step": 2, "shuffle_buffer": 1})
+    windows = [pixels(level[0])[0, :, :, 0, 0, 1] for level in batches(config, 10)]
+    starts = collections.Counter(np.concatenate(windows)[:, 0].tolist())
+    # A window of 4 frames, 2 apart, spans 7: only start 0 fits, and a video exactly as long as the window is used.
+    assert set(starts) == {0}
+    assert (np.concatenate(windows) == [0, 2, 4, 6]).all()
+    config = tiny_config(data={"data_dir": str(tmp_path), "shuffle_buffer": 1})
+    windows = np.concatenate([pixels(level[0])[0, :, :, 0, 0, 1] for level in batches(config, 30)])
+    starts = collections.Counter(windows[:, 0].tolist())
+    assert set(starts) == {0, 1, 2, 3}
+    assert min(starts.values()) > 15, "about a quarter of 120 each"
+
+
+def test_each_video_once_an_epoch_and_short_ones_never(tmp_path):
+    write_data_set(tmp_path, [4, 3, 4, 4, 4, 4, 4, 4, 4])
+    config = tiny_config(data={"data_dir": str(tmp_path), "flip": False, "shuffle_buffer": 3})
+    seen = [v for level in batches(config, 16) for v in (pixels(level[0])[0, :, 0, 0, 0, 0] // 10).tolist()]
+    counts = collections.Counter(seen)
+    assert 1 not in counts
+    # 64 draws of 8 videos: 8 epochs; what the shuffle buffer and the shards read ahead still hold may be missing.
+    assert all(abs(count - 8) <= 1 for count in counts.values()), counts
+    assert seen[:8] != seen[8:16], "another order every epoch"
+
+
+def test_flipping_mirrors_about_half_of_the_clips(config):
+    flipping = tiny_config(data={"data_dir": config.data.data_dir, "shuffle_buffer": 4})
+    columns = np.concatenate([pixels(levels[1])[0, :, 0, 0, :, 2] for levels in batches(flipping, 30)])
+    mirrored = (columns == np.arange(16)[::-1]).all(1)
+    straight = (columns == np.arange(16)).all(1)
+    assert (mirrored | straight).all()
+    assert 0.3 < mirrored.mean() < 0.7
+    assert (pixels(batches(config, 1)[0][1])[0, :, 0, 0, :, 2] == np.arange(16)).all()
+
+
+def test_wide_frames_are_cropped_within_the_authors_margins(tmp_path):
+    write_data_set(tmp_path, [4], height=64, width=80, num_shards=1)
+    config = tiny_config(
+        model={"resolution": 64, "up_channels": (4, 4, 4, 4)},
+        data={"data_dir": str(tmp_path), "flip": False, "shuffle_buffer": 1},
+    )
+    lefts = np.concatenate([pixels(levels[1])[0, :, 0, 0, 0, 2] for levels in batches(config, 60)])
+    # 16 pixels of room: a margin of 1 at either side leaves 1..15, as 4..60 of the authors' 64.
+    assert set(lefts) == set(range(1, 16))
+
+
+def test_a_seed_gives_the_same_batches_and_another_other_ones(config):
+    first, again, other = (batches(config, 3, seed=seed) for seed in (1, 1, 2))
+    for a, b in zip(first, again):
+        for x, y in zip(a, b):
+            np.testing.assert_array_equal(x, y)
+    assert any((a[0] != b[0]).any() for a, b in zip(first, other))
+    resumed = batches(config, 3, seed=1, first_step=5)
+    assert any((a[0] != b[0]).any() for a, b in zip(first, resumed)), "a resumed run does not repeat its first batches"
+
+
+def test_only_the_frames_of_the_window_are_decoded(tmp_path):
+    # Frames outside the window are not images at all.
+    good = encode_frame(np.zeros((16, 16, 3), np.uint8))
+    frames = tf.constant([b"not an image"] * 3 + [good] * 4 + [b"not an image"] * 3)
+    clip = pipeline.decode_clip(frames[3:7], 4, 16, 16)
+    assert clip.shape == (4, 16, 16, 3)
+    window = pipeline.cut_window(tf.constant([str(i).encode() for i in range(10)]), 4, 2, tf.constant([0, 0]))
+    numbers = [int(w) for w in window.numpy()]
+    assert np.diff(numbers).tolist() == [2, 2, 2]
+
+
+def test_frames_are_red_where_the_png_or_jpeg_is_red():
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 255
+    for encoding in ("png", "jpeg"):
+        clip = pipeline.decode_clip(tf.constant([encode_frame(red, encoding)]), 1, 16, 16).numpy()
+        assert np.abs(clip.astype(int) - red).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        ({}, {"data_dir": ""}, "--data_dir is missing"),
+        ({"resolution": 32}, {}, "--resolution=32: the frames .* have 16x16 pixels; valid: 16"),
+        ({}, {"frame_step": 20}, "no video in .* has the 61 frames"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(config, model, data, message):
+    changed = tiny_config(model=model, data={"data_dir": config.data.data_dir, **data})
+    with pytest.raises(ConfigError, match=message):
+        pipeline.load_manifest(changed.model, changed.data)
+
+
+def test_a_damaged_shard_is_an_error(config, tmp_path):
+    shard = next(tmp_path.glob("*.tfrecord"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises((UserError, tf.errors.DataLossError)):
+        batches(config, 30)
+    shard.write_bytes(content[:-5])
+    with pytest.raises(UserError, match=shard.name):
+        pipeline.load_manifest(config.model, config.data)

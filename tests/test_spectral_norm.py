@@ -1,0 +1,85 @@
+"""Spectral normalisation against numpy's SVD, and its gradient against finite differences."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tganv2_tf.models.layers import glorot_uniform
+from tganv2_tf.models.spectral_norm import SpectralConv3D, SpectralDense
+
+
+def dense(units=5, inputs=7):
+    layer = SpectralDense(units, glorot_uniform())
+    layer(tf.zeros([1, inputs]))
+    return layer
+
+
+def converge(layer, iterations=200):
+    for _ in range(iterations):
+        layer.update_singular_vectors()
+
+
+def test_sigma_converges_to_the_largest_singular_value():
+    conv = SpectralConv3D(6, 3, glorot_uniform())
+    conv(tf.zeros([1, 2, 4, 4, 3]))
+    converge(conv)
+    largest = np.linalg.svd(conv.kernel.numpy().reshape(-1, 6), compute_uv=False)[0]
+    assert float(conv.sigma()) == pytest.approx(largest, rel=1e-4)
+    normalized = np.linalg.svd(conv.normalized_kernel().numpy().reshape(-1, 6), compute_uv=False)[0]
+    assert normalized == pytest.approx(1, rel=1e-4)
+
+
+def test_one_update_is_one_power_iteration():
+    layer = dense()
+    w, left = layer.kernel.numpy(), layer.left.numpy()
+    layer.update_singular_vectors()
+    right = w @ left / np.linalg.norm(w @ left)
+    np.testing.assert_allclose(layer.right, right, atol=1e-6)
+    np.testing.assert_allclose(layer.left, w.T @ right / np.linalg.norm(w.T @ right), atol=1e-6)
+
+
+def test_calls_change_nothing():
+    layer = dense()
+    converge(layer, 3)
+    before = [weight.numpy() for weight in layer.weights]
+    x = tf.ones([2, 7])
+    np.testing.assert_array_equal(layer(x), layer(x))
+    for weight, value in zip(layer.weights, before):
+        np.testing.assert_array_equal(weight, value)
+
+
+def test_the_gradient_flows_through_sigma():
+    layer = dense(3, 4)
+    converge(layer, 5)
+    rng = np.random.default_rng(1)
+    x, upstream = rng.normal(size=(2, 4)), rng.normal(size=(2, 3))
+    u, v, w = layer.left.numpy().astype(float), layer.right.numpy().astype(float), layer.kernel.numpy().astype(float)
+
+    def objective(kernel):
+        return np.sum(x @ (kernel / (v @ kernel @ u)) * upstream)
+
+    with tf.GradientTape() as tape:
+        value = tf.reduce_sum(layer(tf.constant(x, tf.float32)) * tf.constant(upstream, tf.float32))
+    gradient = tape.gradient(value, layer.kernel).numpy()
+    numeric = np.zeros_like(w)
+    for index in np.ndindex(*w.shape):
+        shifted = [w.copy(), w.copy()]
+        shifted[0][index] += 1e-6
+        shifted[1][index] -= 1e-6
+        numeric[index] = (objective(shifted[0]) - objective(shifted[1])) / 2e-6
+    np.testing.assert_allclose(gradient, numeric, atol=1e-4 * np.abs(numeric).max())
+
+
+def test_replicas_agree_on_the_singular_vectors(two_replicas):
+    with two_replicas.scope():
+        layer = dense()
+    tf.function(lambda: two_replicas.run(layer.update_singular_vectors))()
+    first, second = (v.numpy() for v in two_replicas.experimental_local_results(layer.left))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_without_normalisation_the_kernel_is_itself():
+    layer = SpectralDense(2, glorot_uniform(), spectral_norm=False)
+    x = tf.ones([1, 3])
+    np.testing.assert_allclose(layer(x), x @ layer.kernel, rtol=1e-6)
+    assert len(layer.weights) == 2

@@ -1,0 +1,236 @@
+"""The training step: what moves, by how much, and that it does not matter how many replicas share it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import tiny_config
+from tganv2_tf.models.discriminator import Discriminator
+from tganv2_tf.models.generator import Generator
+from tganv2_tf.models.latents import latents_from_seeds, sample_latents
+from tganv2_tf.models.tganv2 import TGANv2
+from tganv2_tf.subsampling import video_pyramid
+from tganv2_tf.training.loop import make_model
+
+
+def reals(config, batch_size=None, seed=0):
+    batch_size = batch_size or config.train.global_batch_size
+    clips = tf.random.stateless_uniform([batch_size, 4, 16, 16, 3], [seed, 1], -1, 1)
+    return video_pyramid(clips, config.model.pyramid, tf.constant([seed, 2]))
+
+
+def batch(config, **kwargs):
+    """What fit draws: a leading axis of n_dis."""
+    several = [reals(config, seed=i, **kwargs) for i in range(config.train.n_dis)]
+    return [tf.stack(level) for level in zip(*several)]
+
+
+def values(variables):
+    return [variable.numpy() for variable in variables]
+
+
+def moved(before, variables):
+    return [not np.array_equal(a, b.numpy()) for a, b in zip(before, variables)]
+
+
+def run_step(model, data):
+    return tf.function(lambda: model.distribute_strategy.run(model.train_step, (data,)))()
+
+
+@pytest.mark.parametrize("loss", ["non_saturating", "hinge"])
+def test_a_step_moves_both_networks_their_averages_and_their_statistics(loss):
+    config = tiny_config(loss=loss, r1_weight=1.0, ema_decay=0.9)
+    model = make_model(config)
+    parts = {
+        "generator": model.generator.trainable_variables,
+        "discriminator": model.discriminator.trainable_variables,
+        "average": model.ema_generator.trainable_variables,
+        "statistics": model.generator.non_trainable_variables,
+        "singular vectors": model.discriminator.non_trainable_variables,
+    }
+    before = {name: values(part) for name, part in parts.items()}
+    scalars = run_step(model, batch(config))
+    for name, part in parts.items():
+        share = np.mean(moved(before[name], part))
+        assert share > 0.9, f"{name}: only {share:.0%} of the variables moved"
+    assert int(model.step) == 1
+    assert {"generator_loss", "discriminator_loss", "r1_penalty", "real_logits/level_2"} <= set(scalars)
+    assert all(np.isfinite(float(value)) for value in scalars.values())
+
+
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_each_optimiser_moves_only_its_own_network(network):
+    rates: dict[str, Any] = {
+        "generator_learning_rate": 0.0,
+        "discriminator_learning_rate": 0.0,
+        f"{network}_learning_rate": 1e-3,
+    }
+    config = tiny_config(**rates, ema_decay=0.0)
+    model = make_model(config)
+    parts = {"generator": model.generator.trainable_variables, "discriminator": model.discriminator.trainable_variables}
+    before = {name: values(part) for name, part in parts.items()}
+    run_step(model, batch(config))
+    for name, part in parts.items():
+        assert any(moved(before[name], part)) == (name == network)
+
+
+def test_the_first_adam_step_has_the_size_of_the_learning_rate():
+    # With beta1 = 0 the bias-corrected first step is rate * g / (|g| + eps / sqrt(1 - beta2)): rate where |g| is large.
+    config = tiny_config(discriminator_learning_rate=1e-3, learning_rate_decay="none")
+    model = make_model(config)
+    kernel = model.discriminator.level_discriminators[0].linear.kernel
+    before = kernel.numpy()
+    run_step(model, batch(config))
+    np.testing.assert_allclose(np.abs(kernel.numpy() - before), 1e-3, rtol=1e-2)
+
+
+def test_the_learning_rate_falls_linearly_to_zero():
+    config = tiny_config(train_steps=4, n_dis=2, generator_learning_rate=1e-3, discriminator_learning_rate=2e-3)
+    model = make_model(config)
+    step = tf.function(lambda data: model.distribute_strategy.run(model.train_step, (data,)))
+    for i in range(4):
+        step(batch(config))  # Keras shows the rate of the latest update; a step has two of the discriminator
+        assert float(model.generator_optimizer.learning_rate) == pytest.approx(1e-3 * (1 - i / 4))
+        assert float(model.discriminator_optimizer.learning_rate) == pytest.approx(2e-3 * (1 - (2 * i + 1) / 8))
+    assert (int(model.generator_optimizer.iterations), int(model.discriminator_optimizer.iterations)) == (4, 8)
+
+
+def linear_model(config):
+    """Discriminators whose logit is w * sum(x), a known gradient; one weight a level."""
+
+    class Linear(Discriminator):
+        def __init__(self):
+            tf.keras.Model.__init__(self)
+            self.w = [tf.Variable(0.1), tf.Variable(0.2)]
+
+        def call(self, videos):
+            return [w * tf.reduce_sum(video, [1, 2, 3, 4]) for w, video in zip(self.w, videos)]
+
+    return TGANv2(Generator(config.model), Linear(), config)
+
+
+def test_r1_by_hand():
+    config = tiny_config(r1_weight=3.0)
+    model = linear_model(config)
+    logits, penalty = model.r1_penalty(reals(config))
+    # d D_l / d x = w_l everywhere: level 1 has 4 clips of 4*8*8*3 values, level 2 has 2 clips of 2*16*16*3.
+    squares = 4 * 768 * 0.1**2 + 2 * 1536 * 0.2**2
+    assert float(penalty) == pytest.approx(3.0 / 4 * squares, rel=1e-5)
+    assert [level.shape[0] for level in logits] == [4, 2]
+
+
+@pytest.mark.parametrize("score", ["sum", "separate"])
+def test_losses_and_gradients_by_hand(score):
+    config = tiny_config(score=score, r1_weight=3.0)
+    model = linear_model(config)
+    real, z = reals(config), sample_latents(4, 4, tf.constant([0, 1]))
+    before = values(model.variables)
+    step = model.losses_and_gradients(real, z, [1])
+    assert not any(moved(before, model.variables)), "nothing is updated"
+    fake = model.generator.pyramid(z, frame_offsets=[1])
+    sums = [[video.numpy().sum((1, 2, 3, 4)) for video in videos] for videos in (real, fake)]
+    softplus = lambda x: np.logaddexp(0, x)  # noqa: E731
+
+    def scores(parts):
+        if score == "separate":
+            return np.concatenate([0.1 * parts[0], 0.2 * parts[1]])
+        total = 0.1 * parts[0]
+        total[::2] += 0.2 * parts[1]
+        return total
+
+    real_scores, fake_scores = scores(sums[0]), scores(sums[1])
+    discriminator_loss = np.mean(softplus(-real_scores) + softplus(fake_scores))
+    assert float(step.losses["generator_loss"]) == pytest.approx(np.mean(softplus(-fake_scores)), rel=1e-4)
+    assert float(step.losses["discriminator_loss"]) == pytest.approx(discriminator_loss, rel=1e-4)
+    # The penalty's own share of the gradient: 2 * r1_weight / N_1 * w * (number of values).
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    first = slice(0, 4)
+    adversarial = (-sigmoid(-real_scores[first]) * sums[0][0] + sigmoid(fake_scores[first]) * sums[1][0]).sum() / len(
+        real_scores
+    )
+    assert float(step.discriminator_gradients[0]) == pytest.approx(adversarial + 2 * 3 / 4 * 0.1 * 4 * 768, rel=1e-3)
+
+
+def test_with_two_discriminator_updates_the_generator_moves_with_the_first():
+    one, two = tiny_config(ema_decay=0.0, r1_weight=0.0), tiny_config(ema_decay=0.0, r1_weight=0.0, n_dis=2)
+    models = [make_model(config) for config in (one, two)]
+    initial = values(models[0].discriminator.trainable_variables)
+    data = batch(two)
+    run_step(models[0], [level[:1] for level in data])
+    run_step(models[1], data)
+    # The rates agree at the first update of a step, so the generators agree, and the discriminators do not.
+    for a, b in zip(*(values(m.generator.trainable_variables) for m in models)):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    kernels = [np.concatenate([v.numpy().ravel() for v in m.discriminator.trainable_variables]) for m in models]
+    start = np.concatenate([v.ravel() for v in initial])
+    assert np.abs(kernels[1] - start).max() > 1.2 * np.abs(kernels[0] - start).max()
+
+
+def test_average_starts_short_and_includes_statistics():
+    config = tiny_config(ema_decay=0.999)
+    model = make_model(config)
+    before = values(model.ema_generator.variables)
+    run_step(model, batch(config))
+    decay = (1 + 1) / (10 + 1)  # step 1 of (1 + t) / (10 + t), far below 0.999
+    for start, average, variable in zip(before, model.ema_generator.variables, model.generator.variables):
+        np.testing.assert_allclose(average.numpy(), decay * start + (1 - decay) * variable.numpy(), atol=1e-6)
+    assert any("moving_mean" in v.name for v in model.ema_generator.variables)
+
+
+def test_two_replicas_give_the_gradients_of_one(two_replicas):
+    config = tiny_config(global_batch_size=8, r1_weight=2.0)
+    real, z = reals(config, 8), sample_latents(8, 4, tf.constant([5, 6]))
+
+    def gradients(strategy):
+        with strategy.scope():
+            model = make_model(config)
+        replicas = strategy.num_replicas_in_sync
+
+        def share(context):
+            return [tf.split(whole, replicas)[context.replica_id_in_sync_group] for whole in (*real, z)]
+
+        inputs = strategy.experimental_distribute_values_from_function(share)
+
+        def step(inputs):
+            result = model.losses_and_gradients(inputs[:-1], inputs[-1], [1])
+            flat = [*result.losses.values(), *result.generator_gradients, *result.discriminator_gradients]
+            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, flat)
+
+        outputs = tf.function(lambda: strategy.run(step, (inputs,)))()
+        return [strategy.experimental_local_results(value)[0].numpy() for value in outputs]
+
+    for alone, shared in zip(gradients(tf.distribute.MirroredStrategy(["/cpu:0"])), gradients(two_replicas)):
+        np.testing.assert_allclose(shared, alone, atol=2e-4 * max(np.abs(alone).max(), 0.1))
+
+
+def test_two_replicas_stay_identical(two_replicas):
+    config, strategy = tiny_config(global_batch_size=8), two_replicas
+    with strategy.scope():
+        model = make_model(config)
+    data = strategy.experimental_distribute_values_from_function(lambda context: batch(config, batch_size=4))
+    run_step(model, data)
+    for variable in [*model.generator.variables, *model.discriminator.variables, *model.ema_generator.variables]:
+        first, second = (v.numpy() for v in strategy.experimental_local_results(variable))
+        np.testing.assert_array_equal(first, second)
+    assert int(model.step.numpy()) == 1
+
+
+def test_the_same_seed_gives_the_same_step():
+    results = []
+    for _ in range(2):
+        model = make_model(tiny_config(seed=3))
+        run_step(model, batch(model.config))
+        results.append(values(model.generator.trainable_variables))
+    for a, b in zip(*results):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_latents_belong_to_their_seeds():
+    z = latents_from_seeds(tf.constant([3, 5, 9]), 6).numpy()
+    np.testing.assert_array_equal(latents_from_seeds(tf.constant([9]), 6)[0], z[2])
+    assert len({row.tobytes() for row in z}) == 3
+    many = sample_latents(1000, 8, tf.constant([0, 0])).numpy()
+    assert (many.min(), many.max()) == pytest.approx((-1, 1), abs=0.01)
+    assert many.var() == pytest.approx(1 / 3, rel=0.05)  # of U(-1, 1)
