@@ -201,7 +201,8 @@ def _write_all(folder: pathlib.Path, options: MovingShapesOptions, wanted: dict[
     for class_name in CLASSES:
         (folder / "videos" / class_name).mkdir(parents=True)
     everything = list(videos(options))
-    for class_name, group, clip in tqdm.tqdm(everything, desc="moving_shapes", unit="video"):
+    interval = 0.5 if sys.stderr.isatty() else 30  # not a line every moment in a log file
+    for class_name, group, clip in tqdm.tqdm(everything, desc="moving_shapes", unit="video", mininterval=interval):
         path = folder / "videos" / class_name / video_name(class_name, group, clip)
         write_video(path, render(class_name, group, clip, options))
     lists = folder / "ucfTrainTestlist"
@@ -243,7 +244,8 @@ def _coverage(shape: str, centre: tuple[float, float], radius: float, height: in
     else:
         corners = [[x + fixed_point(u * radius), y + fixed_point(v * radius)] for u, v in SHAPES[shape]]
         cv2.fillConvexPoly(mask, np.array(corners, np.int32), (255,), cv2.LINE_AA, SUBPIXEL_BITS)
-    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) / 255.0
+    shrunk: np.ndarray = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
+    return shrunk.astype(np.float64) / 255
 
 
 if __name__ == "__main__":

@@ -124,7 +124,6 @@ class _Preparation:
         self.work = self.folder / UNFINISHED_DIR
         self.num_workers = options.num_workers or _num_processors()
         self.reports: dict[int, ShardReport] = {}
-        self.begun: dict[int, set[str]] = {}
 
     def run(self) -> None:
         self._remove_temporary_files()  # of a run that was killed
@@ -140,8 +139,8 @@ class _Preparation:
 
     def _write_shards(self, tasks: list[ShardTask]) -> None:
         self.reports = {task.index: report for task in tasks if (report := self._finished(task))}
-        self.begun = {task.index: {video.id for video in task.videos} for task in tasks if task.index in self.reports}
-        done = sum(map(len, self.begun.values()))
+        begun = {video.id for task in tasks if task.index in self.reports for video in task.videos}
+        done = len(begun)
         if done:
             print(f"{self.folder}: going on, {len(self.reports)} of {len(tasks)} shards are finished")
         interval = 0.5 if sys.stderr.isatty() else 30  # not a line every moment in a log file
@@ -149,12 +148,10 @@ class _Preparation:
             total=len(self.data_set.videos), initial=done, unit="video", desc=self.data_set.name, mininterval=interval
         ) as bar:
 
-            def show() -> None:
-                bar.update(sum(map(len, self.begun.values())) - bar.n)
-
             def on_begin(task: ShardTask, video_id: str) -> None:
-                self.begun.setdefault(task.index, set()).add(video_id)
-                show()
+                if video_id not in begun:  # it is announced again at each segment, and when its shard is made again
+                    begun.add(video_id)
+                    bar.update()
 
             def on_done(task: ShardTask, report: ShardReport) -> None:
                 self.reports[task.index] = report

@@ -137,15 +137,15 @@ def data_set(options: Ucf101Options) -> DataSet:
         raise UserError(f"--split_dir={split_dir}: no such folder")
     found = find_videos(pathlib.Path(options.video_dir))
     if split_dir:
-        paths = {split: split_dir / f"{split}list{options.fold:02d}.txt" for split in ("train", "test")}
-        needed = paths.values() if options.split == "all" else [paths[options.split]]
-        for path in needed:
-            if not path.is_file():
-                there = ", ".join(sorted(p.name for p in split_dir.glob("*list*.txt"))) or "none"
-                raise UserError(f"--fold={options.fold}: no {path.name} in {split_dir}; lists there: {there}")
+        lists = {split: split_dir / f"{split}list{options.fold:02d}.txt" for split in ("train", "test")}
+        needed = list(lists.values()) if options.split == "all" else [lists[options.split]]
+        for file in needed:
+            if not file.is_file():
+                there = ", ".join(sorted(other.name for other in split_dir.glob("*list*.txt"))) or "none"
+                raise UserError(f"--fold={options.fold}: no {file.name} in {split_dir}; lists there: {there}")
         # Numbers come from both lists, so that a class has the same one in each.
-        known = [video_id for path in paths.values() if path.is_file() for video_id in read_list(path)]
-        wanted = [video_id for path in needed for video_id in read_list(path)]
+        known = [video_id for file in lists.values() if file.is_file() for video_id in read_list(file)]
+        wanted = [video_id for file in needed for video_id in read_list(file)]
         if not wanted:
             raise UserError(f"{' and '.join(map(str, needed))}: no videos listed")
     else:

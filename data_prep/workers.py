@@ -66,17 +66,7 @@ def run_supervised(
                 _wait(workers)
                 error: Exception | None = None
                 for worker in [worker for worker in workers if worker.busy]:
-                    for kind, value in worker.messages():
-                        if kind == "begin":
-                            worker.item, worker.deadline = value, time.monotonic() + item_timeout
-                            if value is not None:
-                                on_begin(worker.task, value)
-                        elif kind == "done":
-                            on_done(worker.task, value)
-                            worker.busy, worker.item = False, None
-                        else:
-                            error = UserError(value) if kind == "user_error" else RuntimeError(f"in a worker:\n{value}")
-                            worker.busy = False
+                    error = worker.listen(item_timeout, on_begin, on_done) or error
                     reason = worker.trouble(item_timeout) if worker.busy else None
                     if reason is None:
                         continue
@@ -114,7 +104,24 @@ class _Worker:
         with contextlib.suppress(OSError):  # it died idle; `trouble` will say so
             self.connection.send(task)
 
-    def messages(self) -> Iterator[tuple[str, Any]]:
+    def listen(
+        self, item_timeout: float, on_begin: Callable[[Any, Any], None], on_done: Callable[[Any, Any], None]
+    ) -> Exception | None:
+        """Reads all that it has said; returns the error with which its function ended, if so."""
+        for kind, value in self._messages():
+            if kind == "begin":
+                self.item, self.deadline = value, time.monotonic() + item_timeout
+                if value is not None:
+                    on_begin(self.task, value)
+                continue
+            self.busy, self.item = False, None
+            if kind == "done":
+                on_done(self.task, value)
+            else:
+                return UserError(value) if kind == "user_error" else RuntimeError(f"in a worker:\n{value}")
+        return None
+
+    def _messages(self) -> Iterator[tuple[str, Any]]:
         try:
             while self.busy and self.connection.poll():
                 yield self.connection.recv()
@@ -122,7 +129,7 @@ class _Worker:
             self.process.join()
 
     def trouble(self, item_timeout: float) -> str | None:
-        """Why this worker must be replaced, or None. Called after its messages have been read."""
+        """Why this worker must be replaced, or None. Asked after `listen`, as it may have finished before it died."""
         code = self.process.exitcode
         if code is not None:
             hint = " (out of memory?)" if code == -signal.SIGKILL else ""

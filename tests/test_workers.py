@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -91,6 +92,7 @@ def test_all_tasks_are_done_by_no_more_workers_than_asked() -> None:
     assert set(done) == {task.items for task in tasks} and all(not task.lost for task in done.values())
     assert sorted(begun) == sorted(item for task in tasks for item in task.items)
     assert 1 <= len(pids) <= 2 and os.getpid() not in pids
+    assert not multiprocessing.active_children()
 
 
 def test_no_tasks_no_workers() -> None:
@@ -133,6 +135,7 @@ def test_headway_renews_the_time_limit() -> None:
 def test_errors_end_the_run(item: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         _run([Task((item,)), Task(("hang",))])
+    assert not multiprocessing.active_children()
 
 
 def test_dying_at_no_item_is_not_tried_for_ever() -> None:

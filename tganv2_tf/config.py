@@ -132,7 +132,6 @@ class TrainConfig:
             "global_batch_size",
             "train_steps",
             "n_dis",
-            "r1_every_steps",
             "log_every_steps",
             "num_previews",
         )

@@ -1,8 +1,8 @@
 """The subsampling layers: S^G between the generator's levels, S^D from a real clip to its pyramid.
 
 Both reduce a level in the same way, so that real and fake levels have the same distribution of frames:
-`h[::s_n, b::s_t]` with a random offset b (paper, section on the subsampling layers). S^D also averages pixels down to the
-level's size.
+`h[::s_n, b::s_t]` with a random offset b (paper, section on the subsampling layers). S^D also averages pixels down to
+the level's size.
 """
 
 from __future__ import annotations

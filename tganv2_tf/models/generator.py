@@ -5,7 +5,7 @@ Training renders every level and subsamples frames and samples between them; inf
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf

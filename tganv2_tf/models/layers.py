@@ -207,7 +207,7 @@ class Conv2D(layers.Layer):
     """Convolution of frames with zero padding, stride 1."""
 
     def __init__(
-        self, channels: int, kernel_size: int, initializer: tf.keras.initializers.Initializer, **kwargs
+        self, channels: int, kernel_size: int, initializer: tf.keras.initializers.Initializer, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.channels, self.kernel_size, self.initializer = channels, kernel_size, initializer
@@ -295,7 +295,13 @@ class ResBlock3D(layers.Layer):
     """
 
     def __init__(
-        self, channels: int, first: bool, spectral_norm: bool, grow_length_one_axes: bool, in_channels: int, **kwargs
+        self,
+        channels: int,
+        first: bool,
+        spectral_norm: bool,
+        grow_length_one_axes: bool,
+        in_channels: int,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.first = first

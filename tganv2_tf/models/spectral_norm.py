@@ -1,8 +1,8 @@
 """Spectral normalisation (Miyato et al., 2018) of 3D convolutions and linear layers.
 
 sigma(W) is estimated by one power iteration per discriminator update: `update_singular_vectors` runs it, once, before
-the update, and every call of the layer until the next one divides by the same sigma = u^T W v, through which the gradient
-flows. The stored weight is never overwritten. Keras' and TensorFlow Addons' wrappers iterate at every call and
+the update, and every call of the layer until the next one divides by the same sigma = u^T W v, through which the
+gradient flows. The stored weight is never overwritten. Keras' and TensorFlow Addons' wrappers iterate at every call and
 overwrite the kernel, which is wrong where a network is called on reals and on fakes in one step.
 """
 
@@ -142,7 +142,7 @@ class SpectralDense(SpectralLayer):
     """Linear layer."""
 
     def __init__(
-        self, units: int, initializer: tf.keras.initializers.Initializer, spectral_norm: bool = True, **kwargs
+        self, units: int, initializer: tf.keras.initializers.Initializer, spectral_norm: bool = True, **kwargs: Any
     ) -> None:
         super().__init__(spectral_norm, initializer, **kwargs)
         self.units = units

@@ -181,7 +181,7 @@ class TGANv2(tf.keras.Model):
         optimizer.apply_gradients(zip(scaled, network.trainable_variables))
 
     def _update_average(self, strategy: tf.distribute.Strategy) -> None:
-        """Moves the averaged generator; early on with a shorter memory, (1 + t) / (10 + t), as TensorFlow's averages."""
+        """Moves the averaged generator; early on with a shorter memory, (1 + t) / (10 + t), as TensorFlow's."""
         step = tf.cast(tf.convert_to_tensor(self.step), tf.float32)
         decay = tf.minimum(self.config.train.ema_decay, (1.0 + step) / (10.0 + step))
         for average, variable in zip(self.ema_generator.variables, self.generator.variables):

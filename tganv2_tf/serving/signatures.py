@@ -1,11 +1,11 @@
 """What an exported SavedModel offers; it loads with TensorFlow alone.
 
-| signature         | inputs                                                  | output `videos`                         |
-|-------------------|---------------------------------------------------------|-----------------------------------------|
-| `serving_default` | z float32 [N, z_dim]                                    | uint8 [N, T, H, W, 3]                   |
-| `generate_float`  | z float32 [N, z_dim]                                    | float32 [N, T, H, W, 3] in [-1, 1]      |
-| `generate`        | seed int64 [], num_videos int32 [], num_frames int32 [] | uint8 [num_videos, num_frames, H, W, 3] |
-| `preview`         | z float32 [N, z_dim], level int32 [], from 1            | uint8 [N, T, H_level, W_level, 3]       |
+| signature         | inputs                                                  | output `videos`                    |
+|-------------------|---------------------------------------------------------|------------------------------------|
+| `serving_default` | z float32 [N, z_dim]                                    | uint8 [N, T, H, W, 3]              |
+| `generate_float`  | z float32 [N, z_dim]                                    | float32 [N, T, H, W, 3] in [-1, 1] |
+| `generate`        | seed int64 [], num_videos int32 [], num_frames int32 [] | uint8 [N, T, H, W, 3]              |
+| `preview`         | z float32 [N, z_dim], level int32 [], from 1            | uint8 [N, T, H_level, W_level, 3]  |
 
 `generate` gives the videos of the seeds seed, seed + 1, ...: each depends on its own seed only. The loaded object also
 has `sample(z, num_frames, level)`, float32, which all of them wrap.
@@ -13,7 +13,6 @@ has `sample(z, num_frames, level)`, float32, which all of them wrap.
 
 from __future__ import annotations
 
-import functools
 import os
 import pathlib
 import shutil
@@ -52,7 +51,9 @@ class ServedGenerator(tf.Module):
             tf.debugging.assert_greater_equal(num_frames, 1, "num_frames must be at least 1")
             tf.debugging.assert_greater_equal(level, 1, f"level must be from 1 to {num_levels}")
             tf.debugging.assert_less_equal(level, num_levels, f"level must be from 1 to {num_levels}")
-            branches = [functools.partial(generator, z, num_frames, level=i) for i in range(1, num_levels + 1)]
+            branches = [
+                lambda number=number: generator(z, num_frames, level=number) for number in range(1, num_levels + 1)
+            ]
             return tf.switch_case(level - 1, branches)
 
         @tf.function(input_signature=[latents])

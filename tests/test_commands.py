@@ -1,0 +1,306 @@
+"""The whole line through the true commands, at tiny sizes: videos -> shards -> training -> samples, SavedModel."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import ROOT, run_command
+from tests.data_sets import write_data_set
+from tganv2_tf.training.checkpoints import load_config, load_generator
+
+MODEL = [
+    "--resolution=16",
+    "--num_frames=4",
+    "--z_dim=4",
+    "--frame_strides=2",
+    "--batch_strides=2",
+    "--lstm_channels=4",
+    "--up_channels=4,4,4,4",
+    "--discriminator_channels=4,8",
+]
+RUN = ["--global_batch_size=4", "--log_every_steps=1", "--preview_every_steps=2", "--num_previews=2"]
+
+
+def succeed(module: str, *arguments: str) -> str:
+    result = run_command(module, *arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def fail(module: str, *arguments: str, status: int) -> str:
+    """Runs a command with wrong input; its error is one line, which is returned."""
+    result = run_command(module, *arguments)
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith(module.split(".")[-1] + ": ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("line")
+
+
+@pytest.fixture(scope="module")
+def data_dir(folder: pathlib.Path) -> str:
+    """Rendered videos, sent through the preparation of UCF101."""
+    shapes, data = folder / "shapes", folder / "data"
+    succeed("data_prep.moving_shapes", f"--output_dir={shapes}", "--videos_per_class=2", "--num_frames=8")
+    lists = shapes / "ucfTrainTestlist"
+    size = ["--resolution=16", "--min_frames=4", "--num_workers=1"]
+    succeed("data_prep.ucf101", f"--video_dir={shapes}/videos", f"--split_dir={lists}", f"--output_dir={data}", *size)
+    return str(data)
+
+
+@pytest.fixture(scope="module")
+def run(folder: pathlib.Path, data_dir: str) -> str:
+    """A run of three steps with its checkpoints, events and config."""
+    model_dir = folder / "run"
+    where = [f"--data_dir={data_dir}", f"--model_dir={model_dir}", "--checkpoint_every_steps=2"]
+    result = run_command("tganv2_tf.train", *MODEL, *RUN, *where, "--train_steps=3")
+    assert result.returncode == 0, result.stderr
+    assert "3/3" in result.stderr, "the progress bar"
+    for noise in ("Unable to register", "TensorFlow Addons", "TF-TRT", "cpu_feature_guard"):
+        assert noise not in result.stderr
+    return str(model_dir)
+
+
+@pytest.fixture(scope="module")
+def saved_model(folder: pathlib.Path, run: str) -> str:
+    succeed("tganv2_tf.export", f"--model_dir={run}", f"--output_dir={folder}/saved/tiny")
+    return f"{folder}/saved/tiny/1"
+
+
+def test_a_run_leaves_config_checkpoints_and_events(run: str) -> None:
+    folder = pathlib.Path(run)
+    assert load_config(run).model.resolution == 16
+    assert sorted(p.name for p in (folder / "checkpoints").glob("*.index")) == ["ckpt-2.index", "ckpt-3.index"]
+    tags: dict[str, list[int]] = {}
+    contents = {}
+    for path in (folder / "events").iterdir():
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                tags.setdefault(value.tag, []).append(event.step)
+                contents[value.tag] = value.tensor
+    assert tags["train/generator_loss"] == [1, 2, 3]
+    for tag in ("discriminator_loss", "r1_penalty", "real_logits/level_1", "fake_logits/level_2", "clips_per_second"):
+        assert f"train/{tag}" in tags
+    assert {"train/generator_learning_rate", "train/spectral_norm/level_1_max", "config"} <= set(tags)
+    assert tags["samples/level_1"] == tags["samples/level_2"] == [2, 3]
+    width, height, gif = contents["samples/level_2"].string_val
+    frames = iio.imread(gif, extension=".gif", plugin="pillow")
+    assert frames.shape == (4, int(height), int(width), 3)
+    assert '"resolution": 16' in contents["config"].string_val[0].decode()
+
+
+def test_the_same_command_goes_on_and_a_finished_run_is_left_alone(run: str, data_dir: str, tmp_path: pathlib.Path) -> None:
+    where = [f"--data_dir={data_dir}", f"--model_dir={tmp_path}/run"]
+    arguments = [*MODEL, *RUN, *where, "--learning_rate_decay=none"]
+    succeed("tganv2_tf.train", *arguments, "--train_steps=1")
+    first = load_generator(f"{tmp_path}/run")[0].get_weights()
+    result = run_command("tganv2_tf.train", *arguments, "--train_steps=2")
+    assert result.returncode == 0, result.stderr
+    assert "Going on from step 1" in result.stderr
+    assert "2/2" in result.stderr
+    generator, _, step = load_generator(f"{tmp_path}/run")
+    assert step == 2
+    assert any((a != b).any() for a, b in zip(first, generator.get_weights()))
+    result = run_command("tganv2_tf.train", *arguments, "--train_steps=2")
+    assert result.returncode == 0
+    assert "nothing to do" in result.stderr
+
+
+def test_another_model_in_the_same_folder_is_refused_by_name(run: str, data_dir: str) -> None:
+    where = [f"--data_dir={data_dir}", f"--model_dir={run}"]
+    line = fail("tganv2_tf.train", *MODEL, *RUN, *where, "--train_steps=9", "--z_dim=5", status=2)
+    assert "--z_dim=5 (the run has 4)" in line
+    assert load_config(run).model.z_dim == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends(number: signal.Signals, data_dir: str, tmp_path: pathlib.Path) -> None:
+    where = [f"--data_dir={data_dir}", f"--model_dir={tmp_path}", "--train_steps=100000"]
+    command = [sys.executable, "-m", "tganv2_tf.train", *MODEL, *RUN, *where]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 200
+        while not any(b"train/generator_loss" in p.read_bytes() for p in tmp_path.glob("events/*")):
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=100)
+    assert process.returncode == 128 + number, errors
+    assert "Traceback" not in errors
+    _, _, step = load_generator(str(tmp_path))
+    assert f"Stopped at step {step} and saved" in errors
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_naming_the_step(data_dir: str, tmp_path: pathlib.Path) -> None:
+    where = [f"--data_dir={data_dir}", f"--model_dir={tmp_path}", "--train_steps=50", "--nospectral_norm"]
+    line = fail("tganv2_tf.train", *MODEL, *RUN, *where, "--discriminator_learning_rate=1e30", status=1)
+    assert "step " in line
+    assert "is not finite" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--resolution=191"], 2, "--resolution=191 .* multiple of 64"),
+        (["--resolutoin=192"], 2, "resolutoin'. Did you mean: resolution"),
+        (["--frame_strides=3,3,3"], 2, "--num_frames=16 .* --frame_strides=3,3,3; valid: a multiple of 27"),
+        (["--global_batch_size=12"], 2, "--global_batch_size=12"),
+        (["--flagfile=ucf.flags", "--data_dir=/nowhere", "--model_dir=/tmp/never"], 1, "/nowhere: no such folder"),
+        (["--flagfile=ucf.flags", "--model_dir=/tmp/never"], 2, "--data_dir is missing"),
+        (["--flagfile=ucf.flags", "--data_dir=x"], 2, "--model_dir is missing"),
+    ],
+)
+def test_what_cannot_work_is_one_line(arguments: list[str], status: int, message: str) -> None:
+    import re
+
+    assert re.search(message, fail("tganv2_tf.train", *arguments, status=status))
+
+
+def test_a_damaged_record_ends_training_with_one_line(tmp_path: pathlib.Path) -> None:
+    write_data_set(tmp_path / "data", [8] * 8, num_shards=1)
+    shard = next((tmp_path / "data").glob("*.tfrecord"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 255
+    shard.write_bytes(content)
+    where = [f"--data_dir={tmp_path}/data", f"--model_dir={tmp_path}/run"]
+    line = fail("tganv2_tf.train", *MODEL, *RUN, *where, "--train_steps=50", "--shuffle_buffer=2", status=1)
+    assert f"{tmp_path}/data" in line
+
+
+def test_dry_run_shows_the_levels_of_the_papers_recipe() -> None:
+    result = run_command("tganv2_tf.train", "--flagfile=ucf.flags", "--dry_run")
+    assert result.returncode == 0, result.stderr
+    rows = [line.split()[:4] for line in result.stdout.splitlines() if line.strip()[:2] in ("1 ", "2 ", "3 ", "4 ")]
+    # Paper, Table 1 and Figure 2.
+    assert rows == [
+        ["1", "24x24", "16", "64"],
+        ["2", "48x48", "8", "32"],
+        ["3", "96x96", "4", "16"],
+        ["4", "192x192", "2", "8"],
+    ]
+    assert "devices: " in result.stdout
+    assert "NO GPU FOUND" in result.stderr
+    config = json.loads(result.stdout[: result.stdout.index("\n}\n") + 3])
+    assert config["train"]["global_batch_size"] == 64
+
+
+def test_generate_writes_grids_and_single_files_of_any_length(run: str, tmp_path: pathlib.Path) -> None:
+    grid = tmp_path / "grid.gif"
+    succeed("tganv2_tf.generate", f"--model_dir={run}", "--seeds=0-3", f"--output={grid}", "--num_frames=40")
+    assert iio.imread(grid, plugin="pillow").shape == (40, 34, 34, 3)
+    single = [f"--model_dir={run}", "--layout=single", "--level=1", "--scale=2", f"--output={tmp_path}/v.mp4"]
+    succeed("tganv2_tf.generate", *single, "--seeds=3,7")
+    for seed in (3, 7):
+        assert iio.imread(tmp_path / f"v-seed{seed}.mp4", plugin="FFMPEG").shape == (4, 16, 16, 3)
+
+
+def test_a_seed_gives_the_same_video_from_a_run_and_from_its_saved_model(
+    run: str, saved_model: str, tmp_path: pathlib.Path
+) -> None:
+    made = {}
+    for source in (f"--model_dir={run}", f"--saved_model={saved_model}"):
+        path = tmp_path / "samples.png"
+        succeed("tganv2_tf.generate", source, "--seeds=5,2", f"--output={path}")
+        made[source] = iio.imread(path).astype(int)
+    first, second = made.values()
+    assert np.abs(first - second).max() <= 1
+    assert np.abs(first[:16] - first[18:]).max() > 1, "two seeds, two videos"
+
+
+def test_the_saved_model_needs_only_tensorflow_and_equals_the_generator(run: str, saved_model: str) -> None:
+    generator, _, _ = load_generator(run)
+    z = tf.random.stateless_uniform([3, 4], [0, 1], -1, 1)
+    script = f"""
+        import json, sys
+        import numpy as np, tensorflow as tf
+        model = tf.saved_model.load({saved_model!r})
+        z = tf.random.stateless_uniform([3, 4], [0, 1], -1, 1)
+        s = model.signatures
+        out = {{
+            "float": s["generate_float"](z=z)["videos"].numpy().tolist(),
+            "default": s["serving_default"](z=z)["videos"].numpy().tolist(),
+            "level1": list(s["preview"](z=z, level=tf.constant(1))["videos"].shape),
+            "long": s["generate"](seed=tf.constant(3, tf.int64), num_videos=tf.constant(2), num_frames=tf.constant(7))["videos"].numpy().tolist(),
+            "one": s["generate"](seed=tf.constant(4, tf.int64), num_videos=tf.constant(1), num_frames=tf.constant(7))["videos"].numpy().tolist(),
+            "ours": [name for name in sys.modules if name.startswith("tganv2_tf")],
+        }}
+        print(json.dumps(out))
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], cwd="/", capture_output=True, text=True, timeout=200
+    )
+    assert result.returncode == 0, result.stderr
+    out = json.loads(result.stdout)
+    assert out["ours"] == []
+    expected = generator(z).numpy()
+    np.testing.assert_allclose(out["float"], expected, atol=1e-5)
+    assert np.abs(np.array(out["default"]) - np.rint((expected + 1) * 127.5)).max() <= 1
+    assert out["level1"] == [3, 4, 8, 8, 3]
+    assert np.array(out["long"]).shape == (2, 7, 16, 16, 3)
+    assert np.abs(np.array(out["long"])[1] - np.array(out["one"])[0]).max() <= 1, "a video belongs to its seed"
+
+
+def test_saved_model_cli_runs_it(saved_model: str) -> None:
+    cli = pathlib.Path(sys.executable).with_name("saved_model_cli")
+    inputs = "z=np.zeros((2,4),dtype=np.float32)"
+    options = ["--tag_set", "serve", "--signature_def", "serving_default", "--input_exprs", inputs]
+    command = [str(cli), "run", "--dir", saved_model, *options]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr
+    assert "Result for output key videos" in result.stdout
+
+
+def test_versions_count_up_and_are_never_overwritten(run: str, saved_model: str) -> None:
+    name = str(pathlib.Path(saved_model).parent)
+    line = fail("tganv2_tf.export", f"--model_dir={run}", f"--output_dir={name}", "--version=1", status=1)
+    assert "is already there" in line
+    assert succeed("tganv2_tf.export", f"--model_dir={run}", f"--output_dir={name}").startswith(f"{name}/2")
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "status", "message"),
+    [
+        ("tganv2_tf.generate", ["--output=x.gif"], 2, "--model_dir or --saved_model"),
+        ("tganv2_tf.generate", ["--output=x.gif", "--model_dir=/nowhere"], 1, "/nowhere is not a run"),
+        ("tganv2_tf.generate", ["--output=x.gif", "--saved_model=/nowhere"], 1, "no SavedModel there"),
+        ("tganv2_tf.generate", ["--output=x.avi", "--model_dir=/nowhere"], 1, "cannot write .avi"),
+        ("tganv2_tf.generate", ["--output=x.gif", "--model_dir=x", "--seeds=5-2"], 2, "--seeds=5-2"),
+        ("tganv2_tf.generate", ["--output=x.gif", "--model_dir=x", "--seeds=a"], 2, "--seeds=a"),
+        ("tganv2_tf.export", ["--model_dir=/nowhere", "--output_dir=/tmp/never"], 1, "/nowhere is not a run"),
+        ("tganv2_tf.export", ["--model_dir=/nowhere"], 2, "--output_dir is missing"),
+    ],
+)
+def test_wrong_input_of_generate_and_export_is_one_line(
+    module: str, arguments: list[str], status: int, message: str
+) -> None:
+    assert message in fail(module, *arguments, status=status)
+
+
+def test_a_level_that_does_not_exist_is_refused(run: str, tmp_path: pathlib.Path) -> None:
+    line = fail("tganv2_tf.generate", f"--model_dir={run}", f"--output={tmp_path}/x.gif", "--level=3", status=2)
+    assert "--level=3: the generator has 2 levels" in line
+
+
+def test_help_is_quick_to_read_and_needs_no_tensorflow() -> None:
+    for module in ("tganv2_tf.train", "tganv2_tf.generate", "tganv2_tf.export", "data_prep.ucf101"):
+        code = f"import runpy, sys; sys.argv = ['x', '--help']\ntry: runpy.run_module('{module}', run_name='__main__')\n"
+        code += "except SystemExit as end: assert end.code == 0\nassert 'tensorflow' not in sys.modules"
+        result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, result.stderr
+        assert f"usage: python -m {module}" in result.stdout
