@@ -28,8 +28,8 @@ demo: opencv
 	$(PY) -m data_prep.ucf101 --video_dir=demo/moving_shapes/videos --split_dir=demo/moving_shapes/ucfTrainTestlist \
 		--split=train --fold=1 --output_dir=demo/data/train --resolution=32
 	$(PY) -m tganv2_tf.train --flagfile=demo.flags --data_dir=demo/data/train --model_dir=demo/run
-	$(PY) -m tganv2_tf.generate --model_dir=demo/run --seeds=0-24 --output=demo/samples.gif
-	$(PY) -m tganv2_tf.generate --model_dir=demo/run --seeds=0-24 --output=demo/samples.png
+	$(PY) -m tganv2_tf.generate --model_dir=demo/run --seeds=0-48 --scale=2 --output=demo/samples.gif
+	$(PY) -m tganv2_tf.generate --model_dir=demo/run --seeds=0-11 --scale=2 --output=demo/samples.png
 	$(PY) -m tganv2_tf.export --model_dir=demo/run --output_dir=saved_models/demo
 	@echo
 	@echo "Generated videos   demo/samples.gif, frame by frame in demo/samples.png"

@@ -190,6 +190,9 @@ def run(
     program = command.rpartition(".")[2]
     try:
         return main(*parse(argv, *option_types)) or 0
+    except BrokenPipeError:  # `... | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return 130

@@ -141,6 +141,7 @@ class TrainConfig:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 up to, not including, 1")
+        _require(self.seed < 2**31, "seed", self.seed, "a whole number below 2147483648")
         _require(self.adam_epsilon > 0, "adam_epsilon", self.adam_epsilon, "a number above 0")
 
 

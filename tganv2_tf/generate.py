@@ -97,7 +97,7 @@ def load_sampler(command: Command) -> Callable[[int], np.ndarray]:
         z_dim = served.structured_input_signature[1]["z"].shape[1]
         default_frames = served.structured_outputs["videos"].shape[1]
         num_levels = int(loaded.num_levels)
-        sample = loaded.sample
+        sample = lambda *inputs: loaded.sample(*inputs)  # noqa: E731 (the function alone does not keep its variables)
     level = command.level or num_levels
     if level > num_levels:
         raise ConfigError(f"--level={level}: the generator has {num_levels} levels; valid: 1 to {num_levels}")

@@ -28,6 +28,7 @@ NOISE = re.compile(
     \d{4}-\d\d-\d\d\ \d\d:\d\d:\d\d\.\d+:\ [IWE]\ \S+:\d+\]\ (?:   # a line of TensorFlow's own log; never level F
         Unable\ to\ register\ cu(?:DNN|FFT|BLAS)\ factory:           # the libraries are linked in twice; harmless
       | TF-TRT\ Warning:\ Could\ not\ find\ TensorRT                 # an optional converter that is not used here
+      | Input\ of\ GeneratorDatasetOp::Dataset\ will\ not\ be\ optimized  # how a strategy draws its batches
       | remapper\ failed:                                            # a graph stays as it was, without some fusions
     )
   | WARNING:\ All\ log\ messages\ before\ absl::InitializeLog\(\)\ is\ called\ are\ written\ to\ STDERR

@@ -129,6 +129,7 @@ class TGANv2(tf.keras.Model):
         """
         return self._losses_and_gradients(real_videos, z, frame_offsets)[0]
 
+    @tf.autograph.experimental.do_not_convert  # nothing here depends on a tensor's value, and tracing is quicker
     def train_step(self, real_videos: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
         """One generator update and n_dis discriminator updates; called by `fit` on each replica.
 

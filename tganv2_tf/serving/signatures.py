@@ -34,7 +34,7 @@ class ServedGenerator(tf.Module):
     """A generator as plain TensorFlow functions and variables, without Keras objects or code of ours.
 
     Attributes:
-      signatures: name -> concrete function, for `tf.saved_model.save`.
+      functions: name -> concrete function, the signatures for `tf.saved_model.save`.
     """
 
     def __init__(self, generator: Generator) -> None:
@@ -80,7 +80,7 @@ class ServedGenerator(tf.Module):
             "generate": generate,
             "preview": preview,
         }
-        self.signatures = {name: function.get_concrete_function() for name, function in functions.items()}
+        self.functions = {name: function.get_concrete_function() for name, function in functions.items()}
 
 
 def next_version(folder: str | os.PathLike[str]) -> int:
@@ -110,7 +110,7 @@ def export(generator: Generator, folder: str | os.PathLike[str], version: int | 
     temporary = tempfile.mkdtemp(prefix=".unfinished-", dir=parent)
     try:
         module = ServedGenerator(generator)
-        tf.saved_model.save(module, temporary, signatures=module.signatures)
+        tf.saved_model.save(module, temporary, signatures=module.functions)
         os.chmod(temporary, 0o755)
         os.replace(temporary, target)
     except BaseException:

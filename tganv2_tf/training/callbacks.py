@@ -98,13 +98,17 @@ class Previews(StepCallback):
         seed = tf.constant([config.train.seed, PREVIEWS_SEED])
         self.z = sample_latents(config.train.num_previews, config.model.z_dim, seed)
 
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_begin(logs)
+        self.sample = tf.function(lambda z, level: self.model.ema_generator(z, level=level), autograph=False)
+
     def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
         if step % self.config.train.preview_every_steps and step != self.config.train.train_steps:
             return
         with self.writer.as_default(step):
             for number in range(1, self.config.model.pyramid.num_levels + 1):
-                # A few at a time: all frames of all samples at once would take more memory than a training step.
-                samples = [self.model.ema_generator(z, level=number).numpy() for z in np.split(self.z, len(self.z))]
+                # One at a time: all frames of all samples at once could take more memory than a training step.
+                samples = [self.sample(z[tf.newaxis], number).numpy() for z in self.z]
                 write_animation(f"samples/level_{number}", videos.grid(videos.to_uint8(np.concatenate(samples))))
         self.writer.flush()
 
@@ -183,6 +187,11 @@ def progress_bar(first_step: int, train_steps: int) -> tf.keras.callbacks.Callba
         def _clean_up_progbar(self, hook: str, logs: dict[str, Any]) -> None:
             if hook == "train_epoch":  # the original fills the bar up, even where the run was stopped
                 self.epoch_progress_tqdm.update(self.steps_to_update)
+                self.close()
+
+        def close(self) -> None:
+            """Ends the bar's line; also after an error, when Keras calls no callback."""
+            if self.epoch_progress_tqdm is not None:
                 self.epoch_progress_tqdm.close()
 
     bar_format = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"

@@ -91,10 +91,12 @@ def train(config: Config, dry_run: bool = False) -> int:
     with strategy.scope():
         model = make_model(config)
     manager = checkpoint_manager(model)
-    try:
-        restored = manager.restore_or_initialize()
-    except (tf.errors.OpError, ValueError) as error:
-        raise UserError(f"{manager.latest_checkpoint}: cannot be read: {' '.join(str(error).split())[:300]}") from error
+    restored = manager.latest_checkpoint
+    if restored:
+        try:
+            manager.checkpoint.restore(restored).assert_existing_objects_matched()
+        except (tf.errors.OpError, AssertionError, ValueError) as error:
+            raise UserError(f"{restored}: cannot be read: {' '.join(str(error).split())[:300]}") from error
     first_step, last_step = int(model.step.numpy()), config.train.train_steps
     logging.info("%d videos in %s.", manifest.num_videos, config.data.data_dir)
     logging.info("Going on from step %d." if restored else "A new run.", *([first_step] if restored else []))
@@ -110,6 +112,7 @@ def train(config: Config, dry_run: bool = False) -> int:
     with writer.as_default(first_step):
         tf.summary.text("config", f"```\n{config.to_json()}```")
     checkpoints = callbacks.Checkpoints(manager, config)
+    bar = callbacks.progress_bar(first_step, last_step)
     try:
         model.fit(
             dataset,
@@ -117,7 +120,7 @@ def train(config: Config, dry_run: bool = False) -> int:
             verbose=0,
             callbacks=[
                 callbacks.StopOnNonFinite(),
-                callbacks.progress_bar(first_step, last_step),
+                bar,
                 callbacks.Scalars(writer, config),
                 callbacks.Previews(writer, config),
                 checkpoints,
@@ -126,5 +129,6 @@ def train(config: Config, dry_run: bool = False) -> int:
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
         raise UserError(f"{config.data.data_dir}: a record cannot be read: {error.message.splitlines()[0]}") from error
     finally:
+        bar.close()
         writer.close()
     return 128 + signal.Signals(checkpoints.stopped_by) if checkpoints.stopped_by else 0
