@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the tests are written for CPUs, whatever the machine has
 
 import pytest
 

@@ -182,7 +182,7 @@ def test_a_damaged_record_ends_training_with_one_line(tmp_path: pathlib.Path) ->
     shard.write_bytes(content)
     where = [f"--data_dir={tmp_path}/data", f"--model_dir={tmp_path}/run"]
     line = fail("tganv2_tf.train", *MODEL, *RUN, *where, "--train_steps=50", "--shuffle_buffer=2", status=1)
-    assert f"{tmp_path}/data" in line
+    assert f"{tmp_path}/data: a record is damaged: corrupted record at" in line
 
 
 def test_dry_run_shows_the_levels_of_the_papers_recipe() -> None:
@@ -292,6 +292,7 @@ def test_versions_count_up_and_are_never_overwritten(run: str, saved_model: str)
         ("tganv2_tf.generate", ["--output=x.avi", "--model_dir=/nowhere"], 1, "cannot write .avi"),
         ("tganv2_tf.generate", ["--output=x.gif", "--model_dir=x", "--seeds=5-2"], 2, "--seeds=5-2"),
         ("tganv2_tf.generate", ["--output=x.gif", "--model_dir=x", "--seeds=a"], 2, "--seeds=a"),
+        ("tganv2_tf.generate", ["--output=x.gif", "--model_dir=x", "--seeds=99999999999999999999"], 2, "too large"),
         ("tganv2_tf.export", ["--model_dir=/nowhere", "--output_dir=/tmp/never"], 1, "/nowhere is not a run"),
         ("tganv2_tf.export", ["--model_dir=/nowhere"], 2, "--output_dir is missing"),
     ],

@@ -108,6 +108,7 @@ def test_discriminator_sums_over_frames_and_pixels():
     network.linear.kernel.assign(tf.ones_like(network.linear.kernel))
     for conv in (network.blocks[0].conv1, network.blocks[0].conv2):
         conv.kernel.assign(tf.zeros_like(conv.kernel))
+    network.blocks[0].shortcut.kernel.assign(tf.ones_like(network.blocks[0].shortcut.kernel))
     short, long = network(tf.ones([1, 2, 8, 8, 3])), network(tf.ones([1, 4, 8, 8, 3]))
     assert float(short[0]) != 0
     np.testing.assert_allclose(long, 2 * short, rtol=1e-5)

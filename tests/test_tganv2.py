@@ -217,6 +217,16 @@ def test_two_replicas_stay_identical(two_replicas):
     assert int(model.step.numpy()) == 1
 
 
+def test_replicas_draw_different_latents_and_the_same_offsets(two_replicas):
+    with two_replicas.scope():
+        model = make_model(tiny_config(global_batch_size=8))
+    outputs = tf.function(lambda: two_replicas.run(model.draw, (0, 4)))()
+    z, offsets = (two_replicas.experimental_local_results(value) for value in (outputs[0], outputs[1][0]))
+    assert z[0].shape == (4, 4)
+    assert np.abs(z[0] - z[1]).min() > 0
+    assert int(offsets[0]) == int(offsets[1])
+
+
 def test_the_same_seed_gives_the_same_step():
     results = []
     for _ in range(2):

@@ -189,8 +189,10 @@ def run(
     std_logging.getLogger("tensorflow").setLevel(std_logging.WARNING)
     program = command.rpartition(".")[2]
     try:
-        return main(*parse(argv, *option_types)) or 0
-    except BrokenPipeError:  # `... | head`: the reader has seen enough
+        status = main(*parse(argv, *option_types)) or 0
+        sys.stdout.flush()  # here, where a reader that is gone (`... | head`) is no error of ours
+        return status
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:

@@ -59,6 +59,8 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
+        # With one frame the recurrence would never run, and its weights would have no gradient.
+        _require(self.num_frames >= 2, "num_frames", self.num_frames, "a whole number of at least 2")
         for name in ("z_dim", "lstm_channels", "lstm_layers"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         blocks = self.pyramid.num_up_blocks
@@ -94,6 +96,7 @@ class DataConfig:
     frame_step: int = option("distance of the frames of a clip in the video, in frames", 1)
 
     def __post_init__(self) -> None:
+        _require("://" not in self.data_dir, "data_dir", self.data_dir, "a folder of this machine")
         _require(self.shuffle_buffer >= 1, "shuffle_buffer", self.shuffle_buffer, "a whole number of at least 1")
         _require(self.frame_step >= 1, "frame_step", self.frame_step, "a whole number of at least 1")
 
@@ -141,6 +144,7 @@ class TrainConfig:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 up to, not including, 1")
+        _require("://" not in self.model_dir, "model_dir", self.model_dir, "a folder of this machine")
         _require(self.seed < 2**31, "seed", self.seed, "a whole number below 2147483648")
         _require(self.adam_epsilon > 0, "adam_epsilon", self.adam_epsilon, "a number above 0")
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import dataclasses
 import sys
 
+from absl import logging
+
 from tganv2_tf import cli_flags
 from tganv2_tf.config import option
-from tganv2_tf.errors import ConfigError
+from tganv2_tf.errors import ConfigError, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +29,16 @@ class Command:
 
 
 def main(command: Command) -> int:
+    import tensorflow as tf
+
     from tganv2_tf.serving.signatures import export
     from tganv2_tf.training.checkpoints import load_generator
 
     generator, _, step = load_generator(command.model_dir)
-    path = export(generator, command.output_dir, command.version or None)
+    try:
+        path = export(generator, command.output_dir, command.version or None)
+    except tf.errors.OpError as error:  # a full disk, for one
+        raise UserError(f"--output_dir={command.output_dir}: {error.message.splitlines()[0]}") from error
     print(f"{path}: the generator of step {step}")
     return 0
 

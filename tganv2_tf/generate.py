@@ -34,6 +34,8 @@ def parse_seeds(text: str) -> list[int]:
                 f"--seeds={text}: {part!r} is neither a number nor a range; valid: for example 0-15 or 3,7,12"
             )
         first, last = int(match[1]), int(match[2] or match[1])
+        if last >= 2**63:
+            raise ConfigError(f"--seeds={text}: {last} is too large; valid: below 2^63")
         if last < first:
             raise ConfigError(f"--seeds={text}: the range {part!r} runs backwards; valid: {last}-{first}")
         seeds.extend(range(first, last + 1))
@@ -87,7 +89,7 @@ def load_sampler(command: Command) -> Callable[[int], np.ndarray]:
     else:
         try:
             loaded = tf.saved_model.load(command.saved_model)
-        except OSError as error:
+        except (OSError, tf.errors.OpError) as error:
             raise UserError(
                 f"--saved_model={command.saved_model}: no SavedModel there; name the folder NAME/VERSION"
             ) from error

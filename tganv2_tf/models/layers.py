@@ -78,9 +78,11 @@ class BatchNorm(layers.Layer):
         replica_context = tf.distribute.get_replica_context()
         replicas = 1 if replica_context is None else replica_context.num_replicas_in_sync
         if replicas > 1:
-            mean, square = replica_context.all_reduce(tf.distribute.ReduceOp.MEAN, [mean, variance + tf.square(mean)])
-            variance = square - tf.square(mean)
-        count = tf.cast(replicas * tf.size(values) // tf.shape(values)[-1], tf.float32)
+            # In two steps, as E[x^2] - E[x]^2 cancels out where the mean is large.
+            own_mean = mean
+            mean = replica_context.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
+            variance = replica_context.all_reduce(tf.distribute.ReduceOp.MEAN, variance + tf.square(own_mean - mean))
+        count = float(replicas) * tf.reduce_prod(tf.cast(tf.shape(values)[:-1], tf.float32))
         self.batch_moments = (mean, variance * count / tf.maximum(count - 1.0, 1.0))
         outputs = tf.nn.batch_normalization(values, mean, variance, self.beta, self.gamma, BATCH_NORM_EPSILON)
         return tf.cast(outputs, inputs.dtype)

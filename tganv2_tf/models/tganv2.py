@@ -129,6 +129,14 @@ class TGANv2(tf.keras.Model):
         """
         return self._losses_and_gradients(real_videos, z, frame_offsets)[0]
 
+    def draw(self, update: int, num_clips: int | tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Latents of this replica, and frame offsets of all replicas, for one discriminator update of this step."""
+        fold_in = tf.random.experimental.stateless_fold_in
+        seed = fold_in(fold_in([self.config.train.seed, 0], self.step), update)
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        z = sample_latents(num_clips, self.generator.config.z_dim, fold_in(fold_in(seed, LATENTS), replica))
+        return z, random_frame_offsets(self.config.model.frame_strides, fold_in(seed, OFFSETS))
+
     @tf.autograph.experimental.do_not_convert  # nothing here depends on a tensor's value, and tracing is quicker
     def train_step(self, real_videos: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
         """One generator update and n_dis discriminator updates; called by `fit` on each replica.
@@ -139,30 +147,27 @@ class TGANv2(tf.keras.Model):
         Args:
           real_videos: n_dis batches of this replica: level l float32 [n_dis, N_l, T_l, H_l, W_l, 3].
         Returns:
-          Scalars, averaged over replicas: the losses and the mean logits of each level.
+          Scalars, averaged over replicas: losses and mean logits of each level at the first discriminator update, and
+          the norms of the gradients, the largest over the updates.
         """
         train = self.config.train
         replica_context = tf.distribute.get_replica_context()
         num_clips = real_videos[0].shape[1] or tf.shape(real_videos[0])[1]
-        step_seed = tf.random.experimental.stateless_fold_in([train.seed, 0], self.step)
-        results = {}
+        results: dict[str, tf.Tensor] = {}
         for i in range(train.n_dis):
-            seed = tf.random.experimental.stateless_fold_in(step_seed, i)
-            offset_seed = tf.random.experimental.stateless_fold_in(seed, OFFSETS)
-            replica_seed = tf.random.experimental.stateless_fold_in(seed, LATENTS)
-            replica_seed = tf.random.experimental.stateless_fold_in(
-                replica_seed, replica_context.replica_id_in_sync_group
-            )
-            z = sample_latents(num_clips, self.generator.config.z_dim, replica_seed)
+            z, frame_offsets = self.draw(i, num_clips)
             self.discriminator.update_singular_vectors()
             step, logits = self._losses_and_gradients(
                 [level[i] for level in real_videos],
                 z,
-                random_frame_offsets(self.config.model.frame_strides, offset_seed),
+                frame_offsets,
                 train_generator=i == 0,
             )
+            norm = tf.linalg.global_norm(step.discriminator_gradients)
+            results["discriminator_gradient_norm"] = tf.maximum(norm, results.get("discriminator_gradient_norm", norm))
             if i == 0:
-                results = dict(step.losses)
+                results.update(step.losses)
+                results["generator_gradient_norm"] = tf.linalg.global_norm(step.generator_gradients)
                 for name, values in logits.items():
                     for number, level_logits in enumerate(values, start=1):
                         results[f"{name}/level_{number}"] = tf.reduce_mean(level_logits)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import math
 import signal
+import sys
 import time
 from typing import Any
 
@@ -52,8 +53,8 @@ class StopOnNonFinite(StepCallback):
         wrong = [f"{name}={float(value)}" for name, value in logs.items() if not math.isfinite(value)]
         if wrong:
             raise UserError(
-                f"step {step}: {wrong[0]} is not finite; the run stops and keeps its last checkpoint. "
-                "Lower the learning rates, or raise --r1_weight, and run the same command again"
+                f"step {step}: {wrong[0]} is not finite; the run stops and keeps its last checkpoint; "
+                "lower the learning rates or raise --r1_weight, and run the command again"
             )
 
 
@@ -135,6 +136,7 @@ class Checkpoints(StepCallback):
         super().__init__()
         self.manager, self.config = manager, config
         self.stopped_by: int | None = None
+        self.old_handlers: dict[int, Any] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
@@ -143,25 +145,26 @@ class Checkpoints(StepCallback):
     def _stop(self, number: int, frame: Any) -> None:
         # The step under way ends first; a second signal, with the old handlers back, ends the process at once.
         self.stopped_by = number
-        self._restore_handlers()
+        self.restore_handlers()
 
-    def _restore_handlers(self) -> None:
+    def restore_handlers(self) -> None:
+        """Gives the signals back; also after an error, when Keras calls no callback."""
         for number, handler in self.old_handlers.items():
             signal.signal(number, handler)
 
     def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
-        train = self.config.train
-        if step % train.checkpoint_every_steps == 0 or step == train.train_steps or self.stopped_by:
+        train, stopped = self.config.train, self.stopped_by  # read once: a signal may come at any moment
+        if step % train.checkpoint_every_steps == 0 or step == train.train_steps or stopped:
             try:
                 self.manager.save(step)
             except tf.errors.OpError as error:
                 raise UserError(f"{train.model_dir}: step {step} cannot be saved: {error.message}") from error
-        if self.stopped_by:
+        if stopped:
             logging.info("Stopped at step %d and saved; the same command goes on from there.", step)
             self.model.stop_training = True
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._restore_handlers()
+        self.restore_handlers()
 
 
 def progress_bar(first_step: int, train_steps: int) -> tf.keras.callbacks.Callback:
@@ -195,4 +198,6 @@ def progress_bar(first_step: int, train_steps: int) -> tf.keras.callbacks.Callba
                 self.epoch_progress_tqdm.close()
 
     bar_format = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
-    return ProgressBar(epoch_bar_format=bar_format, show_overall_progress=False, update_per_second=2)
+    bar = ProgressBar(epoch_bar_format=bar_format, show_overall_progress=False)
+    bar.update_interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file would grow for days
+    return bar

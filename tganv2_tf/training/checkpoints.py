@@ -30,26 +30,32 @@ def load_config(model_dir: str) -> Config:
     return Config.from_json(path.read_text())
 
 
-def start_run(config: Config) -> None:
-    """Makes the folder of a run, or makes sure that the run there can go on with this config, and records it.
+def check_run(config: Config) -> None:
+    """Makes the folder of a run, or makes sure that the checkpoints there can be gone on from with this config.
 
     Raises:
-      ConfigError: the run there has another model; the message names the fields.
+      ConfigError: the run there has another model, or other updates a step; the message names the fields.
     """
     folder = pathlib.Path(config.train.model_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / CONFIG_FILE).is_file() and latest_checkpoint(folder):
-        old = load_config(config.train.model_dir).model
+        old = load_config(config.train.model_dir)
         differing = [
-            f"--{field.name}={getattr(config.model, field.name)} (the run has {getattr(old, field.name)})"
-            for field in dataclasses.fields(old)
-            if getattr(config.model, field.name) != getattr(old, field.name)
+            f"--{field.name}={getattr(config.model, field.name)} (the run has {getattr(old.model, field.name)})"
+            for field in dataclasses.fields(old.model)
+            if getattr(config.model, field.name) != getattr(old.model, field.name)
         ]
+        if config.train.n_dis != old.train.n_dis:  # the rates' schedules count the updates
+            differing.append(f"--n_dis={config.train.n_dis} (the run has {old.train.n_dis})")
+        if bool(config.train.ema_decay) != bool(old.train.ema_decay):  # with and without an averaged generator
+            differing.append(f"--ema_decay={config.train.ema_decay} (the run has {old.train.ema_decay})")
         if differing:
-            raise ConfigError(
-                f"{folder} holds a run of another model: {', '.join(differing)}; choose another --model_dir"
-            )
-    write_atomically(folder / CONFIG_FILE, config.to_json())
+            raise ConfigError(f"{folder} holds another run: {', '.join(differing)}; choose another --model_dir")
+
+
+def record_config(config: Config) -> None:
+    """Writes the run's `config.json`."""
+    write_atomically(pathlib.Path(config.train.model_dir) / CONFIG_FILE, config.to_json())
 
 
 def latest_checkpoint(model_dir: str | os.PathLike[str]) -> str | None:

@@ -15,18 +15,19 @@ from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.tganv2 import TGANv2
 from tganv2_tf.training import callbacks
-from tganv2_tf.training.checkpoints import checkpoint_manager, start_run
+from tganv2_tf.training.checkpoints import check_run, checkpoint_manager, record_config
 from tganv2_tf.training.distribution import make_strategy, per_replica_batch_size, warn_without_gpu
 
 
 def make_optimizer(config: Config, learning_rate: float, updates_per_step: int) -> tf.keras.optimizers.Optimizer:
-    """Adam; the step size goes down to 0 over the run's steps where the config says so."""
+    """Adam; the step size goes down to 0 over the run's steps where the config says so.
+
+    A constant rate is a schedule too: as a plain number a checkpoint would hold it, and win over a changed flag.
+    """
     train = config.train
-    schedule = learning_rate
-    if train.learning_rate_decay == "linear":
-        schedule = tf.keras.optimizers.schedules.PolynomialDecay(
-            learning_rate, train.train_steps * updates_per_step, end_learning_rate=0.0
-        )
+    last_rate = 0.0 if train.learning_rate_decay == "linear" else learning_rate
+    steps = train.train_steps * updates_per_step
+    schedule = tf.keras.optimizers.schedules.PolynomialDecay(learning_rate, steps, last_rate)
     return tf.keras.optimizers.Adam(schedule, train.adam_beta1, train.adam_beta2, train.adam_epsilon)
 
 
@@ -42,9 +43,9 @@ def make_model(config: Config) -> TGANv2:
     return model
 
 
-def describe(config: Config, strategy: tf.distribute.Strategy, model: TGANv2) -> str:
+def describe(config: Config, strategy: tf.distribute.Strategy) -> str:
     """The resolved config, the level table and the devices, as `--dry_run` prints them."""
-    generator, discriminator = model.generator, model.discriminator
+    generator, discriminator = Generator(config.model), Discriminator(config.model)
     levels = generator.generator_levels
     first = generator.count_params() - sum(level.count_params() for level in levels)
     lines = [config.to_json(), "level  resolution  frames  batch  generator parameters  discriminator parameters"]
@@ -63,6 +64,13 @@ def describe(config: Config, strategy: tf.distribute.Strategy, model: TGANv2) ->
     return "\n".join(lines)
 
 
+def reason(error: tf.errors.OpError) -> str:
+    """The line of TensorFlow's report that says what happened, without the graph around it."""
+    context = ("Graph execution error", "Detected at", "File ", "[[", "tf.")
+    lines = [line.strip() for line in error.message.splitlines()]
+    return next((line for line in reversed(lines) if line and not line.startswith(context)), lines[0])
+
+
 def train(config: Config, dry_run: bool = False) -> int:
     """Trains, or goes on with, the run in `model_dir`.
 
@@ -78,13 +86,12 @@ def train(config: Config, dry_run: bool = False) -> int:
     batch_size = per_replica_batch_size(config, strategy.num_replicas_in_sync)
     warn_without_gpu(config)
     if dry_run:
-        with strategy.scope():
-            print(describe(config, strategy, make_model(config)))
+        print(describe(config, strategy))
         return 0
     if not config.train.model_dir:
         raise ConfigError("--model_dir is missing: the folder of the run")
     manifest = load_manifest(config.model, config.data)
-    start_run(config)
+    check_run(config)
 
     # The order in which a run resumes: networks and optimisers exist, the newest checkpoint overwrites them, and the
     # data goes on with an order of its own, drawn from the seed and the step.
@@ -103,6 +110,7 @@ def train(config: Config, dry_run: bool = False) -> int:
     if first_step >= last_step:
         logging.info("Step %d of --train_steps=%d is done; nothing to do.", first_step, last_step)
         return 0
+    record_config(config)
     dataset = strategy.distribute_datasets_from_function(
         lambda context: training_dataset(
             manifest, config.model, config.data, batch_size, config.train.n_dis, config.train.seed, first_step
@@ -126,9 +134,16 @@ def train(config: Config, dry_run: bool = False) -> int:
                 checkpoints,
             ],
         )
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-        raise UserError(f"{config.data.data_dir}: a record cannot be read: {error.message.splitlines()[0]}") from error
+    except tf.errors.DataLossError as error:
+        raise UserError(
+            f"{config.data.data_dir}: a record is damaged: {reason(error)}; prepare the data again"
+        ) from error
+    except tf.errors.ResourceExhaustedError as error:
+        raise UserError(f"out of memory: {reason(error)}; lower --global_batch_size") from error
+    except tf.errors.OpError as error:
+        raise UserError(f"the run ended at step {int(model.step.numpy())}: {reason(error)}") from error
     finally:
         bar.close()
+        checkpoints.restore_handlers()
         writer.close()
     return 128 + signal.Signals(checkpoints.stopped_by) if checkpoints.stopped_by else 0
