@@ -34,6 +34,7 @@ def main(command: Command) -> int:
     from tganv2_tf.serving.signatures import export
     from tganv2_tf.training.checkpoints import load_generator
 
+    logging.set_verbosity(logging.WARNING)  # TensorFlow lists every renamed input of every signature
     generator, _, step = load_generator(command.model_dir)
     try:
         path = export(generator, command.output_dir, command.version or None)
