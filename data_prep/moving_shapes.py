@@ -25,9 +25,8 @@ import cv2
 import numpy as np
 import tqdm
 
-from data_prep.options import require
 from tganv2_tf import cli_flags
-from tganv2_tf.config import option
+from tganv2_tf.config import option, require
 from tganv2_tf.data.records import write_atomically
 from tganv2_tf.errors import UserError
 
@@ -45,6 +44,7 @@ CLIPS_PER_GROUP = 4
 # Lengths are in sides of the centre square, the part that the geometry `paper` keeps.
 RADIUS = (0.18, 0.26)
 TRAVEL = (0.30, 0.42)  # within 16 frames
+MAX_PATH = 0.87  # the centre of the shape stays inside the square
 SIDEWAYS = 0.12
 SUPERSAMPLING = 4
 SUBPIXEL_BITS = 4
@@ -58,7 +58,7 @@ class MovingShapesOptions:
     output_dir: str = option("folder for the videos and their split lists")
     videos_per_class: int = option("videos of each of the 12 classes", 40)
     test_fraction: float = option("share of the groups that goes to the test list", 0.2)
-    num_frames: int = option("frames of a video", 24)
+    num_frames: int = option("frames of a video", 32)
     height: int = option("of the frames, in pixels", 72)
     width: int = option("of the frames, in pixels", 96)
     seed: int = option("seed of colours, sizes, speeds and backgrounds", 0)
@@ -100,8 +100,7 @@ def render(class_name: str, group: int, clip: int, options: MovingShapesOptions)
 
     side = min(options.height, options.width)
     radius = of_clip.uniform(*RADIUS) * side
-    # Pixels a frame; on its whole path the shape stays inside the square.
-    speed = min(of_clip.uniform(*TRAVEL) / 15 * side, (side - 2 * radius) / (options.num_frames - 1))
+    speed = min(of_clip.uniform(*TRAVEL) / 15, MAX_PATH / (options.num_frames - 1)) * side  # pixels a frame
     sideways = of_clip.uniform(-SIDEWAYS, SIDEWAYS) * side
     shape, direction = _split_class(class_name)
     dx, dy = DIRECTIONS[direction]

@@ -1,18 +1,10 @@
-"""Options that all preparations share, and how an option is refused."""
+"""Options that all preparations share."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-from tganv2_tf.config import option
-from tganv2_tf.errors import ConfigError
-
-
-def require(condition: bool, name: str, value: Any, valid: str) -> None:
-    """Raises ConfigError, naming the flag, its value and what is valid, unless `condition` holds."""
-    if not condition:
-        raise ConfigError(f"--{name}={value}: valid: {valid}")
+from tganv2_tf.config import option, require
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,12 +15,12 @@ import re
 import sys
 from collections.abc import Iterable
 
-from data_prep.options import ShardingOptions, require
+from data_prep.options import ShardingOptions
 from data_prep.shard_writer import Video
 from data_prep.sharding import DataSet, prepare
 from data_prep.video import GEOMETRIES, VideoFrames, fit, frame_size, open_video
 from tganv2_tf import cli_flags
-from tganv2_tf.config import option
+from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
 
 NAME = re.compile(r"(?P<id>v_(?P<class_name>[^/\\]+)_g\d+_c\d+)\.avi", re.IGNORECASE)

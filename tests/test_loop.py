@@ -73,6 +73,7 @@ def test_what_may_not_change_is_refused_by_name(tmp_path, model, train, message)
     check_run(config)
     record_config(config)
     (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "ckpt-1.index").touch()
     (tmp_path / "checkpoints" / "checkpoint").write_text('model_checkpoint_path: "ckpt-1"\n')
     check_run(tiny_config(model_dir=str(tmp_path), train_steps=99, seed=5))
     with pytest.raises(ConfigError, match=message):
@@ -86,6 +87,8 @@ def test_the_loop_runs_and_resumes_on_two_replicas(tmp_path):
         import tensorflow as tf
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        from absl import logging
+        logging.set_verbosity(logging.INFO)
         from tests.conftest import tiny_config
         from tganv2_tf.training import loop
         assert loop.make_strategy().num_replicas_in_sync == 2

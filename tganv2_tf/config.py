@@ -25,7 +25,8 @@ def option(help: str, default: Any = dataclasses.MISSING, choices: tuple[str, ..
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
 
-def _require(condition: bool, name: str, value: Any, valid: str) -> None:
+def require(condition: bool, name: str, value: Any, valid: str) -> None:
+    """Raises ConfigError, naming the flag, its value and what is valid, unless `condition` holds."""
     if not condition:
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
         raise ConfigError(f"--{name}={shown}: valid: {valid}")
@@ -60,17 +61,17 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         # With one frame the recurrence would never run, and its weights would have no gradient.
-        _require(self.num_frames >= 2, "num_frames", self.num_frames, "a whole number of at least 2")
+        require(self.num_frames >= 2, "num_frames", self.num_frames, "a whole number of at least 2")
         for name in ("z_dim", "lstm_channels", "lstm_layers"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         blocks = self.pyramid.num_up_blocks
-        _require(
+        require(
             len(self.up_channels) == blocks and min(self.up_channels) >= 1,
             "up_channels",
             self.up_channels,
             f"{blocks} positive numbers: {FIRST_LEVEL_BLOCKS} for level 1, one for each later level",
         )
-        _require(
+        require(
             bool(self.discriminator_channels) and min(self.discriminator_channels) >= 1,
             "discriminator_channels",
             self.discriminator_channels,
@@ -96,9 +97,9 @@ class DataConfig:
     frame_step: int = option("distance of the frames of a clip in the video, in frames", 1)
 
     def __post_init__(self) -> None:
-        _require("://" not in self.data_dir, "data_dir", self.data_dir, "a folder of this machine")
-        _require(self.shuffle_buffer >= 1, "shuffle_buffer", self.shuffle_buffer, "a whole number of at least 1")
-        _require(self.frame_step >= 1, "frame_step", self.frame_step, "a whole number of at least 1")
+        require("://" not in self.data_dir, "data_dir", self.data_dir, "a folder of this machine")
+        require(self.shuffle_buffer >= 1, "shuffle_buffer", self.shuffle_buffer, "a whole number of at least 1")
+        require(self.frame_step >= 1, "frame_step", self.frame_step, "a whole number of at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,14 +140,14 @@ class TrainConfig:
             "num_previews",
         )
         for name in (*at_least_one, "preview_every_steps", "checkpoint_every_steps", "keep_checkpoints"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         for name in ("r1_weight", "generator_learning_rate", "discriminator_learning_rate", "seed"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 up to, not including, 1")
-        _require("://" not in self.model_dir, "model_dir", self.model_dir, "a folder of this machine")
-        _require(self.seed < 2**31, "seed", self.seed, "a whole number below 2147483648")
-        _require(self.adam_epsilon > 0, "adam_epsilon", self.adam_epsilon, "a number above 0")
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 up to, not including, 1")
+        require("://" not in self.model_dir, "model_dir", self.model_dir, "a folder of this machine")
+        require(self.seed < 2**31, "seed", self.seed, "a whole number below 2147483648")
+        require(self.adam_epsilon > 0, "adam_epsilon", self.adam_epsilon, "a number above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +160,7 @@ class Config:
 
     def __post_init__(self) -> None:
         divisor = self.model.pyramid.levels[-1].clip_stride
-        _require(
+        require(
             self.train.global_batch_size % divisor == 0,
             "global_batch_size",
             self.train.global_batch_size,

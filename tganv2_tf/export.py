@@ -11,8 +11,8 @@ import sys
 from absl import logging
 
 from tganv2_tf import cli_flags
-from tganv2_tf.config import option
-from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.config import option, require
+from tganv2_tf.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +24,7 @@ class Command:
     version: int = option("number of the version; 0 = the next one", 0)
 
     def __post_init__(self) -> None:
-        if self.version < 0:
-            raise ConfigError(f"--version={self.version}: valid: a whole number of at least 1, or 0 for the next one")
+        require(self.version >= 0, "version", self.version, "a whole number of at least 1, or 0 for the next one")
 
 
 def main(command: Command) -> int:

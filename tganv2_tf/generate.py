@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Callable
 
 from tganv2_tf import cli_flags
-from tganv2_tf.config import option
+from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -62,10 +62,8 @@ class Command:
             raise ConfigError("--model_dir or --saved_model, one of the two, must say where the generator is")
         parse_seeds(self.seeds)
         for name, least in (("columns", 0), ("level", 0), ("num_frames", 0), ("scale", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"--{name}={getattr(self, name)}: valid: a whole number of at least {least}")
-        if not 0 < self.fps <= 50:
-            raise ConfigError(f"--fps={self.fps}: valid: a number above 0, up to 50")
+            require(getattr(self, name) >= least, name, getattr(self, name), f"a whole number of at least {least}")
+        require(0 < self.fps <= 50, "fps", self.fps, "a number above 0, up to 50")
 
 
 def load_sampler(command: Command) -> Callable[[int], np.ndarray]:

@@ -13,7 +13,8 @@ import tensorflow as tf
 from tensorflow.keras import layers
 
 from tganv2_tf.config import ModelConfig
-from tganv2_tf.models.layers import ResBlock3D, glorot_uniform
+from tganv2_tf.models.layers import glorot_uniform
+from tganv2_tf.models.residual_3d import ResBlock3D
 from tganv2_tf.models.spectral_norm import SpectralDense, SpectralLayer
 
 

@@ -1,0 +1,76 @@
+"""The discriminators' residual block: spectral-normalised 3D convolutions and average pooling.
+
+Details, such as what happens to odd axes, are those of the authors' implementation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.keras import layers
+
+from tganv2_tf.models.layers import glorot_uniform, relu_glorot_uniform
+from tganv2_tf.models.spectral_norm import SpectralConv3D
+
+
+def average_pool(inputs: tf.Tensor, pool_time: bool = True, grow_length_one_axes: bool = False) -> tf.Tensor:
+    """Halves time (unless told not to), height and width by averages of pairs.
+
+    An odd axis longer than 1 is padded by a zero on both sides, and the zeros count, as in the authors' code. An axis
+    of length 1 is left alone, or, with `grow_length_one_axes`, padded and not pooled: it grows to 3 as it does there.
+
+    Args:
+      inputs: [N, T, H, W, C] with static T, H, W.
+    """
+    window, padding = [1], [[0, 0]]
+    for axis, length in enumerate(inputs.shape[1:4]):
+        pooled = length > 1 and (pool_time or axis > 0)
+        padded = (pooled and length % 2 == 1) or (length == 1 and grow_length_one_axes and (pool_time or axis > 0))
+        window.append(2 if pooled else 1)
+        padding.append([1, 1] if padded else [0, 0])
+    window.append(1)
+    padding.append([0, 0])
+    if any(after for _, after in padding):
+        inputs = tf.pad(inputs, padding)
+    if set(window) == {1}:
+        return inputs
+    return tf.nn.avg_pool3d(inputs, window, window, "VALID")
+
+
+class ResBlock3D(layers.Layer):
+    """Residual block of the discriminator; it halves its input.
+
+    First block (`first`): conv3-ReLU-conv3-pool, plus pool-conv1; time is not pooled. Later blocks:
+    ReLU-conv3-ReLU-conv3-pool, plus conv1-pool; the hidden channels are those of the input.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        first: bool,
+        spectral_norm: bool,
+        grow_length_one_axes: bool,
+        in_channels: int,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.first = first
+        self.grow_length_one_axes = grow_length_one_axes
+        hidden = channels if first else in_channels
+        self.conv1 = SpectralConv3D(hidden, 3, relu_glorot_uniform(), spectral_norm, name="conv1")
+        self.conv2 = SpectralConv3D(channels, 3, relu_glorot_uniform(), spectral_norm, name="conv2")
+        self.shortcut = SpectralConv3D(channels, 1, glorot_uniform(), spectral_norm, name="shortcut")
+
+    def _pool(self, inputs: tf.Tensor) -> tf.Tensor:
+        return average_pool(inputs, pool_time=not self.first, grow_length_one_axes=self.grow_length_one_axes)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """[N, T, H, W, C] -> [N, T', H', W', channels]."""
+        hidden = tf.nn.relu(self.conv1(inputs if self.first else tf.nn.relu(inputs)))
+        lengths = inputs.shape[1:4]
+        if self.first or all(n % 2 == 0 or (n == 1 and not self.grow_length_one_axes) for n in lengths):
+            # No zeros are padded in: the mean joins the convolution, and commutes with the shortcut's.
+            pool = [n > 1 and not (axis == 0 and self.first) for axis, n in enumerate(lengths)]
+            return self.conv2(hidden, pool) + self.shortcut(self._pool(inputs))
+        return self._pool(self.conv2(hidden) + self.shortcut(inputs))
