@@ -53,7 +53,7 @@ def strip(videos: np.ndarray, num_frames: int = 8, border: int = 2) -> np.ndarra
     """
     chosen = np.linspace(0, videos.shape[1] - 1, min(num_frames, videos.shape[1])).round().astype(int)
     frames = videos[:, chosen]
-    return grid(frames.reshape(1, -1, *videos.shape[2:])[0][:, np.newaxis], len(chosen), border)[0]
+    return grid(frames.reshape(-1, 1, *videos.shape[2:]), len(chosen), border)[0]
 
 
 def enlarge(video: np.ndarray, factor: int) -> np.ndarray:
