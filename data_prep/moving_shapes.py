@@ -27,8 +27,8 @@ import tqdm
 
 from tganv2_tf import cli_flags
 from tganv2_tf.config import option, require
-from tganv2_tf.data.records import write_atomically
 from tganv2_tf.errors import UserError
+from tganv2_tf.files import write_atomically
 
 # Corners in radii of the shape; the sizes look alike, so that only its outline tells a shape. A circle has no corners.
 SHAPES = {
@@ -42,7 +42,7 @@ HUES = (0.0, 0.12, 0.33, 0.5, 0.62, 0.85)  # red, yellow, green, cyan, blue, mag
 FPS = 25.0
 CLIPS_PER_GROUP = 4
 # Lengths are in sides of the centre square, the part that the geometry `paper` keeps.
-RADIUS = (0.18, 0.26)
+RADIUS = (0.24, 0.32)
 TRAVEL = (0.30, 0.42)  # within 16 frames
 MAX_PATH = 0.87  # the centre of the shape stays inside the square
 SIDEWAYS = 0.12
@@ -181,15 +181,18 @@ def main(options: MovingShapesOptions) -> int:
     if target.exists() and not (target / MARKER).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--output_dir={target}: holds something else; name a new or an empty folder")
     target = target.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
     # All is made beside the target and renamed at the end: the target is never half of a data set.
     unfinished = target.parent / f".{target.name}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         _write_all(unfinished, options, wanted)
         if target.exists():
             shutil.rmtree(target)
         os.replace(unfinished, target)
+    except OSError as error:
+        what = error.strerror or error
+        raise UserError(f"--output_dir={target}: {what}; is it writable, and the disk not full?") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     print(f"{options.output_dir}: {len(CLASSES) * options.videos_per_class} videos of {len(CLASSES)} classes")
