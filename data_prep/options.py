@@ -4,7 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 
+from data_prep.video import GEOMETRIES
 from tganv2_tf.config import option, require
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoDirOptions:
+    """A folder of videos, and the size of the frames to make of them."""
+
+    video_dir: str = option("folder of the videos")
+    geometry: str = option(
+        "paper = centre square, resized; official = whole frame, resized to R x 4R/3 for crops in training",
+        "paper",
+        GEOMETRIES,
+    )
+    resolution: int = option("R, height of the frames in pixels", 192)
+
+    def __post_init__(self) -> None:
+        require(bool(self.video_dir), "video_dir", self.video_dir, "the folder of the videos")
+        require_resolution(self.resolution)
+
+
+def require_resolution(resolution: int) -> None:
+    """Raises ConfigError where the value of --resolution, in pixels, cannot be that of frames."""
+    require(1 <= resolution <= 8192, "resolution", resolution, "1 to 8192")
 
 
 @dataclasses.dataclass(frozen=True)

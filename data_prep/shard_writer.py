@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import cv2
 
 from data_prep.video import VideoError, VideoFrames, claimed_num_frames, encode_frame
-from tganv2_tf.data import records
+from tganv2_tf.data.manifest import Shard, Skipped, checksum
+from tganv2_tf.data.records import NO_LABEL, encode_record, segment_id
 from tganv2_tf.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,13 +33,13 @@ class Video:
     Attributes:
       id: unique in the data set.
       path: of its file.
-      label: number of its class from 0, or `records.NO_LABEL`.
+      label: number of its class from 0, or `NO_LABEL`.
       label_name: name of its class, or nothing.
     """
 
     id: str
     path: str
-    label: int = records.NO_LABEL
+    label: int = NO_LABEL
     label_name: str = ""
 
 
@@ -71,21 +72,21 @@ class ShardTask:
     jpeg_quality: int
     min_frames: int
     max_record_frames: int
-    lost: tuple[records.Skipped, ...] = ()
+    lost: tuple[Skipped, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardReport:
     """A finished shard, and what of its videos is not in it."""
 
-    shard: records.Shard
-    skipped: tuple[records.Skipped, ...]
+    shard: Shard
+    skipped: tuple[Skipped, ...]
 
 
 class _SpoiledShard(Exception):
     """A video failed when segments of it were in the shard already."""
 
-    def __init__(self, skipped: records.Skipped) -> None:
+    def __init__(self, skipped: Skipped) -> None:
         super().__init__(skipped.reason)
         self.skipped = skipped
 
@@ -117,8 +118,8 @@ def write_shard(task: ShardTask, announce: Callable[[str | None], None]) -> Shar
 
 
 def _write_temporary(
-    task: ShardTask, lost: list[records.Skipped], announce: Callable[[str | None], None]
-) -> tuple[records.Shard, list[records.Skipped]]:
+    task: ShardTask, lost: list[Skipped], announce: Callable[[str | None], None]
+) -> tuple[Shard, list[Skipped]]:
     skipped, without = list(lost), {skip.video for skip in lost}
     num_videos = num_records = num_frames = 0
     with _record_writer(task.temporary) as writer:
@@ -132,7 +133,7 @@ def _write_temporary(
                 try:
                     record = next(to_write, None)
                 except READ_ERRORS as error:
-                    skip = records.Skipped(video.id, str(error) or type(error).__name__)
+                    skip = Skipped(video.id, str(error) or type(error).__name__)
                     if written:
                         raise _SpoiledShard(skip) from error
                     skipped.append(skip)
@@ -149,8 +150,8 @@ def _write_temporary(
         announce(None)
     with open(task.temporary, "rb+") as file:
         os.fsync(file.fileno())
-    size, digest = os.path.getsize(task.temporary), records.checksum(task.temporary)
-    return records.Shard(os.path.basename(task.file), size, digest, num_videos, num_records, num_frames), skipped
+    size, digest = os.path.getsize(task.temporary), checksum(task.temporary)
+    return Shard(os.path.basename(task.file), size, digest, num_videos, num_records, num_frames), skipped
 
 
 @contextlib.contextmanager
@@ -176,13 +177,12 @@ def _encoded_records(video: Video, task: ShardTask) -> Iterator[tuple[int, bytes
             size = frame.shape
             yield encode_frame(frame, task.encoding, task.jpeg_quality)
 
-    for number, segment in enumerate(segments(encoded(), task.min_frames, task.max_record_frames)):
-        suffix = "" if segment.whole else f"#{number + 1:04d}"
+    for number, segment in enumerate(segments(encoded(), task.min_frames, task.max_record_frames), start=1):
         yield (
             len(segment.frames),
-            records.encode_record(
+            encode_record(
                 segment.frames,
-                video_id=video.id + suffix,
+                video_id=video.id if segment.whole else segment_id(video.id, number),
                 label=video.label,
                 label_name=video.label_name,
                 height=size[0],

@@ -15,22 +15,19 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import tqdm
 
 from data_prep.options import ShardingOptions
+from data_prep.output_folder import is_complete, lock, make_folder, read_json, refuse_other_options
 from data_prep.shard_writer import WHAT_TO_DO, ProbeTask, Reader, ShardReport, ShardTask, Video, probe, write_shard
-from data_prep.workers import run_supervised
-from tganv2_tf.data.records import MANIFEST_FILE, UNFINISHED_DIR, Manifest, Shard, Skipped, shard_name, write_atomically
+from data_prep.workers import num_processors, run_supervised
+from tganv2_tf.data.manifest import UNFINISHED_DIR, Manifest, Shard, Skipped, shard_name
+from tganv2_tf.data.records import source_video
 from tganv2_tf.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from tganv2_tf.files import write_atomically
 
 MIB = 2**20
 PROBED_VIDEOS = 16
@@ -54,6 +51,7 @@ class DataSet:
       missing: ids of videos that should be there and are not.
       reader: gives the frames of a video; importable from its module.
       options: the script's own options that the frames and the choice of videos depend on.
+      source: the flag that names where the videos are.
     """
 
     name: str
@@ -65,6 +63,7 @@ class DataSet:
     missing: Sequence[str]
     reader: Reader
     options: dict[str, Any]
+    source: str = "--video_dir"
 
 
 def prepare(data_set: DataSet, options: ShardingOptions) -> int:
@@ -78,19 +77,22 @@ def prepare(data_set: DataSet, options: ShardingOptions) -> int:
     if len(data_set.missing) > options.max_failures:
         raise UserError(
             f"{len(data_set.missing)} of {len(data_set.missing) + len(data_set.videos)} videos are missing, e.g. "
-            f"{data_set.missing[0]}; check --video_dir, or allow as many with --max_failures"
+            f"{data_set.missing[0]}; check {data_set.source}, or allow as many with --max_failures"
         )
     if not data_set.videos:
-        raise UserError("there are no videos to prepare; check --video_dir")
+        raise UserError(f"there are no videos to prepare; check {data_set.source}")
+    for video in data_set.videos:
+        if source_video(video.id) != video.id:
+            raise UserError(f"{video.id}: the name of a video may not end as a segment's does, with #0001; rename it")
     folder = pathlib.Path(options.output_dir)
     work = folder / UNFINISHED_DIR
     made_with = _made_with(data_set, options)
-    if _is_complete(folder, made_with):
+    if is_complete(folder, made_with):
         print(f"{folder}: complete already, nothing to do")
         return 0
-    _make_folder(folder, work)
+    make_folder(folder, work)
     try:
-        with _lock(work):
+        with lock(work):
             _Preparation(data_set, options, made_with).run()
     except KeyboardInterrupt:
         message = "interrupted; finished shards are kept, the same command continues"
@@ -122,7 +124,7 @@ class _Preparation:
         self.data_set, self.options, self.made_with = data_set, options, made_with
         self.folder = pathlib.Path(options.output_dir)
         self.work = self.folder / UNFINISHED_DIR
-        self.num_workers = options.num_workers or _num_processors()
+        self.num_workers = options.num_workers or num_processors()
         self.reports: dict[int, ShardReport] = {}
 
     def run(self) -> None:
@@ -138,7 +140,9 @@ class _Preparation:
             path.unlink()
 
     def _write_shards(self, tasks: list[ShardTask]) -> None:
-        self.reports = {task.index: report for task in tasks if (report := self._finished(task))}
+        # Now, so that a video which changes while its shard is being written counts as changed.
+        sources = {task.index: [_state(video) for video in task.videos] for task in tasks}
+        self.reports = {task.index: report for task in tasks if (report := self._finished(task, sources[task.index]))}
         begun = {video.id for task in tasks if task.index in self.reports for video in task.videos}
         done = len(begun)
         if done:
@@ -155,7 +159,8 @@ class _Preparation:
 
             def on_done(task: ShardTask, report: ShardReport) -> None:
                 self.reports[task.index] = report
-                write_atomically(self._sidecar(task), json.dumps(dataclasses.asdict(report), indent=2))
+                saved = {"sources": sources[task.index], **dataclasses.asdict(report)}
+                write_atomically(self._sidecar(task), json.dumps(saved, indent=2))
 
             def on_lost(task: ShardTask, video_id: str, reason: str) -> ShardTask:
                 return dataclasses.replace(task, lost=(*task.lost, Skipped(video_id, reason)))
@@ -175,8 +180,8 @@ class _Preparation:
         videos = shuffled(self.data_set.videos, self.options.seed)
         path = self.work / "plan.json"
         if path.is_file():
-            plan = _read_json(path)
-            _refuse_other_options(self.folder, plan["made_with"], self.made_with)
+            plan = read_json(path)
+            refuse_other_options(self.folder, plan["made_with"], self.made_with)
             count = plan["num_shards"]
         else:
             count = num_shards(len(videos), self._bytes_a_video(videos[:PROBED_VIDEOS]), self.options.shard_mib)
@@ -216,15 +221,15 @@ class _Preparation:
     def _sidecar(self, task: ShardTask) -> pathlib.Path:
         return self.work / f"shard-{task.index:05d}.json"
 
-    def _finished(self, task: ShardTask) -> ShardReport | None:
-        """The report of a shard that an earlier run finished; a shard with skipped videos is tried again."""
+    def _finished(self, task: ShardTask, sources: list[str]) -> ShardReport | None:
+        """The report of a shard that an earlier run finished, of these very videos and none that it had to skip."""
         try:
-            loaded = _read_json(self._sidecar(task))
+            loaded = read_json(self._sidecar(task))
             size = os.path.getsize(task.file)
         except OSError:
             return None
         # Whoever starts the command again after a report of broken videos may have mended them.
-        if loaded["skipped"] or size != loaded["shard"]["bytes"]:
+        if loaded["skipped"] or size != loaded["shard"]["bytes"] or sources != loaded.get("sources"):
             return None
         return ShardReport(Shard(**loaded["shard"]), ())
 
@@ -268,11 +273,16 @@ class _Preparation:
         )
 
 
-def _num_processors() -> int:
+def _state(video: Video) -> str:
+    """Size and time of change of its file, to see whether it was mended since.
+
+    Kept beside each finished shard and not among the options: a mended video is no reason to refuse the folder.
+    """
     try:
-        return len(os.sched_getaffinity(0))  # those that this process may use
-    except AttributeError:  # not on macOS
-        return os.cpu_count() or 1
+        status = os.stat(video.path)
+    except OSError:
+        return "missing"
+    return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
 
 
 def _made_with(data_set: DataSet, options: ShardingOptions) -> dict[str, Any]:
@@ -286,51 +296,3 @@ def _made_with(data_set: DataSet, options: ShardingOptions) -> dict[str, Any]:
         **{name: getattr(options, name) for name in ours},
         "videos": f"{len(data_set.videos)} with digest {hashlib.sha256(listed.encode()).hexdigest()[:16]}",
     }
-
-
-def _refuse_other_options(folder: pathlib.Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    differing = [
-        f"{'' if name in ('data_set', 'videos') else '--'}{name}={before.get(name)} (now {now.get(name)})"
-        for name in {**before, **now}
-        if before.get(name) != now.get(name)
-    ]
-    if differing:
-        raise UserError(
-            f"--output_dir={folder}: was made with {', '.join(differing)}; choose another folder, or delete this one"
-        )
-
-
-def _is_complete(folder: pathlib.Path, made_with: dict[str, Any]) -> bool:
-    if not (folder / MANIFEST_FILE).exists():
-        return False
-    _refuse_other_options(folder, Manifest.load(folder).options, made_with)
-    shutil.rmtree(folder / UNFINISHED_DIR, ignore_errors=True)  # of a run killed at its last step
-    return True
-
-
-def _make_folder(folder: pathlib.Path, work: pathlib.Path) -> None:
-    try:
-        if not work.is_dir() and folder.exists() and (not folder.is_dir() or any(folder.glob("[!.]*"))):
-            raise UserError(f"--output_dir={folder}: holds something else; name a new or an empty folder")
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output_dir={folder}: {error.strerror}; name a folder that you may write to") from error
-
-
-@contextmanager
-def _lock(work: pathlib.Path) -> Iterator[None]:
-    """Keeps a second run out of the folder; the system lets go of the lock even when a run is killed."""
-    with open(work / "lock", "w", encoding="utf-8") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"--output_dir={work.parent}: another run is writing to it") from error
-        yield
-
-
-def _read_json(path: pathlib.Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: cannot be read; delete the folder {path.parent.parent} and start again") from error

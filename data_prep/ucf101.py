@@ -15,10 +15,11 @@ import re
 import sys
 from collections.abc import Iterable
 
-from data_prep.options import ShardingOptions
+from data_prep.options import ShardingOptions, VideoDirOptions
+from data_prep.readers import read_resized
 from data_prep.shard_writer import Video
 from data_prep.sharding import DataSet, prepare
-from data_prep.video import GEOMETRIES, VideoFrames, fit, frame_size, open_video
+from data_prep.video import frame_size
 from tganv2_tf import cli_flags
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
@@ -27,32 +28,19 @@ NAME = re.compile(r"(?P<id>v_(?P<class_name>[^/\\]+)_g\d+_c\d+)\.avi", re.IGNORE
 
 
 @dataclasses.dataclass(frozen=True)
-class Ucf101Options:
+class Ucf101Options(VideoDirOptions):
     """Videos and frames."""
 
     video_dir: str = option("folder of the .avi files, flat or one folder a class")
     split_dir: str = option("folder of the split lists (ucfTrainTestlist); with --split=all it may be left out", "")
     split: str = option("videos of which list; all = of both", "train", ("train", "test", "all"))
     fold: int = option("number of the split lists: 1 = trainlist01.txt and testlist01.txt", 1)
-    geometry: str = option(
-        "paper = centre square, resized; official = whole frame, resized to R x 4R/3 for crops in training",
-        "paper",
-        GEOMETRIES,
-    )
-    resolution: int = option("R, height of the frames in pixels", 192)
 
     def __post_init__(self) -> None:
-        require(bool(self.video_dir), "video_dir", self.video_dir, "the folder of the .avi files")
+        super().__post_init__()
         require(self.fold >= 1, "fold", self.fold, "1, 2 or 3")
-        require(1 <= self.resolution <= 8192, "resolution", self.resolution, "1 to 8192")
         if not self.split_dir and self.split != "all":
             raise ConfigError(f"--split={self.split} needs the lists in --split_dir; without lists: --split=all")
-
-
-def read_resized(video: Video, geometry: str, resolution: int) -> VideoFrames:
-    """The frames of a video in the size of the data set. Raises VideoError."""
-    fps, frames = open_video(video.path)
-    return VideoFrames(fps, (fit(frame, geometry, resolution) for frame in frames))
 
 
 def find_videos(folder: pathlib.Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import NamedTuple, Union
 
@@ -23,6 +24,12 @@ Path = Union[str, "os.PathLike[str]"]
 
 GEOMETRIES = ("paper", "official")
 ENCODINGS = ("jpeg", "png")
+# Files that are offered as videos: not hidden, in a container that FFmpeg reads.
+VIDEO_NAME = re.compile(
+    r"[^.].*\.(3g2|3gp|asf|avi|divx|dv|f4v|flv|gif|m2ts|m2v|m4v|mjpe?g|mkv|mov|mp4|mpe?g|mpe|mts|mxf|ogv|qt|ts|vob|webm|"
+    r"wmv|y4m)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 class VideoError(Exception):
@@ -55,14 +62,24 @@ def open_video(path: Path) -> VideoFrames:
         raise VideoError("the file is missing")
     if not path.stat().st_size:
         raise VideoError("the file is empty")
+    capture = _capture(path)
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    return VideoFrames(fps if math.isfinite(fps) and fps > 0 else 0.0, _frames(capture))
+
+
+def _capture(path: Path) -> cv2.VideoCapture:
+    absolute = os.path.realpath(path)
+    try:
+        absolute.encode()
+    except UnicodeEncodeError as error:  # OpenCV would crash
+        raise VideoError("its name or that of its folder is not valid UTF-8; rename it") from error
     # FFmpeg by name, as other backends take a file name with digits for a sequence of pictures; and one thread, as the
     # worker processes share the processors already.
-    capture = cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    capture = cv2.VideoCapture(absolute, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     if not capture.isOpened():
         capture.release()
         raise VideoError("it cannot be opened as a video")
-    fps = capture.get(cv2.CAP_PROP_FPS)
-    return VideoFrames(fps if math.isfinite(fps) and fps > 0 else 0.0, _frames(capture))
+    return capture
 
 
 def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
@@ -83,10 +100,8 @@ def claimed_num_frames(path: Path) -> int:
     Raises:
       VideoError: it cannot be opened.
     """
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    capture = _capture(path)
     try:
-        if not capture.isOpened():
-            raise VideoError("it cannot be opened as a video")
         return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
     finally:
         capture.release()
@@ -111,10 +126,14 @@ def fit(frame: np.ndarray, geometry: str, resolution: int) -> np.ndarray:
     height, width = frame_size(geometry, resolution)
     if geometry == "official":
         return cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC)
-    square = centre_square(frame)
-    side = square.shape[0]
+    return resize_square(centre_square(frame), resolution)
+
+
+def resize_square(square: np.ndarray, resolution: int) -> np.ndarray:
+    """uint8 [s, s, 3] -> uint8 [resolution, resolution, 3]."""
     # Averaging over areas does not alias when shrinking, but makes blocks when enlarging.
-    return cv2.resize(square, (width, height), interpolation=cv2.INTER_AREA if side >= height else cv2.INTER_CUBIC)
+    interpolation = cv2.INTER_AREA if square.shape[0] >= resolution else cv2.INTER_CUBIC
+    return cv2.resize(square, (resolution, resolution), interpolation=interpolation)
 
 
 def centre_square(frame: np.ndarray) -> np.ndarray:

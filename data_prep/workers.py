@@ -11,6 +11,7 @@ import collections
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import os
 import signal
 import threading
 import time
@@ -22,6 +23,14 @@ from tganv2_tf.errors import UserError
 
 Announce = Callable[[Any], None]
 ATTEMPTS = 3
+
+
+def num_processors() -> int:
+    """Processors that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
 
 
 def run_supervised(

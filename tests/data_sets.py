@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import pathlib
 
@@ -9,7 +10,8 @@ import imageio.v3 as iio
 import numpy as np
 import tensorflow as tf
 
-from tganv2_tf.data.records import Manifest, Shard, checksum, encode_record, shard_name
+from tganv2_tf.data.manifest import Manifest, Shard, checksum, shard_name
+from tganv2_tf.data.records import encode_record
 
 
 def encode_frame(frame: np.ndarray, encoding: str = "png") -> bytes:
@@ -42,3 +44,32 @@ def write_data_set(
     manifest = Manifest("test", "train", height, width, [], {}, shards)
     manifest.save(folder)
     return manifest
+
+
+def read_records(path: pathlib.Path | str) -> list[bytes]:
+    """The serialized records of a shard."""
+    return list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+
+
+def rewrite(folder: pathlib.Path, file: str, records: list[bytes]) -> None:
+    """Writes a shard anew, and its size and checksum into the manifest, but not its counts."""
+    path = folder / file
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records:
+            writer.write(record)
+    manifest = Manifest.read(folder)
+    shards = [
+        dataclasses.replace(shard, bytes=path.stat().st_size, checksum=checksum(path)) if shard.file == file else shard
+        for shard in manifest.shards
+    ]
+    dataclasses.replace(manifest, shards=shards).save(folder)
+
+
+def flip_byte(path: pathlib.Path, record: int) -> None:
+    """Flips a bit in the middle of a record, so that its checksum in the TFRecord framing is wrong."""
+    before = read_records(path)
+    # The framing of a record: length and its checksum, 12 bytes; the record; its checksum, 4 bytes.
+    position = sum(16 + len(other) for other in before[:record]) + 12 + len(before[record]) // 2
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)

@@ -117,3 +117,37 @@ def test_every_flagfile_is_complete(recipe):
 
 
 BOOLEANS = {field.name for part in RUN for field in dataclasses.fields(part) if field.type == "bool"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "clips", "frames", "pixels"),
+    [  # paper, Table 1 and section 4
+        ("ucf", (64, 32, 16, 8), (16, 8, 4, 2), (24, 48, 96, 192)),
+        ("ucf_frame_only", (8, 8, 8, 8), (16, 8, 4, 2), (24, 48, 96, 192)),
+        ("ucf_batch_only", (8, 4, 4, 4), (16, 16, 16, 16), (24, 48, 96, 192)),
+        ("ucf_no_subsampling", (4, 4, 4, 4), (16, 16, 16, 16), (24, 48, 96, 192)),
+        ("ucf_bs256", (256, 128, 64, 32), (16, 8, 4, 2), (24, 48, 96, 192)),
+        ("faceforensics", (64, 32, 16, 8), (16, 8, 4, 2), (32, 64, 128, 256)),
+    ],
+)
+def test_the_papers_recipes_have_the_papers_levels(recipe, clips, frames, pixels):
+    config = Config(*cli_flags.parse([f"--flagfile={recipe}.flags"], *RUN))
+    levels = config.model.pyramid.levels
+    assert tuple(level.batch_size(config.train.global_batch_size) for level in levels) == clips
+    assert tuple(level.frames for level in levels) == frames
+    assert tuple(level.size for level in levels) == pixels
+    # What the paper states beside the table.
+    assert (config.model.z_dim, config.model.lstm_channels, config.data.flip) == (256, 1024, recipe != "faceforensics")
+    assert config.train.score == "sum"
+    assert config.model.spectral_norm
+
+
+def test_the_recipes_of_the_table_differ_only_in_their_levels():
+    def settings(recipe):
+        parts = cli_flags.parse([f"--flagfile={recipe}.flags"], *RUN)
+        return {name: value for part in parts for name, value in dataclasses.asdict(part).items()}
+
+    first = settings("ucf")
+    for recipe in ("ucf_frame_only", "ucf_batch_only", "ucf_no_subsampling", "ucf_bs256"):
+        differing = {name for name, value in settings(recipe).items() if value != first[name]}
+        assert differing <= {"global_batch_size", "frame_strides", "batch_strides"}

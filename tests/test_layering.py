@@ -7,7 +7,7 @@ from tests.conftest import ROOT
 # Each floor imports from itself and from those below.
 FLOORS = [
     {"errors"},
-    {"pyramid", "quiet"},
+    {"files", "pyramid", "quiet"},
     {"config"},
     {"cli_flags", "subsampling", "videos"},
     {"models", "data"},
@@ -55,7 +55,17 @@ def test_only_entry_points_read_command_lines():
 
 
 def test_data_prep_uses_only_the_contract():
-    allowed = ("data.records", "config", "errors", "cli_flags", "quiet")
+    allowed = (
+        "cli_flags",
+        "config",
+        "data.inspection",
+        "data.manifest",
+        "data.records",
+        "errors",
+        "files",
+        "quiet",
+        "videos",
+    )
     for path in (ROOT / "data_prep").glob("*.py"):
         for name in imports(path):
             package, _, inside = name.partition(".")

@@ -1,6 +1,7 @@
 """From shards to batches: which windows, which frames, which pixels, and in which order."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import tensorflow as tf
 from tests.conftest import tiny_config
 from tests.data_sets import encode_frame, write_data_set
 from tganv2_tf.data import pipeline
+from tganv2_tf.data.reading import Share
 from tganv2_tf.errors import ConfigError, UserError
 
 
@@ -112,17 +114,48 @@ def test_only_the_frames_of_the_window_are_decoded(tmp_path):
     frames = tf.constant([b"not an image"] * 3 + [good] * 4 + [b"not an image"] * 3)
     clip = pipeline.decode_clip(frames[3:7], 4, 16, 16)
     assert clip.shape == (4, 16, 16, 3)
-    window = pipeline.cut_window(tf.constant([str(i).encode() for i in range(10)]), 4, 2, tf.constant([0, 0]))
-    numbers = [int(w) for w in window.numpy()]
-    assert np.diff(numbers).tolist() == [2, 2, 2]
+    windows = pipeline.cut_windows(tf.constant([str(i).encode() for i in range(10)]), 4, 4, 2, tf.constant([0, 0]))
+    numbers = windows.numpy().astype(int)
+    assert (np.diff(numbers) == 2).all() and sorted(numbers[:, 0]) == [0, 1, 2, 3]
+    assert pipeline.cut_windows(frames, 3, 4, 3, tf.constant([0, 0])).shape == (3, 4), "10 frames are one window of 10"
+    assert pipeline.cut_windows(frames[:9], 3, 4, 3, tf.constant([0, 0])).shape == (0, 4), "9 are none"
 
 
-def test_frames_are_red_where_the_png_or_jpeg_is_red():
-    red = np.zeros((16, 16, 3), np.uint8)
-    red[..., 0] = 255
-    for encoding in ("png", "jpeg"):
-        clip = pipeline.decode_clip(tf.constant([encode_frame(red, encoding)]), 1, 16, 16).numpy()
-        assert np.abs(clip.astype(int) - red).max() <= 2
+def starts_in(level):
+    """First frames of the clips of a video whose frames are numbered in their green."""
+    return pixels(level)[0, :, 0, 0, 0, 1].tolist()
+
+
+def test_several_windows_of_a_record_have_different_starts(tmp_path):
+    write_data_set(tmp_path, [8], num_shards=1)
+    for count in (2, 5, 7):
+        config = tiny_config(data={"data_dir": str(tmp_path), "shuffle_buffer": 1, "windows_per_record": count})
+        starts = np.concatenate([starts_in(level[0]) for level in batches(config, 7 * count)])
+        for of_one in starts.reshape(-1, count):
+            # A video of 8 frames has 5 windows of 4: none is cut twice while another one is left.
+            assert len(set(of_one)) == min(count, 5)
+        assert set(starts) == {0, 1, 2, 3, 4}
+        assert len({tuple(of_one) for of_one in starts.reshape(-1, count)}) > 5, "others in each epoch"
+
+
+def test_an_epoch_has_so_many_windows_of_each_record_and_the_buffer_parts_them(tmp_path):
+    write_data_set(tmp_path, [9] * 8 + [3])
+    config = tiny_config(data={"data_dir": str(tmp_path), "shuffle_buffer": 24, "windows_per_record": 3})
+    seen = [v for level in batches(config, 36) for v in (pixels(level[0])[0, :, 0, 0, 0, 0] // 10).tolist()]
+    counts = collections.Counter(seen)
+    # 144 clips are 6 epochs of 3 clips of 8 videos; 24 more are in the buffer, the ninth video is too short.
+    assert set(counts) == set(range(8)) and all(abs(count - 18) <= 6 for count in counts.values()), counts
+    neighbours = sum(a == b for a, b in zip(seen, seen[1:])) / len(seen)
+    assert neighbours < 0.35, "unshuffled, two of three clips would follow one of their own video"
+
+
+def test_the_shuffle_buffer_holds_windows_and_no_whole_records(config):
+    share = Share.of(pipeline.load_manifest(config.model, config.data), config.data.data_dir)
+    for count in (1, 3):
+        data = dataclasses.replace(config.data, windows_per_record=count)
+        windows = pipeline._windows(share, config.model, data, np.arange(3))
+        assert windows.element_spec[2] == tf.TensorSpec([4], tf.string)
+        assert {len(frames) for _, _, frames in windows.take(20).as_numpy_iterator()} == {4}
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,9 @@
-"""Records and manifests: what is written is what is read, and damage is named."""
+"""Records: what is written is what is read."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import pathlib
 import subprocess
 import sys
 from typing import Any
@@ -14,8 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.data_sets import encode_frame
 from tganv2_tf.data import records
-from tganv2_tf.errors import UserError
 
 FRAMES = [b"first", b"second frame", b""]
 FIELDS: dict[str, Any] = {
@@ -26,34 +24,6 @@ FIELDS: dict[str, Any] = {
     "width": 8,
     "fps": 29.97,
 }
-
-
-def _manifest(folder: pathlib.Path) -> records.Manifest:
-    shards = []
-    for index, text in enumerate((b"0123456789", b"abc")):
-        name = records.shard_name("ucf101", "train", index, 2)
-        (folder / name).write_bytes(text)
-        digest = records.checksum(folder / name)
-        shards.append(records.Shard(name, len(text), digest, index + 1, index + 2, 100 + index))
-    skipped = [records.Skipped("v_YoYo_g01_c01", "the file is missing")]
-    return records.Manifest("ucf101", "train", 192, 192, ["Archery", "YoYo"], {"fold": 1}, shards, skipped)
-
-
-def _saved(folder: pathlib.Path, **changes: object) -> pathlib.Path:
-    """A folder whose manifest.json has some fields changed; None removes one."""
-    _manifest(folder).save(folder)
-    path = folder / "manifest.json"
-    loaded = {**json.loads(path.read_text()), **changes}
-    path.write_text(json.dumps({key: value for key, value in loaded.items() if value is not None}))
-    return path
-
-
-def _load_error(folder: pathlib.Path) -> str:
-    with pytest.raises(UserError) as caught:
-        records.Manifest.load(folder)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize("in_graph", [False, True])
@@ -101,106 +71,20 @@ def test_damaged_record_is_an_error(damaged: bytes) -> None:
         records.parse_record(damaged)
 
 
-def test_shard_name() -> None:
-    assert records.shard_name("ucf101", "train", 7, 64) == "ucf101-train-00007-of-00064.tfrecord"
+@pytest.mark.parametrize("encoding", ["png", "jpeg"])
+def test_frames_are_red_where_the_png_or_jpeg_is_red(encoding: str) -> None:
+    red = np.zeros((16, 24, 3), np.uint8)
+    red[..., 0] = 255
+    frame = records.decode_frame(encode_frame(red, encoding))
+    assert frame.dtype == tf.uint8
+    assert np.abs(frame.numpy().astype(int) - red).max() <= 2
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        records.decode_frame(encode_frame(red, encoding)[:-40])
 
 
-def test_checksum_is_sha256(tmp_path: pathlib.Path) -> None:
-    # The digest of "abc" stands in FIPS 180-2, appendix B.1.
-    (tmp_path / "file").write_bytes(b"abc")
-    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert records.checksum(tmp_path / "file") == f"sha256:{digest}"
-
-
-def test_manifest_round_trip(tmp_path: pathlib.Path) -> None:
-    manifest = _manifest(tmp_path)
-    manifest.save(tmp_path)
-    assert records.Manifest.load(tmp_path) == manifest
-    assert records.Manifest.load(str(tmp_path)) == manifest
-    written = json.loads((tmp_path / "manifest.json").read_text())
-    # 1 + 2 videos, 2 + 3 records, 100 + 101 frames in two shards, as `_manifest` makes them.
-    counts = {key: written[key] for key in ("num_videos", "num_records", "num_frames", "num_shards")}
-    assert counts == {"num_videos": 3, "num_records": 5, "num_frames": 201, "num_shards": 2}
-    assert set(written["shards"][0]) >= {"file", "bytes", "checksum", "num_videos", "num_frames"}
-    assert manifest.shard_paths(tmp_path)[1] == str(tmp_path / "ucf101-train-00001-of-00002.tfrecord")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        ["manifest.json", *(shard.file for shard in manifest.shards)]
-    )
-
-
-def test_failed_save_leaves_the_old_manifest(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _manifest(tmp_path).save(tmp_path)
-    before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
-
-    def no_space(handle: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(OSError, match="No space"):
-        _manifest(tmp_path).save(tmp_path)
-    assert sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir()) == before
-
-
-def test_missing_folder_and_manifest_say_how_to_make_one(tmp_path: pathlib.Path) -> None:
-    missing = tmp_path / "data"
-    assert "no such folder" in _load_error(missing) and "data_prep.ucf101 --video_dir=VIDEOS" in _load_error(missing)
-    message = _load_error(tmp_path)
-    assert "manifest.json" in message and f"--output_dir={tmp_path}" in message
-
-
-def test_unfinished_preparation_is_told_from_a_foreign_folder(tmp_path: pathlib.Path) -> None:
-    (tmp_path / records.UNFINISHED_DIR).mkdir()
-    assert "not finished" in _load_error(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"labels": None}, "labels is missing"),
-        ({"format": 99}, "format is 99"),
-        ({"height": "192"}, "height is '192'"),
-        ({"height": True}, "height is True"),
-        ({"width": -1}, "width is -1"),
-        ({"labels": ["Archery", 3]}, "labels"),
-        ({"shards": []}, "no shards"),
-        ({"shards": [{"file": "a"}]}, "shards[0].bytes is missing"),
-        ({"shards": ["a"]}, "shards[0] is not"),
-        ({"skipped": [{"video": "a"}]}, "skipped[0].reason is missing"),
-        ({"num_videos": 4}, "num_videos is 4, but the shards add up to 3"),
-        ({"num_shards": 3}, "num_shards is 3"),
-    ],
-)
-def test_wrong_manifest_names_the_field(tmp_path: pathlib.Path, changes: dict[str, object], named: str) -> None:
-    path = _saved(tmp_path, **changes)
-    message = _load_error(tmp_path)
-    assert named in message and str(path) in message
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "\xff\xfe"])
-def test_unreadable_manifest(tmp_path: pathlib.Path, text: str) -> None:
-    (tmp_path / "manifest.json").write_bytes(text.encode("latin-1"))
-    assert "cannot be read" in _load_error(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["../other.tfrecord", "/etc/passwd", "sub/a.tfrecord", "..\\a.tfrecord", "..", ""])
-def test_shards_outside_the_folder_are_refused(tmp_path: pathlib.Path, name: str) -> None:
-    shards = json.loads(_saved(tmp_path).read_text())["shards"]
-    shards[1]["file"] = name
-    _saved(tmp_path, shards=shards)
-    assert "not a bare file name" in _load_error(tmp_path)
-
-
-def test_missing_and_truncated_shards_are_named(tmp_path: pathlib.Path) -> None:
-    _manifest(tmp_path).save(tmp_path)
-    shard = tmp_path / "ucf101-train-00001-of-00002.tfrecord"
-    shard.write_bytes(b"ab")
-    message = _load_error(tmp_path)
-    assert str(shard) in message and "2 bytes" in message and "says 3" in message
-    shard.unlink()
-    message = _load_error(tmp_path)
-    assert str(shard) in message and "No such file" in message
-
-
-def test_manifests_are_read_without_tensorflow() -> None:
-    code = "import sys; from tganv2_tf.data import records; sys.exit('tensorflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_ids_of_segments() -> None:
+    assert records.segment_id("v_YoYo_g01_c01", 2) == "v_YoYo_g01_c01#0002"
+    assert records.segment_id("v", 12345) == "v#12345"
+    assert {records.source_video(record) for record in ("v", "v#0001", "v#12345")} == {"v"}
+    assert records.source_video("v#1") == "v#1"
+    assert records.source_video("a#0001/b.mp4") == "a#0001/b.mp4"

@@ -22,6 +22,7 @@ from data_prep.options import ShardingOptions
 from data_prep.shard_writer import Video
 from data_prep.video import VideoError, VideoFrames
 from tganv2_tf.data import records
+from tganv2_tf.data.manifest import Manifest, checksum, shard_name
 from tganv2_tf.errors import ConfigError, UserError
 
 HEIGHT, WIDTH = 8, 12
@@ -81,7 +82,7 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _records(folder: pathlib.Path) -> list[dict[str, Any]]:
-    paths = records.Manifest.load(folder).shard_paths(folder)
+    paths = Manifest.load(folder).shard_paths(folder)
     return [
         {name: value.numpy() for name, value in records.parse_record(record).items()}
         for record in tf.data.TFRecordDataset(paths)
@@ -97,7 +98,7 @@ def _times(folder: pathlib.Path) -> dict[str, int]:
 
 
 def _names(count: int) -> set[str]:
-    return {records.shard_name("made_up", "train", index, count) for index in range(count)}
+    return {shard_name("made_up", "train", index, count) for index in range(count)}
 
 
 def test_order_is_shuffled_and_depends_on_ids_and_seed_alone() -> None:
@@ -159,7 +160,7 @@ def test_too_short_for_a_segment() -> None:
 def test_shards_hold_every_video_once(inline: None, tmp_path: pathlib.Path) -> None:
     data_set = _data_set([str(16 + index) for index in range(40)], geometry="paper")
     assert sharding.prepare(data_set, _options(tmp_path)) == 0
-    manifest = records.Manifest.load(tmp_path)
+    manifest = Manifest.load(tmp_path)
     assert set(_bytes(tmp_path)) == {"manifest.json"} | _names(2)  # 40 videos: two shards; nothing else is left
     assert manifest.num_videos == manifest.num_records == 40 and [s.num_videos for s in manifest.shards] == [20, 20]
     assert manifest.num_frames == sum(16 + index for index in range(40))
@@ -167,7 +168,7 @@ def test_shards_hold_every_video_once(inline: None, tmp_path: pathlib.Path) -> N
     assert manifest.options["geometry"] == "paper" and manifest.options["encoding"] == "png"
     assert manifest.skipped == []
     for shard in manifest.shards:
-        assert records.checksum(tmp_path / shard.file) == shard.checksum
+        assert checksum(tmp_path / shard.file) == shard.checksum
     found = {record["video_id"].decode(): record for record in _records(tmp_path)}
     assert set(found) == {video.id for video in data_set.videos}
     for index, video in enumerate(data_set.videos):
@@ -184,7 +185,7 @@ def test_long_videos_become_segments(inline: None, tmp_path: pathlib.Path) -> No
     # Starts 40 - 15 = 25 apart: 0..39, 25..64, 50..89, 75..99.
     lengths = {record["video_id"].decode(): int(record["num_frames"]) for record in _records(tmp_path)}
     assert lengths == {"v000": 20, "v001#0001": 40, "v001#0002": 40, "v001#0003": 40, "v001#0004": 25}
-    manifest = records.Manifest.load(tmp_path)
+    manifest = Manifest.load(tmp_path)
     assert (manifest.num_videos, manifest.num_records, manifest.num_frames) == (2, 5, 165)
 
 
@@ -199,7 +200,7 @@ def test_skipped_videos_are_reported_with_reasons(
         "v004": "[Errno 5] Input/output error",
         "v999": "the file is missing",
     }
-    manifest = records.Manifest.load(tmp_path)
+    manifest = Manifest.load(tmp_path)
     assert {skip.video: skip.reason for skip in manifest.skipped} == expected
     # v004 failed when three segments of it were written: the shard was made again without them.
     assert {record["video_id"].decode() for record in _records(tmp_path)} == {"v000", "v003"}
@@ -228,7 +229,7 @@ def test_too_many_failures_keep_shards_and_report(inline: None, tmp_path: pathli
 
     repaired.write_text("20")
     assert sharding.prepare(data_set, _options(folder, max_failures=3)) == 0
-    manifest = records.Manifest.load(folder)
+    manifest = Manifest.load(folder)
     assert manifest.num_videos == 61 and [skip.video for skip in manifest.skipped] == [names[0], *names[2:]]
     kept = {name for name, modified in _times(folder).items() if modified == before[name]}
     assert kept == {"made_up-train-00002-of-00004.tfrecord", "made_up-train-00003-of-00004.tfrecord"}
@@ -286,7 +287,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert len(finished) == 2 and not list(folder.rglob("*.tmp"))
     (folder / ".unfinished" / "stale.tfrecord.tmp").write_text("of a killed run")
     with pytest.raises(UserError, match="not finished"):
-        records.Manifest.load(folder)
+        Manifest.load(folder)
     # An estimate that comes out differently must not change the number of shards of a run under way.
     monkeypatch.setattr(sharding, "num_shards", lambda *_: 7)
     original = sharding.shuffled
@@ -322,7 +323,37 @@ def test_a_finished_shard_that_was_damaged_is_made_again(
     (tmp_path / names[0]).write_bytes(b"short")
     (tmp_path / names[1]).unlink()
     assert sharding.prepare(data_set, _options(tmp_path)) == 0
-    assert records.Manifest.load(tmp_path).num_videos == 64
+    assert Manifest.load(tmp_path).num_videos == 64
+
+
+def test_shards_whose_videos_changed_are_made_again_and_no_others(
+    inline: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, paths = tmp_path / "data", []
+    for index in range(64):
+        path = tmp_path / f"{index}.count"
+        path.write_text("20")
+        paths.append(str(path))
+    data_set = _data_set(paths)
+    _prepare_half(data_set, _options(folder), monkeypatch)
+    before = _times(folder)
+    first, second = sorted(before)
+    changed = sharding.shuffled(data_set.videos, 0)[3]  # of the first shard
+    pathlib.Path(changed.path).write_text("30")
+    assert sharding.prepare(data_set, _options(folder)) == 0
+    after = _times(folder)
+    assert after[first] > before[first] and after[second] == before[second]
+    assert Manifest.load(folder).shards[0].num_frames == 15 * 20 + 30
+    lengths = {record["video_id"].decode(): record["num_frames"] for record in _records(folder)}
+    assert lengths.pop(changed.id) == 30 and set(lengths.values()) == {20}
+
+
+def test_videos_named_like_segments_are_refused(tmp_path: pathlib.Path) -> None:
+    data_set = _data_set(["20"])
+    named = dataclasses.replace(data_set, videos=[Video("v#0001", "20")])
+    with pytest.raises(UserError, match=r"^v#0001: the name of a video may not end as"):
+        sharding.prepare(named, _options(tmp_path / "data"))
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -461,7 +492,7 @@ def test_videos_that_kill_or_hang_their_worker_are_skipped(
 ) -> None:
     paths = ["20"] * 30 + ["broken", "exit", "20", "hang", "20"]
     assert sharding.prepare(_data_set(paths), _options(tmp_path / "a", num_workers=2, video_timeout=4.0)) == 0
-    manifest = records.Manifest.load(tmp_path / "a")
+    manifest = Manifest.load(tmp_path / "a")
     assert manifest.num_videos == 32
     assert {skip.video: skip.reason for skip in manifest.skipped} == {
         "v030": "it is broken",

@@ -20,6 +20,7 @@ import tensorflow as tf
 from data_prep import moving_shapes, ucf101
 from data_prep.ucf101 import Ucf101Options
 from tganv2_tf.data import records
+from tganv2_tf.data.manifest import Manifest, checksum
 from tganv2_tf.errors import ConfigError, UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -207,7 +208,7 @@ def test_command_on_real_videos(tmp_path: pathlib.Path) -> None:
     result = _command(*folders, "--split=all", "--num_workers=1")
     assert result.returncode == 0, result.stderr
     assert "2 videos, 271 frames of 192x192, 1 shards" in result.stdout
-    manifest = records.Manifest.load(tmp_path / "data")
+    manifest = Manifest.load(tmp_path / "data")
     assert manifest.labels == ["ApplyEyeMakeup", "BaseballPitch"]
     found = {}
     for record in tf.data.TFRecordDataset(manifest.shard_paths(tmp_path / "data")).map(records.parse_record):
@@ -256,10 +257,10 @@ def _bytes(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 def test_command_prepares_what_was_rendered(shapes: pathlib.Path, prepared: pathlib.Path) -> None:
-    manifest = records.Manifest.load(prepared)
+    manifest = Manifest.load(prepared)
     assert (manifest.num_videos, manifest.num_frames, manifest.labels) == (24, 24 * 32, list(moving_shapes.CLASSES))
     assert manifest.num_shards >= 6 and all(shard.bytes < 2.5 * 2**20 for shard in manifest.shards)
-    assert all(records.checksum(prepared / shard.file) == shard.checksum for shard in manifest.shards)
+    assert all(checksum(prepared / shard.file) == shard.checksum for shard in manifest.shards)
     options = moving_shapes.MovingShapesOptions("unused", videos_per_class=2)
     for record in tf.data.TFRecordDataset(manifest.shard_paths(prepared)).map(records.parse_record):
         _, name, group, clip = record["video_id"].numpy().decode().split("_")
@@ -306,7 +307,7 @@ def test_interrupted_command_goes_on_and_gives_the_same_bytes(
     assert not (folder / "manifest.json").exists() and not list(folder.rglob("*.tmp"))
     times = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tfrecord")}
     sidecars = len(list(folder.glob(".unfinished/shard-*.json")))
-    assert 2 <= sidecars < records.Manifest.load(prepared).num_shards
+    assert 2 <= sidecars < Manifest.load(prepared).num_shards
 
     code, _ = stop(signal.SIGKILL, finished=sidecars + 1)
     assert code in (-signal.SIGKILL, 0)

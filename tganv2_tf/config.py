@@ -93,13 +93,17 @@ class DataConfig:
     normalization: str = option(
         "bytes to [-1, 1]: paper = x / 127.5 - 1, official = (x - 128) / 128", "paper", ("paper", "official")
     )
-    shuffle_buffer: int = option("records among which the next one is drawn", 1024)
+    shuffle_buffer: int = option("clips among which the next one is drawn", 1024)
     frame_step: int = option("distance of the frames of a clip in the video, in frames", 1)
+    windows_per_record: int = option("clips drawn from each record that is read; more of them spare a slow disk", 1)
+    skip_corrupt_records: bool = option(
+        "leave damaged records out, log and count them, instead of ending the run", False
+    )
 
     def __post_init__(self) -> None:
         require("://" not in self.data_dir, "data_dir", self.data_dir, "a folder of this machine")
-        require(self.shuffle_buffer >= 1, "shuffle_buffer", self.shuffle_buffer, "a whole number of at least 1")
-        require(self.frame_step >= 1, "frame_step", self.frame_step, "a whole number of at least 1")
+        for name in ("shuffle_buffer", "frame_step", "windows_per_record"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,37 +121,88 @@ class TrainConfig:
     )
     n_dis: int = option("discriminator updates a generator update", 1)
     r1_weight: float = option("strength of the gradient penalty on real clips; 0 = none", 16.0)
+    r1_every_steps: int = option("steps between two penalties, each so many times as strong (lazy penalty)", 1)
     generator_learning_rate: float = option("Adam step size of the generator", 1e-4)
     discriminator_learning_rate: float = option("Adam step size of the discriminators", 1e-4)
     learning_rate_decay: str = option("linear = down to 0 at the last step", "linear", ("linear", "none"))
     adam_beta1: float = option("decay of Adam's first moment", 0.0)
     adam_beta2: float = option("decay of Adam's second moment", 0.9)
     adam_epsilon: float = option("Adam's epsilon, outside the bias correction", 8e-8)
+    gradient_clip_norm: float = option("largest norm of each network's gradient over all replicas; 0 = any", 0.0)
     ema_decay: float = option("decay of the averaged generator's weights a step; 0 = no averaging", 0.999)
+    init_from: str = option("run, or checkpoint of one, whose networks a new run begins with", "")
     seed: int = option("seed of initial weights, latents, offsets and data order", 0)
+    distribution: str = option(
+        "mirrored = all devices of this machine; one_device; multi_worker = all machines that TF_CONFIG or Slurm names",
+        "mirrored",
+        ("mirrored", "one_device", "multi_worker"),
+    )
+    mixed_precision: str = option(
+        "what the networks compute in; weights, norms, losses, penalty and videos are float32 in all",
+        "float32",
+        ("float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    jit_compile: bool = option("compile a step with XLA; with --distribution=one_device", False)
+    steps_per_execution: int = option("steps between two returns from the graph; all intervals are multiples of it", 1)
     log_every_steps: int = option("steps between two rows of scalars", 50)
     preview_every_steps: int = option("steps between two animated previews", 1000)
     checkpoint_every_steps: int = option("steps between two checkpoints", 1000)
     keep_checkpoints: int = option("newest checkpoints that are kept", 3)
+    keep_checkpoint_every_steps: int = option("checkpoints at multiples of it are kept for ever; 0 = none", 0)
     num_previews: int = option("fixed latents in the previews", 16)
+    profile_steps: tuple[int, ...] = option("first and last step to profile into TensorBoard, such as 20,25", ())
 
     def __post_init__(self) -> None:
-        at_least_one = (
+        for name in (
             "global_batch_size",
             "train_steps",
             "n_dis",
+            "r1_every_steps",
+            "steps_per_execution",
             "log_every_steps",
+            "preview_every_steps",
+            "checkpoint_every_steps",
+            "keep_checkpoints",
             "num_previews",
-        )
-        for name in (*at_least_one, "preview_every_steps", "checkpoint_every_steps", "keep_checkpoints"):
+        ):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
-        for name in ("r1_weight", "generator_learning_rate", "discriminator_learning_rate", "seed"):
+        for name in (
+            "r1_weight",
+            "generator_learning_rate",
+            "discriminator_learning_rate",
+            "gradient_clip_norm",
+            "seed",
+            "keep_checkpoint_every_steps",
+        ):
             require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 up to, not including, 1")
         require("://" not in self.model_dir, "model_dir", self.model_dir, "a folder of this machine")
         require(self.seed < 2**31, "seed", self.seed, "a whole number below 2147483648")
         require(self.adam_epsilon > 0, "adam_epsilon", self.adam_epsilon, "a number above 0")
+        # XLA compiles the step of one device; the sums over replicas in its midst cannot be a part of that.
+        require(
+            not self.jit_compile or self.distribution == "one_device",
+            "jit_compile",
+            "true",
+            f"with --distribution=one_device only, and it is {self.distribution}",
+        )
+        for name in ("train_steps", *(f"{what}_every_steps" for what in ("log", "preview", "checkpoint"))):
+            require(
+                getattr(self, name) % self.steps_per_execution == 0,
+                name,
+                getattr(self, name),
+                f"a multiple of --steps_per_execution={self.steps_per_execution}",
+            )
+        require(
+            self.keep_checkpoint_every_steps % self.checkpoint_every_steps == 0,
+            "keep_checkpoint_every_steps",
+            self.keep_checkpoint_every_steps,
+            f"a multiple of --checkpoint_every_steps={self.checkpoint_every_steps}, or 0",
+        )
+        if self.profile_steps:
+            valid = len(self.profile_steps) == 2 and 1 <= self.profile_steps[0] <= self.profile_steps[1]
+            require(valid, "profile_steps", self.profile_steps, "two numbers FIRST,LAST from 1, or nothing")
 
 
 @dataclasses.dataclass(frozen=True)

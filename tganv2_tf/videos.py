@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
-import os
 import pathlib
-from collections.abc import Iterator
 
 import imageio.v3 as iio
 import numpy as np
 
 from tganv2_tf.errors import UserError
+from tganv2_tf.files import Path, whole_file
 
 SUFFIXES = (".gif", ".mp4", ".png")
 
@@ -69,7 +67,7 @@ def gif_bytes(video: np.ndarray, fps: float) -> bytes:
     return buffer.getvalue()
 
 
-def check_suffix(path: str | os.PathLike[str]) -> str:
+def check_suffix(path: Path) -> str:
     """The file's suffix.
 
     Raises:
@@ -81,7 +79,7 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
     return suffix
 
 
-def write_video(path: str | os.PathLike[str], video: np.ndarray, fps: float) -> None:
+def write_video(path: Path, video: np.ndarray, fps: float) -> None:
     """Writes a GIF, an MP4 (H.264), or a PNG strip of the frames; whole, or not at all.
 
     Args:
@@ -95,30 +93,17 @@ def write_video(path: str | os.PathLike[str], video: np.ndarray, fps: float) -> 
     if suffix == ".png":
         write_image(path, strip(video[np.newaxis]))
         return
-    with _whole_file(path) as temporary:
+    with whole_file(path) as temporary:
         if suffix == ".gif":
             temporary.write_bytes(gif_bytes(video, fps))
         else:
             _write_mp4(temporary, video, fps)
 
 
-def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
+def write_image(path: Path, image: np.ndarray) -> None:
     """Writes uint8 [H, W, 3]; whole, or not at all."""
-    with _whole_file(path) as temporary:
+    with whole_file(path) as temporary:
         iio.imwrite(temporary, image)
-
-
-@contextlib.contextmanager
-def _whole_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """A temporary name with the same suffix, which becomes the final one when the block has ended well."""
-    target = pathlib.Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_mp4(path: pathlib.Path, video: np.ndarray, fps: float) -> None:

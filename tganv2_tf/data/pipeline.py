@@ -1,22 +1,26 @@
 """Shards -> clips -> batches of pyramids, with tf.data.
 
-An epoch reads every shard once, in an order of its own; each record gives one clip, a window drawn uniformly from all
-starts that fit. Windows are cut out while the frames are still JPEG: only their bytes are shuffled and decoded.
-All random numbers come from the seed and the number of the record, clip or batch, so that a seed gives the same batches
-whatever the number of threads.
+An epoch reads every shard once, in an order of its own; each record gives `windows_per_record` clips, windows whose
+starts are drawn from all that fit. Windows are cut out while the frames are still JPEG: only their bytes are shuffled
+and decoded. All random numbers come from the seed and the number of the record, clip or batch, so that a seed gives the
+same batches whatever the number of threads.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tganv2_tf.config import DataConfig, ModelConfig
-from tganv2_tf.data.records import Manifest, parse_record
+from tganv2_tf.data.manifest import WHAT_TO_DO, Manifest
+from tganv2_tf.data.reading import UNREADABLE, Share, SkippedRecords, attempt, describe
+from tganv2_tf.data.records import decode_frame, parse_record
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.subsampling import video_pyramid
 
-SHARDS_READ_AT_ONCE = 8
 OFFICIAL_CROP_MARGIN = 16  # the authors draw x0 from 4..60 of 0..64: a sixteenth of the room is left at either side
 
 
@@ -26,27 +30,28 @@ def normalize(frames: tf.Tensor, normalization: str = "paper") -> tf.Tensor:
     return values / 127.5 - 1.0 if normalization == "paper" else (values - 128.0) / 128.0
 
 
-def cut_window(frames: tf.Tensor, num_frames: int, frame_step: int, seed: tf.Tensor) -> tf.Tensor:
-    """A window of a video, its start uniform over all that fit; empty where the video is too short.
+def cut_windows(frames: tf.Tensor, count: int, num_frames: int, frame_step: int, seed: tf.Tensor) -> tf.Tensor:
+    """Windows of a video, the start of each uniform over all that fit; no start comes twice where there are enough.
 
     Args:
       frames: string [T], encoded frames.
-      num_frames: of the window.
+      count: windows to cut.
+      num_frames: of a window.
       frame_step: distance of its frames in the video.
       seed: int32 or int64 [2], a stateless seed.
     Returns:
-      string [num_frames], or [0].
+      string [count, num_frames]; [0, num_frames] where the video is too short.
     """
-    span = (num_frames - 1) * frame_step + 1
-    starts = tf.shape(frames)[0] - span + 1
-    start = tf.random.stateless_uniform([], seed, 0, tf.maximum(starts, 1), tf.int32)
-    return frames[start : start + span : frame_step] if starts > 0 else frames[:0]
+    starts = tf.maximum(tf.shape(frames)[0] - (num_frames - 1) * frame_step, 0)
+    order = tf.argsort(tf.random.stateless_uniform([starts], seed))
+    chosen = tf.tile(order, [count // tf.maximum(starts, 1) + 1])[:count]
+    return tf.gather(frames, chosen[:, tf.newaxis] + frame_step * tf.range(num_frames))
 
 
 def decode_clip(frames: tf.Tensor, num_frames: int, height: int, width: int) -> tf.Tensor:
     """string [num_frames] of JPEG or PNG -> uint8 [num_frames, height, width, 3]."""
-    # Unrolled: tf.map_fn costs more than the decoding of a small frame. The op reads PNG as well, whatever its name.
-    decoded = [tf.io.decode_jpeg(frames[t], 3, dct_method="INTEGER_ACCURATE") for t in range(num_frames)]
+    # Unrolled: tf.map_fn costs more than the decoding of a small frame.
+    decoded = [decode_frame(frames[t]) for t in range(num_frames)]
     return tf.ensure_shape(tf.stack(decoded), [num_frames, height, width, 3])
 
 
@@ -73,53 +78,76 @@ def augment(clip: tf.Tensor, resolution: int, flip: bool, seed: tf.Tensor) -> tf
     return clip
 
 
-def _windows(manifest: Manifest, model: ModelConfig, data: DataConfig, seeds: np.ndarray) -> tf.data.Dataset:
-    """Endless encoded windows: string [num_frames] each. Every epoch reads the shards in another order."""
-    paths = manifest.shard_paths(data.data_dir)
-    files_seed, records_seed, windows_seed = (int(seed) for seed in seeds)
+def _windows(share: Share, model: ModelConfig, data: DataConfig, seeds: np.ndarray) -> tf.data.Dataset:
+    """Endless encoded windows: (path string [], number int64 [], frames string [num_frames]), shuffled.
 
-    def window(index: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
-        frames = parse_record(record)["frames"]
-        return cut_window(frames, model.num_frames, data.frame_step, tf.stack([windows_seed, index]))
+    Those of an unreadable record, where it is to be skipped, hold empty strings.
+    """
+    count, (files_seed, records_seed, windows_seed) = data.windows_per_record, (int(seed) for seed in seeds)
 
-    files = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths), files_seed).repeat()
-    records = files.interleave(
-        tf.data.TFRecordDataset,
-        cycle_length=min(SHARDS_READ_AT_ONCE, len(paths)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-    windows = records.enumerate().map(window, num_parallel_calls=tf.data.AUTOTUNE)
-    return windows.filter(lambda frames: tf.size(frames) > 0).shuffle(data.shuffle_buffer, records_seed)
+    def windows_of(index: tf.Tensor, record: Any) -> tuple[tf.Tensor, ...]:
+        path, number, serialized = record
+        frames = parse_record(serialized)["frames"]
+        seed = tf.stack([windows_seed, index])
+        windows = cut_windows(frames, count, model.num_frames, data.frame_step, seed)
+        return tf.repeat(path, tf.shape(windows)[0]), tf.repeat(number, tf.shape(windows)[0]), windows
+
+    def unreadable(index: tf.Tensor, record: Any) -> tuple[tf.Tensor, ...]:
+        path, number, _ = record
+        return tf.repeat(path, count), tf.repeat(number, count), tf.fill([count, model.num_frames], "")
+
+    records = share.read(files_seed, data.skip_corrupt_records).enumerate()
+    if data.skip_corrupt_records:
+        windows = attempt(records, windows_of, unreadable)
+    else:
+        windows = records.map(windows_of, num_parallel_calls=tf.data.AUTOTUNE)
+    return windows.unbatch().shuffle(data.shuffle_buffer, records_seed)
 
 
 def load_manifest(model: ModelConfig, data: DataConfig) -> Manifest:
     """Reads the manifest and makes sure that training can use the data set.
 
     Raises:
-      ConfigError: no `data_dir`, or frames of another size than the model's.
-      UserError: a damaged data set, or one without a single video that is long enough.
+      ConfigError: no `data_dir`, frames of another size than the model's, or no video that is long enough.
+      UserError: no data set, or a damaged one that may not be used.
     """
     if not data.data_dir:
         raise ConfigError("--data_dir is missing: the folder of the shards; `python -m data_prep.ucf101` makes one")
-    manifest = Manifest.load(data.data_dir)
+    manifest = Manifest.read(data.data_dir) if data.skip_corrupt_records else Manifest.load(data.data_dir)
     if manifest.height != model.resolution or manifest.width < model.resolution:
         raise ConfigError(
             f"--resolution={model.resolution}: the frames in {data.data_dir} have {manifest.height}x{manifest.width} "
             f"pixels; valid: {manifest.height}, or prepare the videos again with --resolution={model.resolution}"
         )
-    span = (model.num_frames - 1) * data.frame_step + 1
-    records = tf.data.TFRecordDataset(manifest.shard_paths(data.data_dir))
-    lengths = records.map(lambda record: parse_record(record)["num_frames"])
-    try:
-        if next(iter(lengths.filter(lambda length: length >= span)), None) is None:
-            raise ConfigError(
-                f"--num_frames={model.num_frames} with --frame_step={data.frame_step}: no video in {data.data_dir} has "
-                f"the {span} frames that a clip spans"
-            )
-    except tf.errors.OpError as error:
-        raise UserError(f"{data.data_dir}: a shard is damaged: {error.message}; prepare the data set again") from error
+    for shard in manifest.shards:
+        fault = shard.fault(data.data_dir)
+        if fault:  # and yet it may be used
+            logging.warning("%s: %s", shard.file, fault)
+    _require_long_enough(manifest, Share.of(manifest, data.data_dir), model, data)
     return manifest
+
+
+def _require_long_enough(manifest: Manifest, share: Share, model: ModelConfig, data: DataConfig) -> None:
+    """Looks for the first video of a share that a clip can be cut from. Raises UserError where damage comes first."""
+    span = (model.num_frames - 1) * data.frame_step + 1
+    lengths = attempt(
+        share.read(tolerant=True),
+        lambda *record: (*record, parse_record(record[2])["num_frames"]),
+        lambda *record: (*record, np.int64(-1)),
+    )
+    longest = -1
+    for path, number, record, length in lengths.as_numpy_iterator():
+        longest = max(longest, length)
+        if longest >= span:
+            return
+        if length < 0 and not data.skip_corrupt_records:
+            raise UserError(f"{describe(path, number, record, manifest.height, manifest.width)}; {WHAT_TO_DO}")
+    if longest < 0:
+        raise UserError(f"{data.data_dir}: not one record can be read; {WHAT_TO_DO}")
+    raise ConfigError(
+        f"--num_frames={model.num_frames} with --frame_step={data.frame_step}: no video in {data.data_dir} has the "
+        f"{span} frames that a clip spans; the longest has {longest}"
+    )
 
 
 def training_dataset(
@@ -130,6 +158,8 @@ def training_dataset(
     n_dis: int,
     seed: int,
     first_step: int = 0,
+    num_pipelines: int = 1,
+    pipeline: int = 0,
 ) -> tf.data.Dataset:
     """Endless batches for one replica.
 
@@ -141,15 +171,22 @@ def training_dataset(
       n_dis: batches an element.
       seed: of the order, the windows, the augmentation and the frame offsets.
       first_step: of the run that is taken up; it goes on with an order of its own.
+      num_pipelines: processes that train together and read each its share of the data.
+      pipeline: number of this one, from 0.
     Returns:
       Elements of L tensors, level l float32 [n_dis, N_l, T_l, H_l, W_l, 3] in [-1, 1].
+    Raises:
+      ConfigError: no video of the share is long enough.
     """
     spec = model.pyramid
-    seeds = np.random.SeedSequence([seed, first_step]).generate_state(5)
+    share = Share.of(manifest, data.data_dir, num_pipelines, pipeline)
+    if num_pipelines > 1:  # of the whole, `load_manifest` has made sure
+        _require_long_enough(manifest, share, model, data)
+    seeds = np.random.SeedSequence([seed, first_step, pipeline]).generate_state(5)
     augmentation_seed, offsets_seed = (int(number) for number in seeds[3:])
 
-    def clip(index: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
-        decoded = decode_clip(frames, model.num_frames, manifest.height, manifest.width)
+    def clip(index: tf.Tensor, window: Any) -> tf.Tensor:
+        decoded = decode_clip(window[2], model.num_frames, manifest.height, manifest.width)
         return augment(decoded, model.resolution, data.flip, tf.stack([augmentation_seed, index]))
 
     def pyramids(index: tf.Tensor, clips: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -160,7 +197,18 @@ def training_dataset(
         ]
         return tuple(tf.stack(same_level) for same_level in zip(*levels))
 
-    windows = _windows(manifest, model, data, seeds[:3])
-    clips = windows.enumerate().map(clip, num_parallel_calls=tf.data.AUTOTUNE)
+    windows = _windows(share, model, data, seeds[:3]).enumerate()
+    if data.skip_corrupt_records:
+        undecodable = f"has frames that are no pictures of {manifest.width}x{manifest.height} pixels"
+        none = tf.zeros([model.num_frames, model.resolution, model.resolution, 3], tf.uint8)
+        tried = attempt(
+            windows,
+            lambda index, window: (*window[:2], "", clip(index, window)),
+            lambda index, window: (*window[:2], tf.where(window[2][0] == "", UNREADABLE, undecodable), none),
+        )
+        clips_of_an_epoch = share.num_records * data.windows_per_record
+        clips = SkippedRecords(max(clips_of_an_epoch, data.shuffle_buffer)).leave_out(tried)
+    else:
+        clips = windows.map(clip, num_parallel_calls=tf.data.AUTOTUNE)
     batches = clips.batch(n_dis * batch_size, drop_remainder=True)
     return batches.enumerate().map(pyramids, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

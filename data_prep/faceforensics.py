@@ -1,0 +1,106 @@
+"""Prepares FaceForensics (the first one, of 2018): its videos and mask videos -> TFRecord shards of square face crops.
+
+ROOT/{train,val,test}/original holds the videos, ROOT/{train,val,test}/mask their masks under the same names; `altered`
+is not used. --box=smoothed follows the face without jitter: the whole mask is in the square in every frame, and where
+masks are empty it is interpolated. --box=official is the rule of the authors' code, a square for each frame.
+
+Squares that leave the frame are moved into it. A mask video may have up to two frames more or fewer than its video,
+whose common part then counts, and another size of the same shape; otherwise the video is skipped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import pathlib
+import sys
+
+from data_prep.options import ShardingOptions, require_resolution
+from data_prep.readers import BOX_RULES, read_masked_face
+from data_prep.shard_writer import Video
+from data_prep.sharding import DataSet, prepare
+from data_prep.video import VIDEO_NAME
+from tganv2_tf import cli_flags
+from tganv2_tf.config import option, require
+from tganv2_tf.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class FaceForensicsOptions:
+    """Videos and crops."""
+
+    root: str = option("folder that holds train, val and test, e.g. FaceForensics_compressed")
+    split: str = option("which of these folders", "train", ("train", "val", "test"))
+    box: str = option(
+        "smoothed = the square follows the face calmly; official = a square of its own for each frame",
+        "smoothed",
+        BOX_RULES,
+    )
+    face_margin: float = option("widens the square on each side, as a share of its side", 0.0)
+    resolution: int = option("R, height and width of the frames in pixels", 256)
+
+    def __post_init__(self) -> None:
+        require(bool(self.root), "root", self.root, "the folder that holds train, val and test")
+        require(0 <= self.face_margin <= 2, "face_margin", self.face_margin, "0 to 2")
+        require_resolution(self.resolution)
+
+
+def find_videos(folder: pathlib.Path) -> dict[str, str]:
+    """Paths of the videos in a folder, by their names without extensions.
+
+    Raises:
+      UserError: no such folder, none in it, or two of the same name.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--root: no folder {folder}; name the folder that holds train, val and test")
+    found: dict[str, str] = {}
+    for path in sorted(folder.iterdir()):
+        if not VIDEO_NAME.fullmatch(path.name):
+            continue
+        if path.stem in found:
+            raise UserError(f"two videos have the same name, keep one of them: {found[path.stem]} and {path}")
+        found[path.stem] = os.fspath(path)
+    if not found:
+        raise UserError(f"--root: no videos in {folder}")
+    return found
+
+
+def data_set(options: FaceForensicsOptions) -> DataSet:
+    """Finds the videos of a split and their masks; one without the other is missing.
+
+    Raises:
+      UserError: folders are missing or empty.
+    """
+    folder = pathlib.Path(options.root) / options.split
+    originals, masks = find_videos(folder / "original"), find_videos(folder / "mask")
+    missing = [f"mask/{name}" for name in originals.keys() - masks.keys()]
+    missing += [f"original/{name}" for name in masks.keys() - originals.keys()]
+    reader = functools.partial(
+        read_masked_face,
+        masks=masks,
+        box_rule=options.box,
+        margin=options.face_margin,
+        resolution=options.resolution,
+    )
+    return DataSet(
+        name="faceforensics",
+        split=options.split,
+        height=options.resolution,
+        width=options.resolution,
+        labels=[],
+        videos=[Video(name, path) for name, path in originals.items() if name in masks],
+        missing=sorted(missing),
+        reader=reader,
+        options={"box": options.box, "face_margin": options.face_margin, "resolution": options.resolution},
+        source="--root",
+    )
+
+
+def main(options: FaceForensicsOptions, sharding: ShardingOptions) -> int:
+    """Prepares one split."""
+    return prepare(data_set(options), sharding)
+
+
+if __name__ == "__main__":
+    sys.exit(cli_flags.run(main, [FaceForensicsOptions, ShardingOptions], "data_prep.faceforensics", __doc__))

@@ -1,0 +1,95 @@
+"""What the workers call for each video: its file -> frames in the size of the data set.
+
+Everything streams. What needs to know a whole video first, where its face goes, decodes it twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import cv2
+import numpy as np
+
+from data_prep import face_boxes
+from data_prep.shard_writer import Video
+from data_prep.video import VideoError, VideoFrames, fit, open_video, resize_square
+
+BOX_RULES = ("smoothed", "official")
+# Encoders may drop or repeat a frame at the end; a larger difference means that the two do not belong together.
+MAX_LENGTH_DIFFERENCE = 2
+MAX_SHAPE_DIFFERENCE = 0.02
+
+
+def read_resized(video: Video, geometry: str, resolution: int) -> VideoFrames:
+    """The frames in one of `video.GEOMETRIES`. Raises VideoError."""
+    fps, frames = open_video(video.path)
+    return VideoFrames(fps, (fit(frame, geometry, resolution) for frame in frames))
+
+
+def read_detected_face(video: Video, margin: float, resolution: int) -> VideoFrames:
+    """The main face, found by a detector: frames of [resolution, resolution, 3]. Raises VideoError."""
+    boxes = face_boxes.interpolated(face_boxes.detect_boxes(open_video(video.path).frames))
+    squares = face_boxes.smooth_squares(boxes)
+    fps, frames = open_video(video.path)
+    crops = (face_boxes.crop(frame, square, margin) for frame, square in zip(frames, squares))
+    return VideoFrames(fps, (resize_square(crop, resolution) for crop in crops))
+
+
+def read_masked_face(
+    video: Video, masks: Mapping[str, str], box_rule: str, margin: float, resolution: int
+) -> VideoFrames:
+    """The face that a mask video shows: frames of [resolution, resolution, 3].
+
+    Args:
+      video: the frames.
+      masks: paths of the mask videos by the ids of the videos; white where there is no face.
+      box_rule: `smoothed` follows the face calmly and interpolates where masks are empty; `official` takes a square for
+        each frame, as the authors' code does, and that of the nearest frame where masks are empty.
+      margin: widens the square on each side, as a share of its side.
+      resolution: in pixels.
+    Raises:
+      VideoError: one of the two videos cannot be read, they do not belong together, or no mask shows a face.
+    """
+    try:
+        squares, mask_shape = _mask_squares(open_video(masks[video.id]).frames, box_rule)
+    except VideoError as error:
+        raise VideoError(f"of its mask video: {error}") from error
+    fps, frames = open_video(video.path)
+    crops = _masked_faces(frames, squares, mask_shape, margin)
+    resize = _resize_official if box_rule == "official" else resize_square
+    return VideoFrames(fps, (resize(crop, resolution) for crop in crops))
+
+
+def _mask_squares(masks: Iterable[np.ndarray], box_rule: str) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Squares [T, 3] in pixels of the masks, and the height and width of these."""
+    official = box_rule == "official"
+    find = face_boxes.official_mask_box if official else face_boxes.mask_box
+    found: list[tuple[float, ...]] = []
+    shape: tuple[int, ...] = ()
+    for mask in masks:
+        found.append(find(mask))
+        shape = mask.shape[:2]
+    boxes = np.array(found)
+    if official:
+        return face_boxes.squares(face_boxes.nearest(boxes)), shape
+    return face_boxes.smooth_squares(face_boxes.interpolated(boxes)), shape
+
+
+def _masked_faces(
+    frames: Iterable[np.ndarray], squares: np.ndarray, mask_shape: tuple[int, ...], margin: float
+) -> Iterator[np.ndarray]:
+    count = 0
+    for count, frame in enumerate(frames, start=1):
+        if count > len(squares):
+            continue
+        down, across = frame.shape[0] / mask_shape[0], frame.shape[1] / mask_shape[1]
+        if abs(down / across - 1) > MAX_SHAPE_DIFFERENCE:
+            sizes = [f"{width}x{height}" for height, width in (frame.shape[:2], mask_shape)]
+            raise VideoError(f"its frames have {sizes[0]} pixels, those of its mask video {sizes[1]}: another shape")
+        yield face_boxes.crop(frame, squares[count - 1] * (across, down, max(across, down)), margin)
+    if abs(count - len(squares)) > MAX_LENGTH_DIFFERENCE:
+        raise VideoError(f"it has {count} frames, its mask video {len(squares)}")
+
+
+def _resize_official(square: np.ndarray, resolution: int) -> np.ndarray:
+    return cv2.resize(square, (resolution, resolution), interpolation=cv2.INTER_CUBIC)

@@ -1,0 +1,215 @@
+"""The manifest of a data set: which shards there are, what they hold, and how they were made.
+
+A data set is a folder with shards `NAME-SPLIT-00000-of-00064.tfrecord`, TFRecord files, and one `manifest.json`,
+written last. TensorFlow is not imported here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from tganv2_tf.errors import UserError
+from tganv2_tf.files import Path, write_atomically
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+UNFINISHED_DIR = ".unfinished"  # what a preparation keeps in the data folder until its manifest is written
+CHUNK_BYTES = 1 << 20
+
+
+def shard_name(name: str, split: str, index: int, count: int) -> str:
+    """File name of shard `index` (from 0) of `count`: `ucf101-train-00000-of-00064.tfrecord`."""
+    return f"{name}-{split}-{index:05d}-of-{count:05d}.tfrecord"
+
+
+def checksum(path: Path) -> str:
+    """`sha256:` and the hexadecimal digest of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return f"sha256:{digest.hexdigest()}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One shard of the manifest.
+
+    Attributes:
+      file: bare name, in the folder of the manifest.
+      bytes: size of the file.
+      checksum: as `checksum` gives it.
+      num_videos: source videos.
+      num_records: records; more than `num_videos` where long videos were cut into segments.
+      num_frames: frames of all records.
+    """
+
+    file: str
+    bytes: int
+    checksum: str
+    num_videos: int
+    num_records: int
+    num_frames: int
+
+    def fault(self, folder: Path) -> str | None:
+        """What is wrong at first sight with the file in `folder`: it is missing or has another size. Else None."""
+        try:
+            size = os.path.getsize(os.path.join(folder, self.file))
+        except OSError as error:
+            return f"{error.strerror}, but {MANIFEST_FILE} lists it"
+        return None if size == self.bytes else f"{size} bytes, but {MANIFEST_FILE} says {self.bytes}: damaged"
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A video that is not in the shards, and why."""
+
+    video: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says of a data set.
+
+    Attributes:
+      name: of the data set, such as `ucf101`.
+      split: such as `train`.
+      height: of all frames, in pixels.
+      width: of all frames, in pixels.
+      labels: names of the classes; the label of a record is an index into it.
+      options: every option that the bytes of the shards depend on.
+      shards: in the order of their numbers.
+      skipped: videos that were to be prepared and could not.
+    """
+
+    name: str
+    split: str
+    height: int
+    width: int
+    labels: list[str]
+    options: dict[str, Any]
+    shards: list[Shard]
+    skipped: list[Skipped] = dataclasses.field(default_factory=list)
+
+    @property
+    def num_shards(self) -> int:
+        return len(self.shards)
+
+    @property
+    def num_videos(self) -> int:
+        return sum(shard.num_videos for shard in self.shards)
+
+    @property
+    def num_records(self) -> int:
+        return sum(shard.num_records for shard in self.shards)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of all records; those that overlapping segments share count in each of them."""
+        return sum(shard.num_frames for shard in self.shards)
+
+    def shard_paths(self, folder: Path) -> list[str]:
+        """Paths of the shards, in the order of their numbers, for `tf.data.TFRecordDataset`."""
+        return [os.path.join(os.fspath(folder), shard.file) for shard in self.shards]
+
+    def save(self, folder: Path) -> None:
+        """Writes `manifest.json`, whole or not at all."""
+        counts = {key: getattr(self, key) for key in ("num_videos", "num_records", "num_frames", "num_shards")}
+        fields = dataclasses.asdict(self)
+        head = {"format": FORMAT_VERSION, "name": fields.pop("name"), "split": fields.pop("split")}
+        text = json.dumps({**head, **counts, **fields}, indent=2, ensure_ascii=False)
+        write_atomically(pathlib.Path(folder) / MANIFEST_FILE, text + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Reads `manifest.json`, and looks at nothing else.
+
+        Raises:
+          UserError: no such folder, or no manifest or an unreadable one in it.
+        """
+        directory = pathlib.Path(folder)
+        path = directory / MANIFEST_FILE
+        if not directory.is_dir():
+            raise UserError(f"{directory}: no such folder; {_HOW_TO_MAKE.format(directory)}")
+        if not path.is_file():
+            if (directory / UNFINISHED_DIR).is_dir():
+                raise UserError(f"{directory}: its preparation is not finished; run the same data_prep command again")
+            raise UserError(f"{directory}: no {MANIFEST_FILE} in it, so no data set; {_HOW_TO_MAKE.format(directory)}")
+        try:
+            return _from_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read: {error}; prepare the data set again") from error
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Reads `manifest.json` and holds the sizes of the shards against it; checksums would take too long.
+
+        Raises:
+          UserError: as `read` does, or a shard is missing or has another size.
+        """
+        manifest = cls.read(folder)
+        for shard in manifest.shards:
+            fault = shard.fault(folder)
+            if fault:
+                raise UserError(f"{os.path.join(folder, shard.file)}: {fault}; {WHAT_TO_DO}")
+        return manifest
+
+
+_HOW_TO_MAKE = "make one with: python -m data_prep.ucf101 --video_dir=VIDEOS --split_dir=LISTS --output_dir={}"
+WHAT_TO_DO = "copy the data set again, or prepare it again in an empty folder"
+
+
+def _from_json(text: str) -> Manifest:
+    """Raises ValueError, saying what is wrong."""
+    loaded = json.loads(text)
+    if _checked(loaded, {"format": int}, "")["format"] != FORMAT_VERSION:
+        raise ValueError(f"its format is {loaded['format']}; this code reads {FORMAT_VERSION}")
+    fields = _checked(loaded, _MANIFEST_KINDS, "")
+    if not all(isinstance(label, str) for label in fields["labels"]):
+        raise ValueError("the field labels is not a list of names")
+    for key, made, kinds in (("shards", Shard, _SHARD_KINDS), ("skipped", Skipped, _SKIPPED_KINDS)):
+        fields[key] = [made(**_checked(entry, kinds, f"{key}[{i}].")) for i, entry in enumerate(fields[key])]
+    if not fields["shards"]:
+        raise ValueError("it lists no shards")
+    for shard in fields["shards"]:
+        # A manifest from elsewhere must not make training read files outside its folder.
+        if shard.file in ("", ".", "..") or "/" in shard.file or "\\" in shard.file:
+            raise ValueError(f"shard file {shard.file!r} is not a bare file name")
+    manifest = Manifest(**fields)
+    for key in ("num_videos", "num_records", "num_frames", "num_shards"):
+        if loaded.get(key) != getattr(manifest, key):
+            raise ValueError(f"{key} is {loaded.get(key)!r}, but the shards add up to {getattr(manifest, key)}")
+    return manifest
+
+
+_MANIFEST_KINDS = {
+    "name": str,
+    "split": str,
+    "height": int,
+    "width": int,
+    "labels": list,
+    "options": dict,
+    "shards": list,
+    "skipped": list,
+}
+_SHARD_KINDS = {"file": str, "bytes": int, "checksum": str, "num_videos": int, "num_records": int, "num_frames": int}
+_SKIPPED_KINDS = {"video": str, "reason": str}
+
+
+def _checked(loaded: Any, kinds: Mapping[str, type], where: str) -> dict[str, Any]:
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{where.rstrip('.') or 'it'} is not a JSON object")
+    for key, kind in kinds.items():
+        if key not in loaded:
+            raise ValueError(f"the field {where}{key} is missing")
+        value = loaded[key]
+        if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
+            raise ValueError(f"the field {where}{key} is {value!r}")
+    return {key: loaded[key] for key in kinds}

@@ -1,0 +1,205 @@
+"""Shards -> numbered records with tf.data; whose records they are; and what becomes of damaged ones.
+
+tf.data ends at the first error, and names neither file nor record. So elements carry both, and where damage is to be
+tolerated, a function that fails gives a substitute instead. That costs a quarter of a millisecond a call, so otherwise
+errors are left to end the run, and `find_damage` looks for their cause when that has happened.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from tganv2_tf.config import DataConfig
+from tganv2_tf.data.inspection import DamagedError, read_frames, read_record
+from tganv2_tf.data.manifest import WHAT_TO_DO, Manifest
+from tganv2_tf.data.records import decode_frame, parse_record
+
+SHARDS_READ_AT_ONCE = 8
+ATTEMPTS_AT_ONCE = 16
+HOPELESS_EPOCHS = 20
+HOPELESS = "only damaged records"
+# TFRecord does not find the next record.
+UNREADABLE = "cannot be read (in a file that breaks off, neither can what follows)"
+
+
+class ShardFile(NamedTuple):
+    """A shard, and the number that its first record has in the data set."""
+
+    path: str
+    num_records: int
+    first_record: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one of several input pipelines reads of a data set: for ever the same, and nothing that another one reads.
+
+    Attributes:
+      files: the shards that it opens.
+      num_pipelines: pipelines that open these shards, of whose records each reads every `num_pipelines`-th; 1 where
+        whole shards are dealt out.
+      pipeline: number of this one, from 0.
+    """
+
+    files: list[ShardFile]
+    num_pipelines: int = 1
+    pipeline: int = 0
+
+    @classmethod
+    def of(cls, manifest: Manifest, folder: str, num_pipelines: int = 1, pipeline: int = 0) -> Share:
+        """Deals out shards where there are enough of them for all, as each is then read once, and else records."""
+        counts = [shard.num_records for shard in manifest.shards]
+        firsts = [0, *itertools.accumulate(counts)]
+        files = [ShardFile(*columns) for columns in zip(manifest.shard_paths(folder), counts, firsts)]
+        if manifest.num_shards < num_pipelines:
+            return cls(files, num_pipelines, pipeline)
+        return cls(files[pipeline::num_pipelines])
+
+    @property
+    def num_records(self) -> int:
+        """Records of an epoch, or one more."""
+        return -(-sum(file.num_records for file in self.files) // self.num_pipelines)
+
+    def read(self, shuffle_seed: int | None = None, tolerant: bool = False) -> tf.data.Dataset:
+        """The records: (path string [], number int64 [] from 0 in its file, serialized string []).
+
+        Args:
+          shuffle_seed: for reading without end, each epoch in another order of the shards; None for reading once.
+          tolerant: in a file that breaks off or is missing, each lost record is an empty string; otherwise an error.
+        """
+
+        def of_shard(path: tf.Tensor, num_records: tf.Tensor, first_record: tf.Tensor) -> tf.data.Dataset:
+            if tolerant:
+                can_be_opened = tf.ensure_shape(tf.numpy_function(_if_it_opens, [path], tf.string), [None])
+                readable = tf.data.TFRecordDataset(can_be_opened).ignore_errors()
+                lost = tf.data.Dataset.from_tensors(b"").repeat()
+                records = readable.concatenate(lost).take(num_records)
+            else:
+                records = tf.data.TFRecordDataset(path)
+            numbered = records.enumerate()
+            if self.num_pipelines > 1:
+                numbered = numbered.shard(self.num_pipelines, (self.pipeline - first_record) % self.num_pipelines)
+            return numbered.map(lambda number, record: (path, number, record))
+
+        paths, counts, firsts = zip(*self.files)
+        files = tf.data.Dataset.from_tensor_slices((list(paths), np.array(counts), np.array(firsts)))
+        if shuffle_seed is not None:
+            files = files.shuffle(len(paths), shuffle_seed).repeat()
+        return files.interleave(
+            of_shard,
+            cycle_length=min(SHARDS_READ_AT_ONCE, len(paths)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+
+
+def _if_it_opens(path: bytes) -> np.ndarray:
+    """The path or nothing. `ignore_errors` would try to open a file that cannot be opened for ever."""
+    try:
+        with open(path, "rb"):
+            return np.array([path])
+    except OSError:
+        return np.array([], "S")
+
+
+def attempt(dataset: tf.data.Dataset, function: Callable[..., Any], substitute: Callable[..., Any]) -> tf.data.Dataset:
+    """`dataset.map(function)`, with `substitute` of an element, of the same types, where the function fails on it."""
+
+    def one(*element: Any) -> tf.data.Dataset:
+        alone = tf.data.Dataset.from_tensors(element)
+        return alone.map(function).ignore_errors().concatenate(alone.map(substitute)).take(1)
+
+    # A nested dataset is the only place where tf.data catches errors and it is still known whose they are.
+    return dataset.interleave(
+        one, cycle_length=ATTEMPTS_AT_ONCE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+
+
+class SkippedRecords:
+    """Leaves damaged clips out, and logs each damaged record once, with their number so far.
+
+    Args:
+      epoch: clips among which a sound one, if there is any, comes about once.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self._patience = HOPELESS_EPOCHS * epoch
+        self._seen: set[tuple[bytes, int]] = set()
+
+    def leave_out(self, clips: tf.data.Dataset) -> tf.data.Dataset:
+        """(path string [], number int64 [], fault string [], empty where there is none, clip) -> the sound clips.
+
+        Where there are no more sound ones the data set ends with an error, instead of looking for one for ever.
+        """
+
+        def count(in_a_row: tf.Tensor, element: Any) -> Any:
+            hope = tf.debugging.Assert(in_a_row < self._patience, [HOPELESS])
+
+            def report() -> tf.Tensor:
+                return tf.ensure_shape(tf.numpy_function(self._report, [*element[:3], in_a_row], tf.int64), [])
+
+            with tf.control_dependencies([hope]):
+                return tf.cond(element[2] == "", lambda: tf.zeros([], tf.int64), report), element
+
+        counted = clips.scan(tf.zeros([], tf.int64), count)
+        sound = counted.filter(lambda path, number, fault, clip: fault == "")
+        return sound.map(lambda path, number, fault, clip: clip)
+
+    def _report(self, path: bytes, number: np.int64, fault: bytes, in_a_row: np.int64) -> np.int64:
+        if (path, int(number)) not in self._seen:
+            self._seen.add((path, int(number)))
+            words = (path.decode(), number, fault.decode(), len(self._seen))
+            logging.warning("%s: record %d %s; left out. Damaged records so far: %d.", *words)
+        return in_a_row + 1
+
+
+def find_damage(manifest: Manifest, folder: str) -> str | None:
+    """Searches all records, on all processors, and decodes all their frames: minutes, for a data set like UCF101.
+
+    Returns:
+      `FILE: record NUMBER`, from 0, and what is wrong, of the first damaged record that turns up; None where all are
+      sound.
+    """
+    size = (manifest.height, manifest.width)
+
+    def check(path: tf.Tensor, number: tf.Tensor, record: tf.Tensor) -> Any:
+        frames = parse_record(record)["frames"]
+        shapes = tf.map_fn(lambda frame: tf.shape(decode_frame(frame)), frames, fn_output_signature=tf.int32)
+        return path, number, record, tf.reduce_all(shapes == [*size, 3])
+
+    records = Share.of(manifest, folder).read(tolerant=True)
+    for path, number, record, sound in attempt(records, check, lambda *element: (*element, False)).as_numpy_iterator():
+        if not sound:
+            return describe(path, number, record, *size)
+    return None
+
+
+def describe(path: bytes, number: int, record: bytes, height: int, width: int) -> str:
+    """`FILE: record NUMBER` and what is wrong with it, of a damaged record as a tolerant `Share.read` gives it."""
+    fault = UNREADABLE
+    try:
+        if record:
+            fault = "was damaged when it was read first"
+            collections.deque(read_frames(read_record(record)["frames"], height, width), 0)
+    except DamagedError as error:
+        fault = f"is damaged: {error}"
+    return f"{path.decode()}: record {number} {fault}"
+
+
+def explain(error: tf.errors.OpError, manifest: Manifest, data: DataConfig) -> str | None:
+    """What in the data made a run end with an error of TensorFlow, in one line; None where it was not the data."""
+    if HOPELESS in error.message:
+        return f"{data.data_dir}: {HOPELESS} are left; {WHAT_TO_DO}"
+    if data.skip_corrupt_records or not isinstance(error, (tf.errors.DataLossError, tf.errors.InvalidArgumentError)):
+        return None
+    logging.info("Looking for a damaged record in %s ...", data.data_dir)
+    damage = find_damage(manifest, data.data_dir)
+    return damage and f"{damage}; {WHAT_TO_DO}, or leave such records out with --skip_corrupt_records"
