@@ -7,7 +7,7 @@ the level's size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -41,12 +41,25 @@ def subsample(features: tf.Tensor, frame_offset: tf.Tensor | int, frame_stride: 
     Returns:
       [N / s_n, T / s_t, H, W, C].
     """
+    if frame_stride == 1:
+        return features[::batch_stride]
     num_samples, num_frames = features.shape[:2]
-    reduced = features[::batch_stride, frame_offset::frame_stride]
-    # A slice that begins at a tensor loses its static length; the layers above need it.
-    frames = None if num_frames is None else num_frames // frame_stride
     samples = None if num_samples is None else -(-num_samples // batch_stride)
-    return tf.ensure_shape(reduced, [samples, frames, *features.shape[2:]])
+    shape = [num_frames // frame_stride, frame_stride, *features.shape[2:]]
+    grouped = tf.reshape(features[::batch_stride], [-1, *shape])
+    # XLA cannot slice from a tensor on, nor differentiate that; picking one of each group it can.
+    return tf.ensure_shape(_pick(grouped, tf.convert_to_tensor(frame_offset)), [samples, shape[0], *features.shape[2:]])
+
+
+@tf.custom_gradient
+def _pick(grouped: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, None]]]:
+    """[N, M, S, H, W, C] -> [N, M, H, W, C], the same one of each S."""
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+        chosen = tf.one_hot(index, grouped.shape[2], dtype=upstream.dtype)
+        return upstream[:, :, tf.newaxis] * chosen[:, tf.newaxis, tf.newaxis, tf.newaxis], None
+
+    return tf.gather(grouped, index, axis=2), gradient
 
 
 def average_pixels(videos: tf.Tensor, factor: int) -> tf.Tensor:

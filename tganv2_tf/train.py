@@ -6,6 +6,7 @@ python -m tganv2_tf.train --flagfile=ucf.flags --data_dir=data/ucf101 --model_di
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 
 from tganv2_tf import cli_flags
@@ -21,6 +22,9 @@ class Command:
 
 def main(command: Command, model: ModelConfig, data: DataConfig, train: TrainConfig) -> int:
     config = Config(model, data, train)
+    if train.mixed_precision == "mixed_bfloat16":
+        # On CPUs, TensorFlow 2.15's oneDNN kernels now and then give NaN for the gradients of its 3D convolutions.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     from tganv2_tf.training import loop  # TensorFlow, once the flags are known to be right
 
     return loop.train(config, command.dry_run)

@@ -31,7 +31,8 @@ class LevelDiscriminator(layers.Layer):
             )
             self.blocks.append(block)
             in_channels = channels
-        self.linear = SpectralDense(1, glorot_uniform(), config.spectral_norm, name="linear")
+        # float32 whatever the blocks compute in, as what it adds up is a sum over a whole video.
+        self.linear = SpectralDense(1, glorot_uniform(), config.spectral_norm, name="linear", dtype="float32")
 
     def call(self, videos: tf.Tensor) -> tf.Tensor:
         """float [N, T, H, W, 3] in [-1, 1] -> float32 logits [N]."""
@@ -39,7 +40,7 @@ class LevelDiscriminator(layers.Layer):
         for block in self.blocks:
             features = block(features)
         features = tf.reduce_sum(tf.cast(tf.nn.relu(features), tf.float32), [1, 2, 3])
-        return tf.cast(self.linear(tf.cast(features, self.compute_dtype)), tf.float32)[:, 0]
+        return self.linear(features)[:, 0]
 
 
 class Discriminator(tf.keras.Model):

@@ -32,7 +32,7 @@ class GeneratorLevel(layers.Layer):
         return features
 
     def render(self, features: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """g^R_l: [M, H', W', C'] -> [M, H', W', 3] in [-1, 1]."""
+        """g^R_l: [M, H', W', C'] -> float32 [M, H', W', 3] in [-1, 1]."""
         return self.rendering(features, training=training)
 
 
@@ -93,7 +93,7 @@ class Generator(tf.keras.Model):
         features = self.abstract_map(z, self.config.num_frames if num_frames is None else num_frames)
         for block in self.generator_levels[:level]:
             features = _per_frame(block, features, training=False)
-        return tf.cast(_per_frame(self.generator_levels[level - 1].render, features, training=False), tf.float32)
+        return _per_frame(self.generator_levels[level - 1].render, features, training=False)
 
     def pyramid(
         self,
@@ -125,7 +125,7 @@ class Generator(tf.keras.Model):
                 i = index - 1
                 features = subsample(features, frame_offsets[i], frame_strides[i], batch_strides[i])
             features = _per_frame(level, features, training=training)
-            videos.append(tf.cast(_per_frame(level.render, features, training=training), tf.float32))
+            videos.append(_per_frame(level.render, features, training=training))
         return videos
 
     def update_moving_statistics(self) -> None:

@@ -259,5 +259,5 @@ class RenderingBlock(layers.Layer):
         self.conv = Conv2D(3, 3, lecun_normal(), name="conv")
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """[M, H, W, C] -> [M, H, W, 3]."""
-        return tf.tanh(self.conv(tf.nn.relu(self.norm(inputs, training=training))))
+        """[M, H, W, C] -> float32 [M, H, W, 3], whatever the layers compute in."""
+        return tf.tanh(tf.cast(self.conv(tf.nn.relu(self.norm(inputs, training=training))), tf.float32))

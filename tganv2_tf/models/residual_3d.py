@@ -35,6 +35,8 @@ def average_pool(inputs: tf.Tensor, pool_time: bool = True, grow_length_one_axes
         inputs = tf.pad(inputs, padding)
     if set(window) == {1}:
         return inputs
+    if inputs.dtype == tf.float16:  # of which TensorFlow has no 3D pooling on CPUs
+        return tf.cast(tf.nn.avg_pool3d(tf.cast(inputs, tf.float32), window, window, "VALID"), tf.float16)
     return tf.nn.avg_pool3d(inputs, window, window, "VALID")
 
 

@@ -26,6 +26,11 @@ class Step(NamedTuple):
     discriminator_gradients: list[tf.Tensor]
 
 
+def unscaled(gradients: list[tf.Tensor], scale: tf.Tensor | float) -> list[tf.Tensor]:
+    """Gradients of what was multiplied by a loss scale."""
+    return gradients if isinstance(scale, float) else [gradient / scale for gradient in gradients]
+
+
 class TGANv2(tf.keras.Model):
     """The adversarial pair, trained by `fit`.
 
@@ -44,6 +49,11 @@ class TGANv2(tf.keras.Model):
     def __init__(self, generator: Generator, discriminator: Discriminator, config: Config, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.generator, self.discriminator, self.config = generator, discriminator, config
+        self.generator_optimizer: Any = None
+        self.discriminator_optimizer: Any = None
+        self.latest_penalty = tf.Variable(
+            0.0, False, synchronization=tf.VariableSynchronization.ON_READ, aggregation=tf.VariableAggregation.MEAN
+        )
         self.step = tf.Variable(
             0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
         )
@@ -66,13 +76,44 @@ class TGANv2(tf.keras.Model):
         The sum over levels and the missing 1/2 are those of the authors' code; the division by the replica's N_1 makes
         it independent of the number of replicas.
         """
+        # Its root, since what is differentiated twice is multiplied by both this scale and that of the loss.
+        scale = self._loss_scale(self.discriminator_optimizer) ** 0.5
         with tf.GradientTape() as tape:
             tape.watch(real_videos)
             logits = self.discriminator(real_videos)
-            total = tf.add_n([tf.reduce_sum(level) for level in logits])
+            total = scale * tf.add_n([tf.reduce_sum(level) for level in logits])
         gradients = tape.gradient(total, real_videos)
-        squares = tf.add_n([tf.reduce_sum(tf.square(tf.cast(g, tf.float32))) for g in gradients])
+        squares = tf.add_n([tf.reduce_sum(tf.square(gradient)) for gradient in unscaled(gradients, scale)])
         return logits, self.config.train.r1_weight * squares / tf.cast(tf.shape(logits[0])[0], tf.float32)
+
+    def _lazy_penalty(self, real_videos: Sequence[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """The latest penalty, and its gradients: every `r1_every_steps` steps, as many times as strong, else zeros.
+
+        (Karras et al., 2020.) It has a pass of D of its own, since a graph leaves out only what is inside a branch.
+        """
+        every, variables = self.config.train.r1_every_steps, self.discriminator.trainable_variables
+        scale = self._loss_scale(self.discriminator_optimizer)
+
+        def penalty() -> list[tf.Tensor]:
+            with tf.GradientTape() as tape:
+                value = self.r1_penalty(real_videos)[1]
+                scaled = scale * value
+            # The biases at the end do not act on the penalty.
+            gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            gradients = unscaled(gradients, scale)
+            return [value, *(every * gradient for gradient in gradients)]
+
+        def none() -> list[tf.Tensor]:
+            return [tf.convert_to_tensor(self.latest_penalty), *(tf.zeros_like(variable) for variable in variables)]
+
+        value, *gradients = tf.cond(self.step % every == 0, penalty, none)
+        self.latest_penalty.assign(value)
+        return value, gradients
+
+    @staticmethod
+    def _loss_scale(optimizer: Any) -> tf.Tensor | float:
+        """What a loss is multiplied by while it is differentiated: float16 has no room for small gradients."""
+        return optimizer.loss_scale if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer) else 1.0
 
     def _losses_and_gradients(
         self,
@@ -83,8 +124,9 @@ class TGANv2(tf.keras.Model):
     ) -> tuple[Step, dict[str, list[tf.Tensor]]]:
         train, model = self.config.train, self.config.model
         loss = LOSSES[train.loss]
+        lazy = train.r1_every_steps > 1
         with tf.GradientTape(persistent=True) as tape:
-            if train.r1_weight:
+            if train.r1_weight and not lazy:
                 real_logits, r1_penalty = self.r1_penalty(real_videos)
             else:
                 real_logits, r1_penalty = self.discriminator(real_videos), tf.constant(0.0)
@@ -101,11 +143,19 @@ class TGANv2(tf.keras.Model):
             fake_scores = total_scores(fake_logits, model.batch_strides, train.score)
             generator_loss = tf.reduce_mean(loss.generator(fake_scores))
             discriminator_loss = tf.reduce_mean(loss.discriminator(real_scores, fake_scores))
-            total_loss = discriminator_loss + r1_penalty
+            generator_scale = self._loss_scale(self.generator_optimizer)
+            discriminator_scale = self._loss_scale(self.discriminator_optimizer)
+            scaled_generator_loss = generator_scale * generator_loss
+            scaled_discriminator_loss = discriminator_scale * (discriminator_loss + r1_penalty)
         generator_gradients = []
         if train_generator:
-            generator_gradients = tape.gradient(generator_loss, self.generator.trainable_variables)
-        discriminator_gradients = tape.gradient(total_loss, self.discriminator.trainable_variables)
+            gradients = tape.gradient(scaled_generator_loss, self.generator.trainable_variables)
+            generator_gradients = unscaled(gradients, generator_scale)
+        gradients = tape.gradient(scaled_discriminator_loss, self.discriminator.trainable_variables)
+        discriminator_gradients = unscaled(gradients, discriminator_scale)
+        if train.r1_weight and lazy:
+            r1_penalty, of_penalty = self._lazy_penalty(real_videos)
+            discriminator_gradients = [a + b for a, b in zip(discriminator_gradients, of_penalty)]
         losses = {
             "generator_loss": generator_loss,
             "discriminator_loss": discriminator_loss,

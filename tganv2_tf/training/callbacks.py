@@ -20,8 +20,11 @@ from tganv2_tf.config import Config
 from tganv2_tf.errors import UserError
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.tganv2 import TGANv2
+from tganv2_tf.training.checkpoints import keep_for_ever
+from tganv2_tf.training.distribution import any_worker
 
 PREVIEW_FPS = 8.0
+LOSS_SCALE_HALVINGS = 15  # from Keras' first loss scale, 2^15, to 1
 PREVIEWS_SEED = 1  # second word of the stateless seed; training folds its numbers from (seed, 0)
 BAR_LOSSES = {"generator_loss": "G", "discriminator_loss": "D", "r1_penalty": "R1"}
 
@@ -39,19 +42,29 @@ class StepCallback(tf.keras.callbacks.Callback):
         """Called after every generator update, with their number and the step's scalars."""
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self.step = int(self.model.step.numpy())
+        self.first_step = self.step = int(self.model.step.numpy())
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.step += 1
+        self.step = self.first_step + batch + 1  # not each: with steps_per_execution only the last one of several
         self.on_step_end(self.step, logs or {})
 
 
 class StopOnNonFinite(StepCallback):
-    """Ends a run whose losses are no longer numbers; comes before whatever would save it."""
+    """Ends a run whose losses are no longer numbers; comes before whatever would save it.
+
+    Attributes:
+      patience: calls in a row that may be wrong: loss scaling leaves out steps whose gradients overflow, and halves.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.patience = LOSS_SCALE_HALVINGS if config.train.mixed_precision == "mixed_float16" else 0
+        self.in_a_row = 0
 
     def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
         wrong = [f"{name}={float(value)}" for name, value in logs.items() if not math.isfinite(value)]
-        if wrong:
+        self.in_a_row = self.in_a_row + 1 if wrong else 0
+        if self.in_a_row > self.patience:
             raise UserError(
                 f"step {step}: {wrong[0]} is not finite; the run stops and keeps its last checkpoint; "
                 "lower the learning rates or raise --r1_weight, and run the command again"
@@ -125,11 +138,40 @@ def write_animation(tag: str, video: np.ndarray) -> None:
     tf.summary.write(tag, content, metadata=metadata)
 
 
+class Profile(StepCallback):
+    """Profiles the steps from the first to the last of `profile_steps`, for TensorBoard's profile tab."""
+
+    def __init__(self, folder: str, config: Config) -> None:
+        super().__init__()
+        self.folder, self.active = folder, False
+        self.first, self.last = config.train.profile_steps or (0, 0)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if not self.active and self.step < self.last and self.step + 1 >= self.first:
+            tf.profiler.experimental.start(self.folder)
+            self.active = True
+
+    def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
+        if step >= self.last:
+            self.stop()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Writes what was recorded; also after an error, when Keras calls no callback."""
+        if self.active:
+            self.active = False
+            tf.profiler.experimental.stop()
+
+
 class Checkpoints(StepCallback):
     """Saves every `checkpoint_every_steps`, at the end, and when the process is asked to stop (SIGTERM, Ctrl-C).
 
+    All workers take part, since the values of some variables are means over replicas; only the chief's are kept.
+
     Attributes:
-      stopped_by: the signal that ended the run, or None.
+      stopped_by: the signal that ended the run, or None; of another worker's signal, SIGTERM.
     """
 
     def __init__(self, manager: tf.train.CheckpointManager, config: Config) -> None:
@@ -154,11 +196,16 @@ class Checkpoints(StepCallback):
 
     def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
         train, stopped = self.config.train, self.stopped_by  # read once: a signal may come at any moment
+        if any_worker(self.model.distribute_strategy, stopped is not None):
+            self.stopped_by = stopped = stopped or signal.SIGTERM
         if step % train.checkpoint_every_steps == 0 or step == train.train_steps or stopped:
             try:
-                self.manager.save(step)
-            except tf.errors.OpError as error:
-                raise UserError(f"{train.model_dir}: step {step} cannot be saved: {error.message}") from error
+                path = self.manager.save(step)
+                if train.keep_checkpoint_every_steps and step % train.keep_checkpoint_every_steps == 0:
+                    keep_for_ever(path)
+            except (tf.errors.OpError, OSError) as error:
+                message = error.message if isinstance(error, tf.errors.OpError) else error
+                raise UserError(f"{train.model_dir}: step {step} cannot be saved: {message}") from error
         if stopped:
             logging.info("Stopped at step %d and saved; the same command goes on from there.", step)
             self.model.stop_training = True

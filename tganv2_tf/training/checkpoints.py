@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import re
+import shutil
+from typing import Any
 
 import tensorflow as tf
 
 from tganv2_tf.config import Config
-from tganv2_tf.data.records import write_atomically
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.files import write_atomically
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.tganv2 import TGANv2
 
 CONFIG_FILE = "config.json"
 CHECKPOINT_DIR = "checkpoints"
+SNAPSHOT_DIR = "snapshots"
 
 
 def load_config(model_dir: str) -> Config:
@@ -30,27 +34,46 @@ def load_config(model_dir: str) -> Config:
     return Config.from_json(path.read_text())
 
 
-def check_run(config: Config) -> None:
-    """Makes the folder of a run, or makes sure that the checkpoints there can be gone on from with this config.
+def check_run(config: Config) -> list[str]:
+    """Makes sure that the checkpoints in `model_dir`, if any, can be gone on from with this config.
 
+    Returns:
+      The settings that differ from the run's and may, as `--name=value (the run has value)`.
     Raises:
       ConfigError: the run there has another model, or other updates a step; the message names the fields.
     """
     folder = pathlib.Path(config.train.model_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / CONFIG_FILE).is_file() and latest_checkpoint(folder):
-        old = load_config(config.train.model_dir)
-        differing = [
-            f"--{field.name}={getattr(config.model, field.name)} (the run has {getattr(old.model, field.name)})"
-            for field in dataclasses.fields(old.model)
-            if getattr(config.model, field.name) != getattr(old.model, field.name)
-        ]
-        if config.train.n_dis != old.train.n_dis:  # the rates' schedules count the updates
-            differing.append(f"--n_dis={config.train.n_dis} (the run has {old.train.n_dis})")
-        if bool(config.train.ema_decay) != bool(old.train.ema_decay):  # with and without an averaged generator
-            differing.append(f"--ema_decay={config.train.ema_decay} (the run has {old.train.ema_decay})")
-        if differing:
-            raise ConfigError(f"{folder} holds another run: {', '.join(differing)}; choose another --model_dir")
+    if not (folder / CONFIG_FILE).is_file() or not latest_checkpoint(folder):
+        return []
+    old = load_config(config.train.model_dir)
+    refused = differences(config.model, old.model, "the run has")
+    allowed = differences(config.data, old.data, "the run has")
+    for name, text in differences(config.train, old.train, "the run has").items():
+        now, before = getattr(config.train, name), getattr(old.train, name)
+        if (
+            name == "n_dis"  # the rates' schedules count the updates
+            or (name == "ema_decay" and bool(now) != bool(before))  # with and without an averaged generator
+            or (name == "mixed_precision" and "mixed_float16" in (now, before))  # with and without a loss scale
+        ):
+            refused[name] = text
+        else:
+            allowed[name] = text
+    if refused:
+        raise ConfigError(f"{folder} holds another run: {', '.join(refused.values())}; choose another --model_dir")
+    return list(allowed.values())
+
+
+def differences(now: Any, before: Any, whose: str) -> dict[str, str]:
+    """`--name=value (whose value)` of each field in which two configs of a kind differ, by name."""
+
+    def shown(value: Any) -> str:
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    return {
+        field.name: f"--{field.name}={shown(getattr(now, field.name))} ({whose} {shown(getattr(before, field.name))})"
+        for field in dataclasses.fields(now)
+        if getattr(now, field.name) != getattr(before, field.name)
+    }
 
 
 def record_config(config: Config) -> None:
@@ -63,10 +86,14 @@ def latest_checkpoint(model_dir: str | os.PathLike[str]) -> str | None:
     return tf.train.latest_checkpoint(os.path.join(model_dir, CHECKPOINT_DIR))
 
 
-def checkpoint_manager(model: TGANv2) -> tf.train.CheckpointManager:
+def checkpoint_manager(model: TGANv2, folder: str | None = None) -> tf.train.CheckpointManager:
     """Saves and restores a compiled model: networks, averaged generator, optimisers and step.
 
     The seeds are the config's, and every random number is drawn from them and the step.
+
+    Args:
+      model: in training.
+      folder: of the checkpoints; the run's where it is None.
     """
     train = model.config.train
     checkpoint = tf.train.Checkpoint(
@@ -77,8 +104,83 @@ def checkpoint_manager(model: TGANv2) -> tf.train.CheckpointManager:
         discriminator_optimizer=model.discriminator_optimizer,
         step=model.step,
     )
-    folder = os.path.join(train.model_dir, CHECKPOINT_DIR)
+    folder = folder or os.path.join(train.model_dir, CHECKPOINT_DIR)
     return tf.train.CheckpointManager(checkpoint, folder, train.keep_checkpoints, step_counter=model.step)
+
+
+def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
+    """Reads all of a checkpoint.
+
+    Raises:
+      UserError: it is damaged, or of another model.
+    """
+    try:
+        checkpoint.restore(path).assert_existing_objects_matched()
+    except (tf.errors.OpError, AssertionError, ValueError) as error:
+        raise UserError(f"{path}: the checkpoint cannot be read: {' '.join(str(error).split())[:300]}") from error
+
+
+def keep_for_ever(path: str) -> None:
+    """Gives the files of a checkpoint a second name in `snapshots/` of the run, where nothing is deleted.
+
+    Raises:
+      OSError: that cannot be written.
+    """
+    source = pathlib.Path(path)
+    target = source.parent.parent / SNAPSHOT_DIR
+    target.mkdir(exist_ok=True)
+    # The index comes last: only with it the files are a checkpoint.
+    for file in sorted(source.parent.glob(f"{source.name}.*"), key=lambda file: file.suffix == ".index"):
+        copy = target / file.name
+        copy.unlink(missing_ok=True)
+        try:
+            os.link(file, copy)
+        except OSError:  # not every file system has links
+            shutil.copyfile(file, copy)
+
+
+def find_checkpoint(name: str) -> str:
+    """The prefix of a checkpoint's files, from a run's folder or the prefix itself, such as RUN/snapshots/ckpt-1000.
+
+    Raises:
+      ConfigError: neither.
+    """
+    prefix = re.sub(r"\.index$", "", name)
+    if os.path.isfile(f"{prefix}.index"):
+        return prefix
+    newest = latest_checkpoint(name) if os.path.isdir(name) else None
+    if newest is None:
+        raise ConfigError(
+            f"--init_from={name}: no checkpoint there; valid: the folder of a run, or RUN/{SNAPSHOT_DIR}/ckpt-STEP"
+        )
+    return newest
+
+
+def initialize(model: TGANv2) -> str:
+    """Gives the networks of a new run the weights in `init_from`; optimisers and step begin anew.
+
+    Returns:
+      The checkpoint that was read.
+    Raises:
+      ConfigError: there is none, or its networks have other shapes; the message names what differs.
+    """
+    config = model.config
+    path = find_checkpoint(config.train.init_from)
+    networks = {"generator": model.generator, "discriminator": model.discriminator}
+    if model.ema_generator is not model.generator:
+        networks["ema_generator"] = model.ema_generator
+    for name, network in networks.items():
+        # One by one: in a run without averaging two of the names stand for the same network.
+        try:
+            tf.train.Checkpoint(**{name: network}).restore(path).assert_existing_objects_matched().expect_partial()
+        except (tf.errors.OpError, AssertionError, ValueError) as error:  # noqa: PERF203
+            reason = " ".join(str(error).split())[:300]
+            source = pathlib.Path(path).parent.parent
+            if (source / CONFIG_FILE).is_file():
+                differing = differences(config.model, load_config(str(source)).model, "there")
+                reason = ", ".join(differing.values()) or reason
+            raise ConfigError(f"--init_from={config.train.init_from}: another {name}: {reason}") from error
+    return path
 
 
 def load_generator(model_dir: str) -> tuple[Generator, Config, int]:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import tempfile
 
 import tensorflow as tf
 from absl import logging
 
 from tganv2_tf.config import Config
+from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.pipeline import load_manifest, training_dataset
+from tganv2_tf.data.reading import explain
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.tganv2 import TGANv2
 from tganv2_tf.training import callbacks
-from tganv2_tf.training.checkpoints import check_run, checkpoint_manager, record_config
-from tganv2_tf.training.distribution import make_strategy, per_replica_batch_size, warn_without_gpu
+from tganv2_tf.training.checkpoints import (
+    check_run,
+    checkpoint_manager,
+    initialize,
+    latest_checkpoint,
+    record_config,
+    restore,
+)
+from tganv2_tf.training.distribution import is_chief, make_strategy, per_replica_batch_size, warn_without_gpu
+
+EVENTS_DIR = "events"
 
 
 def make_optimizer(config: Config, learning_rate: float, updates_per_step: int) -> tf.keras.optimizers.Optimizer:
@@ -28,17 +41,33 @@ def make_optimizer(config: Config, learning_rate: float, updates_per_step: int) 
     last_rate = 0.0 if train.learning_rate_decay == "linear" else learning_rate
     steps = train.train_steps * updates_per_step
     schedule = tf.keras.optimizers.schedules.PolynomialDecay(learning_rate, steps, last_rate)
-    return tf.keras.optimizers.Adam(schedule, train.adam_beta1, train.adam_beta2, train.adam_epsilon)
+    optimizer = tf.keras.optimizers.Adam(
+        schedule,
+        train.adam_beta1,
+        train.adam_beta2,
+        train.adam_epsilon,
+        global_clipnorm=train.gradient_clip_norm or None,  # of the sum over replicas
+    )
+    if train.mixed_precision == "mixed_float16":
+        return tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+    return optimizer
 
 
 def make_model(config: Config) -> TGANv2:
     """The networks and their optimisers, in the scope of the strategy that is current."""
     tf.keras.utils.set_random_seed(config.train.seed)
     train = config.train
-    model = TGANv2(Generator(config.model), Discriminator(config.model), config)
+    policy = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy(train.mixed_precision)  # layers take it when they are made
+    try:
+        model = TGANv2(Generator(config.model), Discriminator(config.model), config)
+    finally:
+        tf.keras.mixed_precision.set_global_policy(policy)
     model.compile(
         make_optimizer(config, train.generator_learning_rate, 1),
         make_optimizer(config, train.discriminator_learning_rate, train.n_dis),
+        jit_compile=train.jit_compile,
+        steps_per_execution=train.steps_per_execution,
     )
     return model
 
@@ -82,7 +111,8 @@ def train(config: Config, dry_run: bool = False) -> int:
     Raises:
       UserError: input that cannot be used, losses that are not finite, or a folder that cannot be written.
     """
-    strategy = make_strategy()
+    strategy = make_strategy(config.train.distribution)
+    chief = is_chief(strategy)
     batch_size = per_replica_batch_size(config, strategy.num_replicas_in_sync)
     warn_without_gpu(config)
     if dry_run:
@@ -90,60 +120,99 @@ def train(config: Config, dry_run: bool = False) -> int:
         return 0
     if not config.train.model_dir:
         raise ConfigError("--model_dir is missing: the folder of the run")
+    if not chief:
+        logging.set_verbosity(logging.WARNING)  # the chief says it
     manifest = load_manifest(config.model, config.data)
-    check_run(config)
+    changes = check_run(config)
+    if chief:
+        os.makedirs(config.train.model_dir, exist_ok=True)  # now, where it fails at once if it must
 
     # The order in which a run resumes: networks and optimisers exist, the newest checkpoint overwrites them, and the
     # data goes on with an order of its own, drawn from the seed and the step.
     with strategy.scope():
         model = make_model(config)
-    manager = checkpoint_manager(model)
-    restored = manager.latest_checkpoint
-    if restored:
-        try:
-            manager.checkpoint.restore(restored).assert_existing_objects_matched()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
-            raise UserError(f"{restored}: cannot be read: {' '.join(str(error).split())[:300]}") from error
-    first_step, last_step = int(model.step.numpy()), config.train.train_steps
     logging.info("%d videos in %s.", manifest.num_videos, config.data.data_dir)
-    logging.info("Going on from step %d." if restored else "A new run.", *([first_step] if restored else []))
-    if first_step >= last_step:
-        logging.info("Step %d of --train_steps=%d is done; nothing to do.", first_step, last_step)
+    restored = latest_checkpoint(config.train.model_dir)
+    with contextlib.ExitStack() as stack:
+        # Workers other than the chief save too, for some values are means over all of them, and throw it away.
+        folder = None if chief else stack.enter_context(tempfile.TemporaryDirectory())
+        manager = checkpoint_manager(model, folder)
+        if restored:
+            restore(manager.checkpoint, restored)
+            logging.info("Going on from step %d.", int(model.step.numpy()))
+            for change in changes:
+                logging.info("Changed: %s.", change)
+        elif config.train.init_from:
+            logging.info("A new run with the networks of %s.", initialize(model))
+        else:
+            logging.info("A new run.")
+        return _fit(config, model, manager, manifest, batch_size, chief)
+
+
+def _fit(
+    config: Config,
+    model: TGANv2,
+    manager: tf.train.CheckpointManager,
+    manifest: Manifest,
+    batch_size: int,
+    chief: bool,
+) -> int:
+    """Trains from the model's step to the last one; returns the exit status."""
+    train, strategy = config.train, model.distribute_strategy
+    first_step = int(model.step.numpy())
+    if first_step >= train.train_steps:
+        logging.info("Step %d of --train_steps=%d is done; nothing to do.", first_step, train.train_steps)
         return 0
-    record_config(config)
-    dataset = strategy.distribute_datasets_from_function(
-        lambda context: training_dataset(
-            manifest, config.model, config.data, batch_size, config.train.n_dis, config.train.seed, first_step
+    if first_step % train.steps_per_execution:
+        raise ConfigError(
+            f"--steps_per_execution={train.steps_per_execution}: the run is at step {first_step}, which is no multiple"
         )
-    )
-    writer = tf.summary.create_file_writer(os.path.join(config.train.model_dir, "events"))
+    writer = tf.summary.create_noop_writer()
+    if chief:
+        record_config(config)
+        writer = tf.summary.create_file_writer(os.path.join(train.model_dir, EVENTS_DIR))
     with writer.as_default(first_step):
         tf.summary.text("config", f"```\n{config.to_json()}```")
+    dataset = strategy.distribute_datasets_from_function(
+        lambda context: training_dataset(
+            manifest,
+            config.model,
+            config.data,
+            batch_size,
+            train.n_dis,
+            train.seed,
+            first_step,
+            context.num_input_pipelines,
+            context.input_pipeline_id,
+        )
+    )
     checkpoints = callbacks.Checkpoints(manager, config)
-    bar = callbacks.progress_bar(first_step, last_step)
+    profile = callbacks.Profile(os.path.join(train.model_dir, EVENTS_DIR), config)
+    bar = callbacks.progress_bar(first_step, train.train_steps)
+    by_all = [
+        callbacks.StopOnNonFinite(config),
+        callbacks.Scalars(writer, config),
+        callbacks.Previews(writer, config),
+        checkpoints,
+    ]
+    by_chief = [bar, *([profile] if train.profile_steps else [])]
     try:
         model.fit(
             dataset,
-            steps_per_epoch=last_step - first_step,
+            steps_per_epoch=train.train_steps - first_step,
             verbose=0,
-            callbacks=[
-                callbacks.StopOnNonFinite(),
-                bar,
-                callbacks.Scalars(writer, config),
-                callbacks.Previews(writer, config),
-                checkpoints,
-            ],
+            callbacks=[*by_all, *by_chief] if chief else by_all,
         )
-    except tf.errors.DataLossError as error:
-        raise UserError(
-            f"{config.data.data_dir}: a record is damaged: {reason(error)}; prepare the data again"
-        ) from error
     except tf.errors.ResourceExhaustedError as error:
         raise UserError(f"out of memory: {reason(error)}; lower --global_batch_size") from error
     except tf.errors.OpError as error:
+        damage = explain(error, manifest, config.data)
+        if damage:
+            raise UserError(damage) from error
         raise UserError(f"the run ended at step {int(model.step.numpy())}: {reason(error)}") from error
     finally:
         bar.close()
         checkpoints.restore_handlers()
+        profile.stop()
         writer.close()
     return 128 + signal.Signals(checkpoints.stopped_by) if checkpoints.stopped_by else 0

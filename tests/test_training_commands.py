@@ -1,0 +1,184 @@
+"""The ways to train, through the true command: several workers, precision, XLA, fine-tuning, kept checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import tensorflow as tf
+
+from tests.conftest import ROOT, run_command
+from tests.data_sets import write_data_set
+from tests.test_commands import MODEL, RUN, fail
+from tganv2_tf.training.checkpoints import load_generator
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("data")
+    write_data_set(folder, [8] * 16, num_shards=4)
+    return str(folder)
+
+
+def train(data_dir: str, model_dir: pathlib.Path | str, *arguments: str) -> str:
+    """What the command says."""
+    where = [f"--data_dir={data_dir}", f"--model_dir={model_dir}"]
+    result = run_command("tganv2_tf.train", *MODEL, *RUN, *where, *arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+
+def checkpoints(folder: pathlib.Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.index"))
+
+
+def test_one_device_compiled_in_pairs_of_steps_and_profiled(data_dir: str, tmp_path: pathlib.Path) -> None:
+    intervals = [f"--{what}_every_steps=2" for what in ("log", "preview", "checkpoint")]
+    how = ["--distribution=one_device", "--jit_compile", "--steps_per_execution=2", "--profile_steps=3,4"]
+    kept = ["--keep_checkpoint_every_steps=4", "--keep_checkpoints=1"]
+    small = ["--frame_strides=", "--batch_strides=", "--up_channels=4,4,4", "--discriminator_channels=4"]  # XLA is slow
+    train(data_dir, tmp_path, *how, *intervals, *kept, *small, "--r1_weight=0", "--train_steps=6")
+    assert load_generator(str(tmp_path))[2] == 6
+    assert checkpoints(tmp_path / "checkpoints") == ["ckpt-6.index"]
+    assert checkpoints(tmp_path / "snapshots") == ["ckpt-4.index"]
+    assert list(tmp_path.glob("events/plugins/profile/*/*.xplane.pb")), "TensorBoard's profile tab reads these"
+    steps = [
+        event.step
+        for path in tmp_path.glob("events/events.*")
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        if any(value.tag == "train/generator_loss" for value in event.summary.value)
+    ]
+    assert steps == [2, 4, 6]
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_trains_and_resumes(precision: str, data_dir: str, tmp_path: pathlib.Path) -> None:
+    how = [f"--mixed_precision={precision}", "--r1_every_steps=2", "--gradient_clip_norm=10", "--loss=hinge"]
+    train(data_dir, tmp_path, *how, "--train_steps=2")
+    said = train(data_dir, tmp_path, *how, "--train_steps=3", "--global_batch_size=8")
+    assert "Going on from step 2" in said
+    assert "Changed: --train_steps=3 (the run has 2)" in said
+    assert "Changed: --global_batch_size=8 (the run has 4)" in said
+    if precision == "mixed_float16":
+        where = [f"--data_dir={data_dir}", f"--model_dir={tmp_path}"]
+        line = fail("tganv2_tf.train", *MODEL, *RUN, *where, "--train_steps=4", status=2)
+        assert "--mixed_precision=float32 (the run has mixed_float16)" in line
+
+
+def test_fine_tuning_begins_with_the_networks_of_another_run(data_dir: str, tmp_path: pathlib.Path) -> None:
+    first = tmp_path / "first"
+    train(data_dir, first, "--train_steps=2", "--checkpoint_every_steps=1", "--keep_checkpoint_every_steps=1")
+    frozen = ["--generator_learning_rate=0", "--discriminator_learning_rate=0", "--ema_decay=0", "--train_steps=1"]
+    for source, step in ((first, 2), (first / "snapshots" / "ckpt-1", 1)):
+        tuned = tmp_path / f"from{step}"
+        said = train(data_dir, tuned, f"--init_from={source}", *frozen, "--num_frames=8")
+        assert f"A new run with the networks of {first}" in said
+        reader = tf.train.load_checkpoint(str(first / "snapshots" / f"ckpt-{step}"))
+        generator, config, steps = load_generator(str(tuned))
+        name = "generator/to_map/kernel/.ATTRIBUTES/VARIABLE_VALUE"
+        assert (generator.to_map.kernel.numpy() == reader.get_tensor(name)).all()
+        assert (config.model.num_frames, steps) == (8, 1)
+    where = [f"--data_dir={data_dir}", f"--model_dir={tmp_path}/other", f"--init_from={first}", "--train_steps=1"]
+    line = fail("tganv2_tf.train", *MODEL, *RUN, *where, "--lstm_channels=8", status=2)
+    assert "another generator: --lstm_channels=8 (there 4)" in line
+    line = fail("tganv2_tf.train", *MODEL, *RUN, *where, f"--init_from={tmp_path}", status=2)
+    assert f"--init_from={tmp_path}: no checkpoint there" in line
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def start_workers(data_dir: str, model_dir: pathlib.Path, *arguments: str) -> list[subprocess.Popen[str]]:
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    where = [f"--data_dir={data_dir}", f"--model_dir={model_dir}", "--distribution=multi_worker"]
+    command = [sys.executable, "-m", "tganv2_tf.train", *MODEL, *RUN, *where, *arguments]
+    workers = []
+    for index in range(2):
+        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(task)}
+        workers.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
+    return workers
+
+
+def finish(workers: list[subprocess.Popen[str]]) -> list[str]:
+    try:
+        return [worker.communicate(timeout=240)[1] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def test_two_workers_train_one_model_and_only_the_chief_writes(data_dir: str, tmp_path: pathlib.Path) -> None:
+    workers = start_workers(data_dir, tmp_path, "--train_steps=2", "--checkpoint_every_steps=1")
+    chief, other = finish(workers)
+    assert [worker.returncode for worker in workers] == [0, 0], chief + other
+    assert "2/2" in chief
+    assert "2/2" not in other
+    assert load_generator(str(tmp_path))[2] == 2
+    assert checkpoints(tmp_path / "checkpoints") == ["ckpt-1.index", "ckpt-2.index"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "config.json", "events"]
+    assert len(list(tmp_path.glob("events/*"))) == 1
+    # A signal to one worker stops both at the same step; and the run goes on from where it was.
+    workers = start_workers(data_dir, tmp_path, "--train_steps=100000")
+    deadline = time.monotonic() + 200
+    while (
+        len(list(tmp_path.glob("events/*"))) < 2
+        or b"generator_loss" not in max(tmp_path.glob("events/*"), key=os.path.getmtime).read_bytes()
+    ):
+        assert all(worker.poll() is None for worker in workers)
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    workers[1].send_signal(signal.SIGTERM)
+    chief, other = finish(workers)
+    assert [worker.returncode for worker in workers] == [143, 143], chief + other
+    step = load_generator(str(tmp_path))[2]
+    assert "Going on from step 2" in chief
+    assert f"Stopped at step {step} and saved" in chief
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({}, "set TF_CONFIG on every worker, or start the workers with srun; neither is there"),
+        ({"TF_CONFIG": "{"}, "TF_CONFIG cannot be used"),
+        ({"TF_CONFIG": '{"cluster": {"ps": ["a:1"]}}'}, "TF_CONFIG cannot be used"),
+        ({"SLURM_PROCID": "0"}, "Slurm's environment cannot be used"),
+    ],
+)
+def test_workers_that_nobody_names_are_an_error(variables: dict[str, str], message: str) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("TF_CONFIG", "SLURM"))}
+    flags = ["--distribution=multi_worker", "--dry_run"]
+    result = run_command("tganv2_tf.train", *MODEL, *RUN, *flags, env={**clean, **variables})
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert f"train: --distribution=multi_worker: {message}" in result.stderr
+
+
+def test_slurm_says_who_the_workers_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tganv2_tf.training.distribution import cluster_resolver
+
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    for name, value in {
+        "PROCID": "1",
+        "STEP_NUM_TASKS": "3",
+        "STEP_NODELIST": "node[4-5]",
+        "STEP_TASKS_PER_NODE": "2,1",
+    }.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    resolver = cluster_resolver()
+    assert resolver.cluster_spec().as_dict() == {"worker": ["node4:8888", "node4:8889", "node5:8888"]}
+    assert (resolver.task_type, resolver.task_id) == ("worker", 1)

@@ -1,0 +1,161 @@
+"""Lazy penalty, clipping, precision, XLA, several steps an execution: the same mathematics, or what they promise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import tiny_config
+from tests.test_tganv2 import batch, reals, run_step, values
+from tganv2_tf.models.latents import sample_latents
+from tganv2_tf.models.layers import BatchNorm
+from tganv2_tf.training.loop import make_model, make_optimizer
+
+
+def flat(tensors):
+    return np.concatenate([np.ravel(tensor) for tensor in tensors])
+
+
+def weights(model):
+    return flat(values([*model.generator.trainable_variables, *model.discriminator.trainable_variables]))
+
+
+def steps_of(config, count=1, **compilation):
+    """Losses and flat gradients at the first steps, always from the same weights, clips, latents and offsets."""
+    model = make_model(config)
+    for _ in range(3):  # the singular vectors begin at random
+        model.discriminator.update_singular_vectors()
+    for optimizer in (model.generator_optimizer, model.discriminator_optimizer):
+        if config.train.mixed_precision == "mixed_float16":
+            optimizer._loss_scale._current_loss_scale.assign(2.0**8)  # where the scaling of a run ends up
+    real, z = reals(config), sample_latents(4, 4, tf.constant([0, 1]))
+    compute = tf.function(lambda: model.losses_and_gradients(real, z, [tf.constant(1)]), **compilation)
+    results = []
+    for step in range(count):
+        model.step.assign(step)
+        result = compute()
+        losses = {name: float(value) for name, value in result.losses.items()}
+        results.append((losses, flat(result.generator_gradients), flat(result.discriminator_gradients)))
+    return results
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """Losses and gradients of one step in float32, penalty included."""
+    return steps_of(tiny_config(r1_weight=2.0))[0]
+
+
+def assert_close(gradients, expected, tolerance):
+    """In the Euclidean norm of all of a network's gradients."""
+    assert np.linalg.norm(gradients - expected) < tolerance * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("mixed_float16", 0.02)])
+def test_a_lazy_penalty_is_stronger_and_rarer(plain, precision, tolerance):
+    losses, _, with_penalty = plain
+    _, _, without = steps_of(tiny_config(r1_weight=0.0))[0]
+    results = steps_of(tiny_config(r1_weight=2.0, r1_every_steps=3, mixed_precision=precision), 4)
+    for step, (lazy_losses, _, gradient) in enumerate(results):
+        assert_close(gradient, without + (3 * (with_penalty - without) if step % 3 == 0 else 0), tolerance)
+        # What is shown is the latest penalty, comparable whatever the interval.
+        assert lazy_losses["r1_penalty"] == pytest.approx(losses["r1_penalty"], rel=tolerance)
+
+
+def test_xla_computes_the_same_step(plain):
+    losses, *gradients = plain
+    compiled_losses, *compiled = steps_of(tiny_config(r1_weight=2.0), jit_compile=True)[0]
+    assert compiled_losses == pytest.approx(losses, rel=1e-4)
+    for ours, expected in zip(compiled, gradients):
+        assert_close(ours, expected, 1e-3)
+
+
+def test_half_precision_agrees_with_float32(plain):
+    # float16 has 11 bits of precision, and errors add up over some twenty layers, there and back. (bfloat16 is tested
+    # through the command, which switches oneDNN off.)
+    losses, *gradients = plain
+    half_losses, *half_gradients = steps_of(tiny_config(r1_weight=2.0, mixed_precision="mixed_float16"))[0]
+    assert half_losses == pytest.approx(losses, rel=0.01)
+    for half, gradient in zip(half_gradients, gradients):
+        assert not np.array_equal(half, gradient), "all was computed in float32"
+        assert_close(half, gradient, 0.05)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_weights_norms_logits_and_videos_stay_in_float32(precision):
+    config = tiny_config(mixed_precision=precision)
+    model = make_model(config)
+    assert {v.dtype for v in model.variables if v.dtype.is_floating} == {tf.float32}
+    videos = model.generator.pyramid(sample_latents(4, 4, tf.constant([0, 1])), frame_offsets=[1])
+    logits = model.discriminator(reals(config))
+    one_level = model.generator(sample_latents(4, 4, tf.constant([0, 1])))
+    assert {t.dtype for t in [*videos, *logits, one_level]} == {tf.float32}
+    norms = [layer for layer in model.generator.submodules if isinstance(layer, BatchNorm)]
+    assert norms
+    assert {moment.dtype for layer in norms for moment in layer.batch_moments} == {tf.float32}
+    assert tf.keras.mixed_precision.global_policy().name == "float32", "the policy is the model's, not the process's"
+
+
+def test_a_loss_scale_that_overflows_costs_the_step_and_is_halved():
+    config = tiny_config(mixed_precision="mixed_float16", r1_weight=2.0)
+    model = make_model(config)
+    scale = model.discriminator_optimizer.loss_scale
+    model.discriminator_optimizer._loss_scale._current_loss_scale.assign(2.0**60)
+    before = values(model.discriminator.trainable_variables)
+    run_step(model, batch(config))
+    assert float(scale) == 2.0**15, "this one is from before"
+    assert float(model.discriminator_optimizer.loss_scale) == 2.0**59
+    for a, b in zip(before, values(model.discriminator.trainable_variables)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_gradients_are_clipped_by_their_norm_over_all_variables():
+    optimizer = make_optimizer(tiny_config(gradient_clip_norm=1.0, adam_beta2=0.9), 1e-3, 1)
+    variables = [tf.Variable([0.0, 0.0]), tf.Variable([0.0])]
+    optimizer.build(variables)
+    optimizer.apply_gradients(zip([tf.constant([3.0, 0.0]), tf.constant([4.0])], variables))
+    # Norm 5, so (0.6, 0, 0.8); the second moment begins with 0.1 of the squares.
+    second_moments = [v.numpy() for v in optimizer.variables if v.name.startswith("v/")]
+    np.testing.assert_allclose(flat(second_moments), [0.036, 0.0, 0.064], rtol=1e-5)
+
+
+RATES: dict[str, Any] = {"generator_learning_rate": 0.1, "discriminator_learning_rate": 0.1}
+
+
+def fitted(strategy, **changes):
+    """Weights after four steps of `fit`, which is where Keras compiles and repeats a step."""
+    # Adam's steps are as large as the rate whatever the gradient; with a large epsilon they grow with it, and rounding
+    # does not decide their sign.
+    config = tiny_config(r1_weight=2.0, adam_epsilon=1.0, learning_rate_decay="none", **RATES, **changes)
+    with strategy.scope():
+        model = make_model(config)
+    model.fit(tf.data.Dataset.from_tensors(tuple(batch(config))).repeat(), steps_per_epoch=4, verbose=0)
+    assert int(model.step.numpy()) == 4
+    return weights(model)
+
+
+@pytest.fixture(scope="module")
+def four_plain_steps():
+    return fitted(tf.distribute.MirroredStrategy(["/cpu:0"]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"distribution": "one_device"},
+        {"steps_per_execution": 2, **{f"{what}_every_steps": 2 for what in ("log", "preview", "checkpoint")}},
+    ],
+    ids=lambda changes: "+".join(changes)[:20],
+)
+def test_how_a_step_is_run_does_not_change_it(four_plain_steps, changes):
+    if changes.get("distribution") == "one_device":
+        strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    else:
+        strategy = tf.distribute.MirroredStrategy(["/cpu:0"])
+    before = weights(make_model(tiny_config()))
+    after = fitted(strategy, **changes)
+    moved = np.abs(four_plain_steps - before).max()
+    assert moved > 1e-3
+    np.testing.assert_allclose(after, four_plain_steps, atol=1e-3 * moved)
