@@ -30,6 +30,18 @@ def test_defaults_are_the_papers_model():
         (lambda: TrainConfig(ema_decay=1.0), "--ema_decay=1.0"),
         (lambda: TrainConfig(n_dis=0), "--n_dis=0"),
         (lambda: DataConfig(frame_step=0), "--frame_step=0"),
+        (lambda: TrainConfig(jit_compile=True), "--jit_compile=true: valid: with --distribution=one_device only"),
+        (
+            lambda: TrainConfig(
+                steps_per_execution=8, log_every_steps=8, preview_every_steps=8, checkpoint_every_steps=9
+            ),
+            "--checkpoint_every_steps=9: valid: a multiple of --steps_per_execution=8",
+        ),
+        (
+            lambda: TrainConfig(checkpoint_every_steps=100, keep_checkpoint_every_steps=150),
+            "--keep_checkpoint_every_steps=150: valid: a multiple of --checkpoint_every_steps=100",
+        ),
+        (lambda: TrainConfig(profile_steps=(5,)), "--profile_steps=5: valid: two numbers FIRST,LAST"),
         (lambda: Config(train=TrainConfig(global_batch_size=20)), "--global_batch_size=20: valid: a multiple of 8"),
     ],
 )

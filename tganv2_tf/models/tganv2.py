@@ -26,9 +26,19 @@ class Step(NamedTuple):
     discriminator_gradients: list[tf.Tensor]
 
 
-def unscaled(gradients: list[tf.Tensor], scale: tf.Tensor | float) -> list[tf.Tensor]:
-    """Gradients of what was multiplied by a loss scale."""
-    return gradients if isinstance(scale, float) else [gradient / scale for gradient in gradients]
+def scales_losses(optimizer: Any) -> bool:
+    """Whether losses are to be multiplied while they are differentiated: float16 has no room for small gradients."""
+    return isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
+
+
+def scaled(loss: tf.Tensor, optimizer: Any) -> tf.Tensor:
+    """The loss that is to be differentiated."""
+    return optimizer.get_scaled_loss(loss) if scales_losses(optimizer) else loss
+
+
+def unscaled(gradients: list[tf.Tensor], optimizer: Any) -> list[tf.Tensor]:
+    """The gradients of a loss, from those of its `scaled`."""
+    return optimizer.get_unscaled_gradients(gradients) if scales_losses(optimizer) else gradients
 
 
 class TGANv2(tf.keras.Model):
@@ -76,14 +86,15 @@ class TGANv2(tf.keras.Model):
         The sum over levels and the missing 1/2 are those of the authors' code; the division by the replica's N_1 makes
         it independent of the number of replicas.
         """
-        # Its root, since what is differentiated twice is multiplied by both this scale and that of the loss.
-        scale = self._loss_scale(self.discriminator_optimizer) ** 0.5
+        # The root of the loss scale, since what is differentiated twice is multiplied by both.
+        scales = scales_losses(self.discriminator_optimizer)
+        scale = tf.sqrt(self.discriminator_optimizer.loss_scale) if scales else 1.0
         with tf.GradientTape() as tape:
             tape.watch(real_videos)
             logits = self.discriminator(real_videos)
             total = scale * tf.add_n([tf.reduce_sum(level) for level in logits])
         gradients = tape.gradient(total, real_videos)
-        squares = tf.add_n([tf.reduce_sum(tf.square(gradient)) for gradient in unscaled(gradients, scale)])
+        squares = tf.add_n([tf.reduce_sum(tf.square(gradient / scale)) for gradient in gradients])
         return logits, self.config.train.r1_weight * squares / tf.cast(tf.shape(logits[0])[0], tf.float32)
 
     def _lazy_penalty(self, real_videos: Sequence[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -92,16 +103,15 @@ class TGANv2(tf.keras.Model):
         (Karras et al., 2020.) It has a pass of D of its own, since a graph leaves out only what is inside a branch.
         """
         every, variables = self.config.train.r1_every_steps, self.discriminator.trainable_variables
-        scale = self._loss_scale(self.discriminator_optimizer)
+        optimizer = self.discriminator_optimizer
 
         def penalty() -> list[tf.Tensor]:
             with tf.GradientTape() as tape:
                 value = self.r1_penalty(real_videos)[1]
-                scaled = scale * value
+                loss = scaled(every * value, optimizer)
             # The biases at the end do not act on the penalty.
-            gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            gradients = unscaled(gradients, scale)
-            return [value, *(every * gradient for gradient in gradients)]
+            gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            return [value, *unscaled(gradients, optimizer)]
 
         def none() -> list[tf.Tensor]:
             return [tf.convert_to_tensor(self.latest_penalty), *(tf.zeros_like(variable) for variable in variables)]
@@ -109,11 +119,6 @@ class TGANv2(tf.keras.Model):
         value, *gradients = tf.cond(self.step % every == 0, penalty, none)
         self.latest_penalty.assign(value)
         return value, gradients
-
-    @staticmethod
-    def _loss_scale(optimizer: Any) -> tf.Tensor | float:
-        """What a loss is multiplied by while it is differentiated: float16 has no room for small gradients."""
-        return optimizer.loss_scale if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer) else 1.0
 
     def _losses_and_gradients(
         self,
@@ -143,16 +148,14 @@ class TGANv2(tf.keras.Model):
             fake_scores = total_scores(fake_logits, model.batch_strides, train.score)
             generator_loss = tf.reduce_mean(loss.generator(fake_scores))
             discriminator_loss = tf.reduce_mean(loss.discriminator(real_scores, fake_scores))
-            generator_scale = self._loss_scale(self.generator_optimizer)
-            discriminator_scale = self._loss_scale(self.discriminator_optimizer)
-            scaled_generator_loss = generator_scale * generator_loss
-            scaled_discriminator_loss = discriminator_scale * (discriminator_loss + r1_penalty)
+            for_generator = scaled(generator_loss, self.generator_optimizer)
+            for_discriminator = scaled(discriminator_loss + r1_penalty, self.discriminator_optimizer)
         generator_gradients = []
         if train_generator:
-            gradients = tape.gradient(scaled_generator_loss, self.generator.trainable_variables)
-            generator_gradients = unscaled(gradients, generator_scale)
-        gradients = tape.gradient(scaled_discriminator_loss, self.discriminator.trainable_variables)
-        discriminator_gradients = unscaled(gradients, discriminator_scale)
+            gradients = tape.gradient(for_generator, self.generator.trainable_variables)
+            generator_gradients = unscaled(gradients, self.generator_optimizer)
+        gradients = tape.gradient(for_discriminator, self.discriminator.trainable_variables)
+        discriminator_gradients = unscaled(gradients, self.discriminator_optimizer)
         if train.r1_weight and lazy:
             r1_penalty, of_penalty = self._lazy_penalty(real_videos)
             discriminator_gradients = [a + b for a, b in zip(discriminator_gradients, of_penalty)]
@@ -233,8 +236,8 @@ class TGANv2(tf.keras.Model):
     def _apply(optimizer: Any, network: tf.keras.Model, gradients: Sequence[tf.Tensor]) -> None:
         """Optimisers add gradients up over replicas; ours are means."""
         replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-        scaled = gradients if replicas == 1 else [gradient / replicas for gradient in gradients]
-        optimizer.apply_gradients(zip(scaled, network.trainable_variables))
+        means = gradients if replicas == 1 else [gradient / replicas for gradient in gradients]
+        optimizer.apply_gradients(zip(means, network.trainable_variables))
 
     def _update_average(self, strategy: tf.distribute.Strategy) -> None:
         """Moves the averaged generator; early on with a shorter memory, (1 + t) / (10 + t), as TensorFlow's."""
