@@ -87,7 +87,7 @@ def test_fine_tuning_begins_with_the_networks_of_another_run(data_dir: str, tmp_
         assert (config.model.num_frames, steps) == (8, 1)
     where = [f"--data_dir={data_dir}", f"--model_dir={tmp_path}/other", f"--init_from={first}", "--train_steps=1"]
     line = fail("tganv2_tf.train", *MODEL, *RUN, *where, "--lstm_channels=8", status=2)
-    assert "another generator: --lstm_channels=8 (there 4)" in line
+    assert "its networks have other shapes: --lstm_channels=8 (there 4)" in line
     line = fail("tganv2_tf.train", *MODEL, *RUN, *where, f"--init_from={tmp_path}", status=2)
     assert f"--init_from={tmp_path}: no checkpoint there" in line
 

@@ -20,6 +20,16 @@ from tganv2_tf.models.tganv2 import TGANv2
 CONFIG_FILE = "config.json"
 CHECKPOINT_DIR = "checkpoints"
 SNAPSHOT_DIR = "snapshots"
+# What a network's weights depend on; the other fields of a model may differ from those of a run that it begins with.
+SHAPES = (
+    "resolution",
+    "z_dim",
+    "lstm_channels",
+    "lstm_layers",
+    "up_channels",
+    "discriminator_channels",
+    "spectral_norm",
+)
 
 
 def load_config(model_dir: str) -> Config:
@@ -109,13 +119,13 @@ def checkpoint_manager(model: TGANv2, folder: str | None = None) -> tf.train.Che
 
 
 def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
-    """Reads all of a checkpoint.
+    """Reads all that the objects need from a checkpoint, which may hold more.
 
     Raises:
       UserError: it is damaged, or of another model.
     """
     try:
-        checkpoint.restore(path).assert_existing_objects_matched()
+        checkpoint.restore(path).expect_partial().assert_existing_objects_matched()
     except (tf.errors.OpError, AssertionError, ValueError) as error:
         raise UserError(f"{path}: the checkpoint cannot be read: {' '.join(str(error).split())[:300]}") from error
 
@@ -163,23 +173,21 @@ def initialize(model: TGANv2) -> str:
       The checkpoint that was read.
     Raises:
       ConfigError: there is none, or its networks have other shapes; the message names what differs.
+      UserError: it is damaged.
     """
     config = model.config
     path = find_checkpoint(config.train.init_from)
+    source = str(pathlib.Path(path).parent.parent)
+    other = differences(config.model, load_config(source).model, "there")
+    shapes = [text for name, text in other.items() if name in SHAPES]
+    if shapes:
+        raise ConfigError(f"--init_from={config.train.init_from}: its networks have other shapes: {', '.join(shapes)}")
     networks = {"generator": model.generator, "discriminator": model.discriminator}
     if model.ema_generator is not model.generator:
         networks["ema_generator"] = model.ema_generator
     for name, network in networks.items():
         # One by one: in a run without averaging two of the names stand for the same network.
-        try:
-            tf.train.Checkpoint(**{name: network}).restore(path).assert_existing_objects_matched().expect_partial()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:  # noqa: PERF203
-            reason = " ".join(str(error).split())[:300]
-            source = pathlib.Path(path).parent.parent
-            if (source / CONFIG_FILE).is_file():
-                differing = differences(config.model, load_config(str(source)).model, "there")
-                reason = ", ".join(differing.values()) or reason
-            raise ConfigError(f"--init_from={config.train.init_from}: another {name}: {reason}") from error
+        restore(tf.train.Checkpoint(**{name: network}), path)
     return path
 
 
@@ -195,9 +203,5 @@ def load_generator(model_dir: str) -> tuple[Generator, Config, int]:
         raise UserError(f"{model_dir} has no checkpoint yet; train it for at least --checkpoint_every_steps steps")
     generator = Generator(config.model)
     step = tf.Variable(0, dtype=tf.int64)
-    try:
-        status = tf.train.Checkpoint(ema_generator=generator, step=step).restore(path)
-        status.assert_existing_objects_matched().expect_partial()
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
-        raise UserError(f"{path}: the checkpoint cannot be read: {' '.join(str(error).split())[:300]}") from error
+    restore(tf.train.Checkpoint(ema_generator=generator, step=step), path)
     return generator, config, int(step)
