@@ -42,6 +42,7 @@ def test_defaults_are_the_papers_model():
             "--keep_checkpoint_every_steps=150: valid: a multiple of --checkpoint_every_steps=100",
         ),
         (lambda: TrainConfig(profile_steps=(5,)), "--profile_steps=5: valid: two numbers FIRST,LAST"),
+        (lambda: TrainConfig(profile_steps=(9, 11), train_steps=10), "--profile_steps=9,11: .* to --train_steps=10"),
         (lambda: Config(train=TrainConfig(global_batch_size=20)), "--global_batch_size=20: valid: a multiple of 8"),
     ],
 )

@@ -31,7 +31,8 @@ def _numbers(share: reading.Share, **how: Any) -> list[tuple[str, int]]:
 @pytest.mark.parametrize(
     ("num_shards", "num_pipelines", "sizes"),
     [
-        (5, 2, [6, 4]),  # shards of two records: 0, 2, 4 and 1, 3
+        (5, 2, [5, 5]),  # a shard more would be read less often: every second record
+        (10, 2, [5, 5]),
         (5, 5, [2, 2, 2, 2, 2]),
         (1, 3, [4, 3, 3]),  # fewer shards than workers: every third record
         (3, 4, [3, 3, 2, 2]),  # shards of 4, 3 and 3 records, dealt out through their ends
@@ -47,12 +48,20 @@ def test_shares_are_disjoint_and_together_everything(
     everything = {(shard.file, number) for shard in manifest.shards for number in range(shard.num_records)}
     assert len(everything) == 10 and sorted(itertools.chain(*read)) == sorted(everything)
     assert all(0 <= share.num_records - size <= 1 for share, size in zip(shares, sizes))
-    if num_shards >= num_pipelines:
+    if num_shards % num_pipelines == 0:
         files = [{name for name, _ in of_one} for of_one in read]
         assert sum(map(len, files)) == num_shards, "no shard is read by two"
     epochs = shares[1].read(shuffle_seed=3).take(4 * sizes[1]).as_numpy_iterator()
     drawn = {(pathlib.Path(path.decode()).name, int(number)) for path, number, _ in epochs}
     assert drawn == set(read[1]), "and so it stays"
+
+
+def test_many_shards_are_dealt_out_whole_even_where_some_get_one_more(tmp_path: pathlib.Path) -> None:
+    manifest = write_data_set(tmp_path, [4] * 33, num_shards=33)
+    shares = [reading.Share.of(manifest, str(tmp_path), 2, index) for index in range(2)]
+    assert [len(share.files) for share in shares] == [17, 16]
+    with pytest.raises(ConfigError, match="33 records are too few for 34 workers"):
+        reading.Share.of(manifest, str(tmp_path), 34, 0)
 
 
 def test_lost_records_are_empty_strings(tmp_path: pathlib.Path) -> None:
@@ -118,11 +127,11 @@ def _training(
 @pytest.mark.parametrize("num_shards", [1, 4])
 def test_workers_see_different_clips_and_together_all(tmp_path: pathlib.Path, num_shards: int) -> None:
     write_data_set(tmp_path, [5] * 12, num_shards=num_shards)
-    # Three workers: shards 0 and 3, 1, 2 of four; of a single shard every third record.
+    # Three workers, every third record: the four shards hold videos 0, 4, 8, 1, 5, 9, 2, ... in this order.
     dealt = (
-        [{0, 3, 4, 7, 8, 11}, {1, 5, 9}, {2, 6, 10}]
-        if num_shards == 4
-        else [{i, i + 3, i + 6, i + 9} for i in range(3)]
+        [{i, i + 3, i + 6, i + 9} for i in range(3)]
+        if num_shards == 1
+        else [set(range(4 * i, 4 * i + 4)) for i in range(3)]
     )
     assert [set(_training(tmp_path, 15, num_pipelines=3, worker=worker)) for worker in range(3)] == dealt
 

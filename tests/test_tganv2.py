@@ -205,8 +205,13 @@ def test_two_replicas_give_the_gradients_of_one(two_replicas):
         np.testing.assert_allclose(shared, alone, atol=2e-4 * max(np.abs(alone).max(), 0.1))
 
 
-def test_two_replicas_stay_identical(two_replicas):
-    config, strategy = tiny_config(global_batch_size=8), two_replicas
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"mixed_precision": "mixed_float16", "r1_every_steps": 2, "gradient_clip_norm": 1.0}],
+    ids=["plain", "float16"],
+)
+def test_two_replicas_stay_identical(two_replicas, changes):
+    config, strategy = tiny_config(global_batch_size=8, **changes), two_replicas
     with strategy.scope():
         model = make_model(config)
     data = strategy.experimental_distribute_values_from_function(lambda context: batch(config, batch_size=4))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -41,7 +42,7 @@ def checkpoints(folder: pathlib.Path) -> list[str]:
 
 def test_one_device_compiled_in_pairs_of_steps_and_profiled(data_dir: str, tmp_path: pathlib.Path) -> None:
     intervals = [f"--{what}_every_steps=2" for what in ("log", "preview", "checkpoint")]
-    how = ["--distribution=one_device", "--jit_compile", "--steps_per_execution=2", "--profile_steps=3,4"]
+    how = ["--distribution=one_device", "--jit_compile", "--steps_per_execution=2", "--profile_steps=4,4"]
     kept = ["--keep_checkpoint_every_steps=4", "--keep_checkpoints=1"]
     small = ["--frame_strides=", "--batch_strides=", "--up_channels=4,4,4", "--discriminator_channels=4"]  # XLA is slow
     train(data_dir, tmp_path, *how, *intervals, *kept, *small, "--r1_weight=0", "--train_steps=6")
@@ -75,21 +76,32 @@ def test_half_precision_trains_and_resumes(precision: str, data_dir: str, tmp_pa
 def test_fine_tuning_begins_with_the_networks_of_another_run(data_dir: str, tmp_path: pathlib.Path) -> None:
     first = tmp_path / "first"
     train(data_dir, first, "--train_steps=2", "--checkpoint_every_steps=1", "--keep_checkpoint_every_steps=1")
-    frozen = ["--generator_learning_rate=0", "--discriminator_learning_rate=0", "--ema_decay=0", "--train_steps=1"]
+    frozen = ["--generator_learning_rate=0", "--discriminator_learning_rate=0", "--train_steps=1"]
     for source, step in ((first, 2), (first / "snapshots" / "ckpt-1", 1)):
         tuned = tmp_path / f"from{step}"
         said = train(data_dir, tuned, f"--init_from={source}", *frozen, "--num_frames=8")
         assert f"A new run with the networks of {first}" in said
         reader = tf.train.load_checkpoint(str(first / "snapshots" / f"ckpt-{step}"))
-        generator, config, steps = load_generator(str(tuned))
-        name = "generator/to_map/kernel/.ATTRIBUTES/VARIABLE_VALUE"
-        assert (generator.to_map.kernel.numpy() == reader.get_tensor(name)).all()
+        _, config, steps = load_generator(str(tuned))
         assert (config.model.num_frames, steps) == (8, 1)
+        after = tf.train.load_checkpoint(str(tuned / "checkpoints" / "ckpt-1"))
+        for name in ("generator/to_map/kernel", "discriminator/level_discriminators/1/blocks/0/conv1/kernel"):
+            key = f"{name}/.ATTRIBUTES/VARIABLE_VALUE"
+            assert (after.get_tensor(key) == reader.get_tensor(key)).all()
+        # The average begins with the run's average, and moves by 1 - 2 / 11 towards the generator in its first step.
+        key = "{}/to_map/kernel/.ATTRIBUTES/VARIABLE_VALUE"
+        average, network = (reader.get_tensor(key.format(name)) for name in ("ema_generator", "generator"))
+        expected = average + 9 / 11 * (network - average)
+        np.testing.assert_allclose(after.get_tensor(key.format("ema_generator")), expected, atol=1e-6)
     where = [f"--data_dir={data_dir}", f"--model_dir={tmp_path}/other", f"--init_from={first}", "--train_steps=1"]
     line = fail("tganv2_tf.train", *MODEL, *RUN, *where, "--lstm_channels=8", status=2)
     assert "its networks have other shapes: --lstm_channels=8 (there 4)" in line
     line = fail("tganv2_tf.train", *MODEL, *RUN, *where, f"--init_from={tmp_path}", status=2)
     assert f"--init_from={tmp_path}: no checkpoint there" in line
+    damaged = first / "checkpoints" / "ckpt-2.data-00000-of-00001"
+    os.truncate(damaged, damaged.stat().st_size // 2)
+    line = fail("tganv2_tf.train", *MODEL, *RUN, *where, status=1)
+    assert "ckpt-2: the checkpoint cannot be read" in line
 
 
 def free_ports(count: int) -> list[int]:
@@ -109,7 +121,7 @@ def start_workers(data_dir: str, model_dir: pathlib.Path, *arguments: str) -> li
     workers = []
     for index in range(2):
         task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        environment = {**os.environ, "TF_CONFIG": json.dumps(task)}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(task), "TMPDIR": str(model_dir.parent / "temporary")}
         workers.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
     return workers
 
@@ -123,21 +135,25 @@ def finish(workers: list[subprocess.Popen[str]]) -> list[str]:
 
 
 def test_two_workers_train_one_model_and_only_the_chief_writes(data_dir: str, tmp_path: pathlib.Path) -> None:
-    workers = start_workers(data_dir, tmp_path, "--train_steps=2", "--checkpoint_every_steps=1")
+    run = tmp_path / "run"
+    (tmp_path / "temporary").mkdir()
+    every = [f"--{what}_every_steps=1" for what in ("checkpoint", "keep_checkpoint")]
+    workers = start_workers(data_dir, run, "--train_steps=2", *every)
     chief, other = finish(workers)
     assert [worker.returncode for worker in workers] == [0, 0], chief + other
     assert "2/2" in chief
     assert "2/2" not in other
-    assert load_generator(str(tmp_path))[2] == 2
-    assert checkpoints(tmp_path / "checkpoints") == ["ckpt-1.index", "ckpt-2.index"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "config.json", "events"]
-    assert len(list(tmp_path.glob("events/*"))) == 1
+    assert load_generator(str(run))[2] == 2
+    assert checkpoints(run / "checkpoints") == ["ckpt-1.index", "ckpt-2.index"]
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.json", "events", "snapshots"]
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert len(list(run.glob("events/*"))) == 1
     # A signal to one worker stops both at the same step; and the run goes on from where it was.
-    workers = start_workers(data_dir, tmp_path, "--train_steps=100000")
+    workers = start_workers(data_dir, run, "--train_steps=100000")
     deadline = time.monotonic() + 200
     while (
-        len(list(tmp_path.glob("events/*"))) < 2
-        or b"generator_loss" not in max(tmp_path.glob("events/*"), key=os.path.getmtime).read_bytes()
+        len(list(run.glob("events/*"))) < 2
+        or b"generator_loss" not in max(run.glob("events/*"), key=os.path.getmtime).read_bytes()
     ):
         assert all(worker.poll() is None for worker in workers)
         assert time.monotonic() < deadline
@@ -145,7 +161,7 @@ def test_two_workers_train_one_model_and_only_the_chief_writes(data_dir: str, tm
     workers[1].send_signal(signal.SIGTERM)
     chief, other = finish(workers)
     assert [worker.returncode for worker in workers] == [143, 143], chief + other
-    step = load_generator(str(tmp_path))[2]
+    step = load_generator(str(run))[2]
     assert "Going on from step 2" in chief
     assert f"Stopped at step {step} and saved" in chief
 

@@ -12,6 +12,7 @@ from tests.conftest import tiny_config
 from tests.test_tganv2 import batch, reals, run_step, values
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.layers import BatchNorm
+from tganv2_tf.training.distribution import make_strategy
 from tganv2_tf.training.loop import make_model, make_optimizer
 
 
@@ -99,7 +100,7 @@ def test_weights_norms_logits_and_videos_stay_in_float32(precision):
 
 
 def test_a_loss_scale_that_overflows_costs_the_step_and_is_halved():
-    config = tiny_config(mixed_precision="mixed_float16", r1_weight=2.0)
+    config = tiny_config(mixed_precision="mixed_float16", r1_weight=2.0, r1_every_steps=2)
     model = make_model(config)
     scale = model.discriminator_optimizer.loss_scale
     model.discriminator_optimizer._loss_scale._current_loss_scale.assign(2.0**60)
@@ -109,6 +110,7 @@ def test_a_loss_scale_that_overflows_costs_the_step_and_is_halved():
     assert float(model.discriminator_optimizer.loss_scale) == 2.0**59
     for a, b in zip(before, values(model.discriminator.trainable_variables)):
         np.testing.assert_array_equal(a, b)
+    assert np.isfinite(model.latest_penalty.numpy()), "or it would be shown until the next one"
 
 
 def test_gradients_are_clipped_by_their_norm_over_all_variables():
@@ -131,8 +133,12 @@ def fitted(strategy, **changes):
     config = tiny_config(r1_weight=2.0, adam_epsilon=1.0, learning_rate_decay="none", **RATES, **changes)
     with strategy.scope():
         model = make_model(config)
-    model.fit(tf.data.Dataset.from_tensors(tuple(batch(config))).repeat(), steps_per_epoch=4, verbose=0)
+    calls = []
+    count = tf.keras.callbacks.LambdaCallback(on_batch_end=lambda number, logs: calls.append(number))
+    data = tf.data.Dataset.from_tensors(tuple(batch(config))).repeat()
+    model.fit(data, steps_per_epoch=4, verbose=0, callbacks=[count])
     assert int(model.step.numpy()) == 4
+    assert len(calls) == 4 // config.train.steps_per_execution
     return weights(model)
 
 
@@ -151,7 +157,8 @@ def four_plain_steps():
 )
 def test_how_a_step_is_run_does_not_change_it(four_plain_steps, changes):
     if changes.get("distribution") == "one_device":
-        strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+        strategy = make_strategy("one_device")
+        assert isinstance(strategy, tf.distribute.OneDeviceStrategy)
     else:
         strategy = tf.distribute.MirroredStrategy(["/cpu:0"])
     before = weights(make_model(tiny_config()))

@@ -201,8 +201,10 @@ class TrainConfig:
             f"a multiple of --checkpoint_every_steps={self.checkpoint_every_steps}, or 0",
         )
         if self.profile_steps:
-            valid = len(self.profile_steps) == 2 and 1 <= self.profile_steps[0] <= self.profile_steps[1]
-            require(valid, "profile_steps", self.profile_steps, "two numbers FIRST,LAST from 1, or nothing")
+            valid = len(self.profile_steps) == 2 and list(self.profile_steps) == sorted(self.profile_steps)
+            valid = valid and 1 <= self.profile_steps[0] and self.profile_steps[1] <= self.train_steps
+            text = f"two numbers FIRST,LAST from 1 to --train_steps={self.train_steps}, or nothing"
+            require(valid, "profile_steps", self.profile_steps, text)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,10 +21,12 @@ from tganv2_tf.config import DataConfig
 from tganv2_tf.data.inspection import DamagedError, read_frames, read_record
 from tganv2_tf.data.manifest import WHAT_TO_DO, Manifest
 from tganv2_tf.data.records import decode_frame, parse_record
+from tganv2_tf.errors import ConfigError
 
 SHARDS_READ_AT_ONCE = 8
 ATTEMPTS_AT_ONCE = 16
 HOPELESS_EPOCHS = 20
+FAIR_SHARDS = 16  # a pipeline's
 HOPELESS = "only damaged records"
 # TFRecord does not find the next record.
 UNREADABLE = "cannot be read (in a file that breaks off, neither can what follows)"
@@ -55,11 +57,18 @@ class Share:
 
     @classmethod
     def of(cls, manifest: Manifest, folder: str, num_pipelines: int = 1, pipeline: int = 0) -> Share:
-        """Deals out shards where there are enough of them for all, as each is then read once, and else records."""
+        """Deals out shards, each of which is then read once, where that is fair enough, and else records.
+
+        Raises:
+          ConfigError: more pipelines than records.
+        """
+        if manifest.num_records < num_pipelines:
+            raise ConfigError(f"{folder}: {manifest.num_records} records are too few for {num_pipelines} workers")
         counts = [shard.num_records for shard in manifest.shards]
         firsts = [0, *itertools.accumulate(counts)]
         files = [ShardFile(*columns) for columns in zip(manifest.shard_paths(folder), counts, firsts)]
-        if manifest.num_shards < num_pipelines:
+        # With a shard more than another, a pipeline comes round to its clips later; with many shards by little.
+        if manifest.num_shards % num_pipelines and manifest.num_shards < FAIR_SHARDS * num_pipelines:
             return cls(files, num_pipelines, pipeline)
         return cls(files[pipeline::num_pipelines])
 

@@ -117,7 +117,8 @@ class TGANv2(tf.keras.Model):
             return [tf.convert_to_tensor(self.latest_penalty), *(tf.zeros_like(variable) for variable in variables)]
 
         value, *gradients = tf.cond(self.step % every == 0, penalty, none)
-        self.latest_penalty.assign(value)
+        # Loss scaling lets single penalties overflow; the ones that are shown until the next do not have to.
+        self.latest_penalty.assign(tf.where(tf.math.is_finite(value), value, self.latest_penalty))
         return value, gradients
 
     def _losses_and_gradients(

@@ -143,11 +143,11 @@ class Profile(StepCallback):
 
     def __init__(self, folder: str, config: Config) -> None:
         super().__init__()
-        self.folder, self.active = folder, False
+        self.folder, self.active, self.steps_at_once = folder, False, config.train.steps_per_execution
         self.first, self.last = config.train.profile_steps or (0, 0)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        if not self.active and self.step < self.last and self.step + 1 >= self.first:
+        if not self.active and self.step < self.last and self.step + self.steps_at_once >= self.first:
             tf.profiler.experimental.start(self.folder)
             self.active = True
 
@@ -174,14 +174,15 @@ class Checkpoints(StepCallback):
       stopped_by: the signal that ended the run, or None; of another worker's signal, SIGTERM.
     """
 
-    def __init__(self, manager: tf.train.CheckpointManager, config: Config) -> None:
+    def __init__(self, manager: tf.train.CheckpointManager, config: Config, chief: bool) -> None:
         super().__init__()
-        self.manager, self.config = manager, config
+        self.manager, self.config, self.chief = manager, config, chief
         self.stopped_by: int | None = None
         self.old_handlers: dict[int, Any] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
+        self.on_any_worker = any_worker(self.model.distribute_strategy)
         self.old_handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def _stop(self, number: int, frame: Any) -> None:
@@ -196,12 +197,13 @@ class Checkpoints(StepCallback):
 
     def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
         train, stopped = self.config.train, self.stopped_by  # read once: a signal may come at any moment
-        if any_worker(self.model.distribute_strategy, stopped is not None):
+        if self.on_any_worker(stopped is not None):
             self.stopped_by = stopped = stopped or signal.SIGTERM
         if step % train.checkpoint_every_steps == 0 or step == train.train_steps or stopped:
             try:
                 path = self.manager.save(step)
-                if train.keep_checkpoint_every_steps and step % train.keep_checkpoint_every_steps == 0:
+                kept = train.keep_checkpoint_every_steps
+                if self.chief and kept and step % kept == 0:
                     keep_for_ever(path)
             except (tf.errors.OpError, OSError) as error:
                 message = error.message if isinstance(error, tf.errors.OpError) else error

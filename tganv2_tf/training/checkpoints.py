@@ -126,7 +126,7 @@ def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
     """
     try:
         checkpoint.restore(path).expect_partial().assert_existing_objects_matched()
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
+    except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:  # the last of a file that breaks off
         raise UserError(f"{path}: the checkpoint cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
-from typing import Any
+from collections.abc import Callable
 
 import tensorflow as tf
 from absl import logging
@@ -22,10 +22,18 @@ def make_strategy(distribution: str = "mirrored") -> tf.distribute.Strategy:
       distribution: a value of `TrainConfig.distribution`. `multi_worker` waits until all workers are there, and must
         come before anything else that TensorFlow computes.
     Raises:
-      ConfigError: `multi_worker`, and nothing says who the workers are.
+      ConfigError: `multi_worker`, and nothing says who the workers are, or they cannot be reached.
     """
     if distribution == "multi_worker":
-        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver())
+        resolver = cluster_resolver()
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+        except (ValueError, tf.errors.OpError) as error:
+            workers = resolver.cluster_spec().as_dict()
+            raise ConfigError(
+                f"--distribution=multi_worker: {' '.join(str(error).split())[:200]}; this is task {resolver.task_id} "
+                f"({resolver.task_type}) of {workers}"
+            ) from error
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     devices = [f"/{kind.lower()}:{i}" for i in range(len(tf.config.list_logical_devices(kind)))]
     if distribution == "one_device":
@@ -47,14 +55,16 @@ def cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
                 return resolver
             raise ValueError("it needs cluster.worker, a list of HOST:PORT, and task.type and task.index")
         if "SLURM_PROCID" in os.environ:
-            gpus: dict[str, Any] = {}
-            if not shutil.which("nvidia-smi"):
-                # The resolver deals out GPUs and cannot be told that there are none; one a task, that nobody uses.
-                tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
-                gpus = {"gpus_per_node": tasks, "gpus_per_task": 1, "auto_set_gpu": False}
-            resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(**gpus)
-            resolver.cluster_spec()  # also says which of the tasks this is
-            return resolver
+            # The resolver would deal out the GPUs of a node, too; that is Slurm's own business (--gpus-per-task), and
+            # fails where it has done so. It is told of GPUs that nobody uses, and asked for the cluster alone.
+            tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+            slurm = tf.distribute.cluster_resolver.SlurmClusterResolver(
+                gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False
+            )
+            cluster = slurm.cluster_spec().as_dict()  # with it the resolver knows its task
+            task = {"type": slurm.task_type, "index": slurm.task_id}
+            os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
+            return tf.distribute.cluster_resolver.TFConfigClusterResolver()
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         source = "TF_CONFIG" if os.environ.get("TF_CONFIG") else "Slurm's environment"
         raise ConfigError(f"{flag}: {source} cannot be used: {error}") from error
@@ -77,13 +87,17 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
     return max(1, sum(len(spec.get(job, ())) for job in ("chief", "worker")))
 
 
-def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
-    """Whether the flag is up on any worker; all of them must ask, and get the same answer."""
+def any_worker(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
+    """A function that says whether a flag is up on any worker; all of them must ask, and get the same answer."""
     if num_workers(strategy) == 1:
-        return flag
-    mine = tf.constant(float(flag))
-    total = strategy.run(lambda: tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, mine))
-    return bool(strategy.experimental_local_results(total)[0] > 0)
+        return lambda flag: flag
+
+    def add_up(flag: tf.Tensor) -> tf.Tensor:
+        # Of a tensor of this function's own, as the strategy does not know where others are.
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(flag))
+
+    total = tf.function(lambda flag: strategy.run(add_up, (flag,)), autograph=False)
+    return lambda flag: bool(strategy.experimental_local_results(total(tf.constant(float(flag))))[0] > 0)
 
 
 def per_replica_batch_size(config: Config, num_replicas: int) -> int:

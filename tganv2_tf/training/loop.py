@@ -27,7 +27,13 @@ from tganv2_tf.training.checkpoints import (
     record_config,
     restore,
 )
-from tganv2_tf.training.distribution import is_chief, make_strategy, per_replica_batch_size, warn_without_gpu
+from tganv2_tf.training.distribution import (
+    is_chief,
+    make_strategy,
+    num_workers,
+    per_replica_batch_size,
+    warn_without_gpu,
+)
 
 EVENTS_DIR = "events"
 
@@ -88,14 +94,18 @@ def describe(config: Config, strategy: tf.distribute.Strategy) -> str:
         )
     lines.append(f"total{'':>26}{generator.count_params():>22,}  {discriminator.count_params():>24,}")
     devices = strategy.extended.worker_devices
-    share = per_replica_batch_size(config, len(devices))
-    lines.append(f"devices: {', '.join(devices)}; {share} clips a step on each")
+    share = per_replica_batch_size(config, strategy.num_replicas_in_sync)
+    workers = num_workers(strategy)
+    of_all = f" of this one of {workers} workers" if workers > 1 else ""
+    lines.append(f"devices{of_all}: {', '.join(devices)}; {share} clips a step on each")
     return "\n".join(lines)
 
 
 def reason(error: tf.errors.OpError) -> str:
     """The line of TensorFlow's report that says what happened, without the graph around it."""
-    context = ("Graph execution error", "Detected at", "File ", "[[", "tf.")
+    if isinstance(error, tf.errors.UnavailableError):
+        return "another worker is gone"
+    context = ("Graph execution error", "Detected at", "File ", "[[", "tf.", "The error could be from a previous")
     lines = [line.strip() for line in error.message.splitlines()]
     return next((line for line in reversed(lines) if line and not line.startswith(context)), lines[0])
 
@@ -129,8 +139,11 @@ def train(config: Config, dry_run: bool = False) -> int:
 
     # The order in which a run resumes: networks and optimisers exist, the newest checkpoint overwrites them, and the
     # data goes on with an order of its own, drawn from the seed and the step.
-    with strategy.scope():
-        model = make_model(config)
+    try:
+        with strategy.scope():
+            model = make_model(config)
+    except tf.errors.OpError as error:
+        raise UserError(f"the networks cannot be made: {reason(error)}") from error
     logging.info("%d videos in %s.", manifest.num_videos, config.data.data_dir)
     restored = latest_checkpoint(config.train.model_dir)
     with contextlib.ExitStack() as stack:
@@ -164,9 +177,8 @@ def _fit(
         logging.info("Step %d of --train_steps=%d is done; nothing to do.", first_step, train.train_steps)
         return 0
     if first_step % train.steps_per_execution:
-        raise ConfigError(
-            f"--steps_per_execution={train.steps_per_execution}: the run is at step {first_step}, which is no multiple"
-        )
+        value = train.steps_per_execution
+        raise ConfigError(f"--steps_per_execution={value}: the run is at step {first_step}; valid: a divisor of it")
     writer = tf.summary.create_noop_writer()
     if chief:
         record_config(config)
@@ -186,7 +198,7 @@ def _fit(
             context.input_pipeline_id,
         )
     )
-    checkpoints = callbacks.Checkpoints(manager, config)
+    checkpoints = callbacks.Checkpoints(manager, config, chief)
     profile = callbacks.Profile(os.path.join(train.model_dir, EVENTS_DIR), config)
     bar = callbacks.progress_bar(first_step, train.train_steps)
     by_all = [
@@ -215,4 +227,5 @@ def _fit(
         checkpoints.restore_handlers()
         profile.stop()
         writer.close()
+    checkpoints.on_any_worker(False)  # waits for the others, which miss the chief when it goes first
     return 128 + signal.Signals(checkpoints.stopped_by) if checkpoints.stopped_by else 0
