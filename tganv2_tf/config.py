@@ -202,7 +202,7 @@ class TrainConfig:
         )
         if self.profile_steps:
             valid = len(self.profile_steps) == 2 and list(self.profile_steps) == sorted(self.profile_steps)
-            valid = valid and 1 <= self.profile_steps[0] and self.profile_steps[1] <= self.train_steps
+            valid = valid and self.profile_steps[0] >= 1 and self.profile_steps[1] <= self.train_steps
             text = f"two numbers FIRST,LAST from 1 to --train_steps={self.train_steps}, or nothing"
             require(valid, "profile_steps", self.profile_steps, text)
 
