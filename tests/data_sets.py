@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import pathlib
+from collections.abc import Sequence
 
 import imageio.v3 as iio
 import numpy as np
@@ -22,9 +23,18 @@ def encode_frame(frame: np.ndarray, encoding: str = "png") -> bytes:
 
 
 def write_data_set(
-    folder: pathlib.Path, lengths: list[int], *, height: int = 16, width: int = 16, num_shards: int = 2
+    folder: pathlib.Path,
+    lengths: list[int],
+    *,
+    height: int = 16,
+    width: int = 16,
+    num_shards: int = 2,
+    labels: Sequence[str] = (),
 ) -> Manifest:
-    """Writes one video a length; each pixel of frame t of video v holds (10 * v, t, column)."""
+    """Writes one video a length; each pixel of frame t of video v holds (10 * v, t, column).
+
+    With `labels`, video v has label v % len(labels).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shards = []
     for index in range(num_shards):
@@ -37,11 +47,17 @@ def write_data_set(
                 frames[..., 1] = np.arange(lengths[video])[:, None, None]
                 frames[..., 2] = np.arange(width)
                 encoded = [encode_frame(frame) for frame in frames]
-                writer.write(encode_record(encoded, video_id=f"video{video}", height=height, width=width))
+                label = video % len(labels) if labels else -1
+                name = labels[label] if labels else ""
+                writer.write(
+                    encode_record(
+                        encoded, video_id=f"video{video}", label=label, label_name=name, height=height, width=width
+                    )
+                )
         total = sum(lengths[video] for video in chosen)
         size = (folder / file).stat().st_size
         shards.append(Shard(file, size, checksum(folder / file), len(chosen), len(chosen), total))
-    manifest = Manifest("test", "train", height, width, [], {}, shards)
+    manifest = Manifest("test", "train", height, width, list(labels), {}, shards)
     manifest.save(folder)
     return manifest
 

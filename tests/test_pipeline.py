@@ -182,3 +182,33 @@ def test_a_damaged_shard_is_an_error(config, tmp_path):
     shard.write_bytes(content[:-5])
     with pytest.raises(UserError, match=shard.name):
         pipeline.load_manifest(config.model, config.data)
+
+
+def labelled(config, seed=0, count=None, num_frames=4, **kwargs):
+    manifest = pipeline.load_manifest(config.model, config.data)
+    clips = pipeline.labelled_clips(manifest, config.data, num_frames, 16, seed, **kwargs)
+    return [(clip.numpy(), int(label)) for clip, label in (clips.take(count) if count else clips)]
+
+
+def test_labelled_clips_of_one_pass(tmp_path):
+    write_data_set(tmp_path, [9, 4, 3, 12, 7], labels=("a", "b"))
+    data = {"data_dir": str(tmp_path), "flip": False, "windows_per_record": 2}
+    clips = labelled(tiny_config(data=data))
+    videos = collections.Counter(int(clip[0, 0, 0, 0]) // 10 for clip, _ in clips)
+    assert videos == {0: 2, 1: 2, 3: 2, 4: 2}, "two windows a record, none of the one that is too short"
+    for clip, label in clips:
+        assert clip.dtype == np.uint8 and clip.shape == (4, 16, 16, 3)
+        assert label == int(clip[0, 0, 0, 0]) // 10 % 2
+        assert (np.diff(clip[:, 0, 0, 1].astype(int)) == 1).all()
+        assert (clip[0, 0, :, 2] == np.arange(16)).all(), "not mirrored"
+
+
+def test_labelled_clips_are_those_of_the_seed_and_each_pass_has_its_own(tmp_path):
+    write_data_set(tmp_path, [30, 40, 50, 60], labels=("a", "b"))
+    config = tiny_config(data={"data_dir": str(tmp_path), "flip": True})
+    starts = [[int(clip[0, 0, 0, 1]) for clip, _ in labelled(config, seed)] for seed in (0, 0, 1)]
+    assert starts[0] == starts[1] != starts[2]
+    endless = [int(clip[0, 0, 0, 1]) for clip, _ in labelled(config, 0, count=8, endless=True)]
+    assert sorted(endless[:4]) != sorted(endless[4:])
+    mirrored = [bool(clip[0, 0, 0, 2] == 15) for clip, _ in labelled(config, 0, count=32, endless=True)]
+    assert 4 < sum(mirrored) < 28

@@ -104,6 +104,42 @@ def _windows(share: Share, model: ModelConfig, data: DataConfig, seeds: np.ndarr
     return windows.unbatch().shuffle(data.shuffle_buffer, records_seed)
 
 
+def labelled_clips(
+    manifest: Manifest, data: DataConfig, num_frames: int, resolution: int, seed: int, endless: bool = False
+) -> tf.data.Dataset:
+    """Single clips with their labels, as classifiers and scores want them.
+
+    Args:
+      manifest: of the data set in `data.data_dir`.
+      data: how to draw them: `windows_per_record` of each record that is long enough.
+      num_frames: of a clip.
+      resolution: of a clip, in pixels; the height of the frames.
+      seed: of the order, the windows and the augmentation.
+      endless: pass after pass, each with an order and windows of its own, instead of a single one.
+    Returns:
+      Elements of (uint8 [num_frames, resolution, resolution, 3], int64 []).
+    """
+    seeds = [int(number) for number in np.random.SeedSequence([seed]).generate_state(4)]
+    files_seed, records_seed, windows_seed, augmentation_seed = seeds
+
+    def clips_of(index: tf.Tensor, record: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        parsed = parse_record(record[2])
+        seed = tf.stack([windows_seed, index])
+        windows = cut_windows(parsed["frames"], data.windows_per_record, num_frames, data.frame_step, seed)
+        return windows, tf.repeat(parsed["label"], tf.shape(windows)[0])
+
+    def decode(index: tf.Tensor, window: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        frames, label = window
+        clip = decode_clip(frames, num_frames, manifest.height, manifest.width)
+        return augment(clip, resolution, data.flip, tf.stack([augmentation_seed, index])), label
+
+    share = Share.of(manifest, data.data_dir)
+    records = share.read(files_seed if endless else None).enumerate()
+    windows = records.map(clips_of, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+    windows = windows.shuffle(data.shuffle_buffer, records_seed)
+    return windows.enumerate().map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+
+
 def load_manifest(model: ModelConfig, data: DataConfig) -> Manifest:
     """Reads the manifest and makes sure that training can use the data set.
 

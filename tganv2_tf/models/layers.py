@@ -31,12 +31,25 @@ def glorot_uniform() -> tf.keras.initializers.Initializer:
     return tf.keras.initializers.VarianceScaling(1.0, "fan_avg", "uniform")
 
 
+def channel_moments(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean and biased variance of each channel: [M, H, W, C] -> [C], [C]."""
+    return tf.nn.moments(values, [0, 1, 2])
+
+
 class BatchNorm(layers.Layer):
     """Batch normalisation over all axes but the last, synchronised across replicas.
 
     A forward pass changes no variable: in training it keeps its moments in `batch_moments`, and
     `update_moving_statistics` moves the running statistics there. The variance kept is the unbiased one (n / (n - 1)).
+
+    Attributes:
+      moments: what computes them. Other ways to add the same values up go here, such as that of
+        `tganv2_tf.interop.chainer`, which rounds as the authors' code does.
     """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.moments: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]] = channel_moments
 
     def build(self, input_shape: tf.TensorShape) -> None:
         def statistic(name: str, initializer: str) -> tf.Variable:
@@ -72,7 +85,7 @@ class BatchNorm(layers.Layer):
             )
             return outputs
         values = tf.cast(inputs, tf.float32)
-        mean, variance = tf.nn.moments(values, [0, 1, 2])
+        mean, variance = self.moments(values)
         replica_context = tf.distribute.get_replica_context()
         replicas = 1 if replica_context is None else replica_context.num_replicas_in_sync
         if replicas > 1:

@@ -1,0 +1,475 @@
+"""Turns the authors' Chainer snapshots into runs; reads and writes them.
+
+python -m tganv2_tf.interop.chainer --generator=gen_iter_82000.npz --step=82000 --model_dir=runs/official
+python -m tganv2_tf.generate --model_dir=runs/official --output=samples.gif
+
+A snapshot is an .npz of float32 arrays, one a weight, with the names of the authors' links: `fc/W`,
+`decoder0/w_hifoc/W`, `block1/c1/b`, `b3/avg_mean`, `level0/block1/c_sc/W`. Their convolutions are [out, in, ...], their
+linear layers [out, in] and their videos [N, C, T, H, W]. They count levels from 0 and the links of the generator's
+rendering blocks (`b3`, `c3`) by the up blocks in front of them. Each batch norm has an integer `N` as well, a counter
+of Chainer's fine-tuning mode that their code never enters: it is written as 0, and not read.
+
+Source: the layout of pfnet-research/tgan2's files; tests/test_golden.py holds the networks against its numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+
+import numpy as np
+from absl import logging
+
+from tganv2_tf import cli_flags
+from tganv2_tf.config import Config, DataConfig, ModelConfig, TrainConfig, option, require
+from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.files import Path, read_npz, whole_file
+from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS
+
+if TYPE_CHECKING:  # imported where it is used, once the flags are known to be right
+    import tensorflow as tf
+
+    from tganv2_tf.models.discriminator import Discriminator
+    from tganv2_tf.models.generator import Generator
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Weight(NamedTuple):
+    """A variable of ours and how it stands in their file.
+
+    Attributes:
+      variable: float32.
+      shape: of the array in the file.
+      ours: from the file's axes to the variable's.
+      theirs: the way back.
+    """
+
+    variable: Any
+    shape: tuple[int, ...]
+    ours: Callable[[np.ndarray], np.ndarray]
+    theirs: Callable[[np.ndarray], np.ndarray]
+
+
+def _same(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def _kernel_to_ours(array: np.ndarray) -> np.ndarray:
+    """[out, in, ...] -> [..., in, out]."""
+    return array.transpose(*range(2, array.ndim), 1, 0)
+
+
+def _kernel_to_theirs(array: np.ndarray) -> np.ndarray:
+    """[..., in, out] -> [out, in, ...]."""
+    return array.transpose(array.ndim - 1, array.ndim - 2, *range(array.ndim - 2))
+
+
+def _kernel(variable: Any) -> Weight:
+    *rest, inputs, outputs = variable.shape
+    return Weight(variable, (outputs, inputs, *rest), _kernel_to_ours, _kernel_to_theirs)
+
+
+def _vector(variable: Any) -> Weight:
+    return Weight(variable, tuple(variable.shape), _same, _same)
+
+
+def _convolution(layer: Any, name: str) -> Iterator[tuple[str, Weight]]:
+    """A convolution's or a linear layer's two weights."""
+    yield f"{name}/W", _kernel(layer.kernel)
+    yield f"{name}/b", _vector(layer.bias)
+
+
+def _batch_norm(layer: Any, name: str) -> Iterator[tuple[str, Weight]]:
+    yield f"{name}/gamma", _vector(layer.gamma)
+    yield f"{name}/beta", _vector(layer.beta)
+    yield f"{name}/avg_mean", _vector(layer.moving_mean)
+    yield f"{name}/avg_var", _vector(layer.moving_variance)
+
+
+def _to_map(generator: Generator) -> Iterator[tuple[str, Weight]]:
+    """The linear layer whose outputs are a map: [C, H, W] there, [H, W, C] here."""
+    z_dim, channels = generator.config.z_dim, generator.config.lstm_channels
+    size = generator.config.pyramid.base_size
+    positions = size * size
+    yield (
+        "fc/W",
+        Weight(
+            generator.to_map.kernel,
+            (channels * positions, z_dim),
+            lambda array: array.reshape(channels, positions, z_dim).transpose(2, 1, 0).reshape(z_dim, -1),
+            lambda array: array.reshape(z_dim, positions, channels).transpose(2, 1, 0).reshape(-1, z_dim),
+        ),
+    )
+    yield (
+        "fc/b",
+        Weight(
+            generator.to_map.bias,
+            (channels * positions,),
+            lambda array: array.reshape(channels, positions).T.reshape(-1),
+            lambda array: array.reshape(positions, channels).T.reshape(-1),
+        ),
+    )
+
+
+def generator_weights(generator: Generator) -> dict[str, Weight]:
+    """Every weight and running statistic of a generator, by its name in the authors' file."""
+    weights = dict(_to_map(generator))
+    for i, lstm in enumerate(generator.recurrence):
+        weights[f"decoder{i}/w_xifoc/W"] = _kernel(lstm.input_kernel)
+        weights[f"decoder{i}/w_xifoc/b"] = _vector(lstm.bias)
+        weights[f"decoder{i}/w_hifoc/W"] = _kernel(lstm.recurrent_kernel)
+    number = 0
+    for level in generator.generator_levels:
+        for block in level.blocks:
+            number += 1
+            weights.update(_convolution(block.conv1, f"block{number}/c1"))
+            weights.update(_convolution(block.conv2, f"block{number}/c2"))
+            weights.update(_convolution(block.shortcut, f"block{number}/c_sc"))
+            weights.update(_batch_norm(block.norm1, f"block{number}/b1"))
+            weights.update(_batch_norm(block.norm2, f"block{number}/b2"))
+        weights.update(_batch_norm(level.rendering.norm, f"b{number}"))
+        weights.update(_convolution(level.rendering.conv, f"c{number}"))
+    return weights
+
+
+def discriminator_weights(discriminator: Discriminator) -> dict[str, Weight]:
+    """Every weight of a discriminator, by its name in the authors' file."""
+    weights: dict[str, Weight] = {}
+    for level, network in enumerate(discriminator.level_discriminators):
+        for i, block in enumerate(network.blocks, start=1):
+            weights.update(_convolution(block.conv1, f"level{level}/block{i}/c1"))
+            weights.update(_convolution(block.conv2, f"level{level}/block{i}/c2"))
+            weights.update(_convolution(block.shortcut, f"level{level}/block{i}/c_sc"))
+        weights.update(_convolution(network.linear, f"level{level}/l{len(network.blocks) + 1}"))
+    return weights
+
+
+def read_snapshot(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz by their names; nothing in it is executed.
+
+    Raises:
+      UserError: no such file, no .npz, or a damaged one.
+    """
+    return read_npz(path, "the authors' code")
+
+
+def _shape(arrays: Arrays, name: str, axes: int, path: Path) -> tuple[int, ...]:
+    """The shape of the array from which a size is inferred."""
+    if name not in arrays:
+        raise UserError(f"{path}: {name!r} is missing")
+    shape = np.shape(arrays[name])
+    if len(shape) != axes or 0 in shape:
+        raise UserError(f"{path}: {name!r} has shape {list(shape)}; expected {axes} axes, none of them empty")
+    return shape
+
+
+def _count(arrays: Iterable[str], pattern: str) -> int:
+    """One more than the largest number in the names that begin with the pattern; 0 where there is none.
+
+    Not the number of names: where one is left out in the middle, it is that one which is reported as missing.
+    """
+    found = (re.match(pattern, name) for name in arrays)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+def _strides(strides: tuple[int, ...] | None, default: int, levels: int) -> tuple[int, ...]:
+    return (default,) * (levels - 1) if strides is None else tuple(strides)
+
+
+def generator_config(
+    arrays: Arrays,
+    path: Path,
+    num_frames: int = 16,
+    frame_strides: tuple[int, ...] | None = None,
+    batch_strides: tuple[int, ...] | None = None,
+) -> ModelConfig:
+    """The shape of the generator whose arrays these are; see `load_generator`."""
+    blocks = _count(arrays, r"block(\d+)/") - 1
+    if blocks < FIRST_LEVEL_BLOCKS:
+        missing = f"block{max(blocks, 0) + 1}/c_sc/W"
+        what = "a discriminator's snapshot: " if _count(arrays, r"level(\d+)/") else ""
+        raise UserError(f"{path}: {what}{missing!r} is missing")
+    up_channels = tuple(_shape(arrays, f"block{i}/c_sc/W", 4, path)[0] for i in range(1, blocks + 1))
+    rows, z_dim = _shape(arrays, "fc/W", 2, path)
+    channels = _shape(arrays, "decoder0/w_hifoc/W", 4, path)[1]
+    size = math.isqrt(rows // channels)
+    if size < 1 or size * size * channels != rows:
+        raise UserError(f"{path}: 'fc/W' has {rows} rows, which is no square map of {channels} channels")
+    levels = blocks - FIRST_LEVEL_BLOCKS + 1
+    return ModelConfig(
+        resolution=size * 2**blocks,
+        num_frames=num_frames,
+        z_dim=z_dim,
+        frame_strides=_strides(frame_strides, 2, levels),
+        batch_strides=_strides(batch_strides, 1, levels),
+        lstm_channels=channels,
+        lstm_layers=_count(arrays, r"decoder(\d+)/"),
+        up_channels=up_channels,
+        spectral_norm=False,
+        grow_length_one_axes=True,
+    )
+
+
+def discriminator_config(arrays: Arrays, path: Path) -> ModelConfig:
+    """The shape of the discriminator whose arrays these are; see `load_discriminator`."""
+    levels = _count(arrays, r"level(\d+)/")
+    if not levels:
+        what = "a generator's snapshot: " if "fc/W" in arrays else ""
+        raise UserError(f"{path}: {what}'level0/block1/c_sc/W' is missing")
+    blocks = max(_count(arrays, r"level0/block(\d+)/") - 1, 1)
+    default = ModelConfig()
+    up_blocks = FIRST_LEVEL_BLOCKS + levels - 1
+    return ModelConfig(
+        resolution=default.pyramid.base_size * 2**up_blocks,
+        num_frames=max(default.num_frames, 2 ** (levels - 1)),
+        frame_strides=_strides(None, 2, levels),
+        batch_strides=_strides(None, 1, levels),
+        up_channels=tuple(max(default.up_channels[0] >> i, default.up_channels[-1]) for i in range(up_blocks)),
+        discriminator_channels=tuple(
+            _shape(arrays, f"level0/block{i}/c_sc/W", 5, path)[0] for i in range(1, blocks + 1)
+        ),
+        spectral_norm=False,
+        grow_length_one_axes=True,
+    )
+
+
+def _assign(weights: Mapping[str, Weight], arrays: Arrays, path: Path) -> None:
+    """Gives every variable its array, after all of them have been checked.
+
+    Raises:
+      UserError: a missing or an unknown name, another shape, or something else than real numbers.
+    """
+    for name, weight in weights.items():
+        if name not in arrays:
+            raise UserError(f"{path}: {name!r} is missing")
+        array = arrays[name]
+        if array.shape != weight.shape:
+            raise UserError(f"{path}: {name!r} has shape {list(array.shape)}; expected {list(weight.shape)}")
+        if array.dtype.kind != "f":
+            raise UserError(f"{path}: {name!r} has dtype {array.dtype}; expected float32")
+    counters = {f"{name.rpartition('/')[0]}/N" for name in weights if name.endswith("/avg_mean")}
+    unknown = sorted(set(arrays) - set(weights) - counters)
+    if unknown:
+        more = f" and {len(unknown) - 1} more names" if len(unknown) > 1 else ""
+        raise UserError(f"{path}: {unknown[0]!r}{more}: not a weight of this network")
+    for name, weight in weights.items():
+        weight.variable.assign(weight.ours(arrays[name].astype(np.float32)))
+
+
+def load_generator(
+    path: Path,
+    num_frames: int = 16,
+    frame_strides: tuple[int, ...] | None = None,
+    batch_strides: tuple[int, ...] | None = None,
+    authors_rounding: bool = True,
+) -> Generator:
+    """A generator with the weights and running statistics of an authors' snapshot.
+
+    Latent size, base map (and with it the resolution), channels, number of convolutional LSTMs and number of levels are
+    read off the shapes. What no shape tells, and no weight depends on, can be given:
+
+    Args:
+      path: the .npz.
+      num_frames: frames of a training clip, and of a video where a call names no number.
+      frame_strides: between each two levels in training; 2 each where it is None, as the authors trained.
+      batch_strides: the same for the batch; 1 each where it is None, as the authors trained.
+      authors_rounding: in training, let the batch norms add up as the authors' code does on a CPU, so that its numbers
+        can be compared: see `_rounding_moments`. Costs time and memory; inference, and the runs that the command makes,
+        are without it.
+    Returns:
+      The generator; its `config` holds the shape of it.
+    Raises:
+      UserError: no such file, none of the authors', or a name in it that is missing, unknown or of a wrong shape.
+      ConfigError: strides that do not fit.
+    """
+    from tganv2_tf.models.generator import Generator
+    from tganv2_tf.models.layers import BatchNorm
+
+    arrays = read_snapshot(path)
+    generator = Generator(generator_config(arrays, path, num_frames, frame_strides, batch_strides))
+    _assign(generator_weights(generator), arrays, path)
+    if authors_rounding:
+        for layer in generator.submodules:
+            if isinstance(layer, BatchNorm):
+                layer.moments = _rounding_moments(by_image=layer is generator.generator_levels[0].blocks[0].norm1)
+    return generator
+
+
+def _rounding_moments(by_image: bool) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Moments of a batch norm, float32 [M, H, W, C] -> [C], [C], that round as the authors' code does on a CPU.
+
+    NumPy follows the memory. What comes out of Chainer's convolutions has its channels innermost, and all values of a
+    channel are added to one float32, one after the other: over 300,000 of them variances are off by up to 7e-4, and
+    with them videos by 4e-4 and single gradients by 4 %, measured against exact sums. The frames of the recurrence
+    (`by_image`) have the channels outside: each map is added up on its own.
+    """
+    import tensorflow as tf
+
+    def mean(values: tf.Tensor) -> tf.Tensor:
+        channels, count = values.shape[-1], tf.cast(tf.reduce_prod(tf.shape(values)[:-1]), tf.float32)
+        terms = tf.reduce_sum(values, [1, 2]) if by_image else tf.reshape(values, [-1, channels])
+        # The last of the running sums: reduce_sum has orders of its own, which depend on the number of channels.
+        return tf.cumsum(terms)[-1] / count
+
+    def moments(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        center = mean(values)
+        return center, mean(tf.square(values - tf.stop_gradient(center)))
+
+    return moments
+
+
+def load_discriminator(path: Path) -> Discriminator:
+    """A discriminator, of any number of levels, with the weights of an authors' snapshot.
+
+    It has no spectral norm and grows axes of length 1, as theirs does. The sizes of the videos are no part of its
+    shape; where its `config` has to name some, they are those of the UCF101 recipe for as many levels.
+
+    Raises:
+      UserError: no such file, none of the authors', or a name in it that is missing, unknown or of a wrong shape.
+    """
+    from tganv2_tf.models.discriminator import Discriminator
+
+    arrays = read_snapshot(path)
+    discriminator = Discriminator(discriminator_config(arrays, path))
+    _assign(discriminator_weights(discriminator), arrays, path)
+    return discriminator
+
+
+def _save(arrays: Arrays, path: Path) -> None:
+    with whole_file(path) as temporary, open(temporary, "wb") as file:  # given a name, NumPy would add a suffix to it
+        np.savez_compressed(file, **arrays)
+
+
+def save_generator(generator: Generator, path: Path) -> None:
+    """Writes a generator as the authors' code would; the file appears when it is whole.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    arrays = {name: weight.theirs(weight.variable.numpy()) for name, weight in generator_weights(generator).items()}
+    counters = [f"{name.rpartition('/')[0]}/N" for name in arrays if name.endswith("/avg_mean")]
+    _save({**arrays, **dict.fromkeys(counters, np.array(0, np.int64))}, path)
+
+
+def save_discriminator(discriminator: Discriminator, path: Path) -> None:
+    """Writes a discriminator as the authors' code would; the file appears when it is whole.
+
+    Theirs has no spectral norm: kernels are written divided by their singular value, so that the logits stay the same.
+    Theirs always grows axes of length 1: a network that leaves them alone gives other logits there where it meets one.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    sigmas = {id(layer.kernel): layer.sigma().numpy() for layer in discriminator.spectral_layers}
+    arrays = {}
+    for name, weight in discriminator_weights(discriminator).items():
+        values = weight.variable.numpy()
+        sigma = sigmas.get(id(weight.variable))
+        arrays[name] = weight.theirs(values if sigma is None else values / sigma)
+    _save(arrays, path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Command."""
+
+    generator: str = option("the authors' snapshot of a generator, .npz")
+    model_dir: str = option("folder of the run that is made of it; it must not hold one yet")
+    discriminator: str = option("the authors' snapshot of the discriminators, .npz; without it they start fresh", "")
+    step: int = option("updates that the snapshot has behind it; the learning rates go on from there", 0)
+    num_frames: int = option("frames of a training clip", 16)
+    frame_strides: tuple[int, ...] = option("frame stride after each level but the last; none = 2 each", ())
+    batch_strides: tuple[int, ...] = option("batch stride after each level but the last; none = 1 each", ())
+    discriminator_channels: tuple[int, ...] = option(
+        "channels of fresh discriminators' blocks; none = 2,4,8,16,32 times the generator's last, as the authors", ()
+    )
+
+    def __post_init__(self) -> None:
+        require(self.step >= 0, "step", self.step, "a whole number of at least 0")
+        require(bool(self.model_dir), "model_dir", self.model_dir, "the folder of the new run")
+        if self.discriminator and self.discriminator_channels:
+            raise ConfigError("--discriminator_channels is for fresh discriminators; --discriminator has its own")
+
+
+def run_config(command: Command, model: ModelConfig) -> Config:
+    """The config of the run that a snapshot becomes: the authors' recipe, as in flags/official_ucf.flags.
+
+    No averaged generator: a snapshot holds none, theirs was never averaged, and with `ema_decay` 0 `generate` and
+    `export` show the very weights of the file, while `train` goes on by the official recipes as they stand. Who wants
+    an average trains with `--init_from`, where it begins with these weights.
+    """
+    return Config(
+        model,
+        DataConfig(normalization="official"),
+        TrainConfig(
+            model_dir=command.model_dir,
+            global_batch_size=128,
+            score="separate",
+            r1_weight=16.0,
+            ema_decay=0.0,
+        ),
+    )
+
+
+def flags_to_go_on(config: Config) -> str:
+    """The flags with which `tganv2_tf.train` makes this config out of its defaults."""
+    shown = []
+    for part in (config.model, config.data, config.train):
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if value != field.default:
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                shown.append(f"--{field.name}={text.lower() if isinstance(value, bool) else text}")
+    return " ".join(shown)
+
+
+def main(command: Command) -> int:
+    from tganv2_tf.training.checkpoints import CONFIG_FILE, checkpoint_manager, latest_checkpoint, record_config
+    from tganv2_tf.training.loop import make_model
+
+    folder = pathlib.Path(command.model_dir)
+    if (folder / CONFIG_FILE).exists() or latest_checkpoint(folder):
+        raise ConfigError(f"--model_dir={folder}: holds a run already; valid: a folder without one")
+    generator = load_generator(
+        command.generator, command.num_frames, command.frame_strides or None, command.batch_strides or None
+    )
+    shape, discriminator = generator.config, None
+    last = shape.up_channels[-1]
+    channels = command.discriminator_channels or tuple(last * factor for factor in (2, 4, 8, 16, 32))
+    if command.discriminator:
+        discriminator = load_discriminator(command.discriminator)
+        levels = len(discriminator.level_discriminators)
+        if levels != shape.pyramid.num_levels:
+            raise UserError(
+                f"{command.discriminator}: {levels} levels, and {command.generator} has {shape.pyramid.num_levels}"
+            )
+        channels = discriminator.config.discriminator_channels
+    config = run_config(command, dataclasses.replace(shape, discriminator_channels=channels))
+    model = make_model(config)
+    model.generator.set_weights(generator.get_weights())
+    if discriminator is None:
+        logging.warning(
+            "No --discriminator: fresh ones, of %s channels. Continued training begins against them, from nothing.",
+            ",".join(map(str, channels)),
+        )
+    else:
+        model.discriminator.set_weights(discriminator.get_weights())
+    model.step.assign(command.step)
+    # Rates fall with the optimisers' own counts. Adam's moments are in no snapshot and begin at zero.
+    for optimizer in (model.generator_optimizer, model.discriminator_optimizer):
+        optimizer.iterations.assign(command.step)
+    checkpoint_manager(model).save(command.step)
+    record_config(config)
+    print(f"{folder}: a run at step {command.step}. To go on, with the shards in DATA_DIR:")
+    print(f"python -m tganv2_tf.train --data_dir=DATA_DIR {flags_to_go_on(config)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli_flags.run(main, (Command,), "tganv2_tf.interop.chainer", __doc__ or ""))
