@@ -1,4 +1,4 @@
-# make demo    train a small TGANv2 on rendered shapes, generate, export     (about 12 minutes on two cores)
+# make demo    train a small TGANv2 on rendered shapes, generate, export, score     (about 15 minutes on two cores)
 # make test    make lint, then every test
 # make lint    ruff and mypy
 # make clean   remove what the demo made and the caches of the tools; the environment stays
@@ -23,19 +23,32 @@ DEV := $(VENV)/.dev-$(VERSION)-$(firstword $(shell cat requirements.txt requirem
 .PHONY: demo test lint clean
 .DELETE_ON_ERROR:
 
+SCORE = $(PY) -m tganv2_tf.evaluate --data_dir=demo/data/train --classifier=demo/classifier.npz --num_samples=1000 \
+	--repetitions=3 --cache_dir=demo/cache
+
 demo: opencv
 	$(PY) -m data_prep.moving_shapes --output_dir=demo/moving_shapes
-	$(PY) -m data_prep.ucf101 --video_dir=demo/moving_shapes/videos --split_dir=demo/moving_shapes/ucfTrainTestlist \
-		--split=train --fold=1 --output_dir=demo/data/train --resolution=32
+	for split in train test; do \
+		$(PY) -m data_prep.ucf101 --video_dir=demo/moving_shapes/videos --split_dir=demo/moving_shapes/ucfTrainTestlist \
+			--split=$$split --fold=1 --output_dir=demo/data/$$split --resolution=32 || exit 1; \
+	done
 	$(PY) -m tganv2_tf.train --flagfile=demo.flags --data_dir=demo/data/train --model_dir=demo/run
 	$(PY) -m tganv2_tf.generate --model_dir=demo/run --seeds=0-48 --scale=2 --output=demo/samples.gif
 	$(PY) -m tganv2_tf.generate --model_dir=demo/run --seeds=0-11 --scale=2 --output=demo/samples.png
 	$(PY) -m tganv2_tf.export --model_dir=demo/run --output_dir=saved_models/demo
+	$(PY) -m tganv2_tf.train_classifier --data_dir=demo/data/train --test_data_dir=demo/data/test --output=demo/classifier.npz
+	@echo && echo "Real videos that nothing was trained on:"
+	$(SCORE) --clips_dir=demo/data/test --output=demo/scores/real.json
+	@echo && echo "The generator before its training:"
+	$(SCORE) --model_dir=demo/run --untrained --output=demo/scores/untrained.json
+	@echo && echo "The generator:"
+	$(SCORE) --model_dir=demo/run --output=demo/scores/trained.json
 	@echo
 	@echo "Generated videos   demo/samples.gif, frame by frame in demo/samples.png"
 	@echo "Trained model      demo/run"
 	@echo "SavedModel         saved_models/demo"
 	@echo "Training videos    demo/moving_shapes/videos"
+	@echo "Scores             demo/scores"
 	@echo "TensorBoard        $(VENV)/bin/tensorboard --logdir demo/run"
 
 test: opencv lint
@@ -48,7 +61,7 @@ lint: $(DEV)
 
 clean:
 	rm -rf demo saved_models/demo .pytest_cache .mypy_cache .ruff_cache
-	find tganv2_tf data_prep tests -name __pycache__ -prune -exec rm -rf {} +
+	find tganv2_tf data_prep benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(RUNTIME): | supported
 	@if [ -e $(VENV) ] && [ ! -e $(VENV)/.by-make ]; then \

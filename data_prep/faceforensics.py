@@ -20,9 +20,9 @@ from data_prep.options import ShardingOptions, require_resolution
 from data_prep.readers import BOX_RULES, read_masked_face
 from data_prep.shard_writer import Video
 from data_prep.sharding import DataSet, prepare
-from data_prep.video import VIDEO_NAME
 from tganv2_tf import cli_flags
 from tganv2_tf.config import option, require
+from tganv2_tf.decoding import VIDEO_NAME
 from tganv2_tf.errors import UserError
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import cv2
 
-from data_prep.video import VideoError, VideoFrames, claimed_num_frames, encode_frame
+from data_prep.video import encode_frame
 from tganv2_tf.data.manifest import Shard, Skipped, checksum
 from tganv2_tf.data.records import NO_LABEL, encode_record, segment_id
+from tganv2_tf.decoding import VideoError, VideoFrames, claimed_num_frames
 from tganv2_tf.errors import UserError
 
 if TYPE_CHECKING:

@@ -22,10 +22,11 @@ from data_prep.options import ShardingOptions, VideoDirOptions
 from data_prep.readers import read_detected_face, read_resized
 from data_prep.shard_writer import Reader, Video
 from data_prep.sharding import DataSet, prepare
-from data_prep.video import VIDEO_NAME, frame_size
+from data_prep.video import frame_size
 from tganv2_tf import cli_flags
 from tganv2_tf.config import option, require
 from tganv2_tf.data.records import NO_LABEL
+from tganv2_tf.decoding import VIDEO_NAME
 from tganv2_tf.errors import ConfigError, UserError
 
 

@@ -14,11 +14,11 @@ import tensorflow as tf
 from data_prep import face_boxes, faceforensics, readers
 from data_prep.faceforensics import FaceForensicsOptions
 from data_prep.shard_writer import Video
-from data_prep.video import VideoError, open_video
 from tests import faces
 from tests.conftest import run_command
 from tganv2_tf.data import records
 from tganv2_tf.data.manifest import Manifest
+from tganv2_tf.decoding import VideoError, open_video
 from tganv2_tf.errors import ConfigError, UserError
 
 FACE_VIDEO = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data" / "videos" / "carphone_pristine.mp4"

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tests.conftest import TINY_MODEL, run_command, tiny_config
 from tests.data_sets import write_data_set
+from tests.test_evaluate import write_classifier
 from tganv2_tf.config import ModelConfig
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.interop import chainer
@@ -230,6 +231,11 @@ def test_a_snapshot_becomes_a_run_that_every_command_accepts(snapshots, tmp_path
     assert result.returncode == 0, result.stderr
     result = run_command("tganv2_tf.export", f"--model_dir={run}", f"--output_dir={tmp_path}/saved")
     assert result.returncode == 0, result.stderr
+    write_classifier(tmp_path / "classifier.npz")
+    scores = ["--scores=inception_score", "--num_samples=8", "--repetitions=1", f"--output={tmp_path}/scores.json"]
+    result = run_command("tganv2_tf.evaluate", f"--model_dir={run}", f"--classifier={tmp_path}/classifier.npz", *scores)
+    assert result.returncode == 0, result.stderr
+    assert '"normalization": "official"' in (tmp_path / "scores.json").read_text()
 
     # It says with which flags training goes on, and it does, with both networks and the step as they were.
     line = import_run(snapshots, tmp_path / "other", f"--discriminator={snapshots / 'd.npz'}", "--step=3").stdout

@@ -14,7 +14,7 @@ import pytest
 
 from data_prep import moving_shapes
 from data_prep.moving_shapes import CLASSES, MovingShapesOptions
-from data_prep.video import open_video
+from tganv2_tf.decoding import open_video
 from tganv2_tf.errors import ConfigError, UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

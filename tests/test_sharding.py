@@ -20,9 +20,9 @@ import tensorflow as tf
 from data_prep import shard_writer, sharding
 from data_prep.options import ShardingOptions
 from data_prep.shard_writer import Video
-from data_prep.video import VideoError, VideoFrames
 from tganv2_tf.data import records
 from tganv2_tf.data.manifest import Manifest, checksum, shard_name
+from tganv2_tf.decoding import VideoError, VideoFrames
 from tganv2_tf.errors import ConfigError, UserError
 
 HEIGHT, WIDTH = 8, 12

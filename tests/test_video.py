@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from data_prep import video
 from data_prep.moving_shapes import write_video
+from tganv2_tf.decoding import VideoError, open_video
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 RED = (255, 0, 0)
@@ -22,7 +23,7 @@ def _solid(colour: tuple[int, int, int], num_frames: int = 20, height: int = 48,
 
 
 def _frames(path: pathlib.Path) -> list[np.ndarray]:
-    return list(video.open_video(path).frames)
+    return list(open_video(path).frames)
 
 
 def _psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -34,7 +35,7 @@ def test_all_frames_in_order_and_size(tmp_path: pathlib.Path, height: int, width
     frames = _solid((0, 0, 0), 20, height, width)
     frames += (10 * np.arange(20, dtype=np.uint8))[:, None, None, None]  # frame t is grey 10 t
     write_video(tmp_path / "a.avi", frames)
-    fps, decoded = video.open_video(tmp_path / "a.avi")
+    fps, decoded = open_video(tmp_path / "a.avi")
     decoded = np.stack(list(decoded))
     assert fps == 25
     assert decoded.shape == (20, height, width, 3) and decoded.dtype == np.uint8
@@ -81,25 +82,25 @@ def test_unusable_files(tmp_path: pathlib.Path, content: bytes | None, reason: s
         path.write_bytes(whole[: whole.index(b"movi") + 4])
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(video.VideoError, match=reason):
+    with pytest.raises(VideoError, match=reason):
         _frames(path)
 
 
 def test_a_folder_is_not_a_video(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(video.VideoError, match="missing"):
-        video.open_video(tmp_path)
+    with pytest.raises(VideoError, match="missing"):
+        open_video(tmp_path)
 
 
 def test_broken_files_leave_the_terminal_alone(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(200))
-    with pytest.raises(video.VideoError):
+    with pytest.raises(VideoError):
         _frames(tmp_path / "a.mp4")
     assert capfd.readouterr() == ("", "")
 
 
 def test_videos_stream(tmp_path: pathlib.Path) -> None:
     write_video(tmp_path / "a.avi", _solid(RED))
-    frames = video.open_video(tmp_path / "a.avi").frames
+    frames = open_video(tmp_path / "a.avi").frames
     assert len(list(itertools.islice(frames, 3))) == 3
     frames.close()  # type: ignore[attr-defined]
     assert list(frames) == []
@@ -167,7 +168,7 @@ def test_jpeg_is_close_and_png_exact() -> None:
     ("name", "num_frames", "fps"), [("v_ApplyEyeMakeup_g01_c01", 164, 25.0), ("v_BaseballPitch_g01_c01", 107, 29.97)]
 )
 def test_real_ucf101(name: str, num_frames: int, fps: float) -> None:
-    opened = video.open_video(SHARED / "ucf101" / f"{name}.avi")
+    opened = open_video(SHARED / "ucf101" / f"{name}.avi")
     frames = list(opened.frames)
     assert opened.fps == pytest.approx(fps, abs=0.01)
     assert len(frames) == num_frames and all(frame.shape == (240, 320, 3) for frame in frames)

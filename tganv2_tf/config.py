@@ -149,6 +149,10 @@ class TrainConfig:
     checkpoint_every_steps: int = option("steps between two checkpoints", 1000)
     keep_checkpoints: int = option("newest checkpoints that are kept", 3)
     keep_checkpoint_every_steps: int = option("checkpoints at multiples of it are kept for ever; 0 = none", 0)
+    eval_every_steps: int = option("steps between two evaluations by --classifier, of checkpoints; 0 = none", 0)
+    best_score: str = option(
+        "score by which the best checkpoint is kept, in RUN/best", "inception_score", ("inception_score", "c3d_fid")
+    )
     num_previews: int = option("fixed latents in the previews", 16)
     profile_steps: tuple[int, ...] = option("first and last step to profile into TensorBoard, such as 20,25", ())
 
@@ -173,6 +177,7 @@ class TrainConfig:
             "gradient_clip_norm",
             "seed",
             "keep_checkpoint_every_steps",
+            "eval_every_steps",
         ):
             require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
@@ -194,12 +199,13 @@ class TrainConfig:
                 getattr(self, name),
                 f"a multiple of --steps_per_execution={self.steps_per_execution}",
             )
-        require(
-            self.keep_checkpoint_every_steps % self.checkpoint_every_steps == 0,
-            "keep_checkpoint_every_steps",
-            self.keep_checkpoint_every_steps,
-            f"a multiple of --checkpoint_every_steps={self.checkpoint_every_steps}, or 0",
-        )
+        for name in ("keep_checkpoint_every_steps", "eval_every_steps"):
+            require(
+                getattr(self, name) % self.checkpoint_every_steps == 0,
+                name,
+                getattr(self, name),
+                f"a multiple of --checkpoint_every_steps={self.checkpoint_every_steps}, or 0",
+            )
         if self.profile_steps:
             valid = len(self.profile_steps) == 2 and list(self.profile_steps) == sorted(self.profile_steps)
             valid = valid and self.profile_steps[0] >= 1 and self.profile_steps[1] <= self.train_steps
@@ -208,14 +214,49 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Scores. The defaults are the paper's and the authors' protocol."""
+
+    classifier: str = option(
+        "C3D for inception_score and c3d_fid: a file of tganv2_tf.train_classifier, or the authors' "
+        "conv3d_deepnetA_ucf.npz with --c3d_mean",
+        "",
+    )
+    c3d_mean: str = option("the authors' mean2.npz, with their weights in --classifier", "")
+    protocol: str = option(
+        "what the classifier sees: official = the video as it is (authors' code), paper = resized to 128x128 first",
+        "official",
+        ("official", "paper"),
+    )
+    num_samples: int = option("generated videos of one repetition", 2048)
+    repetitions: int = option("repetitions, over which mean and standard deviation are taken", 10)
+    real_passes: int = option("clips of each real video that stand for the data", 10)
+    eval_batch_size: int = option("videos that are generated and scored at once", 16)
+    cache_dir: str = option("folder for features of real clips; none = compute them each time", "~/.cache/tganv2_tf")
+
+    def __post_init__(self) -> None:
+        require(self.num_samples >= 2, "num_samples", self.num_samples, "a whole number of at least 2")
+        for name in ("repetitions", "real_passes", "eval_batch_size"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
+        require(not self.c3d_mean or bool(self.classifier), "c3d_mean", self.c3d_mean, "with --classifier only")
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole run: `model`, `data` and `train`."""
+    """A whole run: `model`, `data`, `train`, and how it is evaluated on the way, `eval`."""
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
+        require(
+            not self.train.eval_every_steps or bool(self.eval.classifier),
+            "eval_every_steps",
+            self.train.eval_every_steps,
+            "0, or a --classifier to score with; `python -m tganv2_tf.train_classifier` makes one",
+        )
         divisor = self.model.pyramid.levels[-1].clip_stride
         require(
             self.train.global_batch_size % divisor == 0,
@@ -235,9 +276,9 @@ class Config:
         Raises:
           ConfigError: not JSON, an unknown or a missing field, or values that cannot work.
         """
-        parts = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig}
+        parts = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig, "eval": EvalConfig}
         try:
-            loaded = json.loads(text)
+            loaded = {"eval": {}, **json.loads(text)}  # which runs from before there were scores do not have
             made = {}
             for name, part in parts.items():
                 made[name] = part(**{key: tuple(v) if isinstance(v, list) else v for key, v in loaded[name].items()})

@@ -19,7 +19,7 @@ from tganv2_tf.errors import UserError
 class Command:
     """Command."""
 
-    model_dir: str = option("folder of the run")
+    model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000")
     output_dir: str = option("folder of the model's versions, such as saved_models/NAME")
     version: int = option("number of the version; 0 = the next one", 0)
 

@@ -47,7 +47,7 @@ class Command:
     """Command."""
 
     output: str = option("file to write: .gif, .mp4 (H.264) or .png (a strip of frames)")
-    model_dir: str = option("folder of the run whose newest checkpoint to use", "")
+    model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000", "")
     saved_model: str = option("folder of one version of a SavedModel, instead of --model_dir", "")
     seeds: str = option("one video a seed: numbers and ranges, such as 0-15 or 3,7,12", "0-15")
     layout: str = option("one grid, or single files named by seed", "grid", ("grid", "single"))

@@ -10,7 +10,7 @@ import os
 import sys
 
 from tganv2_tf import cli_flags
-from tganv2_tf.config import Config, DataConfig, ModelConfig, TrainConfig, option
+from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Command:
     dry_run: bool = option("print the resolved config, the level table and the devices, and exit", False)
 
 
-def main(command: Command, model: ModelConfig, data: DataConfig, train: TrainConfig) -> int:
-    config = Config(model, data, train)
+def main(command: Command, model: ModelConfig, data: DataConfig, train: TrainConfig, eval: EvalConfig) -> int:
+    config = Config(model, data, train, eval)
     if train.mixed_precision == "mixed_bfloat16":
         # On CPUs, TensorFlow 2.15's oneDNN kernels now and then give NaN for the gradients of its 3D convolutions.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -31,4 +31,5 @@ def main(command: Command, model: ModelConfig, data: DataConfig, train: TrainCon
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command, ModelConfig, DataConfig, TrainConfig), "tganv2_tf.train", __doc__))
+    options = (Command, ModelConfig, DataConfig, TrainConfig, EvalConfig)
+    sys.exit(cli_flags.run(main, options, "tganv2_tf.train", __doc__))

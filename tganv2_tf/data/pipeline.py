@@ -118,6 +118,9 @@ def labelled_clips(
       endless: pass after pass, each with an order and windows of its own, instead of a single one.
     Returns:
       Elements of (uint8 [num_frames, resolution, resolution, 3], int64 []).
+    Raises:
+      ConfigError: no video is long enough.
+      UserError: a damaged record comes before the first that is.
     """
     seeds = [int(number) for number in np.random.SeedSequence([seed]).generate_state(4)]
     files_seed, records_seed, windows_seed, augmentation_seed = seeds
@@ -134,6 +137,7 @@ def labelled_clips(
         return augment(clip, resolution, data.flip, tf.stack([augmentation_seed, index])), label
 
     share = Share.of(manifest, data.data_dir)
+    _require_long_enough(manifest, share, num_frames, data)
     records = share.read(files_seed if endless else None).enumerate()
     windows = records.map(clips_of, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
     windows = windows.shuffle(data.shuffle_buffer, records_seed)
@@ -159,13 +163,13 @@ def load_manifest(model: ModelConfig, data: DataConfig) -> Manifest:
         fault = shard.fault(data.data_dir)
         if fault:  # and yet it may be used
             logging.warning("%s: %s", shard.file, fault)
-    _require_long_enough(manifest, Share.of(manifest, data.data_dir), model, data)
+    _require_long_enough(manifest, Share.of(manifest, data.data_dir), model.num_frames, data)
     return manifest
 
 
-def _require_long_enough(manifest: Manifest, share: Share, model: ModelConfig, data: DataConfig) -> None:
+def _require_long_enough(manifest: Manifest, share: Share, num_frames: int, data: DataConfig) -> None:
     """Looks for the first video of a share that a clip can be cut from. Raises UserError where damage comes first."""
-    span = (model.num_frames - 1) * data.frame_step + 1
+    span = (num_frames - 1) * data.frame_step + 1
     lengths = attempt(
         share.read(tolerant=True),
         lambda *record: (*record, parse_record(record[2])["num_frames"]),
@@ -181,7 +185,7 @@ def _require_long_enough(manifest: Manifest, share: Share, model: ModelConfig, d
     if longest < 0:
         raise UserError(f"{data.data_dir}: not one record can be read; {WHAT_TO_DO}")
     raise ConfigError(
-        f"--num_frames={model.num_frames} with --frame_step={data.frame_step}: no video in {data.data_dir} has the "
+        f"--num_frames={num_frames} with --frame_step={data.frame_step}: no video in {data.data_dir} has the "
         f"{span} frames that a clip spans; the longest has {longest}"
     )
 
@@ -217,7 +221,7 @@ def training_dataset(
     spec = model.pyramid
     share = Share.of(manifest, data.data_dir, num_pipelines, pipeline)
     if num_pipelines > 1:  # of the whole, `load_manifest` has made sure
-        _require_long_enough(manifest, share, model, data)
+        _require_long_enough(manifest, share, model.num_frames, data)
     seeds = np.random.SeedSequence([seed, first_step, pipeline]).generate_state(5)
     augmentation_seed, offsets_seed = (int(number) for number in seeds[3:])
 

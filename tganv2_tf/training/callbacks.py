@@ -17,15 +17,19 @@ from tensorboard.plugins.image import metadata as image_metadata
 
 from tganv2_tf import videos
 from tganv2_tf.config import Config
+from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
+from tganv2_tf.evaluation import protocol
+from tganv2_tf.evaluation.samples import NUM_FRAMES, of_generator
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.tganv2 import TGANv2
-from tganv2_tf.training.checkpoints import keep_for_ever
+from tganv2_tf.training.checkpoints import best_score, keep_best, keep_for_ever
 from tganv2_tf.training.distribution import any_worker
 
 PREVIEW_FPS = 8.0
 LOSS_SCALE_HALVINGS = 15  # from Keras' first loss scale, 2^15, to 1
 PREVIEWS_SEED = 1  # second word of the stateless seed; training folds its numbers from (seed, 0)
+EVAL_SCORES = ("inception_score", "c3d_fid")
 BAR_LOSSES = {"generator_loss": "G", "discriminator_loss": "D", "r1_penalty": "R1"}
 
 
@@ -214,6 +218,54 @@ class Checkpoints(StepCallback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.restore_handlers()
+
+
+class Evaluations(StepCallback):
+    """Scores the averaged generator every `eval_every_steps`, and keeps the best checkpoint in `best/`.
+
+    Comes after `Checkpoints`, which has saved at each of these steps. The classifier and the features of the real clips
+    are there before training begins, so that what is wrong with them ends the run at once.
+    """
+
+    def __init__(
+        self,
+        writer: tf.summary.SummaryWriter,
+        config: Config,
+        manifest: Manifest,
+        manager: tf.train.CheckpointManager,
+        chief: bool,
+    ) -> None:
+        super().__init__()
+        self.writer, self.config, self.manager, self.chief = writer, config, manager, chief
+        self.networks = {"c3d": protocol.load_c3d_network(config.eval)}
+        self.real = {"c3d": protocol.real_features(self.networks["c3d"], manifest, config.data, config.eval)}
+        self.best = best_score(config.train.model_dir, config.train.best_score)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_begin(logs)
+        self.sample = tf.function(
+            lambda z: self.model.ema_generator(z, num_frames=NUM_FRAMES), autograph=False, reduce_retracing=True
+        )
+
+    def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
+        train, config = self.config.train, self.config.eval
+        if step % train.eval_every_steps and step != train.train_steps:
+            return
+        videos = of_generator(self.sample, self.config.model.z_dim, train.seed, config.eval_batch_size)
+        scores = protocol.evaluate(EVAL_SCORES, videos, self.networks, self.real, config, progress=False)
+        protocol.write_summaries(self.writer, scores, step)
+        value = scores[train.best_score].mean
+        lower_is_better = train.best_score == "c3d_fid"
+        is_best = self.best is None or (value < self.best if lower_is_better else value > self.best)
+        if is_best:
+            self.best = value
+            if self.chief:
+                try:
+                    keep_best(self.manager.latest_checkpoint, train.best_score, value)
+                except OSError as error:
+                    raise UserError(f"{train.model_dir}: step {step} cannot be kept as the best: {error}") from error
+        shown = ", ".join(f"{name} {score.mean:.3f}" for name, score in scores.items())
+        logging.info("Step %d: %s%s.", step, shown, ", the best so far" if is_best else "")
 
 
 def progress_bar(first_step: int, train_steps: int) -> tf.keras.callbacks.Callback:

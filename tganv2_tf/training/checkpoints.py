@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -19,7 +20,10 @@ from tganv2_tf.models.tganv2 import TGANv2
 
 CONFIG_FILE = "config.json"
 CHECKPOINT_DIR = "checkpoints"
+EVENTS_DIR = "events"
 SNAPSHOT_DIR = "snapshots"
+BEST_DIR = "best"
+BEST_FILE = "best.json"
 # What a network's weights depend on; the other fields of a model may differ from those of a run that it begins with.
 SHAPES = (
     "resolution",
@@ -130,14 +134,14 @@ def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
         raise UserError(f"{path}: the checkpoint cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 
-def keep_for_ever(path: str) -> None:
-    """Gives the files of a checkpoint a second name in `snapshots/` of the run, where nothing is deleted.
+def keep_for_ever(path: str, folder: str = SNAPSHOT_DIR) -> None:
+    """Gives the files of a checkpoint a second name in another folder of the run, where training deletes nothing.
 
     Raises:
       OSError: that cannot be written.
     """
     source = pathlib.Path(path)
-    target = source.parent.parent / SNAPSHOT_DIR
+    target = source.parent.parent / folder
     target.mkdir(exist_ok=True)
     # The index comes last: only with it the files are a checkpoint.
     for file in sorted(source.parent.glob(f"{source.name}.*"), key=lambda file: file.suffix == ".index"):
@@ -149,21 +153,63 @@ def keep_for_ever(path: str) -> None:
             shutil.copyfile(file, copy)
 
 
-def find_checkpoint(name: str) -> str:
-    """The prefix of a checkpoint's files, from a run's folder or the prefix itself, such as RUN/snapshots/ckpt-1000.
+def best_score(model_dir: str, name: str) -> float | None:
+    """The score of the checkpoint in `best/`; None where there is none, or one chosen by another score.
 
     Raises:
-      ConfigError: neither.
+      UserError: its file cannot be read.
+    """
+    path = pathlib.Path(model_dir) / BEST_DIR / BEST_FILE
+    if not path.is_file():
+        return None
+    try:
+        best = json.loads(path.read_text())
+        return float(best["value"]) if best["score"] == name else None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path}: cannot be read: {error}; delete it, and the next evaluation writes it anew"
+        ) from error
+
+
+def keep_best(path: str, name: str, value: float) -> None:
+    """Keeps a checkpoint in `best/`, instead of the one that is there.
+
+    Raises:
+      OSError: that cannot be written.
+    """
+    keep_for_ever(path, BEST_DIR)
+    newest = pathlib.Path(path).name
+    folder = pathlib.Path(path).parent.parent / BEST_DIR
+    best = {"checkpoint": newest, "score": name, "value": value}
+    write_atomically(folder / BEST_FILE, json.dumps(best, indent=2) + "\n")
+    for file in folder.glob("ckpt-*"):
+        if file.name.partition(".")[0] != newest:
+            file.unlink()
+
+
+def find_checkpoint(name: str) -> str | None:
+    """The prefix of a checkpoint's files.
+
+    Args:
+      name: a run's folder, whose newest one is meant, RUN/best, or the prefix itself, such as RUN/snapshots/ckpt-1000.
+    Returns:
+      None where there is none.
     """
     prefix = re.sub(r"\.index$", "", name)
     if os.path.isfile(f"{prefix}.index"):
         return prefix
-    newest = latest_checkpoint(name) if os.path.isdir(name) else None
-    if newest is None:
-        raise ConfigError(
-            f"--init_from={name}: no checkpoint there; valid: the folder of a run, or RUN/{SNAPSHOT_DIR}/ckpt-STEP"
-        )
-    return newest
+    if not os.path.isdir(name):
+        return None
+    steps = {int(match[1]) for file in os.listdir(name) if (match := re.fullmatch(r"ckpt-(\d+)\.index", file))}
+    return os.path.join(name, f"ckpt-{max(steps)}") if steps else latest_checkpoint(name)
+
+
+def run_folder(name: str) -> pathlib.Path:
+    """The folder of the run that `find_checkpoint` would look into."""
+    if os.path.isfile(os.path.join(name, CONFIG_FILE)):
+        return pathlib.Path(name)
+    found = find_checkpoint(name)
+    return pathlib.Path(name) if found is None else pathlib.Path(found).parent.parent
 
 
 def initialize(model: TGANv2) -> str:
@@ -177,7 +223,12 @@ def initialize(model: TGANv2) -> str:
     """
     config = model.config
     path = find_checkpoint(config.train.init_from)
-    source = str(pathlib.Path(path).parent.parent)
+    if path is None:
+        raise ConfigError(
+            f"--init_from={config.train.init_from}: no checkpoint there; valid: the folder of a run, RUN/{BEST_DIR}, "
+            f"or RUN/{SNAPSHOT_DIR}/ckpt-STEP"
+        )
+    source = str(run_folder(config.train.init_from))
     other = differences(config.model, load_config(source).model, "there")
     shapes = [text for name, text in other.items() if name in SHAPES]
     if shapes:
@@ -191,16 +242,18 @@ def initialize(model: TGANv2) -> str:
     return path
 
 
-def load_generator(model_dir: str) -> tuple[Generator, Config, int]:
-    """The averaged generator of a run's newest checkpoint, the run's config, and the step.
+def load_generator(name: str) -> tuple[Generator, Config, int]:
+    """The averaged generator of a run, the run's config, and the step.
 
+    Args:
+      name: the run's folder, for its newest checkpoint, or a checkpoint as `find_checkpoint` knows it.
     Raises:
       UserError: no such run, or no checkpoint in it, or a damaged one.
     """
-    config = load_config(model_dir)
-    path = latest_checkpoint(model_dir)
+    path = find_checkpoint(name)
+    config = load_config(str(run_folder(name)))
     if path is None:
-        raise UserError(f"{model_dir} has no checkpoint yet; train it for at least --checkpoint_every_steps steps")
+        raise UserError(f"{name} has no checkpoint yet; train it for at least --checkpoint_every_steps steps")
     generator = Generator(config.model)
     step = tf.Variable(0, dtype=tf.int64)
     restore(tf.train.Checkpoint(ema_generator=generator, step=step), path)

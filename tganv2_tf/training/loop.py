@@ -20,6 +20,7 @@ from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.tganv2 import TGANv2
 from tganv2_tf.training import callbacks
 from tganv2_tf.training.checkpoints import (
+    EVENTS_DIR,
     check_run,
     checkpoint_manager,
     initialize,
@@ -34,8 +35,6 @@ from tganv2_tf.training.distribution import (
     per_replica_batch_size,
     warn_without_gpu,
 )
-
-EVENTS_DIR = "events"
 
 
 def make_optimizer(config: Config, learning_rate: float, updates_per_step: int) -> tf.keras.optimizers.Optimizer:
@@ -206,6 +205,7 @@ def _fit(
         callbacks.Scalars(writer, config),
         callbacks.Previews(writer, config),
         checkpoints,
+        *([callbacks.Evaluations(writer, config, manifest, manager, chief)] if train.eval_every_steps else []),
     ]
     by_chief = [bar, *([profile] if train.profile_steps else [])]
     try:

@@ -1,0 +1,278 @@
+"""What each level costs, with and without subsampling: GFLOPs and the memory of the activations.
+
+python -m benchmarks.cost
+python -m benchmarks.cost --resolution=128 --batch_size=16 --output=cost.json
+
+Everything is measured from the graphs of the networks; nothing runs and no weight is allocated. A multiply-add counts
+once, as in the figures that the authors published.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tganv2_tf import cli_flags
+from tganv2_tf.config import Config, ModelConfig, option, require
+from tganv2_tf.errors import ConfigError
+from tganv2_tf.files import write_atomically
+from tganv2_tf.pyramid import PyramidSpec
+
+if TYPE_CHECKING:  # TensorFlow is imported where it is used, once the flags are known to be right
+    import tensorflow as tf
+
+    from tganv2_tf.models.discriminator import Discriminator
+    from tganv2_tf.models.generator import Generator
+
+# Frame strides and batch strides.
+SUBSAMPLING = {
+    "naive": ((1, 1, 1), (1, 1, 1)),
+    "frame": ((2, 2, 2), (1, 1, 1)),
+    "batch": ((1, 1, 1), (2, 2, 2)),
+    "both": ((2, 2, 2), (2, 2, 2)),
+}
+# GFLOPs of levels 1 to 4 that the authors published of their code (pfnet-research/tgan2), and the sizes they fit.
+PUBLISHED = {
+    "generator": {
+        "naive": (192.41, 35.61, 36.18, 96.37),
+        "frame": (192.41, 17.80, 9.05, 12.05),
+        "batch": (192.41, 17.80, 9.05, 12.05),
+        "both": (192.41, 8.90, 2.26, 1.51),
+    },
+    "discriminator": {
+        "naive": (36.09, 144.34, 577.37, 2309.48),
+        "frame": (36.09, 72.17, 172.19, 478.09),
+        "batch": (36.09, 72.17, 144.34, 288.69),
+        "both": (36.09, 36.09, 43.05, 59.76),
+    },
+}
+PUBLISHED_RESOLUTION = {"generator": 192, "discriminator": 256}
+PUBLISHED_BATCH_SIZE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of one level, forward.
+
+    Attributes:
+      gflops: 10^9 multiply-adds.
+      mebibytes: what the pass keeps in memory for its backward pass (`graph_cost.kept_bytes`), in 2^20 bytes.
+    """
+
+    gflops: float
+    mebibytes: float
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.gflops - other.gflops, self.mebibytes - other.mebibytes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One level of one network under one kind of subsampling.
+
+    Attributes:
+      published_gflops: the authors'; None where they published none.
+      plain: the network as the authors run it, with axes of length 1 that grow and without spectral norm.
+      executed: the network as it is by default here, in the cheaper forms that the package computes.
+    """
+
+    network: str
+    subsampling: str
+    level: int
+    clips: int
+    frames: int
+    size: int
+    published_gflops: float | None
+    plain: Cost
+    executed: Cost
+
+
+def _forward_cost(outputs: Sequence[tf.Tensor], variables: Sequence[tf.Variable], inputs: tf.Tensor) -> Cost:
+    from benchmarks.graph_cost import kept_bytes, multiply_adds
+
+    return Cost(multiply_adds(outputs) / 1e9, kept_bytes(outputs, variables, [inputs]) / 2**20)
+
+
+def _placeholders(config: ModelConfig, batch_size: int, spec: PyramidSpec) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """A batch of latents and a pyramid."""
+    import tensorflow as tf
+
+    sizes = [(level.batch_size(batch_size), level.frames, level.size, level.size, 3) for level in spec.levels]
+    z = tf.compat.v1.placeholder(tf.float32, [batch_size, config.z_dim])
+    return z, [tf.compat.v1.placeholder(tf.float32, size) for size in sizes]
+
+
+def generator_costs(generator: Generator, batch_size: int, spec: PyramidSpec) -> list[Cost]:
+    """Each level's cost in training; level 1 includes the latent's map and the recurrence. Adds to the graph."""
+    z, _ = _placeholders(generator.config, batch_size, spec)
+    videos = generator.pyramid(z, frame_strides=spec.frame_strides, batch_strides=spec.batch_strides)
+    levels = range(1, len(videos) + 1)
+    up_to = [Cost(0, 0), *(_forward_cost(videos[:level], generator.trainable_variables, z) for level in levels)]
+    return [after - before for before, after in zip(up_to, up_to[1:])]
+
+
+def discriminator_costs(discriminator: Discriminator, batch_size: int, spec: PyramidSpec) -> list[Cost]:
+    """Each level's cost for one batch, real or fake, without the penalty. Adds to the graph."""
+    _, videos = _placeholders(discriminator.config, batch_size, spec)
+    return [
+        _forward_cost([network(level)], network.trainable_variables, level)
+        for network, level in zip(discriminator.level_discriminators, videos)
+    ]
+
+
+def measure(network: str, config: ModelConfig, batch_size: int) -> dict[str, list[Cost]]:
+    """Costs of the levels of the `generator` or the `discriminator`, for each kind of subsampling.
+
+    Args:
+      network: which of them.
+      config: its shape; the strides do not matter.
+      batch_size: clips at level 1.
+    """
+    import tensorflow as tf
+
+    from tganv2_tf.models.discriminator import Discriminator
+    from tganv2_tf.models.generator import Generator
+
+    specs = {name: PyramidSpec(config.num_frames, config.resolution, *strides) for name, strides in SUBSAMPLING.items()}
+    with tf.Graph().as_default():
+        if network == "generator":
+            generator = Generator(config)
+            return {name: generator_costs(generator, batch_size, spec) for name, spec in specs.items()}
+        discriminator = Discriminator(config)
+        return {name: discriminator_costs(discriminator, batch_size, spec) for name, spec in specs.items()}
+
+
+def table(network: str, resolution: int, batch_size: int) -> list[Row]:
+    """The rows of the `generator` or the `discriminator`, at the paper's widths.
+
+    Args:
+      network: which of them.
+      resolution: pixels at level 4.
+      batch_size: clips at level 1.
+    """
+    from benchmarks.plain_form import plain_form
+
+    config = ModelConfig(resolution=resolution)
+    with plain_form():
+        authors = dataclasses.replace(config, spectral_norm=False, grow_length_one_axes=True)
+        plain = measure(network, authors, batch_size)
+    executed = measure(network, config, batch_size)
+    is_published = (resolution, batch_size) == (PUBLISHED_RESOLUTION[network], PUBLISHED_BATCH_SIZE)
+    rows = []
+    for name, strides in SUBSAMPLING.items():
+        for i, level in enumerate(PyramidSpec(config.num_frames, resolution, *strides).levels):
+            clips, published = level.batch_size(batch_size), PUBLISHED[network][name][i] if is_published else None
+            sizes = (level.number, clips, level.frames, level.size)
+            rows.append(Row(network, name, *sizes, published, plain[name][i], executed[name][i]))
+    return rows
+
+
+def step_cost(config: Config) -> float:
+    """GFLOPs of one training step: losses, penalty and gradients of both networks, forward and backward.
+
+    Measured from the graph of `TGANv2.losses_and_gradients`; nothing runs and no weight is allocated. With `n_dis`
+    updates of the discriminators the generator's gradients are in the first of them; a lazy penalty counts as its mean
+    over steps. Left out, as they are small: power iterations, optimisers, the averaged generator.
+
+    Args:
+      config: the run; the cost is that of its whole global batch.
+    Returns:
+      10^9 multiply-adds.
+    """
+    import tensorflow as tf
+
+    from benchmarks.graph_cost import multiply_adds
+    from tganv2_tf.models.discriminator import Discriminator
+    from tganv2_tf.models.generator import Generator
+    from tganv2_tf.models.tganv2 import TGANv2
+
+    model_config, train = config.model, config.train
+    lazy = train.r1_weight > 0 and train.r1_every_steps > 1
+    # A lazy penalty stands in a branch and is counted apart. No average: its weights are copies of values.
+    traced = dataclasses.replace(train, ema_decay=0.0, r1_weight=0.0 if lazy else train.r1_weight)
+    with tf.Graph().as_default():
+        networks = Generator(model_config), Discriminator(model_config)
+        model = TGANv2(*networks, dataclasses.replace(config, train=traced))
+        z, real_videos = _placeholders(model_config, train.global_batch_size, model_config.pyramid)
+        step = model.losses_and_gradients(real_videos, z)
+        total: float = multiply_adds([*step.generator_gradients, *step.discriminator_gradients])
+        total += (train.n_dis - 1) * multiply_adds(step.discriminator_gradients)
+        if lazy:
+            with tf.GradientTape() as tape:
+                _, penalty = model.r1_penalty(real_videos)
+            # The biases at the end do not act on the penalty.
+            gradients = [g for g in tape.gradient(penalty, model.discriminator.trainable_variables) if g is not None]
+            total += train.n_dis * multiply_adds(gradients) / train.r1_every_steps
+    return total / 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Command."""
+
+    resolution: int = option("pixels of level 4; 0 = as published: generator 192, discriminators 256", 0)
+    batch_size: int = option("clips at level 1", PUBLISHED_BATCH_SIZE)
+    output: str = option("file for the table as well, .md or .json", "")
+
+    def __post_init__(self) -> None:
+        if self.resolution:
+            ModelConfig(resolution=self.resolution)  # says what is wrong with it
+        require(
+            self.batch_size >= 8 and self.batch_size % 8 == 0,
+            "batch_size",
+            self.batch_size,
+            "a multiple of 8, as three subsampling layers halve it",
+        )
+        if self.output and Path(self.output).suffix not in (".md", ".json"):
+            raise ConfigError(f"--output={self.output}: valid: a file whose name ends in .md or .json")
+
+
+HEADER = """\
+| subsampling | level | clips x frames x pixels | published GFLOPs | plain | executed | executed / plain | plain MiB | \
+executed MiB |
+|---|---|---|---|---|---|---|---|---|"""
+
+
+def markdown(rows: list[Row]) -> str:
+    """The rows of one network, and the sums over levels, as a table."""
+    lines = [HEADER]
+    for name in SUBSAMPLING:
+        group = [row for row in rows if row.subsampling == name]
+        for row in group:
+            sizes = f"{row.clips} x {row.frames} x {row.size}x{row.size}"
+            lines.append(_line(name, str(row.level), sizes, [row]))
+        lines.append(_line(name, "all", "", group))
+    return "\n".join(lines)
+
+
+def _line(name: str, level: str, sizes: str, rows: list[Row]) -> str:
+    published = [row.published_gflops for row in rows if row.published_gflops is not None]
+    plain, executed = (sum(getattr(row, form).gflops for row in rows) for form in ("plain", "executed"))
+    memory = [sum(getattr(row, form).mebibytes for row in rows) for form in ("plain", "executed")]
+    cells = [name, level, sizes, f"{sum(published):.2f}" if published else "", f"{plain:.2f}", f"{executed:.2f}"]
+    cells += [f"{executed / plain:.2f}", *(f"{mebibytes:,.0f}" for mebibytes in memory)]
+    return f"| {' | '.join(cells)} |"
+
+
+def main(command: Command) -> int:
+    rows, parts = [], []
+    for network, published_resolution in PUBLISHED_RESOLUTION.items():
+        resolution = command.resolution or published_resolution
+        part = table(network, resolution, command.batch_size)
+        rows += part
+        parts.append(f"{network.capitalize()}, {resolution} pixels, {command.batch_size} clips\n\n{markdown(part)}\n")
+    text = "\n".join(parts)
+    print(text, end="")
+    if command.output.endswith(".md"):
+        write_atomically(command.output, text)
+    elif command.output:
+        write_atomically(command.output, json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli_flags.run(main, (Command,), "benchmarks.cost", __doc__))

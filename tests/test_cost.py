@@ -1,0 +1,331 @@
+"""Costs counted on graphs, against numbers derived by hand, the authors' figures, and what TensorFlow really runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from benchmarks import cost
+from benchmarks.cost import PUBLISHED, PUBLISHED_RESOLUTION, Cost, Row, step_cost
+from benchmarks.graph_cost import CONVOLUTIONS, MATRIX_PRODUCTS, executed, kept_bytes, multiply_adds
+from benchmarks.plain_form import plain_form
+from tests.conftest import ROOT, run_command, tiny_config
+from tganv2_tf.cli_flags import parse
+from tganv2_tf.config import ModelConfig
+from tganv2_tf.errors import ConfigError
+from tganv2_tf.models.discriminator import Discriminator
+from tganv2_tf.models.generator import Generator
+from tganv2_tf.models.tganv2 import TGANv2
+
+RNG = np.random.default_rng(0)
+
+
+def placeholder(*shape):
+    return tf.compat.v1.placeholder(tf.float32, shape)
+
+
+PRODUCTS = {
+    # Two images, 5x5 positions, 3x3 taps, 3 -> 4 channels.
+    "convolution": (
+        lambda x, w: tf.nn.conv2d(x, w, 1, "SAME"),
+        (2, 5, 5, 3),
+        (3, 3, 3, 4),
+        2 * 25 * 9 * 3 * 4,
+    ),
+    # At stride 2 the 6x6 positions become 3x3.
+    "strided": (
+        lambda x, w: tf.nn.conv2d(x, w, 2, "SAME"),
+        (2, 6, 6, 3),
+        (4, 4, 3, 5),
+        2 * 9 * 16 * 3 * 5,
+    ),
+    # Each of the 3x3 inputs gives something to 4x4 outputs: at stride 2 each of the 6x6 outputs has 2x2 taps.
+    "transposed": (
+        lambda x, w: tf.nn.conv2d_transpose(x, w, [2, 6, 6, 4], 2, "SAME"),
+        (2, 3, 3, 5),
+        (4, 4, 4, 5),
+        2 * 36 * 4 * 5 * 4,
+    ),
+    "3D": (
+        lambda x, w: tf.nn.conv3d(x, w, [1, 2, 1, 1, 1], "SAME"),
+        (2, 4, 5, 6, 3),
+        (3, 3, 1, 3, 7),
+        2 * (2 * 5 * 6) * 9 * 3 * 7,
+    ),
+    "matrices": (tf.matmul, (4, 3), (3, 5), 4 * 3 * 5),
+    "transposed matrices": (
+        lambda a, b: tf.matmul(a, b, transpose_a=True, transpose_b=True),
+        (3, 4),
+        (5, 3),
+        4 * 3 * 5,
+    ),
+    "batches of matrices": (
+        lambda a, b: tf.matmul(a, b, transpose_a=True),
+        (6, 3, 4),
+        (6, 3, 5),
+        6 * 4 * 3 * 5,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_and_their_gradients_by_hand(name):
+    product, *shapes, expected = PRODUCTS[name]
+    with tf.Graph().as_default():
+        x, w = (placeholder(*shape) for shape in shapes)
+        y = product(x, w)
+        assert multiply_adds([y]) == expected
+        of_x, of_w = tf.gradients(y, [x, w])
+        # The same products in other groups. The gradient with respect to one factor needs neither the other's nor y.
+        assert multiply_adds([of_x]) == expected
+        assert multiply_adds([of_w]) == expected
+        # Twice as many, and the gradient with respect to x once more.
+        (of_both,) = tf.gradients(tf.reduce_sum(of_x**2), [w])
+        assert multiply_adds([of_both]) == 2 * expected
+        assert multiply_adds([y, of_x, of_w]) == 3 * expected
+
+
+def test_products_that_are_not_known_are_refused():
+    with tf.Graph().as_default():
+        x = placeholder(3, 3)
+        hidden = tf.cond(tf.reduce_sum(x) > 0, lambda: x @ x, lambda: x)
+        for y in (tf.einsum("ij,kj->ik", x, x), hidden, tf.linalg.matmul(x[tf.newaxis], x) * hidden):
+            with pytest.raises(ValueError, match="are not counted"):
+                multiply_adds([y])
+
+
+def test_kept_bytes_by_hand():
+    with tf.Graph().as_default():
+        x = placeholder(4, 3)
+        w, v = tf.Variable(tf.zeros([3, 5])), tf.Variable(tf.zeros([5, 2]))
+        hidden = tf.nn.relu(tf.matmul(x, w) + tf.matmul(x[:], w))
+        hidden = tf.reshape(tf.reshape(hidden, [2, 10]), [4, 5])  # views, as the slice of all x is one
+        y = tf.matmul(hidden, 2.0 * v) + tf.ones([4, 2])
+        # x for w's gradient, [4, 5] for the ReLU's and v's. Not x w, not y, and not 2 v, which no batch changes.
+        assert kept_bytes([y], [w, v], [x]) == 4 * (4 * 3 + 4 * 5)
+        assert kept_bytes([y], [v], [x]) == 4 * (4 * 5)
+        assert kept_bytes([tf.tanh(y)], [v], [x]) == 4 * (4 * 5 + 4 * 2)
+        assert kept_bytes([tf.matmul(x[:2], w)], [w], [x]) == 4 * (2 * 3)  # a part of x is a tensor of its own
+
+
+def test_what_is_only_asked_for_its_shape_is_not_kept():
+    with tf.Graph().as_default():
+        x = placeholder(2, 4, 4, 3)
+        kernels = [tf.Variable(tf.zeros([3, 3, 3, 3])) for _ in range(2)]
+        hidden = tf.nn.conv2d(x, kernels[0], 1, "SAME")
+        y = tf.nn.conv2d(hidden, kernels[1], 1, "SAME")
+        one = 4 * (2 * 4 * 4 * 3)
+        assert kept_bytes([y], kernels[:1], [x]) == one  # the gradient with respect to `hidden` needs the kernel only
+        assert kept_bytes([y], kernels, [x]) == 2 * one
+
+
+def test_memory_of_a_generator_by_hand():
+    """Level 2 of the tiny generator: 4 channels, 2 clips of 2 frames, from 8x8 to 16x16 pixels."""
+    config = tiny_config().model
+    with tf.Graph().as_default():
+        costs = cost.generator_costs(Generator(config), 4, config.pyramid)
+    # What S^G picked and its ReLU; the first convolution's output and its ReLU; the sum and its ReLU; the video.
+    values = 4 * (64 * (4 + 4) + 256 * (4 + 4) + 256 * (4 + 4) + 256 * 3)
+    # Each of three norms keeps four vectors: two times the mean, 1 / deviation, and that times gamma.
+    values += 3 * 4 * 4
+    assert costs[1].mebibytes == 4 * values / 2**20
+
+
+def products(graph_types):
+    """Counts of convolutions and matrix products, whatever TensorFlow has made of them."""
+    known = re.compile(r"_Mkl|Native|_?Fused|WithBias")
+    counted = Counter(known.sub("", name) for name in graph_types)
+    return {name: count for name, count in counted.items() if re.search("Conv|MatMul", name)}
+
+
+def test_counted_operations_are_those_that_run():
+    config = tiny_config(ema_decay=0.0)
+    with tf.Graph().as_default():
+        model = TGANv2(Generator(config.model), Discriminator(config.model), config)
+        z, videos = cost._placeholders(config.model, 4, config.model.pyramid)
+        step = model.losses_and_gradients(videos, z)
+        gradients = [*step.generator_gradients, *step.discriminator_gradients]
+        counted = products(op.type for op in executed(gradients))
+        everything = products(op.type for op in tf.compat.v1.get_default_graph().get_operations())
+        feed = {tensor: RNG.normal(size=tensor.shape) for tensor in (z, *videos)}
+        metadata = tf.compat.v1.RunMetadata()
+        with tf.compat.v1.Session() as session:
+            session.run(tf.compat.v1.global_variables_initializer())
+            options = tf.compat.v1.RunOptions(output_partition_graphs=True)
+            session.run([gradient.op for gradient in gradients], feed, options, metadata)
+    assert counted == products(node.op for graph in metadata.partition_graphs for node in graph.node)
+    assert set(counted) <= {*CONVOLUTIONS, *MATRIX_PRODUCTS}
+    assert sum(everything.values()) > 1.3 * sum(counted.values())  # what is built and never runs
+
+
+# Multiply-adds of the tiny networks (tests/conftest.py), forward, in the forms that run. The generator's map is 1x1, so
+# that its ConvLSTM multiplies matrices: the input once, the state at three of four frames. An up block from C to D
+# channels and H to 2H pixels has 4x4 taps at H x H, 9 taps and the shortcut's one.
+TO_MAP = 4 * (4 * 4)
+RECURRENCE = 4 * (4 * 16) * (1 + 3)
+UP = {h: (16 * h**2 + 9 * (2 * h) ** 2 + h**2) * 4 * 4 for h in (1, 2, 4, 8)}
+GENERATOR = TO_MAP + RECURRENCE + 16 * (UP[1] + UP[2] + UP[4] + 64 * 9 * 4 * 3) + 4 * (UP[8] + 256 * 9 * 4 * 3)
+# First block: 3 -> 4 channels, 27 taps at all positions, then 3x4x4 at pooled ones, and the shortcut there. Second
+# block: 4 -> 8, the taps 4x4x4, or 4x4 where a single frame is left of two; the linear layer has 8 inputs.
+LINEAR = (4 + 2) * 8
+LEVEL_1 = 4 * (256 * 27 * 12 + 64 * (48 * 16 + 12) + 64 * 27 * 16 + 8 * (64 + 1) * 32)
+LEVEL_2 = 2 * (512 * 27 * 12 + 128 * (48 * 16 + 12) + 128 * 27 * 16 + 16 * (64 + 1) * 32)
+DISCRIMINATOR = LEVEL_1 + LEVEL_2 + LINEAR
+FROM_PIXELS = 4 * (256 * 27 * 12 + 64 * 12) + 2 * (512 * 27 * 12 + 128 * 12)  # what meets the videos themselves
+
+
+def tiny(**train):
+    return tiny_config({"spectral_norm": False}, **train)
+
+
+def test_forward_costs_by_hand():
+    config = tiny().model
+    with tf.Graph().as_default():
+        generator = cost.generator_costs(Generator(config), 4, config.pyramid)
+        discriminator = cost.discriminator_costs(Discriminator(config), 4, config.pyramid)
+    assert sum(level.gflops for level in generator) == pytest.approx(GENERATOR / 1e9, rel=1e-12)
+    assert generator[1].gflops == pytest.approx(4 * (UP[8] + 256 * 9 * 4 * 3) / 1e9, rel=1e-12)
+    expected = [(LEVEL_1 + 4 * 8) / 1e9, (LEVEL_2 + 2 * 8) / 1e9]
+    assert [level.gflops for level in discriminator] == pytest.approx(expected, rel=1e-12)
+
+
+def test_plain_cost_by_hand():
+    """On a base of 1x1, which no published figure has: 9 taps everywhere, at every frame, whatever they meet."""
+    config = tiny().model
+    with tf.Graph().as_default(), plain_form():
+        costs = cost.generator_costs(Generator(config), 4, config.pyramid)
+    recurrence = 4 * 9 * (4 * 16) * (4 + 4)
+    up = {h: (9 + 9 + 1) * (2 * h) ** 2 * 4 * 4 for h in (1, 2, 4, 8)}
+    expected = [TO_MAP + recurrence + 16 * (up[1] + up[2] + up[4] + 64 * 9 * 4 * 3), 4 * (up[8] + 256 * 9 * 4 * 3)]
+    assert [level.gflops for level in costs] == pytest.approx([c / 1e9 for c in expected], rel=1e-12)
+
+
+def test_step_cost_by_hand():
+    """Each product costs once forward, once for the gradient of its input, once for that of its weight."""
+    # Nobody asks for the gradient of the latents.
+    generator = 3 * GENERATOR - TO_MAP
+    reals = 3 * DISCRIMINATOR - FROM_PIXELS
+    # For the generator back to the pixels; for the discriminators back to the weights, with other upstream gradients.
+    fakes = 2 * DISCRIMINATOR + (2 * DISCRIMINATOR - FROM_PIXELS)
+    step = generator + reals + fakes
+    # Gradients of the logits' sum, back to the pixels; then of these, as far as the linear layer, whose upstream
+    # gradient is constant.
+    penalty = DISCRIMINATOR + (2 * DISCRIMINATOR - LINEAR)
+    assert step_cost(tiny(r1_weight=0.0)) == step / 1e9
+    assert step_cost(tiny()) == (step + penalty) / 1e9
+    assert step_cost(tiny(global_batch_size=8)) == 2 * (step + penalty) / 1e9
+    # A lazy penalty has a forward pass of its own, short of the linear layers. Back through it go the zeros that
+    # TensorFlow makes of a ReLU's second derivative; without laziness they join the gradients of the logits.
+    convolutions = DISCRIMINATOR - LINEAR
+    lazy = convolutions + penalty + (2 * convolutions - FROM_PIXELS)
+    assert step_cost(tiny(r1_every_steps=4)) == (step + lazy / 4) / 1e9
+    # A second update has fakes of its own and no gradient of the generator.
+    second = GENERATOR + reals + (3 * DISCRIMINATOR - FROM_PIXELS)
+    assert step_cost(tiny(n_dis=2)) == (step + second + 2 * penalty) / 1e9
+    assert step_cost(tiny(n_dis=2, r1_every_steps=4)) == (step + second + 2 * lazy / 4) / 1e9
+
+
+def test_plain_form_computes_the_same():
+    config = ModelConfig(
+        resolution=32,
+        z_dim=3,
+        num_frames=4,
+        frame_strides=(2, 2),
+        batch_strides=(1, 1),
+        lstm_channels=6,
+        up_channels=(5, 4, 3, 3, 3),
+        discriminator_channels=(4, 5, 6, 7),
+    )
+    z, clips = (tf.constant(RNG.normal(size=size), tf.float32) for size in ((2, 3), (2, 4, 32, 32, 3)))
+    pyramid = [clips[:, ::2, ::4, ::4], clips[:, :3, ::2, ::2], clips[:, :1]]
+    generator = Generator(config)
+    discriminators = [Discriminator(dataclasses.replace(config, grow_length_one_axes=grow)) for grow in (False, True)]
+    for weight in [*generator.weights, *(w for network in discriminators for w in network.weights)]:
+        if "bias" in weight.name:
+            weight.assign(RNG.normal(size=weight.shape))  # they start at zero, where a form could lose them
+
+    def results():
+        videos = generator.pyramid(z, frame_offsets=[0, 1])
+        return [*videos, *(logits for network in discriminators for logits in network(pyramid))]
+
+    expected = results()
+    with plain_form():
+        plain = results()
+    for ours, theirs in zip(expected, plain):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("network", "subsampling"),
+    [("generator", "naive"), ("generator", "both"), ("discriminator", "batch"), ("discriminator", "frame")],
+)
+def test_plain_form_costs_what_the_authors_published(network, subsampling, monkeypatch):
+    monkeypatch.setattr(cost, "SUBSAMPLING", {subsampling: cost.SUBSAMPLING[subsampling]})
+    monkeypatch.setattr(cost, "_forward_cost", lambda outputs, *_: Cost(multiply_adds(outputs) / 1e9, 0.0))
+    config = ModelConfig(PUBLISHED_RESOLUTION[network], spectral_norm=False, grow_length_one_axes=True)
+    with plain_form():
+        costs = cost.measure(network, config, 8)[subsampling]
+    assert [level.gflops for level in costs] == pytest.approx(PUBLISHED[network][subsampling], rel=0.01)
+
+
+ROWS = [
+    Row("generator", "both", 1, 8, 16, 24, 10.0, Cost(9.99, 1500.4), Cost(5.0, 300.0)),
+    Row("generator", "both", 2, 4, 8, 48, 2.5, Cost(2.51, 1.4), Cost(2.0, 1.0)),
+]
+
+
+def test_table_shows_rows_and_sums(monkeypatch):
+    monkeypatch.setattr(cost, "SUBSAMPLING", {"both": ((2,), (2,))})
+    assert cost.markdown(ROWS).splitlines()[2:] == [
+        "| both | 1 | 8 x 16 x 24x24 | 10.00 | 9.99 | 5.00 | 0.50 | 1,500 | 300 |",
+        "| both | 2 | 4 x 8 x 48x48 | 2.50 | 2.51 | 2.00 | 0.80 | 1 | 1 |",
+        "| both | all |  | 12.50 | 12.50 | 7.00 | 0.56 | 1,502 | 301 |",
+    ]
+
+
+def test_command_writes_what_it_prints(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def table(*arguments):
+        asked.append(arguments)
+        return ROWS
+
+    monkeypatch.setattr(cost, "table", table)
+    monkeypatch.setattr(cost, "SUBSAMPLING", {"both": ((2,), (2,))})
+    for name in ("cost.md", "cost.json"):
+        cost.main(cost.Command(output=str(tmp_path / name)))
+        printed = capsys.readouterr().out
+    assert asked[:2] == [("generator", 192, 8), ("discriminator", 256, 8)]
+    assert (tmp_path / "cost.md").read_text() == printed
+    assert "Discriminator, 256 pixels, 8 clips" in printed
+    rows = json.loads((tmp_path / "cost.json").read_text())
+    assert len(rows) == 4 and rows[0]["plain"] == {"gflops": 9.99, "mebibytes": 1500.4}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch_size=12"], "--batch_size=12: valid: a multiple of 8"),
+        (["--batch_size=0"], "--batch_size=0: valid"),
+        (["--resolution=100"], "--resolution=100 cannot be reached"),
+        (["--output=cost.txt"], "--output=cost.txt: valid: a file whose name ends in .md or .json"),
+    ],
+)
+def test_flags_that_cannot_work(flags, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse(flags, cost.Command)
+
+
+def test_help_comes_without_tensorflow():
+    script = "import sys; from benchmarks import cost; print('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
+    result = run_command("benchmarks.cost", "--help")
+    assert result.returncode == 0 and "--batch_size" in result.stdout

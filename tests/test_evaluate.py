@@ -1,0 +1,225 @@
+"""The evaluate command, and evaluation while training, through the true commands."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from data_prep.moving_shapes import write_video
+from tests.conftest import run_command, tiny_config
+from tests.data_sets import write_data_set
+from tganv2_tf import cli_flags
+from tganv2_tf.config import EvalConfig
+from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.evaluate import Command, main
+from tganv2_tf.evaluation.c3d import C3D, C3DConfig
+from tganv2_tf.evaluation.classifier import save_classifier
+from tganv2_tf.models.generator import Generator
+from tganv2_tf.serving.signatures import export
+from tganv2_tf.training import checkpoints
+from tganv2_tf.training.loop import make_model
+
+SHAPE = {"side": 32, "channels": (2, 2, 2, 2, 2, 2, 4, 4), "units": (8, 8), "num_classes": 3}
+SCORES = {"inception_score", "c3d_fid", "precision", "recall", "density", "coverage"}
+
+
+def write_classifier(path: pathlib.Path, seed: int = 0) -> None:
+    """Of random weights: its scores mean nothing, but they are numbers."""
+    tf.keras.utils.set_random_seed(seed)
+    shape = {name: list(value) if isinstance(value, tuple) else value for name, value in SHAPE.items()}
+    metadata = {"format": 1, "shape": shape, "labels": ["a", "b", "c"], "recipe": {}}
+    save_classifier(C3D(C3DConfig(**SHAPE)), metadata, path)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Shards, a classifier, a run at step 3 and its SavedModel."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    write_data_set(folder / "data", [20, 24, 30], num_shards=1, labels=("a", "b", "c"))
+    write_classifier(folder / "classifier.npz")
+    config = tiny_config(data={"data_dir": str(folder / "data"), "flip": False}, model_dir=str(folder / "run"))
+    model = make_model(config)
+    model.ema_generator.set_weights(Generator(config.model).get_weights())  # other weights than at the start
+    model.step.assign(3)
+    checkpoints.checkpoint_manager(model).save(3)
+    checkpoints.record_config(config)
+    export(model.ema_generator, folder / "saved")
+    return folder
+
+
+def tiny_flags(folder, model_dir):
+    """Of a run of `tiny_config`'s size."""
+    config = tiny_config()
+    names = ("resolution", "num_frames", "z_dim", "lstm_channels")
+    return [
+        *(f"--{name}={getattr(config.model, name)}" for name in names),
+        *("--frame_strides=2", "--batch_strides=2", "--up_channels=4,4,4,4", "--discriminator_channels=4,8"),
+        *("--global_batch_size=4", "--num_previews=1", "--checkpoint_every_steps=2"),
+        *(f"--data_dir={folder / 'data'}", f"--model_dir={model_dir}"),
+    ]
+
+
+def evaluate(folder, *flags):
+    counts = ["--num_samples=8", "--repetitions=2", "--eval_batch_size=4", f"--cache_dir={folder / 'cache'}"]
+    return run_command("tganv2_tf.evaluate", f"--classifier={folder / 'classifier.npz'}", *counts, *flags)
+
+
+def test_a_run_a_saved_model_and_videos_of_the_same_generator(folder, tmp_path):
+    result = evaluate(folder, f"--model_dir={folder / 'run'}", f"--scores={','.join(sorted(SCORES))}")
+    assert result.returncode == 0, result.stderr
+    path = folder / "run" / "evaluations" / "step-3.json"
+    assert f"Report: {path}" in result.stdout
+    report = json.loads(path.read_text())
+    assert set(report["scores"]) == SCORES
+    for name, score in report["scores"].items():
+        assert f"{name} " in result.stdout and f"{score['mean']:.4f} +- {score['std']:.4f}" in result.stdout
+        assert len(score["values"]) == 2 and np.isfinite(score["values"]).all()
+    assert 1 <= report["scores"]["inception_score"]["mean"] <= 3
+    assert report["generated"]["step"] == 3 and report["generated"]["config"]["model"]["z_dim"] == 4
+    assert report["real"]["data_dir"] == str(folder / "data") and report["real"]["flip"] is False
+    assert report["real"]["clips"] == 30
+    assert list(report["networks"][0]["files"]) == ["classifier.npz"]
+    events = [
+        (event.step, value.tag)
+        for file in (folder / "run" / "events").iterdir()
+        for event in tf.compat.v1.train.summary_iterator(str(file))
+        for value in event.summary.value
+    ]
+    assert {tag for step, tag in events if step == 3} == {
+        f"eval/{name}{end}" for name in SCORES for end in ("", "_std")
+    }
+
+    # The same latents through the exported model: the same scores, but for rounding.
+    output = tmp_path / "saved.json"
+    real = [f"--data_dir={folder / 'data'}", "--flip=no"]
+    result = evaluate(folder, f"--saved_model={folder / 'saved' / '1'}", *real, f"--output={output}")
+    assert result.returncode == 0, result.stderr
+    saved = json.loads(output.read_text())["scores"]
+    assert set(saved) == {"inception_score", "c3d_fid"}
+    for name, score in saved.items():
+        np.testing.assert_allclose(score["values"], report["scores"][name]["values"], rtol=1e-3)
+
+
+def test_untrained_and_real_sides(folder, tmp_path):
+    scores = {}
+    for name, flags in (
+        ("untrained", [f"--model_dir={folder / 'run'}", "--untrained"]),
+        ("real", [f"--clips_dir={folder / 'data'}", f"--data_dir={folder / 'data'}", "--flip=no"]),
+    ):
+        result = evaluate(folder, *flags, f"--output={tmp_path / name}.json")
+        assert result.returncode == 0, result.stderr
+        scores[name] = json.loads((tmp_path / f"{name}.json").read_text())
+    assert scores["untrained"]["generated"]["step"] == 0
+    fid = {name: report["scores"]["c3d_fid"]["mean"] for name, report in scores.items()}
+    assert fid["real"] < fid["untrained"]
+    trained = json.loads((folder / "run" / "evaluations" / "step-3.json").read_text())
+    assert trained["scores"]["c3d_fid"]["mean"] != fid["untrained"]
+
+
+def test_a_folder_of_videos(folder, tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(9):
+        write_video(tmp_path / f"{number}.avi", rng.integers(0, 256, (16, 16, 16, 3), np.uint8))
+    result = evaluate(folder, f"--video_dir={tmp_path}", "--scores=inception_score", f"--output={tmp_path}/o.json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "o.json").read_text())
+    assert len(report["scores"]["inception_score"]["values"]) == 1, "eight for a repetition, and one is left"
+    assert report["real"] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind", "message"),
+    [
+        ([], ConfigError, "--model_dir, --saved_model, --video_dir, --clips_dir: one of them"),
+        (["--model_dir=run", "--video_dir=videos"], ConfigError, "one of them, and only one"),
+        (["--model_dir={}/none"], UserError, "none is not a run"),
+        (["--model_dir={}/run", "--scores=is"], ConfigError, "--scores=is: valid: some of inception_score"),
+        (["--model_dir={}/run", "--scores=fvd"], ConfigError, "--i3d is missing"),
+        (["--model_dir={}/run", "--scores=kvd", "--i3d={}/none"], UserError, "no SavedModel there"),
+        (["--model_dir={}/run", "--classifier="], ConfigError, "--classifier is missing"),
+        (["--model_dir={}/run", "--classifier={}/none.npz"], UserError, r"none\.npz: no such file"),
+        (["--model_dir={}/run", "--data_dir={}/none"], UserError, "none: no such folder"),
+        (["--saved_model={}/saved/1"], ConfigError, "--data_dir is missing"),
+        (["--video_dir={}/none", "--scores=inception_score"], UserError, "none: no such folder"),
+        (["--model_dir={}/run", "--num_samples=4"], UserError, "4 videos are too few"),
+        (
+            ["--model_dir={}/run", "--num_samples=1"],
+            ConfigError,
+            "--num_samples=1: valid: a whole number of at least 2",
+        ),
+        (["--saved_model={}/saved/1", "--untrained"], ConfigError, "--untrained=true: valid: with --model_dir only"),
+    ],
+)
+def test_wrong_input_is_one_line(folder, flags, kind, message):
+    flags = [flag.replace("{}", str(folder)) for flag in (f"--classifier={folder / 'classifier.npz'}", *flags)]
+    with pytest.raises(kind, match=message) as raised:
+        main(*cli_flags.parse([*flags, f"--cache_dir={folder / 'cache'}"], Command, EvalConfig))
+    assert "\n" not in str(raised.value)
+
+
+def test_wrong_input_to_the_command(folder):
+    for flags, status in ((["--model_dir=none"], 1), (["--scores=is"], 2)):
+        result = evaluate(folder, *flags)
+        assert result.returncode == status
+        assert result.stderr.startswith("evaluate: ") and len(result.stderr.splitlines()) == 1
+        assert result.stdout == ""
+
+
+def test_training_keeps_the_best_checkpoint_by_the_chosen_score(folder, tmp_path):
+    flags = [*tiny_flags(folder, tmp_path / "run"), "--train_steps=6", "--keep_checkpoints=1"]
+    flags += ["--eval_every_steps=2", "--best_score=c3d_fid", f"--classifier={folder / 'classifier.npz'}"]
+    flags += ["--num_samples=8", "--repetitions=1", "--eval_batch_size=4", f"--cache_dir={folder / 'cache'}"]
+    flags += ["--generator_learning_rate=0.05", "--learning_rate_decay=none"]
+    result = run_command("tganv2_tf.train", *flags)
+    assert result.returncode == 0, result.stderr
+    events = {
+        event.step: tf.make_ndarray(value.tensor).item()
+        for file in (tmp_path / "run" / "events").iterdir()
+        for event in tf.compat.v1.train.summary_iterator(str(file))
+        for value in event.summary.value
+        if value.tag == "eval/c3d_fid"
+    }
+    assert set(events) == {2, 4, 6}
+    best = min(events, key=lambda step: events[step])
+    kept = sorted(path.name for path in (tmp_path / "run" / "best").iterdir())
+    assert kept == ["best.json", f"ckpt-{best}.data-00000-of-00001", f"ckpt-{best}.index"]
+    record = json.loads((tmp_path / "run" / "best" / "best.json").read_text())
+    assert record["checkpoint"] == f"ckpt-{best}" and record["score"] == "c3d_fid"
+    assert record["value"] == pytest.approx(events[best], rel=1e-6)
+    assert f"Step {best}: inception_score" in result.stderr and "the best so far" in result.stderr
+
+    # It is a checkpoint like any other, and its score is the one that was measured.
+    assert checkpoints.load_generator(str(tmp_path / "run" / "best"))[2] == best
+    result = evaluate(
+        folder, f"--model_dir={tmp_path / 'run' / 'best'}", "--repetitions=1", "--seed=0", "--num_samples=8"
+    )
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "run" / "evaluations" / f"step-{best}.json").read_text())
+    assert report["scores"]["c3d_fid"]["mean"] == pytest.approx(record["value"], rel=1e-3)
+    result = run_command(
+        "tganv2_tf.generate", f"--model_dir={tmp_path}/run/best", "--seeds=0", f"--output={tmp_path}/a.png"
+    )
+    assert result.returncode == 0, result.stderr
+
+    # A run that goes on holds new checkpoints against the best one there is.
+    checkpoints.keep_best(str(tmp_path / "run" / "checkpoints" / "ckpt-6"), "c3d_fid", -1e9)
+    result = run_command("tganv2_tf.train", *flags, "--train_steps=8")
+    assert result.returncode == 0, result.stderr
+    assert "Step 8: inception_score" in result.stderr and "the best so far" not in result.stderr
+    assert (tmp_path / "run" / "best" / "ckpt-6.index").exists()
+
+
+def test_what_is_wrong_with_the_classifier_ends_training_before_it_begins(folder, tmp_path):
+    (tmp_path / "other.npz").write_bytes(b"no archive")
+    flags = [*tiny_flags(folder, tmp_path / "run"), "--train_steps=2", "--eval_every_steps=2"]
+    result = run_command("tganv2_tf.train", *flags, f"--classifier={tmp_path / 'other.npz'}")
+    assert result.returncode == 1
+    assert "other.npz: cannot be read" in result.stderr and "Traceback" not in result.stderr
+    assert checkpoints.latest_checkpoint(tmp_path / "run") is None
+    result = run_command("tganv2_tf.train", *flags)
+    assert result.returncode == 2
+    assert "--eval_every_steps=2: valid: 0, or a --classifier" in result.stderr

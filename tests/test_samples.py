@@ -1,0 +1,118 @@
+"""Where scored videos come from: which frames, which numbers, in which batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from data_prep.moving_shapes import write_video
+from tests.conftest import TINY_MODEL
+from tests.data_sets import write_data_set
+from tganv2_tf.config import DataConfig, ModelConfig
+from tganv2_tf.data.manifest import Manifest
+from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.evaluation import samples
+from tganv2_tf.models.generator import Generator
+from tganv2_tf.models.latents import latents_from_seeds
+from tganv2_tf.serving.signatures import export
+
+
+def test_a_stream_gives_as_many_as_are_asked_for_and_loses_none():
+    stream = samples.Stream(iter([tf.range(3), tf.range(3, 6), tf.range(6, 8)]))
+    taken = [np.concatenate(list(stream.take(count))).tolist() for count in (2, 2, 3)]
+    assert taken == [[0, 1], [2, 3], [4, 5, 6]]
+    assert np.concatenate(list(stream.take(5))).tolist() == [7], "the end comes early"
+    assert list(stream.take(5)) == []
+
+
+def first(batches, count):
+    return np.concatenate(list(samples.Stream(batches).take(count)))
+
+
+def test_latents_do_not_depend_on_the_batch_size():
+    def sample(z):
+        return 3.0 * z
+
+    one, many = (first(samples.of_generator(sample, 4, 7, size), 10) for size in (1, 4))
+    np.testing.assert_array_equal(one, many)
+    expected = latents_from_seeds(tf.constant([(7 << 32) + i for i in range(10)], tf.int64), 4)
+    np.testing.assert_array_equal(one, np.clip(3.0 * expected, -1, 1))
+    assert (np.abs(one) == 1).any() and (np.abs(one) < 1).any(), "clipped, as the authors do"
+    other = first(samples.of_generator(sample, 4, 8, 4), 10)
+    assert not np.isin(other[np.abs(other) < 1], one).any(), "another seed has other latents"
+
+
+def write_grey(path, values, width=16):
+    """One grey frame a value."""
+    frames = np.broadcast_to(np.array(values, np.uint8)[:, None, None, None], (len(values), 16, width, 3))
+    write_video(path, frames)
+
+
+def test_the_first_frames_of_video_files_in_the_order_of_their_paths(tmp_path):
+    (tmp_path / "a").mkdir()
+    write_grey(tmp_path / "b.avi", range(100, 120))
+    write_grey(tmp_path / "a" / "z.avi", range(16))
+    write_grey(tmp_path / "c.avi", range(50, 70), width=32)
+    (tmp_path / "notes.txt").write_text("no video")
+    paths = samples.videos_in(str(tmp_path))
+    assert [path.name for path in paths] == ["z.avi", "b.avi", "c.avi"]
+    batches = [batch.numpy() for batch in samples.of_folder(paths, 8, "paper")]
+    assert [batch.shape for batch in batches] == [(2, 16, 16, 16, 3), (1, 16, 16, 32, 3)], "a batch holds one size"
+    np.testing.assert_allclose(batches[0][0, :, 0, 0, 0], np.arange(16) / 127.5 - 1, atol=1.5 / 127.5)
+    np.testing.assert_allclose(batches[0][1, :, 4, 4, 1], np.arange(100, 116) / 127.5 - 1, atol=1.5 / 127.5)
+    official = next(samples.of_folder(paths, 8, "official")).numpy()
+    np.testing.assert_allclose((official * 128 + 128), np.rint((batches[0] + 1) * 127.5), atol=1e-4)
+    assert [len(batch) for batch in samples.of_folder(paths[:2], 1, "paper")] == [1, 1]
+
+
+def test_videos_that_cannot_be_scored_are_named(tmp_path):
+    with pytest.raises(UserError, match="none: no such folder"):
+        samples.videos_in(str(tmp_path / "none"))
+    with pytest.raises(UserError, match="no video files in it"):
+        samples.videos_in(str(tmp_path))
+    write_grey(tmp_path / "short.avi", range(15))
+    with pytest.raises(UserError, match=r"short\.avi: 15 frames; the scores are of 16"):
+        list(samples.of_folder(samples.videos_in(str(tmp_path)), 4, "paper"))
+    (tmp_path / "broken.mp4").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"broken\.mp4: it cannot be opened"):
+        list(samples.of_folder(samples.videos_in(str(tmp_path)), 4, "paper"))
+
+
+def test_real_clips_have_sixteen_frames_of_every_video_before_any_comes_again(tmp_path):
+    write_data_set(tmp_path, [20, 16, 15, 30, 18], num_shards=1)
+    data = DataConfig(str(tmp_path), flip=False)
+    clips = first(samples.of_shards(Manifest.load(tmp_path), data, 0, 3), 8)
+    assert clips.shape == (8, 16, 16, 16, 3)
+    values = np.rint((clips[:, :, 0, 0] + 1) * 127.5).astype(int)
+    assert (np.diff(values[..., 1], axis=1) == 1).all()
+    assert sorted(values[:4, 0, 0]) == sorted(values[4:, 0, 0]) == [0, 10, 30, 40]
+    with pytest.raises(ConfigError, match="num_frames=16"):
+        next(samples.of_shards(Manifest.load(tmp_path), DataConfig(str(tmp_path), frame_step=2), 0, 3))
+
+
+@pytest.mark.parametrize("num_frames", [4, 16])
+def test_a_saved_models_float_videos_of_sixteen_frames(tmp_path, num_frames):
+    generator = Generator(ModelConfig(**{**TINY_MODEL, "num_frames": num_frames}))
+    path = export(generator, tmp_path)
+    sample, z_dim = samples.saved_model_sampler(str(path))
+    assert z_dim == 4
+    z = latents_from_seeds(tf.constant([1, 2], tf.int64), 4)
+    np.testing.assert_allclose(sample(z), generator(z, num_frames=16), atol=1e-6)
+
+
+def test_saved_models_that_are_no_generators_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no SavedModel there"):
+        samples.saved_model_sampler(str(tmp_path))
+    module = tf.Module()
+    module.f = tf.function(lambda z: {"videos": z}, input_signature=[tf.TensorSpec([None, 2], tf.float32, "z")])
+    tf.saved_model.save(module, str(tmp_path / "other"))
+    with pytest.raises(UserError, match="no signature generate_float"):
+        samples.saved_model_sampler(str(tmp_path / "other"))
+    module.g = tf.function(
+        lambda z: {"videos": tf.zeros([tf.shape(z)[0], 8, 4, 4, 3])},
+        input_signature=[tf.TensorSpec([None, 2], tf.float32, "z")],
+    )
+    tf.saved_model.save(module, str(tmp_path / "short"), signatures={"generate_float": module.g})
+    with pytest.raises(UserError, match="its videos have 8 frames; the scores are of 16"):
+        samples.saved_model_sampler(str(tmp_path / "short"))

@@ -1,0 +1,350 @@
+"""Classifiers of one's own: they learn, go on where they were stopped, and say what is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import ROOT, run_command
+from tests.data_sets import encode_frame, flip_byte
+from tganv2_tf import cli_flags, train_classifier
+from tganv2_tf.config import DataConfig
+from tganv2_tf.data.manifest import MANIFEST_FILE, Manifest, Shard, checksum, shard_name
+from tganv2_tf.data.records import NO_LABEL, encode_record
+from tganv2_tf.errors import UserError
+from tganv2_tf.evaluation import classifier
+from tganv2_tf.evaluation.c3d import C3D, C3DConfig
+from tganv2_tf.evaluation.classifier import Trainer, load_classifier, read_metadata, save_classifier
+
+MODULE = "tganv2_tf.train_classifier"
+TINY = C3DConfig(side=8, channels=(2,) * 8, units=(8, 8), num_classes=2)
+COLOURS = ((200, 30, 30), (30, 30, 200))
+
+
+def write_labelled(folder, labels, *, names=("red", "blue"), num_frames=20, split="train", colours=COLOURS):
+    """One shard, 16x16 pixels, one video a label, all of its class's colour but for noise."""
+    rng = np.random.default_rng(len(labels))
+    folder.mkdir(parents=True, exist_ok=True)
+    file = shard_name("colours", split, 0, 1)
+    with tf.io.TFRecordWriter(str(folder / file)) as writer:
+        for number, label in enumerate(labels):
+            frames = rng.integers(-20, 20, (num_frames, 16, 16, 3)) + colours[label]
+            encoded = [encode_frame(frame.astype(np.uint8)) for frame in frames]
+            writer.write(encode_record(encoded, video_id=f"v{number}", label=label, height=16, width=16))
+    size = (folder / file).stat().st_size
+    shard = Shard(file, size, checksum(folder / file), len(labels), len(labels), num_frames * len(labels))
+    Manifest("colours", split, 16, 16, list(names), {}, [shard]).save(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The flags that name a training set of 12 and a test set of 6 videos."""
+    folder = tmp_path_factory.mktemp("data")
+    train = write_labelled(folder / "train", [0, 1] * 6)
+    test = write_labelled(folder / "test", [0, 1] * 3, split="test")
+    return [f"--data_dir={train}", f"--test_data_dir={test}"]
+
+
+HOW = ["--steps=40", "--batch_size=8"]
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A classifier, made by the true command, and what that said."""
+    path = tmp_path_factory.mktemp("trained") / "deep" / "colours.npz"
+    return path, run_command(MODULE, *data, *HOW, f"--output={path}")
+
+
+def test_two_colours_are_told_apart(trained, data):
+    path, result = trained
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{path}: 100.0% of 24 clips of 6 test videos classified correctly (2 classes)\n"
+    assert "40/40" in result.stderr and "loss" in result.stderr and "accuracy" in result.stderr, "the progress bar"
+    assert [file.name for file in path.parent.iterdir()] == ["colours.npz"]
+    network = load_classifier(path)
+    assert network.labels == ("red", "blue") and network.num_classes == 2
+    videos = np.broadcast_to(np.array(COLOURS, np.float32)[:, None, None, None] / 127.5 - 1, (2, 16, 16, 16, 3))
+    probabilities = network(videos)["probabilities"].numpy()
+    assert probabilities.argmax(1).tolist() == [0, 1]
+    assert probabilities.max(1).min() > 0.9
+
+
+def test_the_file_says_what_it_was_made_of(trained, data):
+    metadata = read_metadata(trained[0])
+    assert metadata["test_accuracy"] == 1.0
+    assert (metadata["test_clips"], metadata["test_videos"]) == (24, 6)
+    assert metadata["labels"] == ["red", "blue"]
+    assert metadata["shape"]["side"] == 32 and metadata["shape"]["num_classes"] == 2
+    train, test = (os.path.join(flag.partition("=")[2], MANIFEST_FILE) for flag in data)
+    assert metadata["recipe"] == {
+        "size": "small",
+        "steps": 40,
+        "batch_size": 8,
+        "learning_rate": 1e-3,
+        "flip": False,
+        "seed": 0,
+        "train_manifest": checksum(train),
+        "test_manifest": checksum(test),
+    }
+    assert metadata["versions"]["tensorflow"] == tf.__version__
+    with np.load(trained[0], allow_pickle=False) as file:
+        assert file["metadata"].shape == () and json.loads(str(file["metadata"])) == metadata
+
+
+def test_a_stopped_training_goes_on_to_the_same_bits(trained, data, tmp_path):
+    path = tmp_path / "colours.npz"
+    state = tmp_path / "colours.npz.unfinished"
+    arguments = [*data, *HOW, f"--output={path}", "--checkpoint_every_steps=1"]
+    process = subprocess.Popen([sys.executable, "-m", MODULE, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not (state / "checkpoint").exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "and saved; the same command goes on" in said
+    assert not path.exists()
+    step = int(tf.train.latest_checkpoint(str(state)).rpartition("-")[2])
+    assert 1 <= step < 40
+    result = run_command(MODULE, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert f"Going on from step {step}." in result.stderr
+    assert not state.exists()
+    with np.load(path) as resumed, np.load(trained[0]) as straight:
+        assert set(resumed.files) == set(straight.files)
+        for name in resumed.files:
+            np.testing.assert_array_equal(resumed[name], straight[name], err_msg=name)
+
+
+def command(capsys, *arguments):
+    """Runs the command in this process: exit status, its output, its error."""
+    status = cli_flags.run(train_classifier.main, (train_classifier.Command,), MODULE, "", list(arguments))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_a_finished_classifier_is_left_alone_and_another_is_not_overwritten(trained, data, capsys):
+    path, _ = trained
+    before = path.read_bytes()
+    status, out, _ = command(capsys, *data, *HOW, f"--output={path}")
+    assert status == 0
+    assert out.startswith(f"{path}: there already, made by the same command. 100.0% of 24 clips")
+    status, _, err = command(capsys, *data, *HOW, f"--output={path}", "--seed=1", "--learning_rate=0.01")
+    assert status == 2
+    assert f"{path}: of another training: learning_rate 0.001 (now 0.01), seed 0 (now 1)" in err
+    assert path.read_bytes() == before
+
+
+def train_in_steps(folder, *stops, seed=0, learning_rate=1e-2):
+    """Weights of a tiny network after the last of the stops, each trained to by objects of its own."""
+    rng = np.random.default_rng(0)
+    clips, labels = rng.integers(0, 255, (20, 16, 8, 8, 3), np.uint8), rng.integers(0, 2, 20)
+    for stop in stops:
+        tf.keras.utils.set_random_seed(seed)
+        schedule = tf.keras.optimizers.schedules.PolynomialDecay(learning_rate, 10, 0.0)
+        trainer = Trainer(C3D(TINY), tf.keras.optimizers.Adam(schedule), seed)
+        batches = tf.data.Dataset.from_tensor_slices((clips, labels)).shuffle(20, seed=3).repeat().batch(4, True)
+        assert trainer.run(batches, stop, folder, 2) == 0
+        assert trainer.step == stop
+    return trainer.network.get_weights()
+
+
+def test_the_state_holds_all_that_the_updates_depend_on(tmp_path):
+    straight = train_in_steps(tmp_path / "a", 7)
+    taken_up = train_in_steps(tmp_path / "b", 1, 4, 7)
+    again = train_in_steps(tmp_path / "c", 7)
+    other = train_in_steps(tmp_path / "d", 7, seed=1)
+    for name, weights in (("taken up", taken_up), ("again", again)):
+        for ours, theirs in zip(weights, straight):
+            np.testing.assert_array_equal(ours, theirs, err_msg=name)
+    assert any((ours != theirs).any() for ours, theirs in zip(other, straight))
+    assert [file.name for file in (tmp_path / "a").glob("*.index")] == ["ckpt-7.index"], "only the newest state"
+
+
+def test_an_update_descends_the_cross_entropy_and_drops_other_units_at_each_step(monkeypatch):
+    network = C3D(TINY)
+    arrays = {name: np.zeros_like(array) for name, array in network.to_arrays().items()}
+    arrays["fc8/b"][:] = np.log([3.0, 1.0])
+    network.assign_arrays(arrays, "by hand")
+    trainer = Trainer(network, tf.keras.optimizers.SGD(1.0), seed=7)
+    seeds, original = [], network.call
+
+    def watched(videos, dropout_seed=None):
+        seeds.append(dropout_seed.numpy().tolist())
+        return original(videos, dropout_seed)
+
+    monkeypatch.setattr(network, "call", watched)
+    clips = np.zeros([4, 16, 8, 8, 3], np.uint8)
+    tf.config.run_functions_eagerly(True)
+    try:
+        # Probabilities 3/4 and 1/4; three of the clips are of class 0, which makes that the best there is.
+        loss, accuracy = trainer.update(clips, np.array([0, 0, 0, 1]))
+        np.testing.assert_allclose(loss, -(3 * np.log(0.75) + np.log(0.25)) / 4, rtol=1e-6)
+        assert accuracy == 0.75
+        np.testing.assert_allclose(network.fc8.bias, np.log([3.0, 1.0]), atol=1e-6)
+        # All of class 1: the gradient is probabilities less labels, 3/4 and 1/4 - 1.
+        trainer.update(clips, np.array([1, 1, 1, 1]))
+        np.testing.assert_allclose(network.fc8.bias, np.log([3.0, 1.0]) + [-0.75, 0.75], atol=1e-6)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert seeds == [[7, 0], [7, 1]]
+
+
+def test_accuracy_counts_the_clips_that_are_right(tmp_path):
+    network = C3D(TINY)
+    arrays = {name: np.zeros_like(array) for name, array in network.to_arrays().items()}
+    arrays["fc8/b"][1] = 1.0  # everything is class 1
+    network.assign_arrays(arrays, "by hand")
+    folder = write_labelled(tmp_path / "data", [0, 1, 1, 0, 0])
+    right = classifier.classified_correctly(network, Manifest.load(folder), DataConfig(folder, windows_per_record=3), 4)
+    assert right.shape == (15,) and right.sum() == 6
+
+
+def test_mirroring_is_for_training_alone(data, tmp_path, capsys, monkeypatch):
+    flips, original = [], classifier.labelled_clips
+
+    def watched(manifest, config, *arguments, **options):
+        flips.append((manifest.split, config.flip))
+        return original(manifest, config, *arguments, **options)
+
+    monkeypatch.setattr(classifier, "labelled_clips", watched)
+    monkeypatch.setitem(classifier.SIZES, "small", TINY)
+    for arguments in ([], ["--flip"]):
+        output = f"--output={tmp_path}/{len(arguments)}.npz"
+        assert command(capsys, *data, output, "--steps=1", "--batch_size=2", *arguments)[0] == 0
+    assert flips == [("train", False), ("test", False), ("train", True), ("test", False)]
+
+
+def test_a_classifier_comes_back_as_it_was(tmp_path):
+    network = C3D(dataclasses.replace(TINY, num_classes=3), labels=("a", "b", "c"))
+    metadata = {"format": 1, "shape": dataclasses.asdict(network.config), "labels": ["a", "b", "c"]}
+    save_classifier(network, metadata, tmp_path / "classifier.npz")
+    back = load_classifier(tmp_path / "classifier.npz")
+    assert back.config == network.config and back.labels == ("a", "b", "c")
+    videos = tf.random.stateless_uniform([3, 16, 11, 9, 3], [0, 1], -1, 1)
+    for name, value in network(videos).items():
+        np.testing.assert_array_equal(back(videos)[name], value, err_msg=name)
+
+
+def test_every_size_that_can_be_chosen_exists():
+    (size,) = (field for field in dataclasses.fields(train_classifier.Command) if field.name == "size")
+    assert set(size.metadata["choices"]) == set(classifier.SIZES)
+    assert classifier.SIZES["full"] == C3DConfig(112, (64, 128, 256, 256, 512, 512, 512, 512), (4096, 4096), 101)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output=c.h5"], "--output=c.h5: valid: a file name that ends in .npz"),
+        (["--steps=0"], "--steps=0: valid: a whole number of at least 1"),
+        (["--learning_rate=0"], "--learning_rate=0.0: valid: a number above 0"),
+        (["--seed=-1"], "--seed=-1: valid"),
+        (["--data_dir=nowhere"], "nowhere: no such folder"),
+    ],
+    ids=["output", "steps", "learning rate", "seed", "folder"],
+)
+def test_wrong_flags_are_one_line(data, tmp_path, capsys, arguments, message):
+    status, _, err = command(capsys, *data, f"--output={tmp_path}/c.npz", *arguments)
+    assert status in (1, 2)
+    assert err.startswith(f"train_classifier: {message}") and err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_cannot_be_used_are_one_line(data, tmp_path, capsys):
+    train, test = data
+
+    def fails(message, *arguments, status=2):
+        result = command(capsys, train, test, f"--output={tmp_path}/c.npz", *arguments)
+        assert (result[0], result[2]) == (status, f"train_classifier: {message}\n")
+        assert not (tmp_path / "c.npz.unfinished").exists()
+
+    folder = write_labelled(tmp_path / "none", [NO_LABEL], names=())
+    fails(f"--data_dir={folder}: 0 classes; valid: labelled videos of two classes at least", f"--data_dir={folder}")
+    folder = write_labelled(tmp_path / "some", [0, 1, NO_LABEL])
+    fails(f"--data_dir={folder}: v2 has no label; valid: 0 to 1", f"--data_dir={folder}")
+    fails(f"--test_data_dir={folder}: v2 has no label; valid: 0 to 1", f"--test_data_dir={folder}")
+    folder = write_labelled(tmp_path / "more", [0, 2, 1], colours=(*COLOURS, (0, 0, 0)))
+    fails(f"--data_dir={folder}: v1 has the label 2; valid: 0 to 1", f"--data_dir={folder}")
+    folder = write_labelled(tmp_path / "short", [0, 1], num_frames=15)
+    longest = "the longest video has 15 frames; a clip takes 16"
+    fails(f"--test_data_dir={folder}: {longest}", f"--test_data_dir={folder}")
+    folder = write_labelled(tmp_path / "others", [0, 1], names=("blue", "red"))
+    which = train.partition("=")[2]
+    fails(f"--test_data_dir={folder}: its classes are not those of {which}", f"--test_data_dir={folder}")
+    folder = write_labelled(tmp_path / "damaged", [0, 1])
+    shard = tmp_path / "damaged" / "colours-train-00000-of-00001.tfrecord"
+    flip_byte(shard, 1)
+    lost = "record 1 cannot be read (in a file that breaks off, neither can what follows)"
+    remedy = "copy the data set again, or prepare it again in an empty folder"
+    fails(f"{shard}: {lost}; {remedy}", f"--data_dir={folder}", status=1)
+
+
+def test_a_damaged_frame_ends_the_training_with_its_name(data, tmp_path, capsys):
+    folder = tmp_path / "damaged"
+    write_labelled(folder, [0, 1])
+    manifest = Manifest.load(folder)
+    shard = folder / manifest.shards[0].file
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for label in (0, 1):
+            frames = [b"no picture"] * 20
+            writer.write(encode_record(frames, video_id=f"v{label}", label=label, height=16, width=16))
+    shards = [dataclasses.replace(manifest.shards[0], bytes=shard.stat().st_size)]
+    dataclasses.replace(manifest, shards=shards).save(folder)
+    status, _, err = command(capsys, f"--data_dir={folder}", data[1], f"--output={tmp_path}/c.npz", *HOW)
+    assert status == 1
+    assert f"train_classifier: {shard}: record 0 is damaged: frame 0 cannot be decoded" in err
+    assert not (tmp_path / "c.npz").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
+    with pytest.raises(UserError, match=r"^step \d+: the loss is nan; lower --learning_rate and remove .*/state$"):
+        train_in_steps(tmp_path / "state", 10, learning_rate=1e30)
+
+
+def test_a_damaged_or_foreign_state_is_named(data, tmp_path, capsys):
+    train_in_steps(tmp_path / "state", 2)
+    file = tmp_path / "state" / "ckpt-2.data-00000-of-00001"
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(UserError, match=r"ckpt-2: cannot be read: .*; remove its folder to start anew$"):
+        train_in_steps(tmp_path / "state", 4)
+    foreign = tmp_path / "c.npz.unfinished"
+    foreign.mkdir()
+    capsys.readouterr()  # the bar's
+    (foreign / "recipe.json").write_text('{"size": "full"}')
+    status, _, err = command(capsys, *data, *HOW, f"--output={tmp_path}/c.npz")
+    assert status == 2
+    assert err.startswith(f"train_classifier: {foreign}: of another training: size full (now small), steps None (now")
+
+
+def test_files_that_are_no_classifier_are_named(tmp_path):
+    path = tmp_path / "classifier.npz"
+
+    def fails(message):
+        for read in (load_classifier, read_metadata):
+            with pytest.raises(UserError) as error:
+                read(path)
+            assert str(error.value).startswith(f"{path}: {message}")
+            assert "\n" not in str(error.value)
+
+    fails("no such file")
+    path.write_bytes(b"PK broken")
+    fails("cannot be read as an .npz of tganv2_tf.train_classifier")
+    np.savez(path, **C3D(TINY).to_arrays())
+    fails("'metadata' is missing; valid: a file that tganv2_tf.train_classifier wrote")
+    np.savez(path, metadata=np.array("no json"))
+    fails("'metadata' cannot be read")
+    np.savez(path, metadata=np.array('{"format": 2}'))
+    fails("its format is 2; this code reads 1")
+    whole = {"format": 1, "shape": dataclasses.asdict(TINY), "labels": ["a", "b"]}
+    np.savez(path, metadata=np.array(json.dumps(whole)))
+    with pytest.raises(UserError, match="'conv1a/W' is missing; expected an array of shape"):
+        load_classifier(path)

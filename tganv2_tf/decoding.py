@@ -1,0 +1,105 @@
+"""Video files -> frames, with OpenCV's FFmpeg.
+
+Everything streams: at no time is more than one decoded frame of a video in memory.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from tganv2_tf.files import Path
+
+# Broken videos are reported in our own words; FFmpeg and OpenCV would add theirs to the terminal.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when the first video is opened
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.setLogLevel(0)
+
+# Files that are offered as videos: not hidden, in a container that FFmpeg reads.
+VIDEO_NAME = re.compile(
+    r"[^.].*\.(3g2|3gp|asf|avi|divx|dv|f4v|flv|gif|m2ts|m2v|m4v|mjpe?g|mkv|mov|mp4|mpe?g|mpe|mts|mxf|ogv|qt|ts|vob|webm|"
+    r"wmv|y4m)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+class VideoError(Exception):
+    """This one video cannot be used; the message is the reason, without its name."""
+
+
+class VideoFrames(NamedTuple):
+    """A video being decoded.
+
+    Attributes:
+      fps: frames a second; 0 where it is unknown.
+      frames: each uint8 [height, width, 3], RGB. Raises VideoError where nothing can be decoded.
+    """
+
+    fps: float
+    frames: Iterator[np.ndarray]
+
+
+def open_video(path: Path) -> VideoFrames:
+    """Opens a video file; its frames have the size that they have in the file.
+
+    A damaged file may end early: what can be decoded before is what it has. The number of frames in its header is not
+    asked for, as it is often wrong.
+
+    Raises:
+      VideoError: missing, empty, or not a video.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise VideoError("the file is missing")
+    if not path.stat().st_size:
+        raise VideoError("the file is empty")
+    capture = _capture(path)
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    return VideoFrames(fps if math.isfinite(fps) and fps > 0 else 0.0, _frames(capture))
+
+
+def _capture(path: Path) -> cv2.VideoCapture:
+    absolute = os.path.realpath(path)
+    try:
+        absolute.encode()
+    except UnicodeEncodeError as error:  # OpenCV would crash
+        raise VideoError("its name or that of its folder is not valid UTF-8; rename it") from error
+    # FFmpeg by name, as other backends take a file name with digits for a sequence of pictures; and one thread, as the
+    # worker processes share the processors already.
+    capture = cv2.VideoCapture(absolute, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    if not capture.isOpened():
+        capture.release()
+        raise VideoError("it cannot be opened as a video")
+    return capture
+
+
+def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
+    try:
+        ok, frame = capture.read()
+        if not ok:
+            raise VideoError("no frame of it can be decoded")
+        while ok:
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            ok, frame = capture.read()
+    finally:
+        capture.release()
+
+
+def claimed_num_frames(path: Path) -> int:
+    """The number of frames by the header of the file, often wrong; 0 where there is none.
+
+    Raises:
+      VideoError: it cannot be opened.
+    """
+    capture = _capture(path)
+    try:
+        return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+    finally:
+        capture.release()

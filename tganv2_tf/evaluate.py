@@ -1,0 +1,161 @@
+"""Scores a generator: inception score, C3D FID and others, by the paper's protocol.
+
+python -m tganv2_tf.evaluate --model_dir=runs/ucf101 --data_dir=data/ucf101/train --classifier=classifier.npz
+python -m tganv2_tf.evaluate --saved_model=saved_models/ucf101/1 --data_dir=data/ucf101/train \\
+  --classifier=conv3d_deepnetA_ucf.npz --c3d_mean=mean2.npz --output=scores.json
+python -m tganv2_tf.evaluate --video_dir=samples --scores=fvd,kvd --i3d=i3d-kinetics-400 --data_dir=data/ucf101/train
+
+Where the videos come from is one of --model_dir, --saved_model, --video_dir and --clips_dir. What is printed is also
+written as JSON, with all that is needed to repeat it; a run's scores go to TensorBoard as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tganv2_tf import cli_flags
+from tganv2_tf.config import DataConfig, EvalConfig, option, require
+from tganv2_tf.errors import ConfigError
+from tganv2_tf.files import write_atomically
+
+if TYPE_CHECKING:
+    from tganv2_tf.evaluation.samples import Batches
+
+SOURCES = ("model_dir", "saved_model", "video_dir", "clips_dir")
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Command."""
+
+    model_dir: str = option(
+        "a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000: its averaged generator", ""
+    )
+    untrained: bool = option("with --model_dir: the generator as it was before its training", False)
+    saved_model: str = option("folder of one version of a SavedModel", "")
+    video_dir: str = option("folder of video files, of which the first 16 frames count", "")
+    clips_dir: str = option("folder of shards, scored as if their clips were generated", "")
+    data_dir: str = option("folder of the shards of real videos; none = those that the run was trained on", "")
+    scores: str = option(
+        "which: inception_score, c3d_fid, precision, recall, density, coverage (C3D), fvd, kvd (I3D)",
+        "inception_score,c3d_fid",
+    )
+    i3d: str = option("SavedModel or TF-Hub module of the I3D for fvd and kvd", "")
+    flip: str = option("mirror half of the real clips; auto = as the run, or yes", "auto", ("auto", "yes", "no"))
+    frame_step: int = option("distance of the frames of real clips; 0 = as the run, or 1", 0)
+    normalization: str = option(
+        "of real clips and video files, as in training; auto = as the run, or paper",
+        "auto",
+        ("auto", "paper", "official"),
+    )
+    seed: int = option("seed of the latents, or of the clips of --clips_dir", 0)
+    output: str = option("JSON file to write; none = RUN/evaluations/ of a run, else no file", "")
+
+    def __post_init__(self) -> None:
+        if sum(bool(getattr(self, name)) for name in SOURCES) != 1:
+            flags = ", ".join(f"--{name}" for name in SOURCES)
+            raise ConfigError(f"{flags}: one of them, and only one, must say what to score")
+        require(not self.untrained or bool(self.model_dir), "untrained", "true", "with --model_dir only")
+        require(self.frame_step >= 0, "frame_step", self.frame_step, "a whole number of at least 0")
+        require(0 <= self.seed < 2**31, "seed", self.seed, "a whole number from 0 to 2147483647")
+
+
+def data_config(command: Command, of_run: DataConfig | None) -> DataConfig:
+    """How real clips are drawn: as the run draws them, where the command does not say otherwise."""
+    data = of_run or DataConfig()
+    changes: dict[str, Any] = {}
+    if command.data_dir:
+        changes["data_dir"] = command.data_dir
+    if command.flip != "auto":
+        changes["flip"] = command.flip == "yes"
+    if command.frame_step:
+        changes["frame_step"] = command.frame_step
+    if command.normalization != "auto":
+        changes["normalization"] = command.normalization
+    return dataclasses.replace(data, **changes)
+
+
+def source(command: Command, batch_size: int) -> tuple[Batches, DataConfig, dict[str, Any]]:
+    """The videos to score, how real clips are drawn, and what the report says of where the videos come from.
+
+    Raises:
+      UserError: nothing there to score.
+    """
+    import tensorflow as tf
+
+    from tganv2_tf.data.manifest import Manifest
+    from tganv2_tf.evaluation import samples
+
+    if command.model_dir:
+        from tganv2_tf.models.generator import Generator
+        from tganv2_tf.training.checkpoints import load_config, load_generator, run_folder
+
+        if command.untrained:
+            run, step = load_config(str(run_folder(command.model_dir))), 0
+            tf.keras.utils.set_random_seed(run.train.seed)  # as training begins
+            generator = Generator(run.model)
+        else:
+            generator, run, step = load_generator(command.model_dir)
+        sample = tf.function(lambda z: generator(z, num_frames=samples.NUM_FRAMES), reduce_retracing=True)
+        batches = samples.of_generator(sample, run.model.z_dim, command.seed, batch_size)
+        about = {"model_dir": command.model_dir, "step": step, "config": dataclasses.asdict(run)}
+        return batches, data_config(command, run.data), about
+    data = data_config(command, None)
+    if command.saved_model:
+        sample, z_dim = samples.saved_model_sampler(command.saved_model)
+        return samples.of_generator(sample, z_dim, command.seed, batch_size), data, {"saved_model": command.saved_model}
+    if command.video_dir:
+        paths = samples.videos_in(command.video_dir)
+        about = {"video_dir": command.video_dir, "num_videos": len(paths)}
+        return samples.of_folder(paths, batch_size, data.normalization), data, about
+    manifest = Manifest.load(command.clips_dir)
+    clips = dataclasses.replace(data, data_dir=command.clips_dir)
+    about = {"clips_dir": command.clips_dir, "num_videos": manifest.num_videos}
+    return samples.of_shards(manifest, clips, command.seed + 1, batch_size), data, about  # 0 is the real side's
+
+
+def main(command: Command, config: EvalConfig) -> int:
+    from tganv2_tf.data.manifest import Manifest
+    from tganv2_tf.evaluation import protocol
+
+    names = protocol.parse_scores(command.scores)
+    batches, data, generated = source(command, config.eval_batch_size)
+    kinds = {protocol.NETWORK_OF[name] for name in names}
+    needs_real = bool(set(names) - protocol.WITHOUT_REAL_CLIPS)
+    if needs_real and not data.data_dir:
+        raise ConfigError("--data_dir is missing: the shards of real videos; only inception_score goes without")
+    manifest = Manifest.load(data.data_dir) if needs_real else None
+    networks, real = {}, {}
+    if "c3d" in kinds:
+        networks["c3d"] = protocol.load_c3d_network(config)
+    if "i3d" in kinds:
+        if not command.i3d:
+            raise ConfigError("--i3d is missing: the network of fvd and kvd, a SavedModel or TF-Hub module")
+        networks["i3d"] = protocol.load_i3d_network(command.i3d)
+    if manifest is not None:
+        for kind in kinds:
+            real[kind] = protocol.real_features(networks[kind], manifest, data, config)
+    found = protocol.evaluate(names, batches, networks, real, config)
+    for name, score in found.items():
+        print(f"{name:<16} {score.mean:.4f} +- {score.std:.4f}")
+    report = protocol.report(found, {**generated, "seed": command.seed}, data, manifest, networks, config)
+    output = command.output
+    if command.model_dir:
+        import tensorflow as tf
+
+        from tganv2_tf.training.checkpoints import EVENTS_DIR, run_folder
+
+        folder = run_folder(command.model_dir)
+        output = output or str(folder / "evaluations" / f"step-{generated['step']}.json")
+        protocol.write_summaries(tf.summary.create_file_writer(str(folder / EVENTS_DIR)), found, generated["step"])
+    if output:
+        write_atomically(output, json.dumps(report, indent=2) + "\n")
+        print(f"Report: {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli_flags.run(main, (Command, EvalConfig), "tganv2_tf.evaluate", __doc__))

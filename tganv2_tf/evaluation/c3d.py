@@ -1,0 +1,213 @@
+"""C3D, the 3D convolutional network whose class probabilities and features the scores are made of.
+
+Eight 3x3x3 convolutions with ReLU, five max pools, fully-connected fc6, fc7 and fc8 (Tran et al., 2015,
+arXiv:1412.0767). `load_c3d` makes the network behind the paper's scores out of the files that the authors of TGANv2
+publish, with their preprocessing; `tganv2_tf.evaluation.classifier` trains networks of other widths.
+
+Files hold arrays by the names `conv1a/W` ... `fc8/b`, convolutions as [out, in, T, H, W] and linear layers as
+[out, in], where fc6 reads the last map in the order C, T, H, W.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.keras import layers
+
+from tganv2_tf.errors import UserError
+from tganv2_tf.files import Path, read_npz
+
+NUM_FRAMES = 16
+CONVOLUTIONS = ("conv1a", "conv2a", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b")
+POOL_AFTER = {"conv1a": (1, 2, 2), **dict.fromkeys(("conv2a", "conv3b", "conv4b", "conv5b"), (2, 2, 2))}  # T, H, W
+SHRINKING = 32  # of height and width, by the five pools
+DROPOUT = 0.5
+MEAN_SHAPE = (3, NUM_FRAMES, 128, 171)
+AUTHORS = "the authors' code"
+CENTRE = slice(8, 120)  # the rows and columns of the mean that the authors subtract
+
+
+@dataclasses.dataclass(frozen=True)
+class C3DConfig:
+    """Shape of the network. The defaults are those of the authors' file.
+
+    Attributes:
+      side: height and width in pixels to which it resizes its input.
+      channels: of the eight convolutions.
+      units: of fc6 and fc7.
+      num_classes: units of fc8.
+    """
+
+    side: int = 112
+    channels: tuple[int, ...] = (64, 128, 256, 256, 512, 512, 512, 512)
+    units: tuple[int, int] = (4096, 4096)
+    num_classes: int = 101
+
+
+def resize(videos: tf.Tensor, size: int) -> tf.Tensor:
+    """Resizes whole frames, bilinearly, the corner pixels on the corner pixels, without a filter against aliasing.
+
+    Args:
+      videos: float32 [N, T, H, W, C].
+      size: of the result, in pixels.
+    Returns:
+      float32 [N, T, size, size, C].
+    """
+    shape = tf.shape(videos)
+    frames = tf.reshape(videos, [-1, shape[2], shape[3], videos.shape[4]])
+    frames = tf.compat.v1.image.resize(frames, [size, size], align_corners=True)
+    return tf.reshape(frames, [-1, shape[1], size, size, videos.shape[4]])
+
+
+class C3D(tf.keras.Model):
+    """The network, from videos to class probabilities.
+
+    Attributes:
+      config: the shape.
+      labels: names of the classes, in the order of the probabilities; empty where they are not known.
+    """
+
+    def __init__(
+        self, config: C3DConfig, mean: np.ndarray | None = None, labels: tuple[str, ...] = (), **kwargs: Any
+    ) -> None:
+        """Makes all weights: He normal, from Keras' seed, and zero biases.
+
+        Args:
+          config: the shape.
+          mean: float32 [16, side, side, 3], what the authors' preprocessing subtracts; None for a network that takes
+            its input as it is.
+          labels: names of the classes.
+        """
+        super().__init__(**kwargs)
+        self.config, self.labels = config, labels
+        self.mean = None if mean is None else tf.constant(mean)
+        self.convolutions = [
+            layers.Conv3D(channels, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=name)
+            for name, channels in zip(CONVOLUTIONS, config.channels)
+        ]
+        self.fc6 = layers.Dense(config.units[0], activation="relu", kernel_initializer="he_normal", name="fc6")
+        self.fc7 = layers.Dense(config.units[1], activation="relu", kernel_initializer="he_normal", name="fc7")
+        self.fc8 = layers.Dense(config.num_classes, kernel_initializer="he_normal", name="fc8")
+        for convolution, inputs in zip(self.convolutions, (3, *config.channels)):
+            convolution.build([None, None, None, None, inputs])
+        self.map_size = config.channels[-1] * (-(-config.side // SHRINKING)) ** 2  # of one frame: 16 / 2^4
+        for linear, inputs in ((self.fc6, self.map_size), (self.fc7, config.units[0]), (self.fc8, config.units[1])):
+            linear.build([None, inputs])
+        self.built = True
+
+    @property
+    def num_classes(self) -> int:
+        return self.config.num_classes
+
+    @tf.autograph.experimental.do_not_convert  # which does not know `super()` without arguments
+    def __call__(self, videos: tf.Tensor, *args: Any, **kwargs: Any) -> dict[str, tf.Tensor]:
+        # Here, as Keras would wrap what `call` raises in lines of its own.
+        videos = tf.convert_to_tensor(videos)
+        if not videos.shape.is_compatible_with([None, NUM_FRAMES, None, None, 3]):
+            raise UserError(
+                f"videos of shape {videos.shape}: C3D takes [N, {NUM_FRAMES}, H, W, 3], exactly {NUM_FRAMES} frames"
+            )
+        if not videos.dtype.is_floating:
+            raise TypeError(f"videos of {videos.dtype.name}: C3D takes real numbers in [-1, 1]")
+        return super().__call__(videos, *args, **kwargs)
+
+    def call(self, videos: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Classifies videos.
+
+        Args:
+          videos: float32 [N, 16, H, W, 3], RGB in [-1, 1], of any height and width.
+          dropout_seed: int [2], a stateless seed with which half of fc6 and fc7 is dropped, for training; None drops
+            nothing.
+        Returns:
+          float32: `fc6` and `fc7` after their ReLU, [N, units]; `fc8`, the logits, and `probabilities`, their softmax,
+          [N, num_classes].
+        Raises:
+          UserError: another number of frames.
+          TypeError: whole numbers.
+        """
+        features = self.extract(self.preprocess(videos))
+        fc6 = self.fc6(tf.reshape(tf.transpose(features, [0, 4, 1, 2, 3]), [-1, self.map_size]))
+        if dropout_seed is not None:
+            fc6 = tf.nn.experimental.stateless_dropout(fc6, DROPOUT, dropout_seed)
+        fc7 = self.fc7(fc6)
+        if dropout_seed is not None:
+            other_seed = tf.random.experimental.stateless_fold_in(dropout_seed, 1)
+            fc7 = tf.nn.experimental.stateless_dropout(fc7, DROPOUT, other_seed)
+        fc8 = self.fc8(fc7)
+        return {"fc6": fc6, "fc7": fc7, "fc8": fc8, "probabilities": tf.nn.softmax(fc8)}
+
+    def preprocess(self, videos: tf.Tensor) -> tf.Tensor:
+        """What the first convolution sees: float32 [N, 16, H, W, 3] in [-1, 1] -> [N, 16, side, side, 3].
+
+        With a mean, as the authors do: BGR, from 0 to 256, less the mean. Without one, the resized input.
+        """
+        resized = resize(tf.ensure_shape(videos, [None, NUM_FRAMES, None, None, 3]), self.config.side)
+        return resized if self.mean is None else resized[..., ::-1] * 128.0 + (128.0 - self.mean)
+
+    def extract(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The map behind the last pool: [N, 16, side, side, 3] -> [N, 1, side / 32, side / 32, C], rounded up."""
+        features = inputs
+        for convolution in self.convolutions:
+            features = convolution(features)
+            if convolution.name in POOL_AFTER:
+                pool = POOL_AFTER[convolution.name]
+                features = tf.nn.max_pool3d(features, pool, pool, "SAME")  # pads an odd axis at its end
+        return features
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The weights, named and laid out as in the files."""
+        arrays = {}
+        for layer in (*self.convolutions, self.fc6, self.fc7, self.fc8):
+            kernel = layer.kernel.numpy()
+            arrays[f"{layer.name}/W"] = kernel.transpose(kernel.ndim - 1, kernel.ndim - 2, *range(kernel.ndim - 2))
+            arrays[f"{layer.name}/b"] = layer.bias.numpy()
+        return arrays
+
+    def assign_arrays(self, arrays: Mapping[str, np.ndarray], path: Path) -> None:
+        """Takes over the weights of a file, after all of them have been checked; what else it holds is left alone.
+
+        Raises:
+          UserError: one is missing, has another shape or is not made of real numbers; the message names `path`.
+        """
+        weights = {}
+        for layer in (*self.convolutions, self.fc6, self.fc7, self.fc8):
+            *positions, inputs, outputs = layer.kernel.shape
+            for name, shape in ((f"{layer.name}/W", (outputs, inputs, *positions)), (f"{layer.name}/b", (outputs,))):
+                weights[name] = _array(arrays, name, shape, path)
+        for layer in (*self.convolutions, self.fc6, self.fc7, self.fc8):
+            kernel = weights[f"{layer.name}/W"]
+            layer.kernel.assign(kernel.transpose(*range(2, kernel.ndim), 1, 0))
+            layer.bias.assign(weights[f"{layer.name}/b"])
+
+
+def _array(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...], path: Path) -> np.ndarray:
+    if name not in arrays:
+        raise UserError(f"{path}: {name!r} is missing; expected an array of shape {list(shape)}")
+    array = arrays[name]
+    if array.shape != shape:
+        raise UserError(f"{path}: {name!r} has shape {list(array.shape)}; expected {list(shape)}")
+    if array.dtype.kind != "f":
+        raise UserError(f"{path}: {name!r} has dtype {array.dtype}; expected float32")
+    return array
+
+
+def load_c3d(weights_path: Path, mean_path: Path) -> C3D:
+    """The C3D of the paper's scores, trained on UCF101.
+
+    Args:
+      weights_path: the authors' conv3d_deepnetA_ucf.npz.
+      mean_path: the authors' mean2.npz, whose `mean` is float32 [3, 16, 128, 171], axes C, T, H, W.
+    Returns:
+      The network; which class a probability stands for is not in the files.
+    Raises:
+      UserError: no such file, none of the authors', or an array in it that is missing or of another shape.
+    """
+    mean = _array(read_npz(mean_path, AUTHORS), "mean", MEAN_SHAPE, mean_path)[:, :, CENTRE, CENTRE]
+    arrays = read_npz(weights_path, AUTHORS)
+    network = C3D(C3DConfig(), mean.transpose(1, 2, 3, 0).astype(np.float32), name="c3d")
+    network.assign_arrays(arrays, weights_path)
+    return network

@@ -1,0 +1,351 @@
+"""How scores come about: which videos, which network, how often, against which real clips.
+
+The paper's protocol: 2048 generated videos a repetition, 10 repetitions, mean and standard deviation over them; the
+inception score from C3D's class probabilities, the Frechet distance from its features fc7, as in the authors' code
+after their ReLU, against ten clips of each training video, drawn as training draws them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import sys
+from collections.abc import Callable, Collection, Mapping
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from tqdm import tqdm
+
+from tganv2_tf import __version__
+from tganv2_tf.config import DataConfig, EvalConfig
+from tganv2_tf.data.manifest import Manifest, checksum
+from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.evaluation import metrics
+from tganv2_tf.evaluation.c3d import C3D, NUM_FRAMES, load_c3d, resize
+from tganv2_tf.evaluation.classifier import load_classifier
+from tganv2_tf.evaluation.samples import Batches, Stream, of_shards
+from tganv2_tf.files import read_npz, whole_file
+
+# Each score, and the network whose word it takes.
+NETWORK_OF = {
+    "inception_score": "c3d",
+    "c3d_fid": "c3d",
+    "precision": "c3d",
+    "recall": "c3d",
+    "density": "c3d",
+    "coverage": "c3d",
+    "fvd": "i3d",
+    "kvd": "i3d",
+}
+WITHOUT_REAL_CLIPS = {"inception_score"}
+COMPARE_SAMPLES = {"kvd", "precision", "recall", "density", "coverage"}
+NEIGHBOURS = 5  # the most that one of the scores looks for: there must be more samples
+PAPER_SIZE = 128
+REAL_SEED = 0  # the same real clips in all evaluations
+CACHE_FORMAT = 1
+
+
+class Network(NamedTuple):
+    """What sees videos for the scores.
+
+    Attributes:
+      name: `c3d` or `i3d`.
+      identity: what its answers depend on, for the cache and the report: checksums of files, preprocessing.
+      describe: float32 [n, 16, H, W, 3] in [-1, 1] -> features [n, d], and class probabilities [n, K] or None.
+    """
+
+    name: str
+    identity: dict[str, Any]
+    describe: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor | None]]
+
+
+class Real(NamedTuple):
+    """Features of real clips.
+
+    Attributes:
+      moments: of all of them.
+      sample: float32 [n, d], the first ones, for scores that compare samples: as many as a repetition has.
+    """
+
+    moments: metrics.Moments
+    sample: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Mean and standard deviation (divided by n) over the repetitions."""
+
+    mean: float
+    std: float
+    values: list[float]
+
+    @classmethod
+    def of(cls, values: list[float]) -> Score:
+        return cls(float(np.mean(values)), float(np.std(values)), values)
+
+
+def parse_scores(text: str) -> list[str]:
+    """`inception_score,c3d_fid` -> both names.
+
+    Raises:
+      ConfigError: another name, or none.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names or not set(names) <= set(NETWORK_OF):
+        raise ConfigError(f"--scores={text}: valid: some of {','.join(NETWORK_OF)}")
+    return list(dict.fromkeys(names))
+
+
+def load_c3d_network(config: EvalConfig) -> Network:
+    """The C3D in `--classifier`, with the preprocessing of `--protocol`.
+
+    Raises:
+      ConfigError: no `--classifier`.
+      UserError: no such file, or not one of a C3D.
+    """
+    if not config.classifier:
+        raise ConfigError(
+            "--classifier is missing: a C3D; `python -m tganv2_tf.train_classifier` makes one, or use the authors' "
+            "conv3d_deepnetA_ucf.npz with their --c3d_mean=mean2.npz"
+        )
+    files = [config.classifier]
+    if config.c3d_mean:
+        network: C3D = load_c3d(config.classifier, config.c3d_mean)
+        files.append(config.c3d_mean)
+    else:
+        network = load_classifier(config.classifier)
+
+    @tf.function(reduce_retracing=True)
+    def describe(videos: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        outputs = network(resize(videos, PAPER_SIZE) if config.protocol == "paper" else videos)
+        return outputs["fc7"], outputs["probabilities"]
+
+    identity = {
+        "network": "c3d",
+        "files": {os.path.basename(file): checksum(file) for file in files},
+        "protocol": config.protocol,
+    }
+    return Network("c3d", identity, describe)
+
+
+def load_i3d_network(path: str) -> Network:
+    """The I3D of FVD and KVD, from a SavedModel or a TF-Hub module; see `tganv2_tf.evaluation.i3d`.
+
+    Raises:
+      UserError: it cannot be loaded.
+    """
+    from tganv2_tf.evaluation.i3d import load_i3d
+
+    network = load_i3d(path)
+    identity = {"network": "i3d", "files": {path: network.checksum}}
+    return Network("i3d", identity, lambda videos: (network(videos), None))
+
+
+def real_features(network: Network, manifest: Manifest, data: DataConfig, config: EvalConfig) -> Real:
+    """Features of `real_passes` clips of each real video, on average; from the cache if they have been computed before.
+
+    Args:
+      network: what describes them.
+      manifest: of the data set in `data.data_dir`.
+      data: how training draws clips.
+      config: `real_passes`, `num_samples`, `cache_dir`.
+    Raises:
+      ConfigError: no video has 16 frames.
+      UserError: damaged data.
+    """
+    count = config.real_passes * manifest.num_records
+    identity = {
+        "format": CACHE_FORMAT,
+        "network": network.identity,
+        "shards": {shard.file: shard.checksum for shard in manifest.shards},
+        "clips": count,
+        "kept": min(config.num_samples, count),
+        "draw": [REAL_SEED, data.flip, data.frame_step, data.normalization],
+        "num_frames": NUM_FRAMES,
+        "tensorflow": tf.__version__,
+    }
+    text = json.dumps(identity, sort_keys=True)
+    path = None
+    if config.cache_dir:
+        name = f"real-{network.name}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
+        path = pathlib.Path(config.cache_dir).expanduser() / name
+        cached = _cached(path)
+        if cached is not None:
+            return cached
+    moments, kept, missing = metrics.Moments(), [], identity["kept"]
+    batches = Stream(of_shards(manifest, data, REAL_SEED, config.eval_batch_size))
+    with tqdm(total=count, desc="real clips", unit="clip", mininterval=1) as bar:
+        for videos in batches.take(count):
+            features = network.describe(videos)[0].numpy()
+            moments.update(features)
+            if missing > 0:
+                kept.append(features[:missing])
+                missing -= len(kept[-1])
+            bar.update(len(features))
+    real = Real(moments, np.concatenate(kept))
+    if path is not None:
+        try:
+            with whole_file(path) as temporary, open(temporary, "wb") as file:
+                np.savez(file, identity=np.array(text), sample=real.sample, **moments.to_arrays())
+        except OSError as error:
+            logging.warning("%s: the features of the real clips are not kept: %s.", path, error)
+    return real
+
+
+def _cached(path: pathlib.Path) -> Real | None:
+    if not path.is_file():
+        return None
+    try:
+        arrays = read_npz(path, "tganv2_tf")
+        return Real(metrics.Moments.from_arrays(arrays), arrays["sample"])
+    except (UserError, KeyError, ValueError) as error:
+        logging.warning("%s; computed again.", error)
+        return None
+
+
+def evaluate(
+    scores: Collection[str],
+    batches: Batches,
+    networks: Mapping[str, Network],
+    real: Mapping[str, Real],
+    config: EvalConfig,
+    progress: bool = True,
+) -> dict[str, Score]:
+    """Scores videos. Memory does not grow with their number, but for scores that compare samples with one another.
+
+    Args:
+      scores: names, of `NETWORK_OF`.
+      batches: the videos.
+      networks: by name, those that the scores need.
+      real: by name of the network, features of real clips.
+      config: `num_samples` and `repetitions`; fewer, where there are fewer videos.
+      progress: show a bar.
+    Returns:
+      By name.
+    Raises:
+      UserError: too few videos, or some that are not finite.
+    """
+    stream = Stream(batches)
+    values: dict[str, list[float]] = {name: [] for name in scores}
+    total = config.repetitions * config.num_samples
+    with tqdm(total=total, desc="generated", unit="video", mininterval=1, disable=not progress) as bar:
+        for repetition in range(config.repetitions):
+            described = {name: _Described(network, scores) for name, network in networks.items()}
+            count = 0
+            for videos in stream.take(config.num_samples):
+                for each in described.values():
+                    each.update(videos)
+                count += len(videos)
+                bar.update(len(videos))
+            if count < config.num_samples and repetition:
+                break  # a last part, smaller than the others, would have another bias
+            if count <= NEIGHBOURS:
+                raise UserError(f"{count} videos are too few to be scored; expected more than {NEIGHBOURS}")
+            if count < config.num_samples:
+                logging.warning("Only %d videos, and not --num_samples=%d.", count, config.num_samples)
+            for name in described:
+                for score, value in described[name].scores(real.get(name)).items():
+                    values[score].append(value)
+    return {name: Score.of(values[name]) for name in scores}
+
+
+class _Described:
+    """What one network said of the videos of one repetition."""
+
+    def __init__(self, network: Network, scores: Collection[str]) -> None:
+        self.network = network
+        self.wanted = [score for score in scores if NETWORK_OF[score] == network.name]
+        self.inception_score, self.moments = metrics.InceptionScore(), metrics.Moments()
+        self.features: list[np.ndarray] = []
+
+    def update(self, videos: tf.Tensor) -> None:
+        described, probabilities = self.network.describe(videos)
+        features = described.numpy()
+        if not np.isfinite(features).all():
+            raise UserError("the videos, or what the network says of them, are not finite numbers; nothing to score")
+        if "inception_score" in self.wanted and probabilities is not None:
+            self.inception_score.update(probabilities.numpy())
+        if {"c3d_fid", "fvd"} & set(self.wanted):
+            self.moments.update(features)
+        if COMPARE_SAMPLES & set(self.wanted):
+            self.features.append(features)
+
+    def scores(self, real: Real | None) -> dict[str, float]:
+        found = {}
+        if "inception_score" in self.wanted:
+            found["inception_score"] = self.inception_score.result()
+        if real is not None:
+            for score in {"c3d_fid", "fvd"} & set(self.wanted):
+                found[score] = metrics.frechet_distance(real.moments, self.moments)
+        if real is not None and self.features:
+            fake = np.concatenate(self.features)
+            if "kvd" in self.wanted:
+                found["kvd"] = metrics.kernel_distance(real.sample, fake)
+            if {"precision", "recall"} & set(self.wanted):
+                found.update(metrics.precision_recall(real.sample, fake)._asdict())
+            if {"density", "coverage"} & set(self.wanted):
+                found.update(metrics.density_coverage(real.sample, fake)._asdict())
+        return {score: found[score] for score in self.wanted}
+
+
+def report(
+    scores: Mapping[str, Score],
+    generated: Mapping[str, Any],
+    data: DataConfig,
+    manifest: Manifest | None,
+    networks: Mapping[str, Network],
+    config: EvalConfig,
+) -> dict[str, Any]:
+    """All that is needed to repeat an evaluation, and its results, for JSON.
+
+    Args:
+      scores: the results.
+      generated: what was scored.
+      data: how real clips were drawn.
+      manifest: of the real side, where there was one.
+      networks: that were asked.
+      config: the protocol.
+    """
+    real = None
+    if manifest is not None:
+        fields = ("data_dir", "flip", "frame_step", "normalization")
+        real = {
+            **{field: getattr(data, field) for field in fields},
+            "name": f"{manifest.name}-{manifest.split}",
+            "clips": config.real_passes * manifest.num_records,
+            "seed": REAL_SEED,
+            "shards": {shard.file: shard.checksum for shard in manifest.shards},
+        }
+    packages = ("tensorflow", "numpy", "scipy", "opencv-python")
+    return {
+        "scores": {name: dataclasses.asdict(score) for name, score in scores.items()},
+        "generated": dict(generated),
+        "real": real,
+        "protocol": dataclasses.asdict(config),
+        "networks": [network.identity for network in networks.values()],
+        "versions": {
+            "tganv2_tf": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in packages},
+        },
+        "command": sys.argv[1:],
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def write_summaries(writer: tf.summary.SummaryWriter, scores: Mapping[str, Score], step: int) -> None:
+    """TensorBoard's `eval/SCORE`, and `eval/SCORE_std` where there were repetitions."""
+    with writer.as_default(step):
+        for name, score in scores.items():
+            tf.summary.scalar(f"eval/{name}", score.mean)
+            if len(score.values) > 1:
+                tf.summary.scalar(f"eval/{name}_std", score.std)
+    writer.flush()

@@ -1,0 +1,134 @@
+"""The videos that are scored: of a generator, of a SavedModel, of a folder, or real ones.
+
+Each source is an iterator of batches, float32 [n, 16, H, W, 3] in [-1, 1], n up to the batch size. Those of generators
+and shards never end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from tganv2_tf.config import DataConfig
+from tganv2_tf.data.manifest import Manifest
+from tganv2_tf.data.pipeline import labelled_clips, normalize
+from tganv2_tf.decoding import VIDEO_NAME, VideoError, open_video
+from tganv2_tf.errors import UserError
+from tganv2_tf.evaluation.c3d import NUM_FRAMES
+from tganv2_tf.models.latents import latents_from_seeds
+
+Batches = Iterator[tf.Tensor]
+
+
+class Stream:
+    """Batches, of which any number of videos can be taken.
+
+    Args:
+      batches: float32 [n, T, H, W, 3].
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self._rest: tf.Tensor | None = None
+
+    def take(self, count: int) -> Batches:
+        """The next `count` videos in batches; fewer only where there are no more."""
+        while count:
+            batch = next(self._batches, None) if self._rest is None else self._rest
+            if batch is None:
+                return
+            now, rest = batch[:count], batch[count:]
+            self._rest = rest if len(rest) else None
+            count -= len(now)
+            yield now
+
+
+def of_generator(sample: Callable[[tf.Tensor], tf.Tensor], z_dim: int, seed: int, batch_size: int) -> Batches:
+    """Videos of the latents number 0, 1, 2 ... of a seed, whatever the batch size.
+
+    Args:
+      sample: float32 [n, z_dim] -> float32 [n, 16, H, W, 3].
+      z_dim: dimensions of a latent.
+      seed: from 0 up to, not including, 2^31.
+      batch_size: n.
+    """
+    for first in itertools.count(0, batch_size):
+        seeds = tf.range(first, first + batch_size, dtype=tf.int64) + (seed << 32)
+        yield tf.clip_by_value(sample(latents_from_seeds(seeds, z_dim)), -1.0, 1.0)
+
+
+def saved_model_sampler(folder: str) -> tuple[Callable[[tf.Tensor], tf.Tensor], int]:
+    """What a SavedModel of `tganv2_tf.export` offers in float32: from latents to videos of 16 frames, and its z_dim.
+
+    Raises:
+      UserError: no SavedModel there, or one that is no generator of videos of 16 frames.
+    """
+    try:
+        loaded = tf.saved_model.load(folder)
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(f"{folder}: no SavedModel there; name the folder NAME/VERSION") from error
+    served = loaded.signatures.get("generate_float")
+    if served is None:
+        raise UserError(f"{folder}: no signature generate_float; valid: a generator that tganv2_tf.export wrote")
+    z_dim, num_frames = served.structured_input_signature[1]["z"].shape[1], served.structured_outputs["videos"].shape[1]
+    if num_frames == NUM_FRAMES:
+        # Not `served` alone, which does not keep the variables of `loaded`.
+        return lambda z: loaded.signatures["generate_float"](z)["videos"], z_dim
+    if not hasattr(loaded, "sample"):
+        raise UserError(f"{folder}: its videos have {num_frames} frames; the scores are of {NUM_FRAMES}")
+    return lambda z: loaded.sample(z, NUM_FRAMES, loaded.num_levels), z_dim
+
+
+def videos_in(folder: str) -> list[pathlib.Path]:
+    """All video files below a folder, in the order of their paths.
+
+    Raises:
+      UserError: no such folder, or no video in it.
+    """
+    if not pathlib.Path(folder).is_dir():
+        raise UserError(f"{folder}: no such folder")
+    paths = sorted(path for path in pathlib.Path(folder).rglob("*") if VIDEO_NAME.fullmatch(path.name))
+    if not paths:
+        raise UserError(f"{folder}: no video files in it")
+    return paths
+
+
+def of_folder(paths: list[pathlib.Path], batch_size: int, normalization: str) -> Batches:
+    """The first 16 frames of each video file; a batch holds videos of one size.
+
+    Raises:
+      UserError: a file that cannot be decoded or has fewer frames.
+    """
+    batch: list[np.ndarray] = []
+    for path in paths:
+        try:
+            frames = list(itertools.islice(open_video(path).frames, NUM_FRAMES))
+        except VideoError as error:
+            raise UserError(f"{path}: {error}; take it out of the folder") from error
+        if len(frames) < NUM_FRAMES:
+            raise UserError(f"{path}: {len(frames)} frames; the scores are of {NUM_FRAMES}; take it out of the folder")
+        video = np.stack(frames)
+        if batch and (len(batch) == batch_size or batch[0].shape != video.shape):
+            yield normalize(np.stack(batch), normalization)
+            batch = []
+        batch.append(video)
+    yield normalize(np.stack(batch), normalization)
+
+
+def of_shards(manifest: Manifest, data: DataConfig, seed: int, batch_size: int) -> Batches:
+    """Real clips of 16 frames as training sees them, one random window of each video before the next of any.
+
+    (But for the last few of each shard, beside which the next ones begin.)
+
+    Raises:
+      UserError: at the first batch, where no video has that many frames.
+    """
+    data = dataclasses.replace(data, windows_per_record=1, shuffle_buffer=1)  # scores do not ask for an order
+    clips = labelled_clips(manifest, data, NUM_FRAMES, manifest.height, seed, endless=True)
+    batches = clips.map(lambda clip, label: normalize(clip, data.normalization)).batch(batch_size)
+    yield from batches.prefetch(tf.data.AUTOTUNE)
