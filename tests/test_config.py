@@ -1,11 +1,12 @@
 """Configs refuse what cannot work, and survive their JSON."""
 
 import dataclasses
+import json
 
 import pytest
 
 from tests.conftest import tiny_config
-from tganv2_tf.config import Config, DataConfig, ModelConfig, TrainConfig
+from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.errors import ConfigError
 
 
@@ -41,6 +42,17 @@ def test_defaults_are_the_papers_model():
             lambda: TrainConfig(checkpoint_every_steps=100, keep_checkpoint_every_steps=150),
             "--keep_checkpoint_every_steps=150: valid: a multiple of --checkpoint_every_steps=100",
         ),
+        (
+            lambda: TrainConfig(checkpoint_every_steps=100, eval_every_steps=150),
+            "--eval_every_steps=150: valid: a multiple of --checkpoint_every_steps=100",
+        ),
+        (
+            lambda: Config(train=TrainConfig(eval_every_steps=1000)),
+            "--eval_every_steps=1000: valid: 0, or a --classifier",
+        ),
+        (lambda: EvalConfig(num_samples=1), "--num_samples=1: valid: a whole number of at least 2"),
+        (lambda: EvalConfig(repetitions=0), "--repetitions=0"),
+        (lambda: EvalConfig(c3d_mean="mean2.npz"), "--c3d_mean=mean2.npz: valid: with --classifier only"),
         (lambda: TrainConfig(profile_steps=(5,)), "--profile_steps=5: valid: two numbers FIRST,LAST"),
         (lambda: TrainConfig(profile_steps=(9, 11), train_steps=10), "--profile_steps=9,11: .* to --train_steps=10"),
         (lambda: Config(train=TrainConfig(global_batch_size=20)), "--global_batch_size=20: valid: a multiple of 8"),
@@ -56,6 +68,13 @@ def test_json_round_trip():
     assert Config.from_json(config.to_json()) == config
 
 
+def test_runs_from_before_there_were_scores_are_read():
+    config = tiny_config()
+    old = json.loads(config.to_json())
+    del old["eval"], old["train"]["eval_every_steps"], old["train"]["best_score"]
+    assert Config.from_json(json.dumps(old)) == config
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"model": {}}', tiny_config().to_json().replace("z_dim", "zdim")])
 def test_damaged_json_is_refused(text):
     with pytest.raises(ConfigError, match=r"config\.json cannot be read"):
@@ -63,6 +82,6 @@ def test_damaged_json_is_refused(text):
 
 
 def test_every_field_says_what_it_means():
-    for part in (ModelConfig, DataConfig, TrainConfig):
+    for part in (ModelConfig, DataConfig, TrainConfig, EvalConfig):
         for field in dataclasses.fields(part):
             assert len(field.metadata["help"]) > 10, field.name

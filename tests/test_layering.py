@@ -6,7 +6,7 @@ from tests.conftest import ROOT
 
 # Each floor imports from itself and from those below.
 FLOORS = [
-    {"errors"},
+    {"errors", "__version__"},
     {"files", "pyramid", "quiet"},
     {"config", "decoding"},
     {"cli_flags", "subsampling", "videos"},

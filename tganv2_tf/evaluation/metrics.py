@@ -146,9 +146,9 @@ class Moments:
     def covariance_factor(self) -> np.ndarray:
         """F with F F^T = covariance, float64 [d, d]; kept until the next update.
 
-        Half a minute for 4096 features on two CPU cores.
+        Up to a minute for 4096 features on two CPU cores.
         """
-        # LAPACK's `evr` took a tenth of the time of the other drivers for 2048 features, and the least memory.
+        # Of LAPACK's drivers `evr` was the quickest, and it takes the least memory.
         eigenvalues, factor = scipy.linalg.eigh(self.covariance, driver="evr", overwrite_a=True, check_finite=False)
         factor *= np.sqrt(np.maximum(eigenvalues, 0))  # those below 0 are 0, but for rounding
         return factor

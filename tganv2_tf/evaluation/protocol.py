@@ -145,7 +145,7 @@ def load_i3d_network(path: str) -> Network:
     from tganv2_tf.evaluation.i3d import load_i3d
 
     network = load_i3d(path)
-    identity = {"network": "i3d", "files": {path: network.checksum}}
+    identity = {"network": "i3d", "files": {"module": network.checksum}}
     return Network("i3d", identity, lambda videos: (network(videos), None))
 
 
