@@ -71,6 +71,7 @@ class Command:
         require(self.tflops > 0, "tflops", self.tflops, "a number above 0")
         for name in ("num_seeds", "jobs"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
+        EvalConfig(num_samples=self.num_samples)  # says what is wrong with it
 
 
 @dataclasses.dataclass(frozen=True)

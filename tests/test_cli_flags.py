@@ -41,7 +41,7 @@ def test_the_command_line_wins_over_the_flagfile(tmp_path):
 
 def test_bare_names_are_looked_up_in_flags(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    model, _, train = cli_flags.parse(["--flagfile=ucf.flags"], *RUN)
+    model, _, train, _ = cli_flags.parse(["--flagfile=ucf.flags"], *RUN)
     assert (model.resolution, train.global_batch_size) == (192, 64)
 
 

@@ -50,7 +50,7 @@ def test_defaults_are_the_papers_model():
             lambda: Config(train=TrainConfig(eval_every_steps=1000)),
             "--eval_every_steps=1000: valid: 0, or a --classifier",
         ),
-        (lambda: EvalConfig(num_samples=1), "--num_samples=1: valid: a whole number of at least 2"),
+        (lambda: EvalConfig(num_samples=5), "--num_samples=5: valid: a whole number of at least 6"),
         (lambda: EvalConfig(repetitions=0), "--repetitions=0"),
         (lambda: EvalConfig(c3d_mean="mean2.npz"), "--c3d_mean=mean2.npz: valid: with --classifier only"),
         (lambda: TrainConfig(profile_steps=(5,)), "--profile_steps=5: valid: two numbers FIRST,LAST"),

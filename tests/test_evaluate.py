@@ -14,11 +14,13 @@ from tests.conftest import run_command, tiny_config
 from tests.data_sets import write_data_set
 from tganv2_tf import cli_flags
 from tganv2_tf.config import EvalConfig
+from tganv2_tf.data.manifest import checksum
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.evaluate import Command, main
+from tganv2_tf.evaluate import Command, main, source
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig
 from tganv2_tf.evaluation.classifier import save_classifier
 from tganv2_tf.models.generator import Generator
+from tganv2_tf.models.latents import latents_from_seeds
 from tganv2_tf.serving.signatures import export
 from tganv2_tf.training import checkpoints
 from tganv2_tf.training.loop import make_model
@@ -71,7 +73,7 @@ def evaluate(folder, *flags):
 def test_a_run_a_saved_model_and_videos_of_the_same_generator(folder, tmp_path):
     result = evaluate(folder, f"--model_dir={folder / 'run'}", f"--scores={','.join(sorted(SCORES))}")
     assert result.returncode == 0, result.stderr
-    path = folder / "run" / "evaluations" / "step-3.json"
+    (path,) = (folder / "run" / "evaluations").glob("step-3-*.json")
     assert f"Report: {path}" in result.stdout
     report = json.loads(path.read_text())
     assert set(report["scores"]) == SCORES
@@ -80,9 +82,9 @@ def test_a_run_a_saved_model_and_videos_of_the_same_generator(folder, tmp_path):
         assert len(score["values"]) == 2 and np.isfinite(score["values"]).all()
     assert 1 <= report["scores"]["inception_score"]["mean"] <= 3
     assert report["generated"]["step"] == 3 and report["generated"]["config"]["model"]["z_dim"] == 4
-    assert report["real"]["data_dir"] == str(folder / "data") and report["real"]["flip"] is False
-    assert report["real"]["clips"] == 30
-    assert list(report["networks"][0]["files"]) == ["classifier.npz"]
+    assert set(report["generated"]["checkpoint"]) == {"ckpt-3.index", "ckpt-3.data-00000-of-00001"}
+    assert report["protocol"]["real"]["flip"] is False and report["protocol"]["real"]["clips"] == 30
+    assert report["protocol"]["networks"][0]["files"] == [checksum(folder / "classifier.npz")]
     events = [
         (event.step, value.tag)
         for file in (folder / "run" / "events").iterdir()
@@ -116,8 +118,16 @@ def test_untrained_and_real_sides(folder, tmp_path):
     assert scores["untrained"]["generated"]["step"] == 0
     fid = {name: report["scores"]["c3d_fid"]["mean"] for name, report in scores.items()}
     assert fid["real"] < fid["untrained"]
-    trained = json.loads((folder / "run" / "evaluations" / "step-3.json").read_text())
-    assert trained["scores"]["c3d_fid"]["mean"] != fid["untrained"]
+    assert scores["real"]["generated"]["shards"] == scores["real"]["protocol"]["real"]["shards"]
+
+
+def test_untrained_is_what_training_begins_with(folder):
+    argv = [f"--model_dir={folder / 'run'}", "--untrained", f"--classifier={folder / 'classifier.npz'}"]
+    batches, _, about = source(*cli_flags.parse(argv, Command, EvalConfig))
+    assert about["step"] == 0
+    beginning = make_model(checkpoints.load_config(str(folder / "run"))).generator
+    seeds = tf.range(16, dtype=tf.int64)
+    np.testing.assert_allclose(next(batches), beginning(latents_from_seeds(seeds, 4), num_frames=16), atol=1e-6)
 
 
 def test_a_folder_of_videos(folder, tmp_path):
@@ -128,7 +138,7 @@ def test_a_folder_of_videos(folder, tmp_path):
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "o.json").read_text())
     assert len(report["scores"]["inception_score"]["values"]) == 1, "eight for a repetition, and one is left"
-    assert report["real"] is None
+    assert report["protocol"]["real"] is None
 
 
 @pytest.mark.parametrize(
@@ -145,11 +155,10 @@ def test_a_folder_of_videos(folder, tmp_path):
         (["--model_dir={}/run", "--data_dir={}/none"], UserError, "none: no such folder"),
         (["--saved_model={}/saved/1"], ConfigError, "--data_dir is missing"),
         (["--video_dir={}/none", "--scores=inception_score"], UserError, "none: no such folder"),
-        (["--model_dir={}/run", "--num_samples=4"], UserError, "4 videos are too few"),
         (
-            ["--model_dir={}/run", "--num_samples=1"],
+            ["--model_dir={}/run", "--num_samples=5"],
             ConfigError,
-            "--num_samples=1: valid: a whole number of at least 2",
+            "--num_samples=5: valid: a whole number of at least 6",
         ),
         (["--saved_model={}/saved/1", "--untrained"], ConfigError, "--untrained=true: valid: with --model_dir only"),
     ],
@@ -172,7 +181,7 @@ def test_wrong_input_to_the_command(folder):
 def test_training_keeps_the_best_checkpoint_by_the_chosen_score(folder, tmp_path):
     flags = [*tiny_flags(folder, tmp_path / "run"), "--train_steps=6", "--keep_checkpoints=1"]
     flags += ["--eval_every_steps=2", "--best_score=c3d_fid", f"--classifier={folder / 'classifier.npz'}"]
-    flags += ["--num_samples=8", "--repetitions=1", "--eval_batch_size=4", f"--cache_dir={folder / 'cache'}"]
+    flags += ["--num_samples=8", "--repetitions=1", "--eval_batch_size=4", f"--cache_dir={tmp_path / 'cache'}"]
     flags += ["--generator_learning_rate=0.05", "--learning_rate_decay=none"]
     result = run_command("tganv2_tf.train", *flags)
     assert result.returncode == 0, result.stderr
@@ -198,18 +207,22 @@ def test_training_keeps_the_best_checkpoint_by_the_chosen_score(folder, tmp_path
         folder, f"--model_dir={tmp_path / 'run' / 'best'}", "--repetitions=1", "--seed=0", "--num_samples=8"
     )
     assert result.returncode == 0, result.stderr
-    report = json.loads((tmp_path / "run" / "evaluations" / f"step-{best}.json").read_text())
-    assert report["scores"]["c3d_fid"]["mean"] == pytest.approx(record["value"], rel=1e-3)
+    reports = (tmp_path / "run" / "evaluations").glob(f"step-{best}-*.json")
+    values = [json.loads(path.read_text())["scores"]["c3d_fid"]["mean"] for path in reports]
+    assert values == pytest.approx([record["value"]] * 2, rel=1e-3), "of the training, and of the command"
     result = run_command(
         "tganv2_tf.generate", f"--model_dir={tmp_path}/run/best", "--seeds=0", f"--output={tmp_path}/a.png"
     )
     assert result.returncode == 0, result.stderr
 
-    # A run that goes on holds new checkpoints against the best one there is.
-    checkpoints.keep_best(str(tmp_path / "run" / "checkpoints" / "ckpt-6"), "c3d_fid", -1e9)
+    # A run that goes on holds new checkpoints against the best one there is, and scores what it had no time for.
+    checkpoints.keep_best(str(tmp_path / "run" / "checkpoints" / "ckpt-6"), "c3d_fid", -1e9, record["protocol"])
+    for path in (tmp_path / "run" / "evaluations").glob("step-6-*.json"):
+        path.unlink()
     result = run_command("tganv2_tf.train", *flags, "--train_steps=8")
     assert result.returncode == 0, result.stderr
-    assert "Step 8: inception_score" in result.stderr and "the best so far" not in result.stderr
+    assert "Step 6: inception_score" in result.stderr and "Step 8: inception_score" in result.stderr
+    assert "the best so far" not in result.stderr
     assert (tmp_path / "run" / "best" / "ckpt-6.index").exists()
 
 

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.data_sets import write_data_set
+from tests.data_sets import flip_byte, write_data_set
 from tganv2_tf.config import DataConfig, EvalConfig
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.evaluation import metrics, protocol
+from tganv2_tf.evaluation.c3d import C3D, C3DConfig, resize
+from tganv2_tf.evaluation.classifier import save_classifier
 
 CONFIG = EvalConfig(num_samples=64, repetitions=3, eval_batch_size=20, real_passes=4, cache_dir="")
 
@@ -124,9 +126,9 @@ def test_real_features_are_those_of_several_clips_of_each_video(data):
     # The first channel is 10 times the number of the video; each video comes as often as the others.
     assert found.moments.mean[0] == pytest.approx(10 / 127.5 - 1, abs=1e-4)
     assert found.sample.shape == (12, 2)
-    few = dataclasses.replace(CONFIG, num_samples=5)
+    few = dataclasses.replace(CONFIG, num_samples=6)
     sample = protocol.real_features(network(), Manifest.load(data.data_dir), data, few).sample
-    np.testing.assert_array_equal(sample, found.sample[:5])
+    np.testing.assert_array_equal(sample, found.sample[:6])
 
 
 def test_real_features_are_kept_for_what_they_depend_on(data, tmp_path, caplog):
@@ -151,7 +153,7 @@ def test_real_features_are_kept_for_what_they_depend_on(data, tmp_path, caplog):
         {"data": dataclasses.replace(data, normalization="official")},
         {"data": dataclasses.replace(data, frame_step=2)},
         {"config": dataclasses.replace(config, real_passes=5)},
-        {"config": dataclasses.replace(config, num_samples=5)},
+        {"config": dataclasses.replace(config, num_samples=6)},
     ):
         assert features(**changes)[1], changes
         assert not features(**changes)[1], changes
@@ -174,12 +176,56 @@ def test_a_cache_that_cannot_be_written_costs_time_only(data, tmp_path, caplog):
 def test_a_report_says_what_is_needed_to_repeat_it(data):
     manifest = Manifest.load(data.data_dir)
     scores = {"c3d_fid": protocol.Score.of([1.0, 3.0])}
-    report = protocol.report(scores, {"seed": 5}, data, manifest, {"c3d": network()}, CONFIG)
-    report = json.loads(json.dumps(report))
+    described = protocol.describe_protocol({"c3d": network()}, data, manifest, CONFIG)
+    report = json.loads(protocol.report(scores, {"seed": 5}, described, CONFIG))
     assert report["scores"] == {"c3d_fid": {"mean": 2.0, "std": 1.0, "values": [1.0, 3.0]}}
     assert report["generated"] == {"seed": 5}
-    assert report["real"]["shards"] == {shard.file: shard.checksum for shard in manifest.shards}
-    assert report["real"]["clips"] == 12
-    assert report["protocol"]["num_samples"] == 64 and report["protocol"]["protocol"] == "official"
-    assert report["networks"] == [{"network": "c3d", "files": "a"}]
+    assert report["protocol"]["real"]["shards"] == {shard.file: shard.checksum for shard in manifest.shards}
+    assert report["protocol"]["real"]["clips"] == 12
+    assert report["protocol"]["num_samples"] == 64 and report["options"]["protocol"] == "official"
+    assert report["protocol"]["networks"] == [{"network": "c3d", "files": "a"}]
     assert report["versions"]["tensorflow"] == tf.__version__
+
+
+def test_the_real_clips_are_the_same_whatever_the_global_seed(tmp_path):
+    write_data_set(tmp_path, [31, 32, 40, 50, 33, 38], num_shards=3)
+    data, samples = DataConfig(str(tmp_path)), []
+    for seed in (None, 0, 1):
+        if seed is not None:
+            tf.keras.utils.set_random_seed(seed)
+        samples.append(protocol.real_features(network(), Manifest.load(tmp_path), data, CONFIG).sample)
+    np.testing.assert_array_equal(samples[0], samples[1])
+    np.testing.assert_array_equal(samples[0], samples[2])
+
+
+def test_damage_and_useless_networks_are_one_line(data, tmp_path):
+    def nan(videos):
+        return tf.fill([len(videos), 2], np.nan), None
+
+    manifest = Manifest.load(data.data_dir)
+    with pytest.raises(UserError, match="no finite numbers"):
+        protocol.real_features(network()._replace(describe=nan), manifest, data, CONFIG)
+    with pytest.raises(UserError, match="3 real clips are too few; raise --real_passes"):
+        protocol.real_features(network(), manifest, data, dataclasses.replace(CONFIG, real_passes=1))
+    flip_byte(tmp_path / "data" / manifest.shards[0].file, 1)
+    with pytest.raises(UserError, match="record 1 cannot be read") as raised:
+        protocol.real_features(network(), manifest, data, CONFIG)
+    assert "\n" not in str(raised.value)
+    skipping = dataclasses.replace(data, skip_corrupt_records=True)
+    found = protocol.real_features(network(), manifest, skipping, CONFIG)
+    np.testing.assert_allclose(found.sample[:, 0], -1.0, atol=1e-4), "of the one video that comes before the damage"
+
+
+def test_the_papers_protocol_resizes_first(tmp_path):
+    shape = C3DConfig(side=32, channels=(2,) * 8, units=(4, 4), num_classes=3)
+    tf.keras.utils.set_random_seed(0)
+    c3d = C3D(shape)
+    save_classifier(c3d, {"format": 1, "shape": dataclasses.asdict(shape), "labels": []}, tmp_path / "c.npz")
+    videos = tf.random.stateless_uniform([2, 16, 24, 40, 3], [0, 1], -1.0, 1.0)
+    for name, seen in (("official", videos), ("paper", resize(videos, 128))):
+        described = protocol.load_c3d_network(EvalConfig(classifier=str(tmp_path / "c.npz"), protocol=name))
+        features, probabilities = described.describe(videos)
+        assert probabilities is not None
+        np.testing.assert_allclose(features, c3d(seen)["fc7"], atol=1e-6)
+        np.testing.assert_allclose(probabilities, c3d(seen)["probabilities"], atol=1e-6)
+    assert np.abs(c3d(videos)["fc8"] - c3d(resize(videos, 128))["fc8"]).max() > 1e-4

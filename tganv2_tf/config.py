@@ -230,12 +230,12 @@ class EvalConfig:
     )
     num_samples: int = option("generated videos of one repetition", 2048)
     repetitions: int = option("repetitions, over which mean and standard deviation are taken", 10)
-    real_passes: int = option("clips of each real video that stand for the data", 10)
+    real_passes: int = option("clips of each record of real videos that stand for the data", 10)
     eval_batch_size: int = option("videos that are generated and scored at once", 16)
     cache_dir: str = option("folder for features of real clips; none = compute them each time", "~/.cache/tganv2_tf")
 
     def __post_init__(self) -> None:
-        require(self.num_samples >= 2, "num_samples", self.num_samples, "a whole number of at least 2")
+        require(self.num_samples >= 6, "num_samples", self.num_samples, "a whole number of at least 6")  # 5 neighbours
         for name in ("repetitions", "real_passes", "eval_batch_size"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         require(not self.c3d_mean or bool(self.classifier), "c3d_mean", self.c3d_mean, "with --classifier only")

@@ -12,9 +12,10 @@ written as JSON, with all that is needed to repeat it; a run's scores go to Tens
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from typing import TYPE_CHECKING, Any
+
+from absl import logging
 
 from tganv2_tf import cli_flags
 from tganv2_tf.config import DataConfig, EvalConfig, option, require
@@ -22,6 +23,9 @@ from tganv2_tf.errors import ConfigError
 from tganv2_tf.files import write_atomically
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tganv2_tf.evaluation.protocol import Score
     from tganv2_tf.evaluation.samples import Batches
 
 SOURCES = ("model_dir", "saved_model", "video_dir", "clips_dir")
@@ -47,7 +51,7 @@ class Command:
     flip: str = option("mirror half of the real clips; auto = as the run, or yes", "auto", ("auto", "yes", "no"))
     frame_step: int = option("distance of the frames of real clips; 0 = as the run, or 1", 0)
     normalization: str = option(
-        "of real clips and video files, as in training; auto = as the run, or paper",
+        "of real clips and video files; auto = as the run, else official with --c3d_mean, or paper",
         "auto",
         ("auto", "paper", "official"),
     )
@@ -63,9 +67,10 @@ class Command:
         require(0 <= self.seed < 2**31, "seed", self.seed, "a whole number from 0 to 2147483647")
 
 
-def data_config(command: Command, of_run: DataConfig | None) -> DataConfig:
+def data_config(command: Command, of_run: DataConfig | None, authors_c3d: bool) -> DataConfig:
     """How real clips are drawn: as the run draws them, where the command does not say otherwise."""
-    data = of_run or DataConfig()
+    # The authors' preprocessing is made for their own way from bytes to numbers.
+    data = of_run or DataConfig(normalization="official" if authors_c3d else "paper")
     changes: dict[str, Any] = {}
     if command.data_dir:
         changes["data_dir"] = command.data_dir
@@ -78,43 +83,59 @@ def data_config(command: Command, of_run: DataConfig | None) -> DataConfig:
     return dataclasses.replace(data, **changes)
 
 
-def source(command: Command, batch_size: int) -> tuple[Batches, DataConfig, dict[str, Any]]:
+def source(command: Command, config: EvalConfig) -> tuple[Batches, DataConfig, dict[str, Any]]:
     """The videos to score, how real clips are drawn, and what the report says of where the videos come from.
 
     Raises:
+      ConfigError: `--untrained` with a run that did not begin from nothing.
       UserError: nothing there to score.
     """
-    import tensorflow as tf
-
-    from tganv2_tf.data.manifest import Manifest
+    from tganv2_tf.data.manifest import Manifest, folder_checksum
     from tganv2_tf.evaluation import samples
 
+    batch_size = config.eval_batch_size
     if command.model_dir:
-        from tganv2_tf.models.generator import Generator
-        from tganv2_tf.training.checkpoints import load_config, load_generator, run_folder
-
-        if command.untrained:
-            run, step = load_config(str(run_folder(command.model_dir))), 0
-            tf.keras.utils.set_random_seed(run.train.seed)  # as training begins
-            generator = Generator(run.model)
-        else:
-            generator, run, step = load_generator(command.model_dir)
-        sample = tf.function(lambda z: generator(z, num_frames=samples.NUM_FRAMES), reduce_retracing=True)
-        batches = samples.of_generator(sample, run.model.z_dim, command.seed, batch_size)
-        about = {"model_dir": command.model_dir, "step": step, "config": dataclasses.asdict(run)}
-        return batches, data_config(command, run.data), about
-    data = data_config(command, None)
+        return of_run(command, config)
+    data = data_config(command, None, bool(config.c3d_mean))
+    about: dict[str, Any] = {"normalization": data.normalization}
     if command.saved_model:
         sample, z_dim = samples.saved_model_sampler(command.saved_model)
-        return samples.of_generator(sample, z_dim, command.seed, batch_size), data, {"saved_model": command.saved_model}
+        about |= {"saved_model": command.saved_model, "checksum": folder_checksum(command.saved_model)}
+        return samples.of_generator(sample, z_dim, command.seed, batch_size), data, about
     if command.video_dir:
         paths = samples.videos_in(command.video_dir)
-        about = {"video_dir": command.video_dir, "num_videos": len(paths)}
+        about |= {"video_dir": command.video_dir, "num_videos": len(paths)}
+        about["checksum"] = folder_checksum(command.video_dir)
         return samples.of_folder(paths, batch_size, data.normalization), data, about
     manifest = Manifest.load(command.clips_dir)
     clips = dataclasses.replace(data, data_dir=command.clips_dir)
-    about = {"clips_dir": command.clips_dir, "num_videos": manifest.num_videos}
+    about |= {"clips_dir": command.clips_dir, "flip": clips.flip, "frame_step": clips.frame_step}
+    about["shards"] = {shard.file: shard.checksum for shard in manifest.shards}
     return samples.of_shards(manifest, clips, command.seed + 1, batch_size), data, about  # 0 is the real side's
+
+
+def of_run(command: Command, config: EvalConfig) -> tuple[Batches, DataConfig, dict[str, Any]]:
+    """`source`, where that is a run."""
+    import tensorflow as tf
+
+    from tganv2_tf.evaluation import samples
+    from tganv2_tf.models.generator import Generator
+    from tganv2_tf.training import checkpoints
+
+    about: dict[str, Any] = {"model_dir": command.model_dir}
+    if command.untrained:
+        run, step = checkpoints.load_config(str(checkpoints.run_folder(command.model_dir))), 0
+        if run.train.init_from:
+            raise ConfigError(f"--untrained: the run began with the networks of {run.train.init_from}; score that run")
+        tf.keras.utils.set_random_seed(run.train.seed)  # as training begins
+        generator = Generator(run.model)
+    else:
+        generator, run, step = checkpoints.load_generator(command.model_dir)
+        about["checkpoint"] = checkpoints.checksums(command.model_dir)
+    sample = tf.function(lambda z: generator(z, num_frames=samples.NUM_FRAMES), reduce_retracing=True)
+    batches = samples.of_generator(sample, run.model.z_dim, command.seed, config.eval_batch_size)
+    data = data_config(command, run.data, bool(config.c3d_mean))
+    return batches, data, {**about, "step": step, "config": dataclasses.asdict(run)}
 
 
 def main(command: Command, config: EvalConfig) -> int:
@@ -122,39 +143,51 @@ def main(command: Command, config: EvalConfig) -> int:
     from tganv2_tf.evaluation import protocol
 
     names = protocol.parse_scores(command.scores)
-    batches, data, generated = source(command, config.eval_batch_size)
     kinds = {protocol.NETWORK_OF[name] for name in names}
-    needs_real = bool(set(names) - protocol.WITHOUT_REAL_CLIPS)
-    if needs_real and not data.data_dir:
+    with_real = {protocol.NETWORK_OF[name] for name in names if name not in protocol.WITHOUT_REAL_CLIPS}
+    if "i3d" in kinds and not command.i3d:
+        raise ConfigError("--i3d is missing: the network of fvd and kvd, a SavedModel or TF-Hub module")
+    batches, data, generated = source(command, config)
+    if with_real and not data.data_dir:
         raise ConfigError("--data_dir is missing: the shards of real videos; only inception_score goes without")
-    manifest = Manifest.load(data.data_dir) if needs_real else None
+    manifest = Manifest.load(data.data_dir) if with_real else None
     networks, real = {}, {}
     if "c3d" in kinds:
         networks["c3d"] = protocol.load_c3d_network(config)
     if "i3d" in kinds:
-        if not command.i3d:
-            raise ConfigError("--i3d is missing: the network of fvd and kvd, a SavedModel or TF-Hub module")
         networks["i3d"] = protocol.load_i3d_network(command.i3d)
     if manifest is not None:
-        for kind in kinds:
-            real[kind] = protocol.real_features(networks[kind], manifest, data, config)
+        real = {kind: protocol.real_features(networks[kind], manifest, data, config) for kind in sorted(with_real)}
     found = protocol.evaluate(names, batches, networks, real, config)
     for name, score in found.items():
         print(f"{name:<16} {score.mean:.4f} +- {score.std:.4f}")
-    report = protocol.report(found, {**generated, "seed": command.seed}, data, manifest, networks, config)
+
+    described = protocol.describe_protocol(networks, data, manifest, config)
     output = command.output
-    if command.model_dir:
-        import tensorflow as tf
+    if command.model_dir and not output:
+        from tganv2_tf.training.checkpoints import run_folder
 
-        from tganv2_tf.training.checkpoints import EVENTS_DIR, run_folder
-
-        folder = run_folder(command.model_dir)
-        output = output or str(folder / "evaluations" / f"step-{generated['step']}.json")
-        protocol.write_summaries(tf.summary.create_file_writer(str(folder / EVENTS_DIR)), found, generated["step"])
+        identity = [names, command.seed, described]
+        output = str(protocol.report_path(run_folder(command.model_dir), generated["step"], identity))
     if output:
-        write_atomically(output, json.dumps(report, indent=2) + "\n")
+        write_atomically(output, protocol.report(found, {**generated, "seed": command.seed}, described, config))
         print(f"Report: {output}")
+    if command.model_dir:
+        show_in_tensorboard(command.model_dir, found, generated["step"])
     return 0
+
+
+def show_in_tensorboard(model_dir: str, found: Mapping[str, Score], step: int) -> None:
+    """Adds the scores to the run's events, or says that it cannot: the report is written already."""
+    import tensorflow as tf
+
+    from tganv2_tf.evaluation.protocol import write_summaries
+    from tganv2_tf.training.checkpoints import EVENTS_DIR, run_folder
+
+    try:
+        write_summaries(tf.summary.create_file_writer(str(run_folder(model_dir) / EVENTS_DIR)), found, step)
+    except tf.errors.OpError as error:
+        logging.warning("%s: the scores are not shown in TensorBoard: %s", model_dir, error.message.splitlines()[0])
 
 
 if __name__ == "__main__":

@@ -37,6 +37,14 @@ def checksum(path: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def folder_checksum(folder: Path) -> str:
+    """`sha256:` and the hexadecimal digest of all names and contents in a folder, the same in any place."""
+    root, digest = pathlib.Path(folder), hashlib.sha256()
+    for file in sorted(file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()):
+        digest.update(f"{checksum(root / file)} {file}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Shard:
     """One shard of the manifest.

@@ -111,7 +111,8 @@ def labelled_clips(
 
     Args:
       manifest: of the data set in `data.data_dir`.
-      data: how to draw them: `windows_per_record` of each record that is long enough.
+      data: how to draw them: `windows_per_record` of each record that is long enough, without a word on damaged ones
+        where these are to be skipped.
       num_frames: of a clip.
       resolution: of a clip, in pixels; the height of the frames.
       seed: of the order, the windows and the augmentation.
@@ -138,10 +139,17 @@ def labelled_clips(
 
     share = Share.of(manifest, data.data_dir)
     _require_long_enough(manifest, share, num_frames, data)
-    records = share.read(files_seed if endless else None).enumerate()
-    windows = records.map(clips_of, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
-    windows = windows.shuffle(data.shuffle_buffer, records_seed)
-    return windows.enumerate().map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+    records = share.read(files_seed if endless else None, data.skip_corrupt_records).enumerate()
+    if data.skip_corrupt_records:
+        windows = attempt(records, clips_of, lambda *_: (tf.fill([0, num_frames], ""), tf.zeros([0], tf.int64)))
+    else:
+        windows = records.map(clips_of, num_parallel_calls=tf.data.AUTOTUNE)
+    windows = windows.unbatch().shuffle(data.shuffle_buffer, records_seed).enumerate()
+    if data.skip_corrupt_records:
+        none = tf.zeros([num_frames, resolution, resolution, 3], tf.uint8), tf.zeros([], tf.int64)
+        tried = attempt(windows, lambda *window: (*decode(*window), True), lambda *_: (*none, False))
+        return tried.filter(lambda clip, label, sound: sound).map(lambda clip, label, sound: (clip, label))
+    return windows.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def load_manifest(model: ModelConfig, data: DataConfig) -> Manifest:

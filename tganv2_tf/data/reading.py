@@ -99,9 +99,16 @@ class Share:
             return numbered.map(lambda number, record: (path, number, record))
 
         paths, counts, firsts = zip(*self.files)
-        files = tf.data.Dataset.from_tensor_slices((list(paths), np.array(counts), np.array(firsts)))
+        columns = (tf.constant(paths), tf.constant(counts, tf.int64), tf.constant(firsts, tf.int64))
+        files = tf.data.Dataset.from_tensor_slices(columns)
         if shuffle_seed is not None:
-            files = files.shuffle(len(paths), shuffle_seed).repeat()
+
+            def shuffled(epoch: tf.Tensor) -> tf.data.Dataset:
+                # Not `Dataset.shuffle`: it would depend on TensorFlow's global seed too.
+                order = tf.argsort(tf.random.stateless_uniform([len(paths)], [shuffle_seed, epoch]))
+                return tf.data.Dataset.from_tensor_slices(tuple(tf.gather(column, order) for column in columns))
+
+            files = tf.data.Dataset.counter().flat_map(shuffled)
         return files.interleave(
             of_shard,
             cycle_length=min(SHARDS_READ_AT_ONCE, len(paths)),

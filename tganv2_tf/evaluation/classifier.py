@@ -326,7 +326,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def _metadata(arrays: dict[str, np.ndarray], path: Path) -> dict[str, Any]:
     if METADATA not in arrays:
-        raise UserError(f"{path}: {METADATA!r} is missing; valid: a file that {WRITER} wrote")
+        raise UserError(
+            f"{path}: {METADATA!r} is missing; valid: a file that {WRITER} wrote, or the authors' with --c3d_mean"
+        )
     try:
         metadata = json.loads(str(arrays[METADATA]))
         version = metadata["format"]

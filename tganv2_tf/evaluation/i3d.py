@@ -7,7 +7,6 @@ https://tfhub.dev/deepmind/i3d-kinetics-400/1, and the same preprocessing, which
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import logging
 import pathlib
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tganv2_tf.data.manifest import checksum
+from tganv2_tf.data.manifest import folder_checksum
 from tganv2_tf.errors import UserError
 
 SIZE = 224  # pixels
@@ -48,7 +47,7 @@ def load_i3d(path: str) -> I3D:
         raise UserError(f"{path}: its SavedModel cannot be loaded, perhaps not whole: {_reason(error)}") from error
     finally:
         tf.get_logger().removeFilter(_matters)
-    return I3D(path, module, _folder_checksum(folder))
+    return I3D(path, module, folder_checksum(folder))
 
 
 class I3D:
@@ -164,10 +163,3 @@ def _folder(path: str) -> pathlib.Path:
         return pathlib.Path(tensorflow_hub.resolve(path))
     except (OSError, ValueError, http.client.HTTPException, tarfile.TarError, tf.errors.OpError) as error:
         raise UserError(f"{path}: TensorFlow Hub cannot fetch the module: {_reason(error)}") from error
-
-
-def _folder_checksum(folder: pathlib.Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()):
-        digest.update(f"{checksum(folder / file)} {file}\n".encode())
-    return f"sha256:{digest.hexdigest()}"

@@ -7,19 +7,20 @@ after their ReLU, against ten clips of each training video, drawn as training dr
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
 import json
-import os
 import pathlib
 import platform
 import sys
-from collections.abc import Callable, Collection, Mapping
-from importlib.metadata import version
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
+import scipy
 import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
@@ -32,7 +33,7 @@ from tganv2_tf.evaluation import metrics
 from tganv2_tf.evaluation.c3d import C3D, NUM_FRAMES, load_c3d, resize
 from tganv2_tf.evaluation.classifier import load_classifier
 from tganv2_tf.evaluation.samples import Batches, Stream, of_shards
-from tganv2_tf.files import read_npz, whole_file
+from tganv2_tf.files import Path, read_npz, whole_file
 
 # Each score, and the network whose word it takes.
 NETWORK_OF = {
@@ -128,11 +129,7 @@ def load_c3d_network(config: EvalConfig) -> Network:
         outputs = network(resize(videos, PAPER_SIZE) if config.protocol == "paper" else videos)
         return outputs["fc7"], outputs["probabilities"]
 
-    identity = {
-        "network": "c3d",
-        "files": {os.path.basename(file): checksum(file) for file in files},
-        "protocol": config.protocol,
-    }
+    identity = {"network": "c3d", "files": [checksum(file) for file in files], "protocol": config.protocol}
     return Network("c3d", identity, describe)
 
 
@@ -145,8 +142,45 @@ def load_i3d_network(path: str) -> Network:
     from tganv2_tf.evaluation.i3d import load_i3d
 
     network = load_i3d(path)
-    identity = {"network": "i3d", "files": {"module": network.checksum}}
+    identity = {"network": "i3d", "files": [network.checksum]}
     return Network("i3d", identity, lambda videos: (network(videos), None))
+
+
+def digest(identity: Any) -> str:
+    """24 hexadecimal digits of whatever JSON can hold."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def describe_real(data: DataConfig, manifest: Manifest, config: EvalConfig) -> dict[str, Any]:
+    """Which real clips stand for the data, and how they were drawn."""
+    fields = ("flip", "frame_step", "normalization", "skip_corrupt_records")
+    return {
+        **{field: getattr(data, field) for field in fields},
+        "clips": config.real_passes * manifest.num_records,
+        "num_frames": NUM_FRAMES,
+        "seed": REAL_SEED,
+        "shards": {shard.file: shard.checksum for shard in manifest.shards},
+    }
+
+
+def describe_protocol(
+    networks: Mapping[str, Network], data: DataConfig, manifest: Manifest | None, config: EvalConfig
+) -> dict[str, Any]:
+    """All that scores depend on besides the videos: equal ones make them comparable."""
+    return {
+        "networks": [networks[name].identity for name in sorted(networks)],
+        "real": manifest and describe_real(data, manifest, config),
+        "num_samples": config.num_samples,
+        "repetitions": config.repetitions,
+    }
+
+
+@contextlib.contextmanager
+def _memory() -> Iterator[None]:
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise UserError("out of memory; lower --eval_batch_size") from error
 
 
 def real_features(network: Network, manifest: Manifest, data: DataConfig, config: EvalConfig) -> Real:
@@ -162,29 +196,29 @@ def real_features(network: Network, manifest: Manifest, data: DataConfig, config
       UserError: damaged data.
     """
     count = config.real_passes * manifest.num_records
+    if count <= NEIGHBOURS:
+        raise UserError(f"{data.data_dir}: {count} real clips are too few; raise --real_passes")
+    missing = min(config.num_samples, count)
     identity = {
         "format": CACHE_FORMAT,
         "network": network.identity,
-        "shards": {shard.file: shard.checksum for shard in manifest.shards},
-        "clips": count,
-        "kept": min(config.num_samples, count),
-        "draw": [REAL_SEED, data.flip, data.frame_step, data.normalization],
-        "num_frames": NUM_FRAMES,
+        "clips": describe_real(data, manifest, config),
+        "kept": missing,
         "tensorflow": tf.__version__,
     }
-    text = json.dumps(identity, sort_keys=True)
     path = None
     if config.cache_dir:
-        name = f"real-{network.name}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
-        path = pathlib.Path(config.cache_dir).expanduser() / name
+        path = pathlib.Path(config.cache_dir).expanduser() / f"real-{network.name}-{digest(identity)}.npz"
         cached = _cached(path)
         if cached is not None:
             return cached
-    moments, kept, missing = metrics.Moments(), [], identity["kept"]
+    moments, kept = metrics.Moments(), []
     batches = Stream(of_shards(manifest, data, REAL_SEED, config.eval_batch_size))
-    with tqdm(total=count, desc="real clips", unit="clip", mininterval=1) as bar:
+    with _memory(), tqdm(total=count, desc="real clips", unit="clip", mininterval=1) as bar:
         for videos in batches.take(count):
             features = network.describe(videos)[0].numpy()
+            if not np.isfinite(features).all():
+                raise UserError("what the network says of real clips are no finite numbers; its weights are of no use")
             moments.update(features)
             if missing > 0:
                 kept.append(features[:missing])
@@ -194,7 +228,7 @@ def real_features(network: Network, manifest: Manifest, data: DataConfig, config
     if path is not None:
         try:
             with whole_file(path) as temporary, open(temporary, "wb") as file:
-                np.savez(file, identity=np.array(text), sample=real.sample, **moments.to_arrays())
+                np.savez(file, identity=json.dumps(identity), sample=real.sample, **moments.to_arrays())
         except OSError as error:
             logging.warning("%s: the features of the real clips are not kept: %s.", path, error)
     return real
@@ -236,7 +270,7 @@ def evaluate(
     stream = Stream(batches)
     values: dict[str, list[float]] = {name: [] for name in scores}
     total = config.repetitions * config.num_samples
-    with tqdm(total=total, desc="generated", unit="video", mininterval=1, disable=not progress) as bar:
+    with _memory(), tqdm(total=total, desc="generated", unit="video", mininterval=1, disable=not progress) as bar:
         for repetition in range(config.repetitions):
             described = {name: _Described(network, scores) for name, network in networks.items()}
             count = 0
@@ -297,48 +331,35 @@ class _Described:
 
 
 def report(
-    scores: Mapping[str, Score],
-    generated: Mapping[str, Any],
-    data: DataConfig,
-    manifest: Manifest | None,
-    networks: Mapping[str, Network],
-    config: EvalConfig,
-) -> dict[str, Any]:
-    """All that is needed to repeat an evaluation, and its results, for JSON.
+    scores: Mapping[str, Score], generated: Mapping[str, Any], described: Mapping[str, Any], config: EvalConfig
+) -> str:
+    """All that is needed to repeat an evaluation, and its results, in JSON.
 
     Args:
       scores: the results.
       generated: what was scored.
-      data: how real clips were drawn.
-      manifest: of the real side, where there was one.
-      networks: that were asked.
-      config: the protocol.
+      described: what `describe_protocol` says.
+      config: where files were, and what else was set.
     """
-    real = None
-    if manifest is not None:
-        fields = ("data_dir", "flip", "frame_step", "normalization")
-        real = {
-            **{field: getattr(data, field) for field in fields},
-            "name": f"{manifest.name}-{manifest.split}",
-            "clips": config.real_passes * manifest.num_records,
-            "seed": REAL_SEED,
-            "shards": {shard.file: shard.checksum for shard in manifest.shards},
-        }
-    packages = ("tensorflow", "numpy", "scipy", "opencv-python")
-    return {
+    made = {
         "scores": {name: dataclasses.asdict(score) for name, score in scores.items()},
-        "generated": dict(generated),
-        "real": real,
-        "protocol": dataclasses.asdict(config),
-        "networks": [network.identity for network in networks.values()],
+        "generated": generated,
+        "protocol": described,
+        "options": dataclasses.asdict(config),
         "versions": {
             "tganv2_tf": __version__,
             "python": platform.python_version(),
-            **{name: version(name) for name in packages},
+            **{module.__name__: module.__version__ for module in (tf, np, scipy, cv2)},
         },
         "command": sys.argv[1:],
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
+    return json.dumps(made, indent=2) + "\n"
+
+
+def report_path(model_dir: Path, step: int, identity: Any) -> pathlib.Path:
+    """Where a run keeps the report on a step; another protocol, or other scores, have another one."""
+    return pathlib.Path(model_dir) / "evaluations" / f"step-{step}-{digest(identity)[:8]}.json"
 
 
 def write_summaries(writer: tf.summary.SummaryWriter, scores: Mapping[str, Score], step: int) -> None:

@@ -17,6 +17,7 @@ import tensorflow as tf
 from tganv2_tf.config import DataConfig
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.pipeline import labelled_clips, normalize
+from tganv2_tf.data.reading import explain
 from tganv2_tf.decoding import VIDEO_NAME, VideoError, open_video
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import NUM_FRAMES
@@ -126,9 +127,14 @@ def of_shards(manifest: Manifest, data: DataConfig, seed: int, batch_size: int) 
     (But for the last few of each shard, beside which the next ones begin.)
 
     Raises:
-      UserError: at the first batch, where no video has that many frames.
+      ConfigError: at the first batch, where no video has that many frames.
+      UserError: damaged data.
     """
     data = dataclasses.replace(data, windows_per_record=1, shuffle_buffer=1)  # scores do not ask for an order
     clips = labelled_clips(manifest, data, NUM_FRAMES, manifest.height, seed, endless=True)
     batches = clips.map(lambda clip, label: normalize(clip, data.normalization)).batch(batch_size)
-    yield from batches.prefetch(tf.data.AUTOTUNE)
+    try:
+        yield from batches.prefetch(tf.data.AUTOTUNE)
+    except tf.errors.OpError as error:
+        damage = explain(error, manifest, data)
+        raise UserError(damage or f"{data.data_dir}: {error.message.splitlines()[0]}") from error

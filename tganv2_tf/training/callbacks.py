@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import math
+import pathlib
 import signal
 import sys
 import time
@@ -21,9 +23,10 @@ from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation import protocol
 from tganv2_tf.evaluation.samples import NUM_FRAMES, of_generator
+from tganv2_tf.files import write_atomically
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.tganv2 import TGANv2
-from tganv2_tf.training.checkpoints import best_score, keep_best, keep_for_ever
+from tganv2_tf.training.checkpoints import best_score, checksums, keep_best, keep_for_ever
 from tganv2_tf.training.distribution import any_worker
 
 PREVIEW_FPS = 8.0
@@ -239,33 +242,46 @@ class Evaluations(StepCallback):
         self.writer, self.config, self.manager, self.chief = writer, config, manager, chief
         self.networks = {"c3d": protocol.load_c3d_network(config.eval)}
         self.real = {"c3d": protocol.real_features(self.networks["c3d"], manifest, config.data, config.eval)}
-        self.best = best_score(config.train.model_dir, config.train.best_score)
+        self.described = protocol.describe_protocol(self.networks, config.data, manifest, config.eval)
+        self.protocol = protocol.digest([EVAL_SCORES, config.train.seed, self.described])
+        self.best = best_score(config.train.model_dir, config.train.best_score, self.protocol)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
         self.sample = tf.function(
             lambda z: self.model.ema_generator(z, num_frames=NUM_FRAMES), autograph=False, reduce_retracing=True
         )
+        if self.step and not self._report(self.step).exists():  # the run was stopped before it had been scored
+            self.on_step_end(self.step, {})
+
+    def _report(self, step: int) -> pathlib.Path:
+        return protocol.report_path(self.config.train.model_dir, step, self.protocol)
 
     def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
         train, config = self.config.train, self.config.eval
-        if step % train.eval_every_steps and step != train.train_steps:
+        if (step % train.eval_every_steps and step != train.train_steps) or self.model.stop_training:
             return
         videos = of_generator(self.sample, self.config.model.z_dim, train.seed, config.eval_batch_size)
         scores = protocol.evaluate(EVAL_SCORES, videos, self.networks, self.real, config, progress=False)
-        protocol.write_summaries(self.writer, scores, step)
         value = scores[train.best_score].mean
         lower_is_better = train.best_score == "c3d_fid"
         is_best = self.best is None or (value < self.best if lower_is_better else value > self.best)
-        if is_best:
-            self.best = value
-            if self.chief:
-                try:
-                    keep_best(self.manager.latest_checkpoint, train.best_score, value)
-                except OSError as error:
-                    raise UserError(f"{train.model_dir}: step {step} cannot be kept as the best: {error}") from error
         shown = ", ".join(f"{name} {score.mean:.3f}" for name, score in scores.items())
         logging.info("Step %d: %s%s.", step, shown, ", the best so far" if is_best else "")
+        protocol.write_summaries(self.writer, scores, step)
+        if is_best:
+            self.best = value
+        if self.chief:
+            checkpoint = self.manager.latest_checkpoint
+            generated = {"model_dir": train.model_dir, "step": step, "seed": train.seed}
+            generated |= {"checkpoint": checksums(checkpoint), "config": dataclasses.asdict(self.config)}
+            try:
+                if is_best:
+                    keep_best(checkpoint, train.best_score, value, self.protocol)
+                # Last: with it the step is done.
+                write_atomically(self._report(step), protocol.report(scores, generated, self.described, config))
+            except OSError as error:
+                raise UserError(f"{train.model_dir}: the scores of step {step} cannot be kept: {error}") from error
 
 
 def progress_bar(first_step: int, train_steps: int) -> tf.keras.callbacks.Callback:

@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tganv2_tf.config import Config
+from tganv2_tf.data.manifest import checksum
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.files import write_atomically
 from tganv2_tf.models.generator import Generator
@@ -72,6 +73,7 @@ def check_run(config: Config) -> list[str]:
             refused[name] = text
         else:
             allowed[name] = text
+    allowed |= differences(config.eval, old.eval, "the run has")
     if refused:
         raise ConfigError(f"{folder} holds another run: {', '.join(refused.values())}; choose another --model_dir")
     return list(allowed.values())
@@ -145,17 +147,22 @@ def keep_for_ever(path: str, folder: str = SNAPSHOT_DIR) -> None:
     target.mkdir(exist_ok=True)
     # The index comes last: only with it the files are a checkpoint.
     for file in sorted(source.parent.glob(f"{source.name}.*"), key=lambda file: file.suffix == ".index"):
-        copy = target / file.name
-        copy.unlink(missing_ok=True)
+        temporary = target / f".{file.name}"
+        temporary.unlink(missing_ok=True)
         try:
-            os.link(file, copy)
+            os.link(file, temporary)
         except OSError:  # not every file system has links
-            shutil.copyfile(file, copy)
+            shutil.copyfile(file, temporary)
+        os.replace(temporary, target / file.name)
 
 
-def best_score(model_dir: str, name: str) -> float | None:
-    """The score of the checkpoint in `best/`; None where there is none, or one chosen by another score.
+def best_score(model_dir: str, name: str, protocol: str) -> float | None:
+    """The score of the checkpoint in `best/`; None where there is none, or one that cannot be compared.
 
+    Args:
+      model_dir: the run.
+      name: of the score.
+      protocol: a digest of all that scores depend on besides the checkpoint.
     Raises:
       UserError: its file cannot be read.
     """
@@ -164,14 +171,14 @@ def best_score(model_dir: str, name: str) -> float | None:
         return None
     try:
         best = json.loads(path.read_text())
-        return float(best["value"]) if best["score"] == name else None
+        return float(best["value"]) if (best["score"], best["protocol"]) == (name, protocol) else None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path}: cannot be read: {error}; delete it, and the next evaluation writes it anew"
         ) from error
 
 
-def keep_best(path: str, name: str, value: float) -> None:
+def keep_best(path: str, name: str, value: float, protocol: str) -> None:
     """Keeps a checkpoint in `best/`, instead of the one that is there.
 
     Raises:
@@ -180,7 +187,7 @@ def keep_best(path: str, name: str, value: float) -> None:
     keep_for_ever(path, BEST_DIR)
     newest = pathlib.Path(path).name
     folder = pathlib.Path(path).parent.parent / BEST_DIR
-    best = {"checkpoint": newest, "score": name, "value": value}
+    best = {"checkpoint": newest, "score": name, "value": value, "protocol": protocol}
     write_atomically(folder / BEST_FILE, json.dumps(best, indent=2) + "\n")
     for file in folder.glob("ckpt-*"):
         if file.name.partition(".")[0] != newest:
@@ -202,6 +209,12 @@ def find_checkpoint(name: str) -> str | None:
         return None
     steps = {int(match[1]) for file in os.listdir(name) if (match := re.fullmatch(r"ckpt-(\d+)\.index", file))}
     return os.path.join(name, f"ckpt-{max(steps)}") if steps else latest_checkpoint(name)
+
+
+def checksums(name: str) -> dict[str, str]:
+    """Of the files of the checkpoint that `find_checkpoint` finds, by their names."""
+    found = pathlib.Path(find_checkpoint(name) or name)
+    return {file.name: checksum(file) for file in sorted(found.parent.glob(f"{found.name}.*"))}
 
 
 def run_folder(name: str) -> pathlib.Path:
