@@ -11,7 +11,6 @@ from tganv2_tf import cli_flags, evaluate
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.errors import UserError
 
-pytest.importorskip("matplotlib", reason="the plot needs it: pip install -r requirements-benchmarks.txt")
 RUN = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
 
 
