@@ -1,4 +1,4 @@
-# make demo    train a small TGANv2 on rendered shapes, generate, export, score     (about 15 minutes on two cores)
+# make demo    train a small TGANv2 on rendered shapes, generate, export, score     (about 13 minutes on two cores)
 # make test    make lint, then every test
 # make lint    ruff and mypy
 # make clean   remove what the demo made and the caches of the tools; the environment stays
