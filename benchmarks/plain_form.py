@@ -30,17 +30,17 @@ def _conv3d(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return tf.nn.conv3d(inputs, kernel, [1] * 5, "SAME")
 
 
-def _unroll(lstm: Any, inputs: tf.Tensor, num_frames: int) -> tf.Tensor:
+def _unroll(lstm: Any, inputs: tf.Tensor, num_frames: int, state: None = None) -> tuple[tf.Tensor, tf.Tensor]:
     """The ConvLSTM of a single map: both convolutions at every frame, on inputs and states of zeros as well."""
     hidden = cell = zeros = tf.zeros_like(inputs)
     frames = []
     for driving in [inputs] + [zeros] * (num_frames - 1):
         hidden, cell = lstm._step(_conv3x3(driving, lstm.input_kernel) + lstm.bias, hidden, cell)
         frames.append(hidden)
-    return tf.stack(frames, axis=1)
+    return tf.stack(frames, axis=1), tf.stack([hidden, cell])
 
 
-def _up_block(block: Any, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+def _up_block(block: Any, inputs: tf.Tensor, training: bool = False, labels: None = None) -> tf.Tensor:
     """The shortcut's convolution after the upsampling, not before it."""
     hidden = block.conv1(tf.nn.relu(block.norm1(inputs, training=training)), upsampled=True)
     hidden = block.conv2(tf.nn.relu(block.norm2(hidden, training=training)))

@@ -61,6 +61,27 @@ def test_batch_norm_over_two_replicas_is_that_of_the_whole_batch(two_replicas):
     np.testing.assert_allclose(norm.moving_variance.numpy(), alone.moving_variance, rtol=1e-5)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_conditional_batch_norm_scales_and_shifts_by_class(training):
+    norm, plain = layers.BatchNorm(num_classes=3), layers.BatchNorm()
+    inputs, labels = normal(4, 3, 3, 2), tf.constant([2, 0, 2, 1])
+    norm(inputs, labels=labels)
+    plain(inputs)
+    for statistic in ("moving_mean", "moving_variance"):
+        value = RNG.uniform(0.5, 2, size=2)
+        getattr(norm, statistic).assign(value)
+        getattr(plain, statistic).assign(value)
+    norm.gamma.assign(RNG.normal(size=(3, 2)))
+    norm.beta.assign(RNG.normal(size=(3, 2)))
+    normalized = plain(inputs, training=training).numpy()  # scale 1, shift 0
+    gamma, beta = (weights.numpy()[[2, 0, 2, 1]][:, None, None] for weights in (norm.gamma, norm.beta))
+    expected = gamma * normalized + beta
+    np.testing.assert_allclose(norm(inputs, training=training, labels=labels), expected, atol=1e-5)
+    for layer, wrong in ((norm, None), (plain, labels)):
+        with pytest.raises(ValueError, match="classes; labels"):
+            layer(inputs, labels=wrong)
+
+
 def lstm_by_definition(lstm, inputs):
     """Convolutions over the input of every frame, gates i, f, o, c; inputs: a list of one map a frame."""
     sigmoid = lambda v: 1 / (1 + np.exp(-v))  # noqa: E731
@@ -86,8 +107,27 @@ def test_conv_lstm_is_driven_by_its_first_frame(size):
     lstm(first, 1)
     lstm.bias.assign(RNG.normal(size=20))
     expected = lstm_by_definition(lstm, [first, *[tf.zeros_like(first)] * 3])
-    np.testing.assert_allclose(lstm(first, 4), expected, atol=1e-5)
-    np.testing.assert_allclose(tf.function(lambda t: lstm(first, t))(tf.constant(4)), expected, atol=1e-5)
+    np.testing.assert_allclose(lstm(first, 4)[0], expected, atol=1e-5)
+    looped = tf.function(lambda t: lstm(first, t)[0])
+    np.testing.assert_allclose(looped(tf.constant(4)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_frames", [3, tf.constant(3)], ids=["unrolled", "looped"])
+def test_conv_lstm_goes_on_from_its_state(num_frames):
+    lstm = layers.ConvLSTM(5)
+    first = normal(2, 2, 2, 5)
+    lstm(first, 1)
+    lstm.bias.assign(RNG.normal(size=20))
+    whole, last = lstm(first, 5)
+    begun, state = lstm(first, 2)
+    rest, after = lstm(None, num_frames, state)
+    np.testing.assert_allclose(tf.concat([begun, rest], 1), whole, atol=1e-6)
+    np.testing.assert_allclose(after, last, atol=1e-6)
+    # On top of another it goes on with that one's frames.
+    upper, frames = layers.ConvLSTM(5), normal(2, 5, 2, 2, 5)
+    whole, _ = upper(frames, 5)
+    _, state = upper(frames[:, :2], 2)
+    np.testing.assert_allclose(upper(frames[:, 2:], num_frames, state)[0], whole[:, 2:], atol=1e-6)
 
 
 def test_conv_lstm_on_top_of_another_takes_every_frame():
@@ -95,7 +135,8 @@ def test_conv_lstm_on_top_of_another_takes_every_frame():
     frames = normal(2, 4, 2, 2, 3)
     lstm(frames, 4)
     lstm.bias.assign(RNG.normal(size=12))
-    np.testing.assert_allclose(lstm(frames, 4), lstm_by_definition(lstm, list(tf.unstack(frames, axis=1))), atol=1e-5)
+    expected = lstm_by_definition(lstm, list(tf.unstack(frames, axis=1)))
+    np.testing.assert_allclose(lstm(frames, 4)[0], expected, atol=1e-5)
 
 
 def test_forget_bias_is_in_the_forget_gate_only():

@@ -49,6 +49,75 @@ def test_inference_renders_any_level_and_number_of_frames():
     np.testing.assert_allclose(generator(Z, num_frames=tf.constant(9)), long, atol=1e-5)
 
 
+CONDITIONAL = {"conditional": True, "num_classes": 3}
+
+
+@pytest.mark.parametrize("changes", [{}, {"lstm_layers": 2, **CONDITIONAL}], ids=["plain", "conditional, two layers"])
+def test_long_videos_are_rendered_in_chunks(changes):
+    generator = Generator(model_config(**changes))
+    labels = tf.constant([0, 2, 1, 2]) if "conditional" in changes else None
+    whole = generator(Z, num_frames=7, labels=labels)
+    first, state = generator.begin(Z, 2, labels=labels)
+    assert state.shape == (len(generator.recurrence), 2, 4, 1, 1, 4)
+    resume = tf.function(lambda state, num_frames: generator.resume(state, num_frames, labels=labels))
+    second, state = resume(state, tf.constant(4))
+    third, _ = resume(state, tf.constant(1))
+    np.testing.assert_allclose(tf.concat([first, second, third], 1), whole, atol=1e-5)
+
+
+def scrambled(network):
+    """Moves all weights off their first values, where classes are alike."""
+    for index, weight in enumerate(network.trainable_variables):
+        weight.assign_add(0.3 * tf.random.stateless_normal(weight.shape, [index, 7]))
+    return network
+
+
+def test_a_class_changes_its_own_videos_only():
+    generator = scrambled(Generator(model_config(**CONDITIONAL)))
+    videos = generator(Z, labels=tf.constant([0, 1, 2, 0])).numpy()
+    others = generator(Z, labels=tf.constant([0, 2, 2, 1])).numpy()
+    changed = np.abs(videos - others).max((1, 2, 3, 4))
+    assert (changed[[0, 2]] < 1e-6).all() and (changed[[1, 3]] > 1e-3).all()
+    # The recurrence knows the class too, so that motion can depend on it.
+    states = [generator.begin(Z, 1, labels=tf.fill([4], label))[1] for label in (0, 1)]
+    assert np.abs(states[0] - states[1]).min((0, 1, 3, 4, 5)).max() > 0
+    with pytest.raises(ValueError, match="labels are missing"):
+        generator(Z)
+    with pytest.raises(ValueError, match="labels are for a conditional"):
+        Generator(model_config())(Z, labels=tf.zeros([4], tf.int32))
+
+
+def test_conditional_levels_follow_the_samples_that_are_kept():
+    # With running statistics, level 2 of training has every second sample of inference, with its own class.
+    generator = scrambled(Generator(model_config(**CONDITIONAL)))
+    labels = tf.constant([0, 1, 2, 1])
+    full = generator(Z, labels=labels).numpy()
+    _, second = generator.pyramid(Z, training=False, frame_offsets=[1], labels=labels)
+    np.testing.assert_allclose(second, full[::2, 1::2], atol=1e-5)
+
+
+def test_projection_adds_the_logit_of_the_class_at_every_level():
+    discriminator = scrambled(Discriminator(model_config(spectral_norm=False, **CONDITIONAL)))
+    videos = [tf.random.stateless_uniform(shape, [3, 4], -1, 1) for shape in ((4, 4, 8, 8, 3), (2, 2, 16, 16, 3))]
+    labels = [0, 1, 2, 1]
+    logits = discriminator(videos, tf.constant(labels))
+    for network, level, of_level, kept in zip(
+        discriminator.level_discriminators, videos, logits, (labels, labels[::2])
+    ):
+        features = level
+        for block in network.blocks:
+            features = block(features)
+        features = tf.reduce_sum(tf.nn.relu(features), [1, 2, 3]).numpy()
+        linear, projection = (layer.kernel.numpy() for layer in (network.linear, network.projection))
+        expected = features @ linear[:, 0] + network.linear.bias.numpy()[0]
+        for i, label in enumerate(kept):
+            expected[i] += features[i] @ projection[:, label] + network.projection.bias.numpy()[label]
+        np.testing.assert_allclose(of_level, expected, rtol=1e-4)
+    assert {f"level{n}/projection" for n in (1, 2)} <= {
+        "/".join(v.name.split("/")[-3:-1]) for v in discriminator.trainable_variables
+    }
+
+
 def test_subsampled_levels_are_frames_and_samples_of_the_full_ones():
     # With running statistics nothing but S^G stands between the two ways.
     generator = Generator(model_config())

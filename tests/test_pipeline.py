@@ -15,10 +15,10 @@ from tganv2_tf.errors import ConfigError, UserError
 
 
 def batches(config, count, batch_size=4, n_dis=1, seed=0, first_step=0):
-    """The first batches, as lists of numpy levels."""
+    """The first batches, as lists of numpy levels, without labels."""
     manifest = pipeline.load_manifest(config.model, config.data)
     dataset = pipeline.training_dataset(manifest, config.model, config.data, batch_size, n_dis, seed, first_step)
-    return [[level.numpy() for level in levels] for levels in dataset.take(count)]
+    return [[level.numpy() for level in levels] for levels, _ in dataset.take(count)]
 
 
 def pixels(level):
@@ -154,8 +154,43 @@ def test_the_shuffle_buffer_holds_windows_and_no_whole_records(config):
     for count in (1, 3):
         data = dataclasses.replace(config.data, windows_per_record=count)
         windows = pipeline._windows(share, config.model, data, np.arange(3))
-        assert windows.element_spec[2] == tf.TensorSpec([4], tf.string)
-        assert {len(frames) for _, _, frames in windows.take(20).as_numpy_iterator()} == {4}
+        assert windows.element_spec[3] == tf.TensorSpec([4], tf.string)
+        assert {len(frames) for _, _, _, frames in windows.take(20).as_numpy_iterator()} == {4}
+
+
+@pytest.mark.parametrize("tolerant", [False, True])
+def test_labels_are_those_of_the_clips(tmp_path, tolerant):
+    write_data_set(tmp_path, [6, 9, 5, 30, 7, 8, 9], labels=["a", "b", "c"])
+    config = tiny_config(data={"data_dir": str(tmp_path), "shuffle_buffer": 4, "skip_corrupt_records": tolerant})
+    manifest = pipeline.load_manifest(config.model, config.data)
+    dataset = pipeline.training_dataset(manifest, config.model, config.data, 4, 2, 0)
+    seen = set()
+    for (first, _), labels in dataset.take(6):
+        videos = pixels(first.numpy())[:, :, 0, 0, 0, 0] // 10  # [n_dis, N_1]
+        np.testing.assert_array_equal(labels, videos % 3)  # as write_data_set labels them
+        seen |= set(labels.numpy().ravel())
+    assert seen == {0, 1, 2}
+
+
+def test_conditional_models_need_labels(tmp_path):
+    write_data_set(tmp_path / "labelled", [6, 9], labels=["a", "b"])
+    write_data_set(tmp_path / "plain", [6, 9])
+    for folder, model, message in (
+        ("plain", {"conditional": True}, "--conditional: the videos in .* have no classes"),
+        ("labelled", {"conditional": True, "num_classes": 3}, "--num_classes=3: .* has 2 classes; valid: that, or 0"),
+    ):
+        config = tiny_config(model=model, data={"data_dir": str(tmp_path / folder)})
+        with pytest.raises(ConfigError, match=message):
+            pipeline.load_manifest(config.model, config.data)
+
+
+def test_a_record_without_a_label_ends_a_conditional_run(tmp_path):
+    write_data_set(tmp_path, [6], num_shards=1)  # its label is -1
+    config = tiny_config(model={"conditional": True, "num_classes": 2}, data={"data_dir": str(tmp_path)})
+    manifest = pipeline.Manifest.load(tmp_path)
+    dataset = pipeline.training_dataset(manifest, config.model, config.data, 4, 1, 0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="record 0 has no label of the manifest"):
+        next(iter(dataset))
 
 
 @pytest.mark.parametrize(

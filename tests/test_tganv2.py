@@ -22,9 +22,12 @@ def reals(config, batch_size=None, seed=0):
 
 
 def batch(config, **kwargs):
-    """What fit draws: a leading axis of n_dis."""
+    """What fit draws: levels and labels with a leading axis of n_dis."""
     several = [reals(config, seed=i, **kwargs) for i in range(config.train.n_dis)]
-    return [tf.stack(level) for level in zip(*several)]
+    levels = [tf.stack(level) for level in zip(*several)]
+    num_clips = levels[0].shape[1]
+    labels = tf.stack([(i + tf.range(num_clips, dtype=tf.int64)) % 3 for i in range(config.train.n_dis)])
+    return levels, labels
 
 
 def values(variables):
@@ -105,7 +108,7 @@ def linear_model(config):
             tf.keras.Model.__init__(self)
             self.w = [tf.Variable(0.1), tf.Variable(0.2)]
 
-        def call(self, videos):
+        def call(self, videos, labels=None):
             return [w * tf.reduce_sum(video, [1, 2, 3, 4]) for w, video in zip(self.w, videos)]
 
     return TGANv2(Generator(config.model), Linear(), config)
@@ -158,7 +161,7 @@ def test_with_two_discriminator_updates_the_generator_moves_with_the_first():
     models = [make_model(config) for config in (one, two)]
     initial = values(models[0].discriminator.trainable_variables)
     data = batch(two)
-    run_step(models[0], [level[:1] for level in data])
+    run_step(models[0], tf.nest.map_structure(lambda several: several[:1], data))
     run_step(models[1], data)
     # The rates agree at the first update of a step, so the generators agree, and the discriminators do not.
     for a, b in zip(*(values(m.generator.trainable_variables) for m in models)):
@@ -177,6 +180,78 @@ def test_average_starts_short_and_includes_statistics():
     for start, average, variable in zip(before, model.ema_generator.variables, model.generator.variables):
         np.testing.assert_allclose(average.numpy(), decay * start + (1 - decay) * variable.numpy(), atol=1e-6)
     assert any("moving_mean" in v.name for v in model.ema_generator.variables)
+
+
+CONDITIONAL = {"conditional": True, "num_classes": 3}
+
+
+@pytest.mark.parametrize("score", ["sum", "separate"])
+def test_a_conditional_step_learns_from_the_labels(score):
+    config = tiny_config(model=CONDITIONAL, score=score, r1_weight=1.0, ema_decay=0.9)
+    model = make_model(config)
+    (real,), z = [[level[0] for level in batch(config)[0]]], sample_latents(4, 4, tf.constant([0, 1]))
+    step = model.losses_and_gradients(real, z, [1], labels=tf.constant([0, 1, 0, 1]))
+    gradients = zip(model.generator.trainable_variables, step.generator_gradients)
+    tables = [(v.name, g.numpy()) for v, g in gradients if v.shape.rank == 2 and v.shape[0] == 3]
+    assert len(tables) == 2 * len(model.generator.batch_norms) + 1  # and the classes' share of the first map
+    for name, table in tables:
+        assert np.abs(table[:2]).max() > 0, f"{name}: the classes of the batch have gradients"
+        assert (table[2] == 0).all(), f"{name}: and the one that is not in it has none"
+    before = values(model.discriminator.trainable_variables)
+    scalars = run_step(model, batch(config))
+    assert np.mean(moved(before, model.discriminator.trainable_variables)) > 0.9
+    assert all(np.isfinite(float(value)) for value in scalars.values())
+
+
+@pytest.mark.parametrize("score", ["sum", "separate"])
+def test_accumulated_gradients_are_means_over_the_parts(score):
+    config = tiny_config(
+        model=CONDITIONAL, global_batch_size=8, r1_weight=2.0, score=score, gradient_accumulation_steps=2
+    )
+    whole = make_model(config)
+    real, z, labels = reals(config), sample_latents(8, 4, tf.constant([0, 1])), tf.range(8) % 3
+    accumulated = whole.losses_and_gradients(real, z, [1], labels)
+    moments = [moment.numpy() for norm in whole.generator.batch_norms for moment in norm.batch_moments]
+    halves, half_moments = [], []
+    single = make_model(tiny_config(model=CONDITIONAL, global_batch_size=4, r1_weight=2.0, score=score))
+    for part in range(2):
+        some = slice(4 * part, 4 * part + 4), slice(2 * part, 2 * part + 2)  # of level 1 and of level 2
+        halves.append(
+            single.losses_and_gradients([level[s] for level, s in zip(real, some)], z[some[0]], [1], labels[some[0]])
+        )
+        half_moments.append([m.numpy() for norm in single.generator.batch_norms for m in norm.batch_moments])
+    expected = tf.nest.map_structure(lambda a, b: (a + b) / 2, *halves)
+    for ours, theirs in zip(tf.nest.flatten(accumulated), tf.nest.flatten(expected)):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4 * max(1, np.abs(theirs).max()))
+    for ours, first, second in zip(moments, *half_moments):
+        np.testing.assert_allclose(ours, (first + second) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_parts_of_a_batch_are_worked_through_one_after_the_other():
+    config = tiny_config(global_batch_size=8, gradient_accumulation_steps=2)
+    model = make_model(config)
+    graph = (
+        tf.function(lambda *real: model.losses_and_gradients(real, sample_latents(8, 4, tf.constant([0, 1])), [1]))
+        .get_concrete_function(*reals(config))
+        .graph
+    )
+    convolutions = [op for op in graph.get_operations() if op.type == "Conv3D"]
+
+    def after(op):
+        """All that has to have run before."""
+        found, pending = set(), [op]
+        while pending:
+            for other in (*(t.op for t in pending[0].inputs), *pending[0].control_inputs):
+                if other not in found:
+                    found.add(other)
+                    pending.append(other)
+            pending.pop(0)
+        return found
+
+    backward = [op for op in graph.get_operations() if op.type == "Conv3DBackpropFilterV2"]
+    # The second half of the forward convolutions stands after backward ones, of the first part.
+    waiting = [bool(after(op) & set(backward)) for op in convolutions]
+    assert sum(waiting) == len(waiting) / 2
 
 
 def test_two_replicas_give_the_gradients_of_one(two_replicas):
@@ -207,8 +282,11 @@ def test_two_replicas_give_the_gradients_of_one(two_replicas):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"mixed_precision": "mixed_float16", "r1_every_steps": 2, "gradient_clip_norm": 1.0}],
-    ids=["plain", "float16"],
+    [
+        {"model": CONDITIONAL, "gradient_accumulation_steps": 2},
+        {"mixed_precision": "mixed_float16", "r1_every_steps": 2, "gradient_clip_norm": 1.0},
+    ],
+    ids=["conditional, two parts", "float16"],
 )
 def test_two_replicas_stay_identical(two_replicas, changes):
     config, strategy = tiny_config(global_batch_size=8, **changes), two_replicas

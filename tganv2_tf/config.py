@@ -13,6 +13,8 @@ from typing import Any
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS, PyramidSpec
 
+AUGMENTATIONS = ("color", "translation", "cutout")  # of clips, see tganv2_tf.models.augmentation
+
 
 def option(help: str, default: Any = dataclasses.MISSING, choices: tuple[str, ...] = ()) -> Any:
     """A dataclass field that is also a flag.
@@ -58,6 +60,8 @@ class ModelConfig:
     grow_length_one_axes: bool = option(
         "pad length-one axes before pooling, as the authors' code does by a slip", False
     )
+    conditional: bool = option("generate videos of the class that is asked for; the data set must have labels", False)
+    num_classes: int = option("classes of a conditional model; 0 = as many as the data set has", 0)
 
     def __post_init__(self) -> None:
         # With one frame the recurrence would never run, and its weights would have no gradient.
@@ -76,6 +80,12 @@ class ModelConfig:
             "discriminator_channels",
             self.discriminator_channels,
             "at least one positive number",
+        )
+        require(
+            self.num_classes >= 0 and (self.conditional or not self.num_classes),
+            "num_classes",
+            self.num_classes,
+            "a whole number of at least 0" if self.conditional else "0 without --conditional",
         )
 
     @property
@@ -128,7 +138,13 @@ class TrainConfig:
     adam_beta1: float = option("decay of Adam's first moment", 0.0)
     adam_beta2: float = option("decay of Adam's second moment", 0.9)
     adam_epsilon: float = option("Adam's epsilon, outside the bias correction", 8e-8)
+    gradient_accumulation_steps: int = option(
+        "parts in which a replica works through its batch, one after the other, to spare memory", 1
+    )
     gradient_clip_norm: float = option("largest norm of each network's gradient over all replicas; 0 = any", 0.0)
+    diffaugment: str = option(
+        f"random changes of all clips that the discriminators see: some of {','.join(AUGMENTATIONS)}", ""
+    )
     ema_decay: float = option("decay of the averaged generator's weights a step; 0 = no averaging", 0.999)
     init_from: str = option("run, or checkpoint of one, whose networks a new run begins with", "")
     seed: int = option("seed of initial weights, latents, offsets and data order", 0)
@@ -162,6 +178,7 @@ class TrainConfig:
             "train_steps",
             "n_dis",
             "r1_every_steps",
+            "gradient_accumulation_steps",
             "steps_per_execution",
             "log_every_steps",
             "preview_every_steps",
@@ -184,6 +201,13 @@ class TrainConfig:
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 up to, not including, 1")
         require("://" not in self.model_dir, "model_dir", self.model_dir, "a folder of this machine")
         require(self.seed < 2**31, "seed", self.seed, "a whole number below 2147483648")
+        chosen = self.augmentations
+        require(
+            set(chosen) <= set(AUGMENTATIONS) and len(set(chosen)) == len(chosen),
+            "diffaugment",
+            self.diffaugment,
+            f"some of {','.join(AUGMENTATIONS)}, or nothing",
+        )
         require(self.adam_epsilon > 0, "adam_epsilon", self.adam_epsilon, "a number above 0")
         # XLA compiles the step of one device; the sums over replicas in its midst cannot be a part of that.
         require(
@@ -212,6 +236,11 @@ class TrainConfig:
             text = f"two numbers FIRST,LAST from 1 to --train_steps={self.train_steps}, or nothing"
             require(valid, "profile_steps", self.profile_steps, text)
 
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        """The names in `diffaugment`."""
+        return tuple(name.strip() for name in self.diffaugment.split(",") if name.strip())
+
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
@@ -232,12 +261,18 @@ class EvalConfig:
     repetitions: int = option("repetitions, over which mean and standard deviation are taken", 10)
     real_passes: int = option("clips of each record of real videos that stand for the data", 10)
     eval_batch_size: int = option("videos that are generated and scored at once", 16)
+    recalibration_batches: int = option(
+        "batches from which the scored generator's batch-norm statistics are taken anew; 0 = those of training",
+        0,
+    )
     cache_dir: str = option("folder for features of real clips; none = compute them each time", "~/.cache/tganv2_tf")
 
     def __post_init__(self) -> None:
         require(self.num_samples >= 6, "num_samples", self.num_samples, "a whole number of at least 6")  # 5 neighbours
         for name in ("repetitions", "real_passes", "eval_batch_size"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
+        value = self.recalibration_batches
+        require(value >= 0, "recalibration_batches", value, "a whole number of at least 0")
         require(not self.c3d_mean or bool(self.classifier), "c3d_mean", self.c3d_mean, "with --classifier only")
 
 
@@ -257,12 +292,14 @@ class Config:
             self.train.eval_every_steps,
             "0, or a --classifier to score with; `python -m tganv2_tf.train_classifier` makes one",
         )
-        divisor = self.model.pyramid.levels[-1].clip_stride
+        parts = self.train.gradient_accumulation_steps
+        divisor = self.model.pyramid.levels[-1].clip_stride * parts
         require(
             self.train.global_batch_size % divisor == 0,
             "global_batch_size",
             self.train.global_batch_size,
-            f"a multiple of {divisor}, the product of --batch_strides",
+            f"a multiple of {divisor}, the product of --batch_strides"
+            + (" and --gradient_accumulation_steps" if parts > 1 else ""),
         )
 
     def to_json(self) -> str:

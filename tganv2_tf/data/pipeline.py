@@ -79,22 +79,28 @@ def augment(clip: tf.Tensor, resolution: int, flip: bool, seed: tf.Tensor) -> tf
 
 
 def _windows(share: Share, model: ModelConfig, data: DataConfig, seeds: np.ndarray) -> tf.data.Dataset:
-    """Endless encoded windows: (path string [], number int64 [], frames string [num_frames]), shuffled.
+    """Endless encoded windows: (path string [], number int64 [], label int64 [], frames string [num_frames]), shuffled.
 
     Those of an unreadable record, where it is to be skipped, hold empty strings.
     """
     count, (files_seed, records_seed, windows_seed) = data.windows_per_record, (int(seed) for seed in seeds)
 
+    def several(path: tf.Tensor, number: tf.Tensor, label: tf.Tensor, windows: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return *(tf.repeat(value, tf.shape(windows)[0]) for value in (path, number, label)), windows
+
     def windows_of(index: tf.Tensor, record: Any) -> tuple[tf.Tensor, ...]:
         path, number, serialized = record
-        frames = parse_record(serialized)["frames"]
+        parsed = parse_record(serialized)
         seed = tf.stack([windows_seed, index])
-        windows = cut_windows(frames, count, model.num_frames, data.frame_step, seed)
-        return tf.repeat(path, tf.shape(windows)[0]), tf.repeat(number, tf.shape(windows)[0]), windows
+        windows = cut_windows(parsed["frames"], count, model.num_frames, data.frame_step, seed)
+        if model.conditional:
+            text = tf.strings.format("{}: record {} has no label of the manifest", (path, number))
+            tf.debugging.Assert((parsed["label"] >= 0) & (parsed["label"] < model.num_classes), [text])
+        return several(path, number, parsed["label"], windows)
 
     def unreadable(index: tf.Tensor, record: Any) -> tuple[tf.Tensor, ...]:
         path, number, _ = record
-        return tf.repeat(path, count), tf.repeat(number, count), tf.fill([count, model.num_frames], "")
+        return several(path, number, tf.zeros([], tf.int64), tf.fill([count, model.num_frames], ""))
 
     records = share.read(files_seed, data.skip_corrupt_records).enumerate()
     if data.skip_corrupt_records:
@@ -167,6 +173,15 @@ def load_manifest(model: ModelConfig, data: DataConfig) -> Manifest:
             f"--resolution={model.resolution}: the frames in {data.data_dir} have {manifest.height}x{manifest.width} "
             f"pixels; valid: {manifest.height}, or prepare the videos again with --resolution={model.resolution}"
         )
+    if model.conditional and len(manifest.labels) < 2:
+        raise ConfigError(
+            f"--conditional: the videos in {data.data_dir} have no classes to tell apart; prepare them with "
+            "data_prep.ucf101, or with data_prep.video_folder from a folder a class"
+        )
+    if model.num_classes not in (0, len(manifest.labels)):
+        raise ConfigError(
+            f"--num_classes={model.num_classes}: {data.data_dir} has {len(manifest.labels)} classes; valid: that, or 0"
+        )
     for shard in manifest.shards:
         fault = shard.fault(data.data_dir)
         if fault:  # and yet it may be used
@@ -222,7 +237,8 @@ def training_dataset(
       num_pipelines: processes that train together and read each its share of the data.
       pipeline: number of this one, from 0.
     Returns:
-      Elements of L tensors, level l float32 [n_dis, N_l, T_l, H_l, W_l, 3] in [-1, 1].
+      Elements of (levels, labels): L tensors, level l float32 [n_dis, N_l, T_l, H_l, W_l, 3] in [-1, 1], and
+      int64 [n_dis, N_1] of the clips at level 1, -1 of those without a label.
     Raises:
       ConfigError: no video of the share is long enough.
     """
@@ -233,26 +249,26 @@ def training_dataset(
     seeds = np.random.SeedSequence([seed, first_step, pipeline]).generate_state(5)
     augmentation_seed, offsets_seed = (int(number) for number in seeds[3:])
 
-    def clip(index: tf.Tensor, window: Any) -> tf.Tensor:
-        decoded = decode_clip(window[2], model.num_frames, manifest.height, manifest.width)
-        return augment(decoded, model.resolution, data.flip, tf.stack([augmentation_seed, index]))
+    def clip(index: tf.Tensor, window: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        decoded = decode_clip(window[3], model.num_frames, manifest.height, manifest.width)
+        return augment(decoded, model.resolution, data.flip, tf.stack([augmentation_seed, index])), window[2]
 
-    def pyramids(index: tf.Tensor, clips: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        batches = tf.reshape(clips, [n_dis, batch_size, *clips.shape[1:]])
+    def pyramids(index: tf.Tensor, clips: tuple[tf.Tensor, tf.Tensor]) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
+        batches = tf.reshape(clips[0], [n_dis, batch_size, *clips[0].shape[1:]])
         levels = [
             video_pyramid(normalize(batches[i], data.normalization), spec, tf.stack([offsets_seed + i, index]))
             for i in range(n_dis)
         ]
-        return tuple(tf.stack(same_level) for same_level in zip(*levels))
+        return tuple(tf.stack(same_level) for same_level in zip(*levels)), tf.reshape(clips[1], [n_dis, batch_size])
 
     windows = _windows(share, model, data, seeds[:3]).enumerate()
     if data.skip_corrupt_records:
         undecodable = f"has frames that are no pictures of {manifest.width}x{manifest.height} pixels"
-        none = tf.zeros([model.num_frames, model.resolution, model.resolution, 3], tf.uint8)
+        none = tf.zeros([model.num_frames, model.resolution, model.resolution, 3], tf.uint8), tf.zeros([], tf.int64)
         tried = attempt(
             windows,
             lambda index, window: (*window[:2], "", clip(index, window)),
-            lambda index, window: (*window[:2], tf.where(window[2][0] == "", UNREADABLE, undecodable), none),
+            lambda index, window: (*window[:2], tf.where(window[3][0] == "", UNREADABLE, undecodable), none),
         )
         clips_of_an_epoch = share.num_records * data.windows_per_record
         clips = SkippedRecords(max(clips_of_an_epoch, data.shuffle_buffer)).leave_out(tried)

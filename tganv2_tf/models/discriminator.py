@@ -19,7 +19,11 @@ from tganv2_tf.models.spectral_norm import SpectralDense, SpectralLayer
 
 
 class LevelDiscriminator(layers.Layer):
-    """D_l: residual blocks, ReLU, sum over frames and pixels, linear."""
+    """D_l: residual blocks, ReLU, sum over frames and pixels, linear.
+
+    With classes the logit is that of a projection discriminator (Miyato & Koyama, 2018): a second linear layer, with an
+    output a class, adds that of the video's class.
+    """
 
     def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -33,14 +37,22 @@ class LevelDiscriminator(layers.Layer):
             in_channels = channels
         # float32 whatever the blocks compute in, as what it adds up is a sum over a whole video.
         self.linear = SpectralDense(1, glorot_uniform(), config.spectral_norm, name="linear", dtype="float32")
+        if config.num_classes:
+            self.projection = SpectralDense(
+                config.num_classes, glorot_uniform(), config.spectral_norm, name="projection", dtype="float32"
+            )
 
-    def call(self, videos: tf.Tensor) -> tf.Tensor:
-        """float [N, T, H, W, 3] in [-1, 1] -> float32 logits [N]."""
+    def call(self, videos: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
+        """float [N, T, H, W, 3] in [-1, 1], and int [N] where there are classes -> float32 logits [N]."""
         features = tf.cast(videos, self.compute_dtype)
         for block in self.blocks:
             features = block(features)
         features = tf.reduce_sum(tf.cast(tf.nn.relu(features), tf.float32), [1, 2, 3])
-        return self.linear(features)[:, 0]
+        logits = self.linear(features)[:, 0]
+        if labels is None:
+            return logits
+        of_classes = self.projection(features)
+        return logits + tf.reduce_sum(tf.one_hot(labels, of_classes.shape[1]) * of_classes, axis=1)
 
 
 class Discriminator(tf.keras.Model):
@@ -57,21 +69,30 @@ class Discriminator(tf.keras.Model):
         self.level_discriminators = [
             LevelDiscriminator(config, name=f"level{level.number}") for level in config.pyramid.levels
         ]
-        self([tf.zeros([1, 1, 2, 2, 3])] * len(self.level_discriminators))  # makes all weights now
+        labels = tf.zeros([1], tf.int32) if config.num_classes else None
+        self([tf.zeros([1, 1, 2, 2, 3])] * len(self.level_discriminators), labels)  # makes all weights now
 
-    def call(self, videos: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def call(self, videos: Sequence[tf.Tensor], labels: tf.Tensor | None = None) -> list[tf.Tensor]:
         """Scores a pyramid.
 
         Args:
           videos: L tensors, level l float [N_l, T_l, H_l, W_l, 3] in [-1, 1].
+          labels: int [N_1], of a conditional model: sample i of level l is sample i * N_1 / N_l of level 1.
         Returns:
           L tensors of logits, level l float32 [N_l].
         Raises:
-          ValueError: another number of levels.
+          ValueError: another number of levels, or labels where there are no classes, or the other way round.
         """
+        if (labels is None) == self.config.conditional:
+            raise ValueError("labels are for a conditional model" if labels is not None else "labels are missing")
         if len(videos) != len(self.level_discriminators):
             raise ValueError(f"{len(videos)} levels of videos for {len(self.level_discriminators)} networks")
-        return [network(level) for network, level in zip(self.level_discriminators, videos)]
+        logits = []
+        for index, (network, level) in enumerate(zip(self.level_discriminators, videos)):
+            if index and labels is not None:
+                labels = labels[:: self.config.batch_strides[index - 1]]
+            logits.append(network(level, labels))
+        return logits
 
     @property
     def spectral_layers(self) -> list[SpectralLayer]:

@@ -39,16 +39,21 @@ def channel_moments(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 class BatchNorm(layers.Layer):
     """Batch normalisation over all axes but the last, synchronised across replicas.
 
+    With classes, scale and shift are those of the sample's class (conditional batch norm: Dumoulin et al., 2017); the
+    statistics are shared by all.
+
     A forward pass changes no variable: in training it keeps its moments in `batch_moments`, and
     `update_moving_statistics` moves the running statistics there. The variance kept is the unbiased one (n / (n - 1)).
 
     Attributes:
+      num_classes: 0 for an unconditional one.
       moments: what computes them. Other ways to add the same values up go here, such as that of
         `tganv2_tf.interop.chainer`, which rounds as the authors' code does.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, num_classes: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.num_classes = num_classes
         self.moments: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]] = channel_moments
 
     def build(self, input_shape: tf.TensorShape) -> None:
@@ -64,26 +69,34 @@ class BatchNorm(layers.Layer):
                 experimental_autocast=False,
             )
 
-        channels = [input_shape[-1]]
-        self.gamma = self.add_weight("gamma", channels, tf.float32, "ones", experimental_autocast=False)
-        self.beta = self.add_weight("beta", channels, tf.float32, "zeros", experimental_autocast=False)
+        shape = [self.num_classes, input_shape[-1]] if self.num_classes else [input_shape[-1]]
+        self.gamma = self.add_weight("gamma", shape, tf.float32, "ones", experimental_autocast=False)
+        self.beta = self.add_weight("beta", shape, tf.float32, "zeros", experimental_autocast=False)
         self.moving_mean = statistic("moving_mean", "zeros")
         self.moving_variance = statistic("moving_variance", "ones")
         self.batch_moments: tuple[tf.Tensor, ...] = ()
 
-    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """[M, H, W, C] -> the same shape and dtype."""
+    def _scale_and_shift(self, labels: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        """gamma and beta, float32 [C], or, with classes, of each sample, [M, 1, 1, C]."""
+        if (labels is None) == bool(self.num_classes):
+            raise ValueError(f"{self.name} has {self.num_classes} classes; labels: {labels}")
+        if labels is None:
+            return tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        gamma, beta = (tf.gather(weights, labels)[:, tf.newaxis, tf.newaxis] for weights in (self.gamma, self.beta))
+        return gamma, beta
+
+    def call(self, inputs: tf.Tensor, training: bool = False, labels: tf.Tensor | None = None) -> tf.Tensor:
+        """[M, H, W, C] -> the same shape and dtype; `labels` are integers [M], where there are classes."""
+        gamma, beta = self._scale_and_shift(labels)
         if not training:
-            outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
-                inputs,
-                self.gamma,
-                self.beta,
-                tf.convert_to_tensor(self.moving_mean),
-                tf.convert_to_tensor(self.moving_variance),
-                epsilon=BATCH_NORM_EPSILON,
-                is_training=False,
-            )
-            return outputs
+            mean, variance = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
+            if labels is None:
+                outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
+                    inputs, gamma, beta, mean, variance, epsilon=BATCH_NORM_EPSILON, is_training=False
+                )
+                return outputs
+            scale = gamma * tf.math.rsqrt(variance + BATCH_NORM_EPSILON)
+            return tf.cast(tf.cast(inputs, tf.float32) * scale + (beta - mean * scale), inputs.dtype)
         values = tf.cast(inputs, tf.float32)
         mean, variance = self.moments(values)
         replica_context = tf.distribute.get_replica_context()
@@ -95,7 +108,7 @@ class BatchNorm(layers.Layer):
             variance = replica_context.all_reduce(tf.distribute.ReduceOp.MEAN, variance + tf.square(own_mean - mean))
         count = float(replicas) * tf.reduce_prod(tf.cast(tf.shape(values)[:-1], tf.float32))
         self.batch_moments = (mean, variance * count / tf.maximum(count - 1.0, 1.0))
-        outputs = tf.nn.batch_normalization(values, mean, variance, self.beta, self.gamma, BATCH_NORM_EPSILON)
+        outputs = tf.nn.batch_normalization(values, mean, variance, beta, gamma, BATCH_NORM_EPSILON)
         return tf.cast(outputs, inputs.dtype)
 
     def update_moving_statistics(self) -> None:
@@ -145,40 +158,49 @@ class ConvLSTM(layers.Layer):
         cell = tf.sigmoid(f) * cell + tf.sigmoid(i) * tf.tanh(c)
         return tf.sigmoid(o) * tf.tanh(cell), cell
 
-    def call(self, inputs: tf.Tensor, num_frames: int | tf.Tensor) -> tf.Tensor:
-        """Unrolls the recurrence from a zero state.
+    def call(
+        self, inputs: tf.Tensor | None, num_frames: int | tf.Tensor, state: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Unrolls the recurrence.
 
         Args:
-          inputs: [N, H, W, C], the map of the first frame, or [N, T, H, W, C], one a frame.
+          inputs: [N, H, W, C], the map of the first frame; [N, T, H, W, C], one a frame; None on the way, where no
+            frame has one.
           num_frames: T; a Python number unrolls the graph, a tensor makes a loop.
+          state: [2, N, H, W, C], hidden and cell after the frame before; zeros where it is None.
         Returns:
-          [N, T, H, W, C].
+          [N, T, H, W, C], and the state after the last frame.
         """
-        per_frame = inputs.shape.rank == 5
-        if per_frame:
+        per_frame = False
+        first = self.bias
+        if inputs is not None and inputs.shape.rank == 5:
+            per_frame = True
             shape = tf.shape(inputs)
             driven = conv3x3(tf.reshape(inputs, [-1, *inputs.shape[2:]]), self.input_kernel) + self.bias
             driven = tf.reshape(driven, [shape[0], shape[1], *driven.shape[1:]])
             first = driven[:, 0]
-        else:
+        elif inputs is not None:
             first = conv3x3(inputs, self.input_kernel) + self.bias
-        i, _, o, c = tf.split(first, 4, axis=-1)  # the state is zero: neither forget gate nor recurrence act
-        cell = tf.sigmoid(i) * tf.tanh(c)
-        hidden = tf.sigmoid(o) * tf.tanh(cell)
+        if state is None:
+            i, _, o, c = tf.split(first, 4, axis=-1)  # the state is zero: neither forget gate nor recurrence act
+            cell = tf.sigmoid(i) * tf.tanh(c)
+            hidden = tf.sigmoid(o) * tf.tanh(cell)
+        else:
+            hidden, cell = self._step(first, state[0], state[1])
         if isinstance(num_frames, int):
             frames = [hidden]
             for t in range(1, num_frames):
                 hidden, cell = self._step(driven[:, t] if per_frame else self.bias, hidden, cell)
                 frames.append(hidden)
-            return tf.stack(frames, axis=1)
+            return tf.stack(frames, axis=1), tf.stack([hidden, cell])
 
         def body(t: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor, frames: tf.TensorArray) -> tuple:
             hidden, cell = self._step(driven[:, t] if per_frame else self.bias, hidden, cell)
             return t + 1, hidden, cell, frames.write(t, hidden)
 
         collected = tf.TensorArray(hidden.dtype, size=num_frames, element_shape=hidden.shape).write(0, hidden)
-        collected = tf.while_loop(lambda t, *_: t < num_frames, body, (1, hidden, cell, collected))[-1]
-        return tf.transpose(collected.stack(), [1, 0, 2, 3, 4])
+        _, hidden, cell, collected = tf.while_loop(lambda t, *_: t < num_frames, body, (1, hidden, cell, collected))
+        return tf.transpose(collected.stack(), [1, 0, 2, 3, 4]), tf.stack([hidden, cell])
 
 
 def upsample_conv3x3(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -248,29 +270,30 @@ class UpBlock(layers.Layer):
     which it commutes, at a quarter of the cost.
     """
 
-    def __init__(self, channels: int, **kwargs: Any) -> None:
+    def __init__(self, channels: int, num_classes: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.norm1 = BatchNorm(name="norm1")
+        self.norm1 = BatchNorm(num_classes, name="norm1")
         self.conv1 = Conv2D(channels, 3, relu_glorot_uniform(), name="conv1")
-        self.norm2 = BatchNorm(name="norm2")
+        self.norm2 = BatchNorm(num_classes, name="norm2")
         self.conv2 = Conv2D(channels, 3, relu_glorot_uniform(), name="conv2")
         self.shortcut = Conv2D(channels, 1, glorot_uniform(), name="shortcut")
 
-    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """[M, H, W, C] -> [M, 2H, 2W, channels]."""
-        hidden = self.conv1(tf.nn.relu(self.norm1(inputs, training=training)), upsampled=True)
-        hidden = self.conv2(tf.nn.relu(self.norm2(hidden, training=training)))
+    def call(self, inputs: tf.Tensor, training: bool = False, labels: tf.Tensor | None = None) -> tf.Tensor:
+        """[M, H, W, C] -> [M, 2H, 2W, channels]; `labels` [M] where there are classes."""
+        hidden = self.conv1(tf.nn.relu(self.norm1(inputs, training=training, labels=labels)), upsampled=True)
+        hidden = self.conv2(tf.nn.relu(self.norm2(hidden, training=training, labels=labels)))
         return hidden + upsample(self.shortcut(inputs))
 
 
 class RenderingBlock(layers.Layer):
     """g^R: BN-ReLU-conv3-tanh, from an abstract map to frames in [-1, 1]."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, num_classes: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.norm = BatchNorm(name="norm")
+        self.norm = BatchNorm(num_classes, name="norm")
         self.conv = Conv2D(3, 3, lecun_normal(), name="conv")
 
-    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """[M, H, W, C] -> float32 [M, H, W, 3], whatever the layers compute in."""
-        return tf.tanh(tf.cast(self.conv(tf.nn.relu(self.norm(inputs, training=training))), tf.float32))
+    def call(self, inputs: tf.Tensor, training: bool = False, labels: tf.Tensor | None = None) -> tf.Tensor:
+        """[M, H, W, C], labels [M] where there are classes -> float32 [M, H, W, 3], whatever the layers compute in."""
+        normalized = self.norm(inputs, training=training, labels=labels)
+        return tf.tanh(tf.cast(self.conv(tf.nn.relu(normalized)), tf.float32))

@@ -30,6 +30,7 @@ from tganv2_tf.training.checkpoints import best_score, checksums, keep_best, kee
 from tganv2_tf.training.distribution import any_worker
 
 PREVIEW_FPS = 8.0
+PREVIEWS_A_CLASS = 4  # at least, where there are so many
 LOSS_SCALE_HALVINGS = 15  # from Keras' first loss scale, 2^15, to 1
 PREVIEWS_SEED = 1  # second word of the stateless seed; training folds its numbers from (seed, 0)
 EVAL_SCORES = ("inception_score", "c3d_fid")
@@ -111,17 +112,29 @@ class Scalars(StepCallback):
 
 
 class Previews(StepCallback):
-    """Animated samples of fixed latents at every level, from the averaged generator, in TensorBoard's image tab."""
+    """Animated samples of fixed latents at every level, from the averaged generator, in TensorBoard's image tab.
+
+    Of a conditional model one row a class, the same latents in each; of many classes only some, evenly spaced.
+    """
 
     def __init__(self, writer: tf.summary.SummaryWriter, config: Config) -> None:
         super().__init__()
         self.writer, self.config = writer, config
-        seed = tf.constant([config.train.seed, PREVIEWS_SEED])
-        self.z = sample_latents(config.train.num_previews, config.model.z_dim, seed)
+        total, num_classes = config.train.num_previews, config.model.num_classes
+        rows = min(num_classes, max(1, total // PREVIEWS_A_CLASS)) or 1
+        self.columns = total // rows if num_classes else None
+        latents = total // rows
+        z = sample_latents(latents, config.model.z_dim, tf.constant([config.train.seed, PREVIEWS_SEED]))
+        self.z = tf.tile(z, [rows, 1])
+        self.labels = None
+        if num_classes:
+            self.labels = np.repeat(np.linspace(0, num_classes - 1, rows).round(), latents).astype(np.int32)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
-        self.sample = tf.function(lambda z, level: self.model.ema_generator(z, level=level), autograph=False)
+        self.sample = tf.function(
+            lambda z, level, labels: self.model.ema_generator(z, level=level, labels=labels), autograph=False
+        )
 
     def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
         if step % self.config.train.preview_every_steps and step != self.config.train.train_steps:
@@ -129,9 +142,14 @@ class Previews(StepCallback):
         with self.writer.as_default(step):
             for number in range(1, self.config.model.pyramid.num_levels + 1):
                 # One at a time: all frames of all samples at once could take more memory than a training step.
-                samples = [self.sample(z[tf.newaxis], number).numpy() for z in self.z]
-                write_animation(f"samples/level_{number}", videos.grid(videos.to_uint8(np.concatenate(samples))))
+                samples = [self._video(i, number) for i in range(len(self.z))]
+                grid = videos.grid(videos.to_uint8(np.concatenate(samples)), self.columns)
+                write_animation(f"samples/level_{number}", grid)
         self.writer.flush()
+
+    def _video(self, index: int, level: int) -> np.ndarray:
+        labels = None if self.labels is None else tf.constant(self.labels[index : index + 1])
+        return self.sample(self.z[index : index + 1], level, labels).numpy()
 
 
 def write_animation(tag: str, video: np.ndarray) -> None:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -20,6 +21,7 @@ from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.tganv2 import TGANv2
 
 CONFIG_FILE = "config.json"
+CLASSES_FILE = "classes.json"
 CHECKPOINT_DIR = "checkpoints"
 EVENTS_DIR = "events"
 SNAPSHOT_DIR = "snapshots"
@@ -34,6 +36,8 @@ SHAPES = (
     "up_channels",
     "discriminator_channels",
     "spectral_norm",
+    "conditional",
+    "num_classes",
 )
 
 
@@ -92,9 +96,32 @@ def differences(now: Any, before: Any, whose: str) -> dict[str, str]:
     }
 
 
-def record_config(config: Config) -> None:
-    """Writes the run's `config.json`."""
-    write_atomically(pathlib.Path(config.train.model_dir) / CONFIG_FILE, config.to_json())
+def record_config(config: Config, class_names: Sequence[str] = ()) -> None:
+    """Writes the run's `config.json`, and, of a conditional model, the names of its classes."""
+    folder = pathlib.Path(config.train.model_dir)
+    if config.model.conditional:
+        write_atomically(folder / CLASSES_FILE, json.dumps(list(class_names), indent=2) + "\n")
+    write_atomically(folder / CONFIG_FILE, config.to_json())
+
+
+def load_class_names(name: str) -> tuple[str, ...]:
+    """The classes of a run, or of a checkpoint of one, in the order of their labels; none of an unconditional model.
+
+    Raises:
+      UserError: no such run, or the file with the names is damaged.
+    """
+    folder = run_folder(name)
+    num_classes = load_config(str(folder)).model.num_classes
+    if not num_classes:
+        return ()
+    path = folder / CLASSES_FILE
+    try:
+        names = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(names, list) or len(names) != num_classes or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: not a list of the {num_classes} names of the run's classes")
+    return tuple(names)
 
 
 def latest_checkpoint(model_dir: str | os.PathLike[str]) -> str | None:

@@ -106,11 +106,13 @@ def per_replica_batch_size(config: Config, num_replicas: int) -> int:
     Raises:
       ConfigError: the replicas cannot share the batch, or a replica's share cannot be halved from level to level.
     """
-    divisor = num_replicas * config.model.pyramid.levels[-1].clip_stride
+    parts = config.train.gradient_accumulation_steps
+    divisor = num_replicas * config.model.pyramid.levels[-1].clip_stride * parts
     if config.train.global_batch_size % divisor:
         raise ConfigError(
             f"--global_batch_size={config.train.global_batch_size}: {num_replicas} replicas cannot share it; "
-            f"valid: a multiple of {divisor} (replicas x product of --batch_strides)"
+            f"valid: a multiple of {divisor} (replicas x product of --batch_strides"
+            + (" x --gradient_accumulation_steps)" if parts > 1 else ")")
         )
     return config.train.global_batch_size // num_replicas
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import tempfile
@@ -77,8 +78,17 @@ def make_model(config: Config) -> TGANv2:
     return model
 
 
+def with_classes(config: Config, manifest: Manifest) -> Config:
+    """The config, with the data set's number of classes where the model is conditional."""
+    if not config.model.conditional:
+        return config
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=len(manifest.labels)))
+
+
 def describe(config: Config, strategy: tf.distribute.Strategy) -> str:
     """The resolved config, the level table and the devices, as `--dry_run` prints them."""
+    if config.model.conditional and not config.model.num_classes:
+        raise ConfigError("--num_classes=0: the number of classes is not known without --data_dir; give one of them")
     generator, discriminator = Generator(config.model), Discriminator(config.model)
     levels = generator.generator_levels
     first = generator.count_params() - sum(level.count_params() for level in levels)
@@ -125,6 +135,8 @@ def train(config: Config, dry_run: bool = False) -> int:
     batch_size = per_replica_batch_size(config, strategy.num_replicas_in_sync)
     warn_without_gpu(config)
     if dry_run:
+        if config.data.data_dir and config.model.conditional:
+            config = with_classes(config, load_manifest(config.model, config.data))
         print(describe(config, strategy))
         return 0
     if not config.train.model_dir:
@@ -132,6 +144,7 @@ def train(config: Config, dry_run: bool = False) -> int:
     if not chief:
         logging.set_verbosity(logging.WARNING)  # the chief says it
     manifest = load_manifest(config.model, config.data)
+    config = with_classes(config, manifest)
     changes = check_run(config)
     if chief:
         os.makedirs(config.train.model_dir, exist_ok=True)  # now, where it fails at once if it must
@@ -180,7 +193,7 @@ def _fit(
         raise ConfigError(f"--steps_per_execution={value}: the run is at step {first_step}; valid: a divisor of it")
     writer = tf.summary.create_noop_writer()
     if chief:
-        record_config(config)
+        record_config(config, manifest.labels)
         writer = tf.summary.create_file_writer(os.path.join(train.model_dir, EVENTS_DIR))
     with writer.as_default(first_step):
         tf.summary.text("config", f"```\n{config.to_json()}```")
