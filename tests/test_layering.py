@@ -7,7 +7,7 @@ from tests.conftest import ROOT
 # Each floor imports from itself and from those below.
 FLOORS = [
     {"errors", "__version__"},
-    {"files", "pyramid", "quiet"},
+    {"augmentation_policy", "files", "pyramid", "quiet"},
     {"config", "decoding"},
     {"cli_flags", "subsampling", "videos"},
     {"models", "data"},

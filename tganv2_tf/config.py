@@ -10,11 +10,9 @@ import dataclasses
 import json
 from typing import Any
 
+from tganv2_tf.augmentation_policy import POLICIES, parse_policy
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS, PyramidSpec
-
-AUGMENTATIONS = ("color", "translation", "cutout")  # of clips, see tganv2_tf.models.augmentation
-
 
 def option(help: str, default: Any = dataclasses.MISSING, choices: tuple[str, ...] = ()) -> Any:
     """A dataclass field that is also a flag.
@@ -143,7 +141,7 @@ class TrainConfig:
     )
     gradient_clip_norm: float = option("largest norm of each network's gradient over all replicas; 0 = any", 0.0)
     diffaugment: str = option(
-        f"random changes of all clips that the discriminators see: some of {','.join(AUGMENTATIONS)}", ""
+        f"random changes of all clips that the discriminators see: some of {','.join(POLICIES)}", ""
     )
     ema_decay: float = option("decay of the averaged generator's weights a step; 0 = no averaging", 0.999)
     init_from: str = option("run, or checkpoint of one, whose networks a new run begins with", "")
@@ -201,13 +199,7 @@ class TrainConfig:
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 up to, not including, 1")
         require("://" not in self.model_dir, "model_dir", self.model_dir, "a folder of this machine")
         require(self.seed < 2**31, "seed", self.seed, "a whole number below 2147483648")
-        chosen = self.augmentations
-        require(
-            set(chosen) <= set(AUGMENTATIONS) and len(set(chosen)) == len(chosen),
-            "diffaugment",
-            self.diffaugment,
-            f"some of {','.join(AUGMENTATIONS)}, or nothing",
-        )
+        parse_policy(self.diffaugment)
         require(self.adam_epsilon > 0, "adam_epsilon", self.adam_epsilon, "a number above 0")
         # XLA compiles the step of one device; the sums over replicas in its midst cannot be a part of that.
         require(
@@ -238,8 +230,8 @@ class TrainConfig:
 
     @property
     def augmentations(self) -> tuple[str, ...]:
-        """The names in `diffaugment`."""
-        return tuple(name.strip() for name in self.diffaugment.split(",") if name.strip())
+        """The names in `diffaugment`, in the order of their application."""
+        return parse_policy(self.diffaugment)
 
 
 @dataclasses.dataclass(frozen=True)
