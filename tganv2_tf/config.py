@@ -14,6 +14,7 @@ from tganv2_tf.augmentation_policy import POLICIES, parse_policy
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS, PyramidSpec
 
+
 def option(help: str, default: Any = dataclasses.MISSING, choices: tuple[str, ...] = ()) -> Any:
     """A dataclass field that is also a flag.
 
