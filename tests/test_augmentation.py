@@ -85,7 +85,8 @@ def test_all_frames_of_a_clip_are_transformed_alike_and_clips_are_not():
     for name in POLICIES:
         (out,) = augment([tf.constant(videos)], (name,), (), SEED)
         np.testing.assert_array_equal(out, np.broadcast_to(out[:, :1], out.shape))
-        assert len(np.unique(out[:, 0].numpy().reshape(6, -1), axis=0)) == 6, f"{name}: two of six clips look the same"
+        # Six out of the nine places of a translation are seldom six different ones.
+        assert len(np.unique(out[:, 0].numpy().reshape(6, -1), axis=0)) >= 4, name
 
 
 def test_a_policy_draws_the_same_whatever_stands_beside_it():
@@ -163,14 +164,14 @@ def test_gradients_are_those_of_the_matrix(name, parameters):
 def test_graphs_give_what_eager_execution_gives():
     levels = pyramid_of(noise(4, 4, 16, 16, 3), (2,), (2,), (0,))
     shapes = [tf.TensorSpec([None, *level.shape[1:]]) for level in levels]
-    graph = tf.function(lambda *videos: augment(videos, POLICIES, (2,), SEED), input_signature=shapes)
+    graph = tf.function(lambda *videos: augment(videos, POLICIES, (2,), SEED), shapes, autograph=False)
     assert [level.shape[1:] for level in graph.get_concrete_function().outputs] == [(4, 8, 8, 3), (2, 16, 16, 3)]
     for found, expected in zip(graph(*levels), augment(levels, POLICIES, (2,), SEED)):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_xla_gives_what_eager_execution_gives():
-    """With the same parameters, that is: XLA draws other numbers from a seed."""
+    """With the same parameters, that is: XLA draws other fractions from a seed."""
     parameters = [TRANSFORMS[name].draw(4, 8, SEED) for name in POLICIES]
     video, weights = tf.constant(noise(4, 2, 16, 16, 3)), noise(4, 2, 16, 16, 3)[::-1].copy()
 
@@ -181,16 +182,17 @@ def test_xla_gives_what_eager_execution_gives():
             for name, values in zip(POLICIES, parameters):
                 out = TRANSFORMS[name].apply(out, values, 8)
             loss = tf.reduce_sum(weights * out)
-        return out, tape.gradient(loss, x), TRANSFORMS["cutout"].draw(4, 8, SEED)
+        return out, tape.gradient(loss, x)
 
-    for found, expected in zip(tf.function(run, jit_compile=True)(video, parameters)[:2], run(video, parameters)):
+    compiled = tf.function(run, jit_compile=True, autograph=False)
+    for found, expected in zip(compiled(video, parameters), run(video, parameters)):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_replicas_transform_by_their_seeds(two_replicas):
     videos = tf.constant(noise(2, 2, 8, 8, 3))
 
-    @tf.function
+    @tf.function(autograph=False)
     def run():
         def replica():
             number = tf.distribute.get_replica_context().replica_id_in_sync_group

@@ -123,7 +123,7 @@ def test_untrained_and_real_sides(folder, tmp_path):
 
 def test_untrained_is_what_training_begins_with(folder):
     argv = [f"--model_dir={folder / 'run'}", "--untrained", f"--classifier={folder / 'classifier.npz'}"]
-    batches, _, about = source(*cli_flags.parse(argv, Command, EvalConfig))
+    batches, _, about, _ = source(*cli_flags.parse(argv, Command, EvalConfig))
     assert about["step"] == 0
     beginning = make_model(checkpoints.load_config(str(folder / "run"))).generator
     seeds = tf.range(16, dtype=tf.int64)

@@ -30,8 +30,15 @@ def first(batches, count):
     return np.concatenate(list(samples.Stream(batches).take(count)))
 
 
+def test_classes_take_turns_whatever_the_batch_size():
+    for size in (2, 5):
+        videos = first(samples.of_generator(lambda z, labels: 0.1 * tf.cast(labels, tf.float32), 4, 7, size, 3), 8)
+        np.testing.assert_allclose(videos, [0, 0.1, 0.2, 0, 0.1, 0.2, 0, 0.1], atol=1e-7)
+
+
 def test_latents_do_not_depend_on_the_batch_size():
-    def sample(z):
+    def sample(z, labels):
+        assert labels is None
         return 3.0 * z
 
     one, many = (first(samples.of_generator(sample, 4, 7, size), 10) for size in (1, 4))

@@ -44,7 +44,7 @@ class Command:
     clips_dir: str = option("folder of shards, scored as if their clips were generated", "")
     data_dir: str = option("folder of the shards of real videos; none = those that the run was trained on", "")
     scores: str = option(
-        "which: inception_score, c3d_fid, precision, recall, density, coverage (C3D), fvd, kvd (I3D)",
+        "which: inception_score, c3d_fid, class_accuracy, precision, recall, density, coverage (C3D), fvd, kvd (I3D)",
         "inception_score,c3d_fid",
     )
     i3d: str = option("SavedModel or TF-Hub module of the I3D for fvd and kvd", "")
@@ -83,8 +83,8 @@ def data_config(command: Command, of_run: DataConfig | None, authors_c3d: bool) 
     return dataclasses.replace(data, **changes)
 
 
-def source(command: Command, config: EvalConfig) -> tuple[Batches, DataConfig, dict[str, Any]]:
-    """The videos to score, how real clips are drawn, and what the report says of where the videos come from.
+def source(command: Command, config: EvalConfig) -> tuple[Batches, DataConfig, dict[str, Any], tuple[str, ...]]:
+    """The videos to score, how real clips are drawn, where they come from, for the report, and the generator's classes.
 
     Raises:
       ConfigError: `--untrained` with a run that did not begin from nothing.
@@ -101,25 +101,26 @@ def source(command: Command, config: EvalConfig) -> tuple[Batches, DataConfig, d
     if command.saved_model:
         sample, z_dim = samples.saved_model_sampler(command.saved_model)
         about |= {"saved_model": command.saved_model, "checksum": folder_checksum(command.saved_model)}
-        return samples.of_generator(sample, z_dim, command.seed, batch_size), data, about
+        return samples.of_generator(lambda z, _: sample(z), z_dim, command.seed, batch_size), data, about, ()
     if command.video_dir:
         paths = samples.videos_in(command.video_dir)
         about |= {"video_dir": command.video_dir, "num_videos": len(paths)}
         about["checksum"] = folder_checksum(command.video_dir)
-        return samples.of_folder(paths, batch_size, data.normalization), data, about
+        return samples.of_folder(paths, batch_size, data.normalization), data, about, ()
     manifest = Manifest.load(command.clips_dir)
     clips = dataclasses.replace(data, data_dir=command.clips_dir)
     about |= {"clips_dir": command.clips_dir, "flip": clips.flip, "frame_step": clips.frame_step}
     about["shards"] = {shard.file: shard.checksum for shard in manifest.shards}
-    return samples.of_shards(manifest, clips, command.seed + 1, batch_size), data, about  # 0 is the real side's
+    return samples.of_shards(manifest, clips, command.seed + 1, batch_size), data, about, ()  # 0 is the real side's
 
 
-def of_run(command: Command, config: EvalConfig) -> tuple[Batches, DataConfig, dict[str, Any]]:
+def of_run(command: Command, config: EvalConfig) -> tuple[Batches, DataConfig, dict[str, Any], tuple[str, ...]]:
     """`source`, where that is a run."""
     import tensorflow as tf
 
     from tganv2_tf.evaluation import samples
     from tganv2_tf.models.generator import Generator
+    from tganv2_tf.models.recalibration import recalibrate
     from tganv2_tf.training import checkpoints
 
     about: dict[str, Any] = {"model_dir": command.model_dir}
@@ -132,10 +133,15 @@ def of_run(command: Command, config: EvalConfig) -> tuple[Batches, DataConfig, d
     else:
         generator, run, step = checkpoints.load_generator(command.model_dir)
         about["checkpoint"] = checkpoints.checksums(command.model_dir)
-    sample = tf.function(lambda z: generator(z, num_frames=samples.NUM_FRAMES), reduce_retracing=True)
-    batches = samples.of_generator(sample, run.model.z_dim, command.seed, config.eval_batch_size)
+    if config.recalibration_batches:
+        recalibrate(generator, config.recalibration_batches, run.train.seed)
+    class_names = checkpoints.load_class_names(command.model_dir)
+    sample = tf.function(
+        lambda z, labels: generator(z, num_frames=samples.NUM_FRAMES, labels=labels), reduce_retracing=True
+    )
+    batches = samples.of_generator(sample, run.model.z_dim, command.seed, config.eval_batch_size, len(class_names))
     data = data_config(command, run.data, bool(config.c3d_mean))
-    return batches, data, {**about, "step": step, "config": dataclasses.asdict(run)}
+    return batches, data, {**about, "step": step, "config": dataclasses.asdict(run)}, class_names
 
 
 def main(command: Command, config: EvalConfig) -> int:
@@ -147,7 +153,7 @@ def main(command: Command, config: EvalConfig) -> int:
     with_real = {protocol.NETWORK_OF[name] for name in names if name not in protocol.WITHOUT_REAL_CLIPS}
     if "i3d" in kinds and not command.i3d:
         raise ConfigError("--i3d is missing: the network of fvd and kvd, a SavedModel or TF-Hub module")
-    batches, data, generated = source(command, config)
+    batches, data, generated, class_names = source(command, config)
     if with_real and not data.data_dir:
         raise ConfigError("--data_dir is missing: the shards of real videos; only inception_score goes without")
     manifest = Manifest.load(data.data_dir) if with_real else None
@@ -158,9 +164,10 @@ def main(command: Command, config: EvalConfig) -> int:
         networks["i3d"] = protocol.load_i3d_network(command.i3d)
     if manifest is not None:
         real = {kind: protocol.real_features(networks[kind], manifest, data, config) for kind in sorted(with_real)}
-    found = protocol.evaluate(names, batches, networks, real, config)
+    found = protocol.evaluate(names, batches, networks, real, config, class_names=class_names)
+    width = max(16, *map(len, found))
     for name, score in found.items():
-        print(f"{name:<16} {score.mean:.4f} +- {score.std:.4f}")
+        print(f"{name:<{width}} {score.mean:.4f} +- {score.std:.4f}")
 
     described = protocol.describe_protocol(networks, data, manifest, config)
     output = command.output

@@ -7,15 +7,17 @@ after their ReLU, against ten clips of each training video, drawn as training dr
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import datetime
 import hashlib
+import itertools
 import json
 import pathlib
 import platform
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -39,6 +41,7 @@ from tganv2_tf.files import Path, read_npz, whole_file
 NETWORK_OF = {
     "inception_score": "c3d",
     "c3d_fid": "c3d",
+    "class_accuracy": "c3d",
     "precision": "c3d",
     "recall": "c3d",
     "density": "c3d",
@@ -46,7 +49,7 @@ NETWORK_OF = {
     "fvd": "i3d",
     "kvd": "i3d",
 }
-WITHOUT_REAL_CLIPS = {"inception_score"}
+WITHOUT_REAL_CLIPS = {"inception_score", "class_accuracy"}
 COMPARE_SAMPLES = {"kvd", "precision", "recall", "density", "coverage"}
 NEIGHBOURS = 5  # the most that one of the scores looks for: there must be more samples
 PAPER_SIZE = 128
@@ -61,11 +64,13 @@ class Network(NamedTuple):
       name: `c3d` or `i3d`.
       identity: what its answers depend on, for the cache and the report: checksums of files, preprocessing.
       describe: float32 [n, 16, H, W, 3] in [-1, 1] -> features [n, d], and class probabilities [n, K] or None.
+      labels: names of the K classes; empty where they are not known.
     """
 
     name: str
     identity: dict[str, Any]
     describe: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor | None]]
+    labels: tuple[str, ...] = ()
 
 
 class Real(NamedTuple):
@@ -130,7 +135,7 @@ def load_c3d_network(config: EvalConfig) -> Network:
         return outputs["fc7"], outputs["probabilities"]
 
     identity = {"network": "c3d", "files": [checksum(file) for file in files], "protocol": config.protocol}
-    return Network("c3d", identity, describe)
+    return Network("c3d", identity, describe, network.labels)
 
 
 def load_i3d_network(path: str) -> Network:
@@ -252,6 +257,7 @@ def evaluate(
     real: Mapping[str, Real],
     config: EvalConfig,
     progress: bool = True,
+    class_names: Sequence[str] = (),
 ) -> dict[str, Score]:
     """Scores videos. Memory does not grow with their number, but for scores that compare samples with one another.
 
@@ -262,22 +268,28 @@ def evaluate(
       real: by name of the network, features of real clips.
       config: `num_samples` and `repetitions`; fewer, where there are fewer videos.
       progress: show a bar.
+      class_names: of a conditional generator, for `class_accuracy`; video number i is of class i % len(class_names).
     Returns:
-      By name.
+      By name; with `class_accuracy` also that of every class, as `class_accuracy/NAME`.
     Raises:
+      ConfigError: `class_accuracy` of a generator without classes, or of a class that the classifier does not know.
       UserError: too few videos, or some that are not finite.
     """
     stream = Stream(batches)
-    values: dict[str, list[float]] = {name: [] for name in scores}
+    columns = classifier_columns(class_names, networks["c3d"].labels) if "class_accuracy" in scores else None
+    values: dict[str, list[float]] = collections.defaultdict(list)
+    number = 0
     total = config.repetitions * config.num_samples
     with _memory(), tqdm(total=total, desc="generated", unit="video", mininterval=1, disable=not progress) as bar:
         for repetition in range(config.repetitions):
             described = {name: _Described(network, scores) for name, network in networks.items()}
             count = 0
             for videos in stream.take(config.num_samples):
+                numbers = range(number, number + len(videos))
+                asked_for = None if columns is None else np.array([columns[i % len(columns)] for i in numbers])
                 for each in described.values():
-                    each.update(videos)
-                count += len(videos)
+                    each.update(videos, asked_for)
+                count, number = count + len(videos), number + len(videos)
                 bar.update(len(videos))
             if count < config.num_samples and repetition:
                 break  # a last part, smaller than the others, would have another bias
@@ -288,7 +300,28 @@ def evaluate(
             for name in described:
                 for score, value in described[name].scores(real.get(name)).items():
                     values[score].append(value)
-    return {name: Score.of(values[name]) for name in scores}
+    found = {name: Score.of(values[name]) for name in scores}
+    if columns is not None:
+        for name, column in zip(class_names, columns):
+            found[f"class_accuracy/{name}"] = Score.of(values[f"class_accuracy/{column}"])
+    return found
+
+
+def classifier_columns(class_names: Sequence[str], labels: Sequence[str]) -> list[int]:
+    """Where a generator's classes stand among the classifier's probabilities.
+
+    Args:
+      class_names: of the generator.
+      labels: of the classifier; where it names none they are taken to be the generator's.
+    Raises:
+      ConfigError: no classes, or one that the classifier does not know.
+    """
+    if not class_names:
+        raise ConfigError("--scores=class_accuracy: the videos were not generated by class; train with --conditional")
+    unknown = [name for name in class_names if labels and name not in labels]
+    if unknown:
+        raise ConfigError(f"--classifier: it knows no class {unknown[0]!r}; train one on the same classes")
+    return [list(labels or class_names).index(name) for name in class_names]
 
 
 class _Described:
@@ -299,14 +332,19 @@ class _Described:
         self.wanted = [score for score in scores if NETWORK_OF[score] == network.name]
         self.inception_score, self.moments = metrics.InceptionScore(), metrics.Moments()
         self.features: list[np.ndarray] = []
+        self.correct: dict[int, list[bool]] = collections.defaultdict(list)  # by the classifier's number of the class
 
-    def update(self, videos: tf.Tensor) -> None:
+    def update(self, videos: tf.Tensor, asked_for: np.ndarray | None = None) -> None:
+        """Adds videos, and the classifier's numbers of the classes that they were to be of."""
         described, probabilities = self.network.describe(videos)
         features = described.numpy()
         if not np.isfinite(features).all():
             raise UserError("the videos, or what the network says of them, are not finite numbers; nothing to score")
         if "inception_score" in self.wanted and probabilities is not None:
             self.inception_score.update(probabilities.numpy())
+        if "class_accuracy" in self.wanted and probabilities is not None and asked_for is not None:
+            for column, said in zip(asked_for, probabilities.numpy().argmax(1)):
+                self.correct[int(column)].append(said == column)
         if {"c3d_fid", "fvd"} & set(self.wanted):
             self.moments.update(features)
         if COMPARE_SAMPLES & set(self.wanted):
@@ -327,7 +365,10 @@ class _Described:
                 found.update(metrics.precision_recall(real.sample, fake)._asdict())
             if {"density", "coverage"} & set(self.wanted):
                 found.update(metrics.density_coverage(real.sample, fake)._asdict())
-        return {score: found[score] for score in self.wanted}
+        of_classes = {f"class_accuracy/{column}": float(np.mean(correct)) for column, correct in self.correct.items()}
+        if of_classes:
+            found["class_accuracy"] = float(np.mean(list(itertools.chain.from_iterable(self.correct.values()))))
+        return {score: found[score] for score in self.wanted} | of_classes
 
 
 def report(
@@ -366,6 +407,8 @@ def write_summaries(writer: tf.summary.SummaryWriter, scores: Mapping[str, Score
     """TensorBoard's `eval/SCORE`, and `eval/SCORE_std` where there were repetitions."""
     with writer.as_default(step):
         for name, score in scores.items():
+            if name.startswith("class_accuracy/"):  # a card for each of many classes would bury the others
+                continue
             tf.summary.scalar(f"eval/{name}", score.mean)
             if len(score.values) > 1:
                 tf.summary.scalar(f"eval/{name}_std", score.std)

@@ -49,18 +49,26 @@ class Stream:
             yield now
 
 
-def of_generator(sample: Callable[[tf.Tensor], tf.Tensor], z_dim: int, seed: int, batch_size: int) -> Batches:
+def of_generator(
+    sample: Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor],
+    z_dim: int,
+    seed: int,
+    batch_size: int,
+    num_classes: int = 0,
+) -> Batches:
     """Videos of the latents number 0, 1, 2 ... of a seed, whatever the batch size.
 
     Args:
-      sample: float32 [n, z_dim] -> float32 [n, 16, H, W, 3].
+      sample: float32 [n, z_dim], and int32 labels [n] or None -> float32 [n, 16, H, W, 3].
       z_dim: dimensions of a latent.
       seed: from 0 up to, not including, 2^31.
       batch_size: n.
+      num_classes: of a conditional generator, whose classes take turns: video number i is of class i % num_classes.
     """
     for first in itertools.count(0, batch_size):
-        seeds = tf.range(first, first + batch_size, dtype=tf.int64) + (seed << 32)
-        yield tf.clip_by_value(sample(latents_from_seeds(seeds, z_dim)), -1.0, 1.0)
+        numbers = tf.range(first, first + batch_size, dtype=tf.int64)
+        labels = tf.cast(numbers % num_classes, tf.int32) if num_classes else None
+        yield tf.clip_by_value(sample(latents_from_seeds(numbers + (seed << 32), z_dim), labels), -1.0, 1.0)
 
 
 def saved_model_sampler(folder: str) -> tuple[Callable[[tf.Tensor], tf.Tensor], int]:

@@ -12,8 +12,10 @@ import tensorflow as tf
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import sample_latents
 
+BATCH_SIZE = 32  # at least; each batch's own moments normalise it, so it must not be small
 
-def recalibrate(generator: Generator, num_batches: int, batch_size: int, seed: int) -> None:
+
+def recalibrate(generator: Generator, num_batches: int, seed: int, batch_size: int = 0) -> None:
     """Replaces the running statistics of all batch norms of a generator.
 
     Each batch goes through all levels as in training, with the subsampling layers between them: every norm is
@@ -22,10 +24,12 @@ def recalibrate(generator: Generator, num_batches: int, batch_size: int, seed: i
     Args:
       generator: changed in place; of a conditional one, each class comes about equally often.
       num_batches: at least 1.
-      batch_size: N_1, a multiple of the product of the batch strides.
       seed: of the latents and frame offsets, from 0 up to, not including, 2^31.
+      batch_size: N_1, a multiple of the product of the batch strides; 32 or the next one where it is 0.
     """
     config = generator.config
+    clip_stride = config.pyramid.levels[-1].clip_stride
+    batch_size = batch_size or -(-BATCH_SIZE // clip_stride) * clip_stride
     norms = generator.batch_norms
 
     @tf.function

@@ -10,6 +10,7 @@ import pathlib
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from tganv2_tf.evaluation import protocol
 from tganv2_tf.evaluation.samples import NUM_FRAMES, of_generator
 from tganv2_tf.files import write_atomically
 from tganv2_tf.models.latents import sample_latents
+from tganv2_tf.models.recalibration import recalibrate
 from tganv2_tf.models.tganv2 import TGANv2
 from tganv2_tf.training.checkpoints import best_score, checksums, keep_best, keep_for_ever
 from tganv2_tf.training.distribution import any_worker
@@ -261,16 +263,37 @@ class Evaluations(StepCallback):
         self.networks = {"c3d": protocol.load_c3d_network(config.eval)}
         self.real = {"c3d": protocol.real_features(self.networks["c3d"], manifest, config.data, config.eval)}
         self.described = protocol.describe_protocol(self.networks, config.data, manifest, config.eval)
-        self.protocol = protocol.digest([EVAL_SCORES, config.train.seed, self.described])
+        self.class_names = manifest.labels if config.model.conditional else []
+        self.scores = (*EVAL_SCORES, "class_accuracy") if config.model.conditional else EVAL_SCORES
+        if config.model.conditional:
+            protocol.classifier_columns(self.class_names, self.networks["c3d"].labels)  # says now what is wrong
+        self.protocol = protocol.digest([self.scores, config.train.seed, self.described])
         self.best = best_score(config.train.model_dir, config.train.best_score, self.protocol)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
         self.sample = tf.function(
-            lambda z: self.model.ema_generator(z, num_frames=NUM_FRAMES), autograph=False, reduce_retracing=True
+            lambda z, labels: self.model.ema_generator(z, num_frames=NUM_FRAMES, labels=labels),
+            autograph=False,
+            reduce_retracing=True,
         )
         if self.step and not self._report(self.step).exists():  # the run was stopped before it had been scored
             self.on_step_end(self.step, {})
+
+    @contextlib.contextmanager
+    def _recalibrated(self) -> Iterator[None]:
+        """In its block the averaged generator has statistics of its own; training goes on with those that it had."""
+        generator, num_batches = self.model.ema_generator, self.config.eval.recalibration_batches
+        if not num_batches:
+            yield
+            return
+        kept = [variable.numpy() for variable in generator.non_trainable_variables]
+        recalibrate(generator, num_batches, self.config.train.seed)
+        try:
+            yield
+        finally:
+            for variable, value in zip(generator.non_trainable_variables, kept):
+                variable.assign(value)
 
     def _report(self, step: int) -> pathlib.Path:
         return protocol.report_path(self.config.train.model_dir, step, self.protocol)
@@ -279,12 +302,14 @@ class Evaluations(StepCallback):
         train, config = self.config.train, self.config.eval
         if (step % train.eval_every_steps and step != train.train_steps) or self.model.stop_training:
             return
-        videos = of_generator(self.sample, self.config.model.z_dim, train.seed, config.eval_batch_size)
-        scores = protocol.evaluate(EVAL_SCORES, videos, self.networks, self.real, config, progress=False)
+        model = self.config.model
+        videos = of_generator(self.sample, model.z_dim, train.seed, config.eval_batch_size, model.num_classes)
+        with self._recalibrated():
+            scores = protocol.evaluate(self.scores, videos, self.networks, self.real, config, False, self.class_names)
         value = scores[train.best_score].mean
         lower_is_better = train.best_score == "c3d_fid"
         is_best = self.best is None or (value < self.best if lower_is_better else value > self.best)
-        shown = ", ".join(f"{name} {score.mean:.3f}" for name, score in scores.items())
+        shown = ", ".join(f"{name} {score.mean:.3f}" for name, score in scores.items() if name in self.scores)
         logging.info("Step %d: %s%s.", step, shown, ", the best so far" if is_best else "")
         protocol.write_summaries(self.writer, scores, step)
         if is_best:
