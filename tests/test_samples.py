@@ -46,6 +46,8 @@ def test_latents_do_not_depend_on_the_batch_size():
     expected = latents_from_seeds(tf.constant([(7 << 32) + i for i in range(10)], tf.int64), 4)
     np.testing.assert_array_equal(one, np.clip(3.0 * expected, -1, 1))
     assert (np.abs(one) == 1).any() and (np.abs(one) < 1).any(), "clipped, as the authors do"
+    truncated = first(samples.of_generator(sample, 4, 7, 4, truncation=0.5), 10)
+    np.testing.assert_allclose(truncated, np.clip(1.5 * expected, -1, 1), rtol=1e-6)
     other = first(samples.of_generator(sample, 4, 8, 4), 10)
     assert not np.isin(other[np.abs(other) < 1], one).any(), "another seed has other latents"
 

@@ -56,6 +56,7 @@ class Command:
         ("auto", "paper", "official"),
     )
     seed: int = option("seed of the latents, or of the clips of --clips_dir", 0)
+    truncation: float = option("latents are drawn from U(-psi, psi): lower is less varied; psi", 1.0)
     output: str = option("JSON file to write; none = RUN/evaluations/ of a run, else no file", "")
 
     def __post_init__(self) -> None:
@@ -64,6 +65,9 @@ class Command:
             raise ConfigError(f"{flags}: one of them, and only one, must say what to score")
         require(not self.untrained or bool(self.model_dir), "untrained", "true", "with --model_dir only")
         require(self.frame_step >= 0, "frame_step", self.frame_step, "a whole number of at least 0")
+        require(0 < self.truncation <= 1, "truncation", self.truncation, "a number above 0, up to 1")
+        generated = bool(self.model_dir or self.saved_model)
+        require(generated or self.truncation == 1, "truncation", self.truncation, "with generators only")
         require(0 <= self.seed < 2**31, "seed", self.seed, "a whole number from 0 to 2147483647")
 
 
@@ -101,7 +105,11 @@ def source(command: Command, config: EvalConfig) -> tuple[Batches, DataConfig, d
     if command.saved_model:
         sample, z_dim = samples.saved_model_sampler(command.saved_model)
         about |= {"saved_model": command.saved_model, "checksum": folder_checksum(command.saved_model)}
-        return samples.of_generator(lambda z, _: sample(z), z_dim, command.seed, batch_size), data, about, ()
+        about["truncation"] = command.truncation
+        batches = samples.of_generator(
+            lambda z, _: sample(z), z_dim, command.seed, batch_size, truncation=command.truncation
+        )
+        return batches, data, about, ()
     if command.video_dir:
         paths = samples.videos_in(command.video_dir)
         about |= {"video_dir": command.video_dir, "num_videos": len(paths)}
@@ -123,7 +131,7 @@ def of_run(command: Command, config: EvalConfig) -> tuple[Batches, DataConfig, d
     from tganv2_tf.models.recalibration import recalibrate
     from tganv2_tf.training import checkpoints
 
-    about: dict[str, Any] = {"model_dir": command.model_dir}
+    about: dict[str, Any] = {"model_dir": command.model_dir, "truncation": command.truncation}
     if command.untrained:
         run, step = checkpoints.load_config(str(checkpoints.run_folder(command.model_dir))), 0
         if run.train.init_from:
@@ -139,7 +147,9 @@ def of_run(command: Command, config: EvalConfig) -> tuple[Batches, DataConfig, d
     sample = tf.function(
         lambda z, labels: generator(z, num_frames=samples.NUM_FRAMES, labels=labels), reduce_retracing=True
     )
-    batches = samples.of_generator(sample, run.model.z_dim, command.seed, config.eval_batch_size, len(class_names))
+    batches = samples.of_generator(
+        sample, run.model.z_dim, command.seed, config.eval_batch_size, len(class_names), command.truncation
+    )
     data = data_config(command, run.data, bool(config.c3d_mean))
     return batches, data, {**about, "step": step, "config": dataclasses.asdict(run)}, class_names
 
@@ -174,7 +184,7 @@ def main(command: Command, config: EvalConfig) -> int:
     if command.model_dir and not output:
         from tganv2_tf.training.checkpoints import run_folder
 
-        identity = [names, command.seed, described]
+        identity = [names, command.seed, described, command.truncation, config.recalibration_batches]
         output = str(protocol.report_path(run_folder(command.model_dir), generated["step"], identity))
     if output:
         write_atomically(output, protocol.report(found, {**generated, "seed": command.seed}, described, config))

@@ -55,6 +55,7 @@ def of_generator(
     seed: int,
     batch_size: int,
     num_classes: int = 0,
+    truncation: float = 1.0,
 ) -> Batches:
     """Videos of the latents number 0, 1, 2 ... of a seed, whatever the batch size.
 
@@ -64,11 +65,13 @@ def of_generator(
       seed: from 0 up to, not including, 2^31.
       batch_size: n.
       num_classes: of a conditional generator, whose classes take turns: video number i is of class i % num_classes.
+      truncation: psi in (0, 1]: latents are of U(-psi, psi).
     """
     for first in itertools.count(0, batch_size):
         numbers = tf.range(first, first + batch_size, dtype=tf.int64)
         labels = tf.cast(numbers % num_classes, tf.int32) if num_classes else None
-        yield tf.clip_by_value(sample(latents_from_seeds(numbers + (seed << 32), z_dim), labels), -1.0, 1.0)
+        z = truncation * latents_from_seeds(numbers + (seed << 32), z_dim)
+        yield tf.clip_by_value(sample(z, labels), -1.0, 1.0)
 
 
 def saved_model_sampler(folder: str) -> tuple[Callable[[tf.Tensor], tf.Tensor], int]:
