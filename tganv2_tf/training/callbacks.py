@@ -32,7 +32,7 @@ from tganv2_tf.training.checkpoints import best_score, checksums, keep_best, kee
 from tganv2_tf.training.distribution import any_worker
 
 PREVIEW_FPS = 8.0
-PREVIEWS_A_CLASS = 4  # at least, where there are so many
+PREVIEWS_A_CLASS = 4  # where there are too few for all classes
 LOSS_SCALE_HALVINGS = 15  # from Keras' first loss scale, 2^15, to 1
 PREVIEWS_SEED = 1  # second word of the stateless seed; training folds its numbers from (seed, 0)
 EVAL_SCORES = ("inception_score", "c3d_fid")
@@ -116,14 +116,15 @@ class Scalars(StepCallback):
 class Previews(StepCallback):
     """Animated samples of fixed latents at every level, from the averaged generator, in TensorBoard's image tab.
 
-    Of a conditional model one row a class, the same latents in each; of many classes only some, evenly spaced.
+    Of a conditional model one row a class, the same latents in each; with fewer previews than classes only some
+    classes, evenly spaced.
     """
 
     def __init__(self, writer: tf.summary.SummaryWriter, config: Config) -> None:
         super().__init__()
         self.writer, self.config = writer, config
         total, num_classes = config.train.num_previews, config.model.num_classes
-        rows = min(num_classes, max(1, total // PREVIEWS_A_CLASS)) or 1
+        rows = (num_classes or 1) if total >= num_classes else max(1, total // PREVIEWS_A_CLASS)
         self.columns = total // rows if num_classes else None
         latents = total // rows
         z = sample_latents(latents, config.model.z_dim, tf.constant([config.train.seed, PREVIEWS_SEED]))

@@ -1,0 +1,124 @@
+"""A conditional run through the true commands, with the training aids switched on."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import types
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import tiny_config
+from tests.data_sets import write_data_set
+from tests.forking import fork_command
+from tests.test_evaluate import write_classifier
+from tganv2_tf import cli_flags, evaluate
+from tganv2_tf.config import EvalConfig
+from tganv2_tf.models.generator import Generator
+from tganv2_tf.training import callbacks
+from tganv2_tf.training.checkpoints import load_class_names, load_config, load_generator
+
+MODEL = [
+    *("--resolution=16", "--num_frames=4", "--z_dim=4", "--lstm_channels=4", "--frame_strides=2", "--batch_strides=2"),
+    *("--up_channels=4,4,4,4", "--discriminator_channels=4,8"),
+]
+RUN = ["--global_batch_size=4", "--train_steps=2", "--checkpoint_every_steps=2", "--num_previews=6"]
+AIDS = [
+    *("--conditional", "--noflip", "--diffaugment=color,translation,cutout", "--gradient_accumulation_steps=2"),
+    *("--eval_every_steps=2", "--num_samples=8", "--repetitions=1", "--eval_batch_size=4", "--recalibration_batches=2"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Labelled shards, a classifier of the same classes, and a run of two steps, in `run`."""
+    folder = tmp_path_factory.mktemp("conditional")
+    write_data_set(folder / "data", [20, 24, 30, 20], num_shards=1, labels=("a", "b", "c"))
+    write_classifier(folder / "classifier.npz")
+    aids = [*AIDS, f"--classifier={folder}/classifier.npz", "--cache_dir="]
+    where = [f"--data_dir={folder}/data", f"--model_dir={folder}/run"]
+    result = fork_command("tganv2_tf.train", *MODEL, *RUN, *where, *aids)
+    assert result.returncode == 0, result.stderr
+    assert "class_accuracy 0." in result.stderr
+    return folder
+
+
+def test_a_run_knows_its_classes(folder):
+    config = load_config(str(folder / "run"))
+    assert config.model.conditional
+    assert config.model.num_classes == 3
+    assert load_class_names(str(folder / "run")) == ("a", "b", "c")
+    assert load_class_names(str(folder / "run" / "best")) == ("a", "b", "c")
+    generator, _, step = load_generator(str(folder / "run"))
+    assert step == 2
+    z = tf.zeros([3, 4])
+    videos = generator(z, labels=tf.range(3)).numpy()
+    assert np.abs(videos[0] - videos[1]).max() > 0, "the classes have been told apart by training"
+
+
+def test_previews_have_a_row_a_class_and_scores_their_accuracy(folder):
+    found = {}
+    for path in (folder / "run" / "events").iterdir():
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            found.update({value.tag: value.tensor for value in event.summary.value})
+    assert "eval/class_accuracy" in found
+    assert not any(tag.startswith("eval/class_accuracy/") for tag in found)
+    width, height, gif = found["samples/level_2"].string_val
+    # Six previews of three classes: three rows of two, of 16 pixels, with 2 pixels between.
+    assert (int(width), int(height)) == (2 * 16 + 2, 3 * 16 + 2 * 2)
+    assert iio.imread(io.BytesIO(gif), extension=".gif", plugin="pillow").shape[1:3] == (52, 34)
+    (report,) = (folder / "run" / "evaluations").glob("step-2-*.json")
+    scores = json.loads(report.read_text())["scores"]
+    of_classes = [scores[f"class_accuracy/{name}"]["mean"] for name in "abc"]
+    # Classes take turns: of eight videos a and b have three each, c has two.
+    assert scores["class_accuracy"]["mean"] == pytest.approx(np.dot([3, 3, 2], of_classes) / 8)
+
+
+def test_recalibration_changes_what_is_scored_and_nothing_that_is_kept(folder):
+    generator, _, _ = load_generator(str(folder / "run"))
+    kept = [norm.moving_mean.numpy() for norm in generator.batch_norms]
+    options = [f"--model_dir={folder}/run", f"--classifier={folder}/classifier.npz", "--scores=class_accuracy"]
+    sizes = ["--num_samples=9", "--repetitions=1", "--eval_batch_size=4", "--cache_dir="]
+    videos = []
+    for batches in (0, 2):
+        argv = [*options, *sizes, f"--recalibration_batches={batches}"]
+        batch = next(evaluate.source(*cli_flags.parse(argv, evaluate.Command, EvalConfig))[0])
+        videos.append(batch.numpy())
+    assert np.abs(videos[0] - videos[1]).max() > 1e-3
+    again, _, _ = load_generator(str(folder / "run"))
+    for before, norm in zip(kept, again.batch_norms):
+        np.testing.assert_array_equal(before, norm.moving_mean)
+
+
+def test_training_goes_on_with_the_statistics_that_it_had():
+    config = dataclasses.replace(tiny_config(), eval=EvalConfig(recalibration_batches=2))
+    evaluations = callbacks.Evaluations.__new__(callbacks.Evaluations)  # without classifier and data
+    evaluations.config, evaluations.model = config, types.SimpleNamespace(ema_generator=Generator(config.model))
+    variables = evaluations.model.ema_generator.variables
+    before = [variable.numpy() for variable in variables]
+    with evaluations._recalibrated():
+        assert any((kept != now.numpy()).any() for kept, now in zip(before, variables))
+    assert all((kept == now.numpy()).all() for kept, now in zip(before, variables))
+
+
+def test_class_accuracy_through_the_command(folder, capsys):
+    argv = [f"--model_dir={folder}/run", f"--classifier={folder}/classifier.npz", "--scores=class_accuracy"]
+    sizes = ["--num_samples=9", "--repetitions=2", "--eval_batch_size=4", "--cache_dir="]
+    options = (evaluate.Command, EvalConfig)
+    assert cli_flags.run(evaluate.main, options, "tganv2_tf.evaluate", "", [*argv, *sizes]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    shown = {line.split()[0]: float(line.split()[1]) for line in lines if "+-" in line}
+    assert shown["class_accuracy"] == pytest.approx(np.mean([shown[f"class_accuracy/{n}"] for n in "abc"]), abs=1e-3)
+
+
+def test_what_cannot_be_conditional_is_one_line(folder, tmp_path):
+    write_data_set(tmp_path / "data", [20, 24], num_shards=1)
+    where = [f"--data_dir={tmp_path}/data", f"--model_dir={tmp_path}/run"]
+    result = fork_command("tganv2_tf.train", *MODEL, *RUN, *where, "--conditional")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("train: --conditional: the videos in")
