@@ -18,9 +18,10 @@ from tests.forking import fork_command
 from tests.test_evaluate import write_classifier
 from tganv2_tf import cli_flags, evaluate
 from tganv2_tf.config import EvalConfig
+from tganv2_tf.errors import UserError
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.training import callbacks
-from tganv2_tf.training.checkpoints import load_class_names, load_config, load_generator
+from tganv2_tf.training.checkpoints import load_class_names, load_config, load_generator, save_generator
 
 MODEL = [
     *("--resolution=16", "--num_frames=4", "--z_dim=4", "--lstm_channels=4", "--frame_strides=2", "--batch_strides=2"),
@@ -103,6 +104,22 @@ def test_training_goes_on_with_the_statistics_that_it_had():
     with evaluations._recalibrated():
         assert any((kept != now.numpy()).any() for kept, now in zip(before, variables))
     assert all((kept == now.numpy()).all() for kept, now in zip(before, variables))
+
+
+def test_the_generator_alone_is_a_small_run(folder, tmp_path):
+    run, alone = str(folder / "run"), str(tmp_path / "new" / "alone")
+    assert save_generator(run, alone) == 2
+    assert load_class_names(alone) == ("a", "b", "c")
+    z, labels = tf.ones([3, 4]) * [[0.1], [0.5], [-0.9]], tf.range(3)
+    (before, _, _), (after, config, step) = load_generator(run), load_generator(alone)
+    np.testing.assert_array_equal(before(z, labels=labels), after(z, labels=labels))
+    assert (step, config.model) == (2, load_config(run).model)
+    assert str(folder) not in (tmp_path / "new" / "alone" / "config.json").read_text(), "no path of this machine"
+    for file in (tmp_path / "new" / "alone").rglob("*"):
+        assert file.is_dir() or str(tmp_path).encode() not in file.read_bytes(), file
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["alone"]
+    with pytest.raises(UserError, match="alone is already there"):
+        save_generator(run, alone)
 
 
 def test_class_accuracy_through_the_command(folder, capsys):

@@ -203,6 +203,30 @@ def test_a_conditional_step_learns_from_the_labels(score):
     assert all(np.isfinite(float(value)) for value in scalars.values())
 
 
+def test_discriminators_see_reals_and_fakes_augmented(monkeypatch):
+    config = tiny_config(diffaugment="cutout,color", r1_weight=1.0)
+    model = linear_model(config)
+    real, z, seed = reals(config), sample_latents(4, 4, tf.constant([0, 1])), tf.constant([3, 4])
+    calls = []
+
+    def halve(videos, policy, batch_strides, seed):
+        calls.append((policy, batch_strides, tuple(seed.numpy())))
+        return [video / 2 for video in videos]
+
+    monkeypatch.setattr("tganv2_tf.models.tganv2.augment", halve)
+    plain = model.losses_and_gradients(real, z, [1])
+    assert not calls, "without a seed"
+    step = model.losses_and_gradients(real, z, [1], augmentation_seed=seed)
+    assert [call[:2] for call in calls] == [(("cutout", "color"), (2,))] * 2
+    assert calls[0][2] != calls[1][2], "reals and fakes are changed each in their own way"
+    # Logits are linear in these discriminators, and so is what reaches the generator through them.
+    for name, logit in plain.mean_logits.items():
+        np.testing.assert_allclose(step.mean_logits[name], logit / 2, rtol=1e-4)
+    assert sum(float(tf.norm(gradient)) for gradient in step.generator_gradients) > 0
+    # The penalty is taken where the discriminators look: there the slope is what it was.
+    np.testing.assert_allclose(step.losses["r1_penalty"], plain.losses["r1_penalty"], rtol=1e-5)
+
+
 @pytest.mark.parametrize("score", ["sum", "separate"])
 def test_accumulated_gradients_are_means_over_the_parts(score):
     config = tiny_config(

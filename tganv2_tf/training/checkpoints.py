@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shutil
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,12 +97,12 @@ def differences(now: Any, before: Any, whose: str) -> dict[str, str]:
     }
 
 
-def record_config(config: Config, class_names: Sequence[str] = ()) -> None:
-    """Writes the run's `config.json`, and, of a conditional model, the names of its classes."""
-    folder = pathlib.Path(config.train.model_dir)
+def record_config(config: Config, class_names: Sequence[str] = (), folder: str = "") -> None:
+    """Writes the run's `config.json`, and the class names of a conditional model, into its folder or another one."""
+    path = pathlib.Path(folder or config.train.model_dir)
     if config.model.conditional:
-        write_atomically(folder / CLASSES_FILE, json.dumps(list(class_names), indent=2) + "\n")
-    write_atomically(folder / CONFIG_FILE, config.to_json())
+        write_atomically(path / CLASSES_FILE, json.dumps(list(class_names), indent=2) + "\n")
+    write_atomically(path / CONFIG_FILE, config.to_json())
 
 
 def load_class_names(name: str) -> tuple[str, ...]:
@@ -280,6 +281,39 @@ def initialize(model: TGANv2) -> str:
         # One by one: in a run without averaging two of the names stand for the same network.
         restore(tf.train.Checkpoint(**{name: network}), path)
     return path
+
+
+def save_generator(name: str, folder: str | os.PathLike[str]) -> int:
+    """Writes the averaged generator of a run alone, as a small run that whatever generates takes; returns its step.
+
+    It cannot be trained on: discriminators and optimisers are left out.
+
+    Args:
+      name: as `load_generator` takes it.
+      folder: appears only when it is whole.
+    Raises:
+      UserError: as `load_generator`, or the folder is there already.
+    """
+    target = pathlib.Path(folder)
+    if target.exists():
+        raise UserError(f"{target} is already there; name a new folder")
+    generator, config, step = load_generator(name)
+    # Where the run, its data and its classifier were is nobody's business.
+    train = dataclasses.replace(config.train, model_dir="", init_from="", eval_every_steps=0)
+    data, scores = dataclasses.replace(config.data, data_dir=""), dataclasses.replace(config.eval, cache_dir="")
+    scores = dataclasses.replace(scores, classifier="", c3d_mean="")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = tempfile.mkdtemp(prefix=".unfinished-", dir=target.parent)
+    try:
+        record_config(Config(config.model, data, train, scores), load_class_names(name), temporary)
+        weights = tf.train.Checkpoint(ema_generator=generator, step=tf.Variable(step, dtype=tf.int64))
+        tf.train.CheckpointManager(weights, os.path.join(temporary, CHECKPOINT_DIR), None).save(step)
+        os.chmod(temporary, 0o755)
+        os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return step
 
 
 def load_generator(name: str) -> tuple[Generator, Config, int]:
