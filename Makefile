@@ -61,7 +61,7 @@ lint: $(DEV)
 
 clean:
 	rm -rf demo saved_models/demo .pytest_cache .mypy_cache .ruff_cache
-	find tganv2_tf data_prep benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
+	find tganv2_tf data_prep benchmarks examples tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(RUNTIME): | supported
 	@if [ -e $(VENV) ] && [ ! -e $(VENV)/.by-make ]; then \

@@ -82,7 +82,7 @@ def test_the_package_imports_neither_data_prep_nor_benchmarks():
 
 
 def test_no_module_can_run_code_from_a_file():
-    for folder in ("tganv2_tf", "data_prep", "benchmarks"):
+    for folder in ("tganv2_tf", "data_prep", "benchmarks", "examples"):
         for path in (ROOT / folder).rglob("*.py"):
             roots = {name.split(".")[0] for name in imports(path)}
             assert not roots & {"pickle", "cPickle", "dill", "marshal", "shelve"}, path
