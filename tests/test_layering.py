@@ -14,9 +14,10 @@ FLOORS = [
     {"evaluation"},
     {"training"},
     {"interop", "serving"},
+    {"explorer"},
 ]
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
-ENTRY_POINTS = {"train", "generate", "export", "evaluate", "train_classifier"}
+ENTRY_POINTS = {"train", "generate", "export", "evaluate", "train_classifier", "explore", "project", "doctor"}
 COMMANDS = ENTRY_POINTS | {"chainer"}  # interop/chainer.py is a library too: other programs import its loaders
 
 

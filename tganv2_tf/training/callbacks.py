@@ -30,6 +30,7 @@ from tganv2_tf.models.recalibration import recalibrate
 from tganv2_tf.models.tganv2 import TGANv2
 from tganv2_tf.training.checkpoints import best_score, checksums, keep_best, keep_for_ever
 from tganv2_tf.training.distribution import any_worker
+from tganv2_tf.training.summaries import record_success
 
 PREVIEW_FPS = 8.0
 PREVIEWS_A_CLASS = 4  # where there are too few for all classes
@@ -111,6 +112,11 @@ class Scalars(StepCallback):
                     tf.summary.scalar(f"train/spectral_norm/level_{number}_mean", tf.reduce_mean(norms))
         self.writer.flush()
         self.last_time, self.last_step = time.perf_counter(), step
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        if self.step == self.config.train.train_steps:
+            with self.writer.as_default():
+                record_success()
 
 
 class Previews(StepCallback):

@@ -36,6 +36,7 @@ from tganv2_tf.training.distribution import (
     per_replica_batch_size,
     warn_without_gpu,
 )
+from tganv2_tf.training.summaries import record_hparams
 
 
 def make_optimizer(config: Config, learning_rate: float, updates_per_step: int) -> tf.keras.optimizers.Optimizer:
@@ -194,6 +195,7 @@ def _fit(
     writer = tf.summary.create_noop_writer()
     if chief:
         record_config(config, manifest.labels)
+        record_hparams(config)
         writer = tf.summary.create_file_writer(os.path.join(train.model_dir, EVENTS_DIR))
     with writer.as_default(first_step):
         tf.summary.text("config", f"```\n{config.to_json()}```")

@@ -1,0 +1,217 @@
+"""The explorer: what its controls do, and the page of the true command in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import os
+import pathlib
+import re
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.browser import chromium, open_page, serving
+from tests.conftest import tiny_config
+from tganv2_tf import cli_flags, explore
+from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.explorer import server
+from tganv2_tf.models.generator import Generator
+from tganv2_tf.training.checkpoints import CHECKPOINT_DIR, record_config
+
+pytest.importorskip("gradio", reason="no Gradio: it is in requirements-explore.txt, for Python 3.10 and newer")
+from tganv2_tf.explorer.app import IN_TURN, MAX_VIDEOS, SIDE_BY_SIDE, WALK, WALK_FRAMES, Explorer
+
+FRAMES = 4
+CLASS_NAMES = ("left", "up & <b>")
+
+
+class StandIn:
+    """Sampler whose videos say all about themselves: red is the class, green the frame, blue the latent."""
+
+    z_dim, num_frames, num_levels, sizes = 1, FRAMES, 2, (8, 16)
+    class_names = CLASS_NAMES
+    description = "a stand-in"
+
+    def latents(self, seeds: Sequence[int], truncation: float = 1.0) -> np.ndarray:
+        return truncation * np.array(seeds, np.float32)[:, np.newaxis] / 10
+
+    def videos(self, z: np.ndarray, num_frames: int, level: int, labels: Sequence[int]) -> np.ndarray:
+        size = self.sizes[level - 1]
+        videos = np.zeros((len(z), num_frames, size, size, 3))
+        videos[..., 0] = 200 * np.reshape(labels, (-1, 1, 1, 1))
+        videos[..., 1] = 50 * np.arange(num_frames)[:, np.newaxis, np.newaxis]
+        videos[..., 2] = 200 * np.reshape(z[:, 0], (-1, 1, 1, 1))
+        return videos.astype(np.uint8)
+
+
+@pytest.fixture
+def explorer() -> Explorer:
+    return Explorer(StandIn())  # type: ignore[arg-type]
+
+
+def mp4s(html: str) -> list[bytes]:
+    return [base64.b64decode(found) for found in re.findall(r"data:video/mp4;base64,([^\"]+)", html)]
+
+
+def decode(mp4: bytes) -> np.ndarray:
+    return iio.imread(mp4, extension=".mp4", plugin="FFMPEG")
+
+
+def colours(mp4: bytes) -> np.ndarray:
+    """Mean colour of each frame, [T, 3]."""
+    return decode(mp4).mean((1, 2))
+
+
+def test_the_gallery_has_a_video_a_seed_of_the_size_length_and_class_that_are_asked_for(explorer: Explorer) -> None:
+    html = explorer.gallery("4-5,10", 0.5, 3, 1, IN_TURN, 10)
+    videos = mp4s(html)
+    for video, label, seed in zip(videos, (0, 1, 0), (4, 5, 10)):
+        assert decode(video).shape == (3, 64, 64, 3)  # level 1 has 8 pixels, and 16 become 128
+        expected = [[200 * label, 50 * t, 200 * 0.5 * seed / 10] for t in range(3)]
+        np.testing.assert_allclose(colours(video), expected, atol=8)
+    assert re.findall(r'data-seed="(\d+)"', html) == ["4", "5", "10"]
+    assert re.findall(r"<small>(.*?)</small>", html) == ["left", "up &amp; &lt;b&gt;", "left"]
+    red = [colours(video)[0, 0] for video in mp4s(explorer.gallery("0-2", 1.0, 3, 2, 1, 10))]
+    np.testing.assert_allclose(red, 200, atol=8)
+
+
+def test_the_steps_between_two_seeds_begin_and_end_with_them(explorer: Explorer) -> None:
+    settings = (1.0, FRAMES, 2, IN_TURN, 10)
+    html = explorer.between("0", "8", 4, "linear", SIDE_BY_SIDE, *settings)
+    videos = mp4s(html)
+    np.testing.assert_allclose([colours(video)[0, 2] for video in videos], [0, 40, 80, 120, 160], atol=8)
+    assert [videos[0], videos[-1]] == mp4s(explorer.gallery("0,8", *settings))
+    assert re.findall(r"<span>(.*?)</span>", html) == ["0%", "25%", "50%", "75%", "100%"]
+    assert "data-seed" not in html, "only videos of seeds can be picked"
+    # The class is the first seed's all the way: 1 has class 1, 8 has class 0.
+    red = [colours(video)[0, 0] for video in mp4s(explorer.between("1", "8", 1, "spherical", SIDE_BY_SIDE, *settings))]
+    np.testing.assert_allclose(red, 200, atol=8)
+
+
+def test_a_walk_is_one_video_whose_latent_moves_and_whose_clock_goes_back_and_forth(explorer: Explorer) -> None:
+    (video,) = mp4s(explorer.between("0", "10", 1, "linear", WALK, 1.0, FRAMES, 2, IN_TURN, 10))
+    assert WALK_FRAMES == 6
+    np.testing.assert_allclose(colours(video)[:, 1], [0, 50, 100, 150, 100, 50, 0], atol=8)
+    np.testing.assert_allclose(colours(video)[:, 2], np.arange(7) / 6 * 200, atol=8)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"), [("a", "neither a number nor a range"), (f"0-{MAX_VIDEOS}", f"up to {MAX_VIDEOS}")]
+)
+def test_seeds_that_cannot_be_shown_are_named(explorer: Explorer, seeds: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        explorer.gallery(seeds, 1.0, FRAMES, 1, IN_TURN, 10)
+    with pytest.raises(UserError, match=r"neither a number|one seed each"):
+        explorer.between(seeds, "1", 2, "linear", SIDE_BY_SIDE, 1.0, FRAMES, 1, IN_TURN, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--model_dir or --saved_model"),
+        (["--model_dir=a", "--saved_model=b"], "--model_dir or --saved_model"),
+        (["--model_dir=a", "--port=65536"], "--port=65536: valid: a whole number from 0 to 65535"),
+        (["--model_dir=a", "--host=no.such.host.invalid"], "--host=no.such.host.invalid: no such host"),
+        (["--model_dir={}/nowhere", "--port=0"], "nowhere"),
+        (["--saved_model={}/nowhere", "--port=0"], "--saved_model="),
+    ],
+)
+def test_what_cannot_work_is_one_line(
+    arguments: list[str], message: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [argument.format(tmp_path) for argument in arguments]
+    assert cli_flags.run(explore.main, (explore.Command,), "tganv2_tf.explore", "", given) in (1, 2)
+    said = capsys.readouterr().err
+    assert said.startswith("explore: ") and message in said and said.count("\n") == 1
+
+
+def test_a_port_in_use_is_named() -> None:
+    with server.listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        assert server.address(taken) == f"http://127.0.0.1:{port}"
+        with pytest.raises(ConfigError, match=rf"--port={port}: address already in use"):
+            server.listen("127.0.0.1", port)
+
+
+def test_without_gradio_the_file_that_brings_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match=r"pip install -r requirements-explore\.txt"):
+        server.load_gradio()
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run with two classes and fresh weights."""
+    folder = tmp_path_factory.mktemp("run")
+    model: dict[str, Any] = {"conditional": True, "num_classes": len(CLASS_NAMES)}
+    config = tiny_config(model=model, model_dir=str(folder))
+    record_config(config, CLASS_NAMES)
+    checkpoint = tf.train.Checkpoint(ema_generator=Generator(config.model), step=tf.Variable(7, dtype=tf.int64))
+    tf.train.CheckpointManager(checkpoint, str(folder / CHECKPOINT_DIR), 1).save(7)
+    return str(folder)
+
+
+def test_a_browser_shows_playing_videos_and_asks_no_other_host(model_dir: str, tmp_path: pathlib.Path) -> None:
+    with chromium() as browser, socket.create_server(("127.0.0.1", 0)) as proxy:
+        # Whatever the server itself would ask of other hosts, goes to this proxy, where nobody answers.
+        proxies = {f"{kind}_proxy": f"http://127.0.0.1:{proxy.getsockname()[1]}" for kind in ("http", "https", "all")}
+        (tmp_path / "temporary").mkdir()
+        environment = {**proxies, "TMPDIR": str(tmp_path / "temporary"), "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-m", "tganv2_tf.explore", f"--model_dir={model_dir}", "--port=0"]
+        with serving(command, environment) as (process, address):
+            page, others = open_page(browser)
+            page.goto(address)
+            first = page.locator("#seeds video").first
+            first.wait_for()
+            assert page.locator("#seeds video").count() == 16
+            page.get_by_text(f"{model_dir}, step 7", exact=False).wait_for()
+            # Plays, in a loop: after 0.4 s, the length of the clip, the time begins anew.
+            page.wait_for_function("document.querySelector('#seeds video').currentTime > 0.2")
+            page.wait_for_function("document.querySelector('#seeds video').currentTime < 0.1")
+            page.wait_for_function("document.querySelector('#seeds video').currentTime > 0.2")
+            assert first.evaluate("video => [video.videoWidth, video.videoHeight, video.paused]") == [128, 128, False]
+            assert page.locator("#seeds small").all_inner_texts()[:3] == ["left", "up & <b>", "left"]
+
+            page.get_by_label("number input for Level").fill("1")
+            page.get_by_label("number input for Level").blur()
+            page.wait_for_function("document.querySelector('#seeds video').videoWidth === 64")
+
+            page.get_by_label("Class", exact=True).click()
+            page.get_by_role("option", name="left").click()
+            page.wait_for_function("[...document.querySelectorAll('#seeds small')].every(n => n.innerText === 'left')")
+
+            page.get_by_label("Seeds").fill("3,7")
+            page.get_by_label("Seeds").press("Enter")
+            page.wait_for_function("document.querySelectorAll('#seeds video').length === 2")
+            for number in (0, 1):
+                page.locator("#seeds .tile").nth(number).click()
+            page.wait_for_function("document.querySelectorAll('#seeds .picked').length === 2")
+            page.wait_for_function("[...document.querySelectorAll('input, textarea')].some(n => n.value === '7')")
+            assert page.get_by_label("From seed").input_value() == "3"
+            page.get_by_label("number input for Steps").fill("2")
+            page.get_by_label("number input for Steps").blur()
+            page.get_by_role("button", name="Interpolate").click()
+            page.wait_for_function("document.querySelectorAll('#steps video').length === 3")
+
+            with page.expect_download() as download:
+                page.locator("#seeds .save").nth(1).click()
+            assert download.value.suggested_filename == "seed7.mp4"
+            download.value.save_as(tmp_path / "saved.mp4")
+            assert iio.imread(tmp_path / "saved.mp4").shape == (FRAMES, 64, 64, 3)
+
+            page.get_by_label("Seeds").fill("x")
+            page.get_by_label("Seeds").press("Enter")
+            page.get_by_text("neither a number nor a range").first.wait_for()
+            assert others == []
+        assert process.returncode == 0
+        assert list((tmp_path / "temporary").iterdir()) == []
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()

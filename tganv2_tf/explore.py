@@ -1,0 +1,53 @@
+"""Opens a generator in the browser: a gallery of seeds, truncation, length, level, class, and what lies between two.
+
+python -m tganv2_tf.explore --model_dir=runs/ucf101
+python -m tganv2_tf.explore --saved_model=saved_models/ucf101/1 --port=8080
+
+It answers this machine only, unless --host says otherwise, and asks no other for anything. It needs Gradio, and so
+Python 3.10 or 3.11: pip install -r requirements-explore.txt
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+from tganv2_tf import cli_flags
+from tganv2_tf.config import option, require
+from tganv2_tf.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Command."""
+
+    model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000", "")
+    saved_model: str = option("folder of one version of a SavedModel, instead of --model_dir", "")
+    host: str = option("address to answer at; 0.0.0.0 = the whole network may look, and generate", "127.0.0.1")
+    port: int = option("port to answer at; 0 = any that is free", 7860)
+
+    def __post_init__(self) -> None:
+        if bool(self.model_dir) == bool(self.saved_model):
+            raise ConfigError("--model_dir or --saved_model, one of the two, must say where the generator is")
+        require(0 <= self.port < 2**16, "port", self.port, "a whole number from 0 to 65535")
+
+
+def main(command: Command) -> int:
+    from tganv2_tf.explorer import server
+
+    with server.listen(command.host, command.port) as listener, server.temporary_files():
+        server.load_gradio()
+        from tganv2_tf.explorer import app  # TensorFlow, once nothing else can be wrong
+        from tganv2_tf.serving.sampler import load_sampler
+
+        application = app.application(app.build(load_sampler(command.model_dir, command.saved_model)))
+        print(f"Explorer: {server.address(listener)} (Ctrl-C ends it)", flush=True)
+        try:
+            server.serve(application, listener)
+        except KeyboardInterrupt:
+            return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli_flags.run(main, (Command,), "tganv2_tf.explore", __doc__))

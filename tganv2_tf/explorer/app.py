@@ -1,0 +1,212 @@
+"""The page: what can be set, and what is shown. It asks no other host for anything."""
+
+from __future__ import annotations
+
+import html
+import random
+from collections.abc import Callable
+from typing import Any
+
+import fastapi
+import gradio as gr
+import numpy as np
+
+from tganv2_tf import videos
+from tganv2_tf.errors import UserError
+from tganv2_tf.explorer import tiles
+from tganv2_tf.serving.latent_paths import WAYS, back_and_forth
+from tganv2_tf.serving.sampler import Sampler
+from tganv2_tf.serving.selection import parse_seeds
+
+MIN_SIZE = 128  # of full resolution, about, in pixels: smaller videos lose colour in H.264, and are enlarged
+BATCH_SIZE = 4  # videos that are rendered at once
+MAX_VIDEOS = 64  # of a gallery
+DEFAULT_VIDEOS = 16
+MAX_CLIPS = 8  # times the frames of training, in one video
+IN_TURN = -1  # instead of a label: seed s shows class s modulo their number
+SIDE_BY_SIDE, WALK = "side by side", "one moving video"
+WALK_FRAMES = 6  # of a walk, for each step
+
+
+class Explorer:
+    """What the page's controls do. Their values are those of the controls, in this order; galleries come as HTML.
+
+    Attributes:
+      sampler: the generator.
+      scale: by how much the videos of all levels are enlarged, by repeated pixels.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler, self.scale = sampler, max(1, MIN_SIZE // sampler.sizes[-1])
+
+    def gallery(self, seeds: str, truncation: float, num_frames: int, level: int, label: int, fps: float) -> str:
+        """A video a seed, to be picked from."""
+        numbers = parse_seeds(seeds)
+        if len(numbers) > MAX_VIDEOS:
+            raise UserError(f"{len(numbers)} seeds are too many at once; valid: up to {MAX_VIDEOS}")
+        labels = [self._label(seed, label) for seed in numbers]
+        clips = self._draw(self.sampler.latents(numbers, truncation), num_frames, level, labels)
+        return tiles.gallery(
+            tiles.tile(mp4, f"seed{seed}", f"seed {seed}", self._class(label), seed)
+            for mp4, seed, label in zip(self._encode(clips, fps), numbers, labels)
+        )
+
+    def between(
+        self,
+        first: str,
+        second: str,
+        steps: int,
+        way: str,
+        view: str,
+        truncation: float,
+        num_frames: int,
+        level: int,
+        label: int,
+        fps: float,
+    ) -> str:
+        """Videos on the way from one seed to another, or one whose latent goes that way while it plays.
+
+        All show the class of the first seed, where the classes come in turn.
+        """
+        ends = parse_seeds(f"{first},{second}")
+        if len(ends) != 2:
+            raise UserError("one seed each is needed to go from and to")
+        count = WALK_FRAMES * steps if view == WALK else steps
+        weights = np.arange(count + 1) / count
+        label = self._label(ends[0], label)
+        start, end = self.sampler.latents(ends, truncation)
+        z = WAYS[way](start, end, weights)
+        clips = self._draw(z, num_frames, level, [label] * len(z))
+        name = f"seed{ends[0]}-to-{ends[1]}"
+        if view == WALK:
+            # Frame k is one of the clip of latent k; which one, goes forwards and backwards, so that nothing jumps.
+            walk = clips[np.arange(len(z)), back_and_forth(len(z), num_frames)]
+            (mp4,) = self._encode(walk[np.newaxis], fps)
+            return tiles.gallery([tiles.tile(mp4, name, f"{ends[0]} to {ends[1]}", self._class(label))])
+        return tiles.gallery(
+            tiles.tile(mp4, f"{name}-step{step}", f"{weight:.0%}", self._class(label))
+            for step, (mp4, weight) in enumerate(zip(self._encode(clips, fps), weights))
+        )
+
+    def _label(self, seed: int, label: int) -> int:
+        return seed % max(1, len(self.sampler.class_names)) if label == IN_TURN else label
+
+    def _class(self, label: int) -> str:
+        return self.sampler.class_names[label] if self.sampler.class_names else ""
+
+    def _draw(self, z: np.ndarray, num_frames: int, level: int, labels: list[int]) -> np.ndarray:
+        parts = [slice(at, at + BATCH_SIZE) for at in range(0, len(z), BATCH_SIZE)]
+        given = labels if self.sampler.class_names else None
+        return np.concatenate(
+            [self.sampler.videos(z[part], num_frames, level, given and given[part]) for part in parts]
+        )
+
+    def _encode(self, clips: np.ndarray, fps: float) -> list[bytes]:
+        return tiles.encode([videos.enlarge(clip, self.scale) for clip in clips], fps)
+
+
+def build(sampler: Sampler) -> gr.Blocks:
+    """The page of a generator."""
+    explorer = Explorer(sampler)
+
+    def shown(method: Callable[..., str]) -> Callable[..., str]:
+        """The method as Gradio calls it: what a user can mend is said on the page."""
+
+        def call(*values: Any) -> str:
+            try:
+                return method(*values)
+            except UserError as error:
+                raise gr.Error(str(error), duration=8, print_exception=False) from error
+
+        return call
+
+    def shuffle(seeds: str) -> str:
+        try:
+            count = len(parse_seeds(seeds))
+        except UserError:
+            count = DEFAULT_VIDEOS
+        start = random.randrange(10**6)
+        return f"{start}-{start + count - 1}"
+
+    def pick(event: gr.EventData) -> list[str]:
+        seeds = event.seeds
+        return seeds if len(seeds) == 2 else [*seeds, gr.skip()]
+
+    with gr.Blocks(title="TGANv2 explorer", analytics_enabled=False, fill_width=True) as page:
+        levels = " · ".join(f"{number}: {size}x{size}" for number, size in enumerate(sampler.sizes, start=1))
+        classes = f" · {len(sampler.class_names)} classes" if sampler.class_names else ""
+        about = f"{sampler.description} · {sampler.sizes[-1]}x{sampler.sizes[-1]} pixels{classes}"
+        gr.HTML(f"<h1>TGANv2 explorer</h1><p>{html.escape(about)}</p>", elem_id="title")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=0, min_width=300, elem_id="controls"):
+                seeds = gr.Textbox(
+                    f"0-{DEFAULT_VIDEOS - 1}", label="Seeds", info="one video each: 0-15, or 3,7,12", submit_btn=False
+                )
+                with gr.Row():
+                    other = gr.Button("Shuffle", min_width=80)
+                    generate = gr.Button("Generate", variant="primary", min_width=80)
+                choices = [("each in turn", IN_TURN), *((name, i) for i, name in enumerate(sampler.class_names))]
+                label = gr.Dropdown(choices, value=IN_TURN, label="Class", visible=bool(sampler.class_names))
+                truncation = gr.Slider(
+                    0.1, 1.0, 1.0, step=0.05, label="Truncation", info="lower: tamer, and more alike", buttons=[]
+                )
+                longest = MAX_CLIPS * sampler.num_frames
+                num_frames = gr.Slider(
+                    2, longest, sampler.num_frames, step=1, label="Frames", info=f"training: {sampler.num_frames}",
+                    buttons=[],
+                )  # fmt: skip
+                level = gr.Slider(
+                    1, sampler.num_levels, sampler.num_levels, step=1, label="Level", info=levels, buttons=[],
+                    visible=sampler.num_levels > 1,
+                )  # fmt: skip
+                fps = gr.Slider(1, 30, 10, step=1, label="Frames a second", buttons=[])
+            with gr.Column(scale=1, min_width=320):
+                videos_of_seeds = gr.HTML(js_on_load=tiles.JAVASCRIPT, elem_id="seeds", min_height=200)
+                with gr.Row(equal_height=False):
+                    gr.HTML(
+                        "<h2>Between two</h2><p>Click two videos above, or write their seeds.</p>", elem_id="between"
+                    )
+                    interpolate = gr.Button("Interpolate", variant="primary", scale=0, min_width=150)
+                with gr.Row():
+                    first = gr.Textbox("0", label="From seed", min_width=80)
+                    second = gr.Textbox("1", label="To seed", min_width=80)
+                    steps = gr.Slider(1, 15, 7, step=1, label="Steps", buttons=[], min_width=150)
+                    way = gr.Radio(list(WAYS), value="spherical", label="Way", min_width=230)
+                    view = gr.Radio([SIDE_BY_SIDE, WALK], value=SIDE_BY_SIDE, label="Show", min_width=280)
+                videos_between = gr.HTML(js_on_load=tiles.JAVASCRIPT, elem_id="steps")
+
+        settings = [truncation, num_frames, level, label, fps]
+        # One at a time, on all the machine's cores; of several changes meanwhile the last one counts.
+        how = {"concurrency_id": "generator", "trigger_mode": "always_last", "api_visibility": "private"}
+        changes = [page.load, generate.click, seeds.submit, label.input, fps.release]
+        changes += [slider.release for slider in (truncation, num_frames, level)]
+        gr.on(changes, shown(explorer.gallery), [seeds, *settings], videos_of_seeds, **how)
+        other.click(shuffle, seeds, seeds, api_visibility="private").then(
+            shown(explorer.gallery), [seeds, *settings], videos_of_seeds, **how
+        )
+        videos_of_seeds.pick(pick, None, [first, second], api_visibility="private", show_progress="hidden")
+        asked = [first, second, steps, way, view, *settings]
+        gr.on([interpolate.click, first.submit, second.submit], shown(explorer.between), asked, videos_between, **how)
+    return page.queue(default_concurrency_limit=1)
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's plainest, whose fonts come with it; those of others come from another host."""
+    return gr.themes.Base(primary_hue="orange", neutral_hue="stone", radius_size="lg")
+
+
+CSS = """
+.gradio-container { max-width: 1500px !important; margin: 0 auto; }
+#title h1 { font-size: 26px; font-weight: 700; margin: 0; }
+#title p, #between p { color: var(--body-text-color-subdued); margin: 2px 0 0; font-size: 14px; }
+#between-head { align-items: flex-end; margin-top: 10px; }
+#between h2 { font-size: 19px; font-weight: 600; margin: 0; }
+#controls { position: sticky; top: 12px; }
+@media (max-width: 700px) { #controls { position: static; flex-grow: 1; } }
+"""
+
+
+def application(page: gr.Blocks) -> fastapi.FastAPI:
+    """The page with its looks, as a web application."""
+    looks = {"theme": theme(), "css": CSS + tiles.CSS, "footer_links": []}
+    return gr.mount_gradio_app(fastapi.FastAPI(), page, path="", ssr_mode=False, pwa=False, mcp_server=False, **looks)

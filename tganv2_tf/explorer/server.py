@@ -1,0 +1,81 @@
+"""Serves the page until somebody ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tganv2_tf.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    import fastapi
+
+GRACE_SECONDS = 1  # for answers under way when it ends
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that browsers may knock at from now on; port 0 is any that is free.
+
+    Raises:
+      ConfigError: the port is in use, or the host is not this one.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise ConfigError(f"--host={host}: no such host; valid: 127.0.0.1, or 0.0.0.0 for the whole network") from error
+    listener = socket.socket(family, kind)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the port of an explorer that has just ended
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(f"--host={host} --port={port}: {reason}; valid: another port, or 0 for a free one") from error
+    listener.listen()
+    return listener
+
+
+def address(listener: socket.socket) -> str:
+    """What to type into the browser."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def load_gradio() -> None:
+    """Imports Gradio with all that it would tell its makers switched off.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    try:
+        import gradio  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise UserError(
+            "Gradio is not installed: pip install -r requirements-explore.txt, with Python 3.10 or 3.11"
+        ) from error
+
+
+def serve(application: fastapi.FastAPI, listener: socket.socket) -> None:
+    """Answers browsers until Ctrl-C or SIGTERM, which raise KeyboardInterrupt when all is put away."""
+    import uvicorn
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def temporary_files() -> Iterator[None]:
+    """Whatever Gradio keeps in files, it keeps in a folder that goes with the explorer."""
+    with tempfile.TemporaryDirectory(prefix="tganv2-explorer-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        yield

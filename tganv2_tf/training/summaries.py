@@ -1,0 +1,67 @@
+"""A run's row in TensorBoard's HParams table, where the runs of one `--logdir` are compared by settings and scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams_api
+from tensorboard.plugins.hparams import api_pb2, summary
+
+from tganv2_tf.config import Config
+from tganv2_tf.training.checkpoints import EVENTS_DIR
+
+HPARAMS_SUFFIX = ".hparams"
+# What changes neither the networks nor their training.
+NOT_COMPARED = {
+    "model_dir",
+    "log_every_steps",
+    "preview_every_steps",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "keep_checkpoint_every_steps",
+    "eval_every_steps",
+    "best_score",
+    "num_previews",
+    "profile_steps",
+}
+
+
+def hparams(config: Config) -> dict[str, bool | int | float | str]:
+    """The settings that tell one run from another: flags by name, written as on the command line."""
+    settings = {}
+    for part in (config.model, config.data, config.train):
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if field.name not in NOT_COMPARED:
+                settings[field.name] = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    return settings
+
+
+def record_hparams(config: Config) -> None:
+    """Writes the run's row with the settings of `config`, in the place of the row that a run taken up again has.
+
+    TensorBoard believes the first row that it finds in a run's events, so this one has a file of its own, which is
+    written anew, as `config.json` is. To be called before the run's other events are begun: TensorBoard may read files
+    in the order of their names, which begin with the time, and never go back to an earlier one.
+
+    No columns are laid down for the table: TensorBoard then offers all settings, those first in which the runs differ,
+    and the last values of all scalars, those of `eval/` first, whoever writes them. It merges rows of one name and cuts
+    off the end of a long one: a row is named after the run's whole path, its own folder first.
+    """
+    run = pathlib.Path(config.train.model_dir)
+    folder = run / EVENTS_DIR
+    earlier = list(folder.glob(f"*{HPARAMS_SUFFIX}"))
+    writer = tf.summary.create_file_writer(str(folder), filename_suffix=HPARAMS_SUFFIX)
+    with writer.as_default():
+        hparams_api.hparams(hparams(config), trial_id=f"{run.name} in {run.parent}")
+    writer.close()
+    for path in earlier:
+        path.unlink()
+
+
+def record_success() -> None:
+    """Says in the run's row, through the default writer, that the run has come to its end."""
+    ended = summary.session_end_pb(api_pb2.STATUS_SUCCESS)
+    tf.summary.experimental.write_raw_pb(ended.SerializeToString(), step=0)
