@@ -15,15 +15,16 @@ from tganv2_tf.errors import ConfigError
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS, PyramidSpec
 
 
-def option(help: str, default: Any = dataclasses.MISSING, choices: tuple[str, ...] = ()) -> Any:
+def option(help: str, default: Any = dataclasses.MISSING, choices: tuple[str, ...] = (), group: str = "") -> Any:
     """A dataclass field that is also a flag.
 
     Args:
       help: one line: the meaning, with units.
       default: left out where the flag is required.
       choices: the valid values of a text flag.
+      group: the heading under which `--help` shows it and the fields after it; that of the field before if left out.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "group": group})
 
 
 def require(condition: bool, name: str, value: Any, valid: str) -> None:
@@ -119,10 +120,12 @@ class DataConfig:
 class TrainConfig:
     """Training."""
 
-    model_dir: str = option("folder of the run: config, checkpoints, TensorBoard events", "")
-    global_batch_size: int = option("clips a step at level 1 (N_1), over all replicas", 64)
+    model_dir: str = option("folder of the run: config, checkpoints, TensorBoard events", "", group="The run")
     train_steps: int = option("generator updates of the whole run", 100_000)
-    loss: str = option("adversarial loss", "non_saturating", ("non_saturating", "minimax", "hinge"))
+    global_batch_size: int = option("clips a step at level 1 (N_1), over all replicas", 64)
+    seed: int = option("seed of initial weights, latents, offsets and data order", 0)
+    init_from: str = option("run, or checkpoint of one, whose networks a new run begins with", "")
+    loss: str = option("adversarial loss", "non_saturating", ("non_saturating", "minimax", "hinge"), group="Objective")
     score: str = option(
         "sum = one score a clip, summed over levels (paper); separate = one a level (authors' code)",
         "sum",
@@ -131,26 +134,25 @@ class TrainConfig:
     n_dis: int = option("discriminator updates a generator update", 1)
     r1_weight: float = option("strength of the gradient penalty on real clips; 0 = none", 16.0)
     r1_every_steps: int = option("steps between two penalties, each so many times as strong (lazy penalty)", 1)
-    generator_learning_rate: float = option("Adam step size of the generator", 1e-4)
+    diffaugment: str = option(
+        f"random changes of all clips that the discriminators see: some of {','.join(POLICIES)}", ""
+    )
+    generator_learning_rate: float = option("Adam step size of the generator", 1e-4, group="Optimisation")
     discriminator_learning_rate: float = option("Adam step size of the discriminators", 1e-4)
     learning_rate_decay: str = option("linear = down to 0 at the last step", "linear", ("linear", "none"))
     adam_beta1: float = option("decay of Adam's first moment", 0.0)
     adam_beta2: float = option("decay of Adam's second moment", 0.9)
     adam_epsilon: float = option("Adam's epsilon, outside the bias correction", 8e-8)
+    gradient_clip_norm: float = option("largest norm of each network's gradient over all replicas; 0 = any", 0.0)
     gradient_accumulation_steps: int = option(
         "parts in which a replica works through its batch, one after the other, to spare memory", 1
     )
-    gradient_clip_norm: float = option("largest norm of each network's gradient over all replicas; 0 = any", 0.0)
-    diffaugment: str = option(
-        f"random changes of all clips that the discriminators see: some of {','.join(POLICIES)}", ""
-    )
     ema_decay: float = option("decay of the averaged generator's weights a step; 0 = no averaging", 0.999)
-    init_from: str = option("run, or checkpoint of one, whose networks a new run begins with", "")
-    seed: int = option("seed of initial weights, latents, offsets and data order", 0)
     distribution: str = option(
         "mirrored = all devices of this machine; one_device; multi_worker = all machines that TF_CONFIG or Slurm names",
         "mirrored",
         ("mirrored", "one_device", "multi_worker"),
+        group="Devices and speed",
     )
     mixed_precision: str = option(
         "what the networks compute in; weights, norms, losses, penalty and videos are float32 in all",
@@ -159,17 +161,19 @@ class TrainConfig:
     )
     jit_compile: bool = option("compile a step with XLA; with --distribution=one_device", False)
     steps_per_execution: int = option("steps between two returns from the graph; all intervals are multiples of it", 1)
-    log_every_steps: int = option("steps between two rows of scalars", 50)
+    profile_steps: tuple[int, ...] = option("first and last step to profile into TensorBoard, such as 20,25", ())
+    log_every_steps: int = option("steps between two rows of scalars", 50, group="What is shown and kept")
     preview_every_steps: int = option("steps between two animated previews", 1000)
+    num_previews: int = option("fixed latents in the previews", 16)
     checkpoint_every_steps: int = option("steps between two checkpoints", 1000)
     keep_checkpoints: int = option("newest checkpoints that are kept", 3)
     keep_checkpoint_every_steps: int = option("checkpoints at multiples of it are kept for ever; 0 = none", 0)
-    eval_every_steps: int = option("steps between two evaluations by --classifier, of checkpoints; 0 = none", 0)
+    eval_every_steps: int = option(
+        "steps between two evaluations by --classifier, of checkpoints; 0 = none", 0, group="Scores while training"
+    )
     best_score: str = option(
         "score by which the best checkpoint is kept, in RUN/best", "inception_score", ("inception_score", "c3d_fid")
     )
-    num_previews: int = option("fixed latents in the previews", 16)
-    profile_steps: tuple[int, ...] = option("first and last step to profile into TensorBoard, such as 20,25", ())
 
     def __post_init__(self) -> None:
         for name in (
