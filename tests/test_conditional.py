@@ -98,8 +98,10 @@ def test_recalibration_changes_what_is_scored_and_nothing_that_is_kept(folder):
 def test_training_goes_on_with_the_statistics_that_it_had():
     config = dataclasses.replace(tiny_config(), eval=EvalConfig(recalibration_batches=2))
     evaluations = callbacks.Evaluations.__new__(callbacks.Evaluations)  # without classifier and data
-    evaluations.config, evaluations.model = config, types.SimpleNamespace(ema_generator=Generator(config.model))
-    variables = evaluations.model.ema_generator.variables
+    generator = Generator(config.model)
+    evaluations.config = config
+    evaluations.model = types.SimpleNamespace(ema_generator=generator)  # type: ignore[assignment]
+    variables = generator.variables
     before = [variable.numpy() for variable in variables]
     with evaluations._recalibrated():
         assert any((kept != now.numpy()).any() for kept, now in zip(before, variables))

@@ -7,8 +7,8 @@ from tests.conftest import ROOT
 # Each floor imports from itself and from those below.
 FLOORS = [
     {"errors", "__version__"},
-    {"augmentation_policy", "files", "pyramid", "quiet"},
-    {"config", "decoding"},
+    {"augmentation_policy", "files", "machine", "pyramid", "quiet"},
+    {"config", "decoding", "encoding"},
     {"cli_flags", "subsampling", "videos"},
     {"models", "data"},
     {"evaluation"},
@@ -17,7 +17,9 @@ FLOORS = [
     {"explorer"},
 ]
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
-ENTRY_POINTS = {"train", "generate", "export", "evaluate", "train_classifier", "explore", "project", "doctor"}
+ENTRY_POINTS = {
+    *("train", "generate", "export", "evaluate", "train_classifier", "explore", "project", "doctor", "__main__"),
+}
 COMMANDS = ENTRY_POINTS | {"chainer"}  # interop/chainer.py is a library too: other programs import its loaders
 
 
