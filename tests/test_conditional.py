@@ -16,12 +16,11 @@ from tests.conftest import tiny_config
 from tests.data_sets import write_data_set
 from tests.forking import fork_command
 from tests.test_evaluate import write_classifier
-from tganv2_tf import cli_flags, evaluate
+from tganv2_tf import cli_flags, evaluate, export
 from tganv2_tf.config import EvalConfig
-from tganv2_tf.errors import UserError
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.training import callbacks
-from tganv2_tf.training.checkpoints import load_class_names, load_config, load_generator, save_generator
+from tganv2_tf.training.checkpoints import load_class_names, load_config, load_generator
 
 MODEL = [
     *("--resolution=16", "--num_frames=4", "--z_dim=4", "--lstm_channels=4", "--frame_strides=2", "--batch_strides=2"),
@@ -108,9 +107,12 @@ def test_training_goes_on_with_the_statistics_that_it_had():
     assert all((kept == now.numpy()).all() for kept, now in zip(before, variables))
 
 
-def test_the_generator_alone_is_a_small_run(folder, tmp_path):
+def test_the_generator_alone_is_a_small_run(folder, tmp_path, capsys):
     run, alone = str(folder / "run"), str(tmp_path / "new" / "alone")
-    assert save_generator(run, alone) == 2
+    options = (export.Command,), "tganv2_tf.export", ""
+    argv = [f"--model_dir={run}", f"--output_dir={alone}", "--weights_only"]
+    assert cli_flags.run(export.main, *options, argv) == 0
+    assert "alone: the generator of step 2" in capsys.readouterr().out
     assert load_class_names(alone) == ("a", "b", "c")
     z, labels = tf.ones([3, 4]) * [[0.1], [0.5], [-0.9]], tf.range(3)
     (before, _, _), (after, config, step) = load_generator(run), load_generator(alone)
@@ -120,8 +122,12 @@ def test_the_generator_alone_is_a_small_run(folder, tmp_path):
     for file in (tmp_path / "new" / "alone").rglob("*"):
         assert file.is_dir() or str(tmp_path).encode() not in file.read_bytes(), file
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["alone"]
-    with pytest.raises(UserError, match="alone is already there"):
-        save_generator(run, alone)
+    assert cli_flags.run(export.main, *options, argv) == 1
+    assert "export: " in (said := capsys.readouterr().err) and "alone is already there; name a new folder" in said
+    recalibrated = [f"--model_dir={run}", f"--output_dir={tmp_path}/other", "--weights_only"]
+    assert cli_flags.run(export.main, *options, [*recalibrated, "--recalibration_batches=1"]) == 0
+    other, _, _ = load_generator(f"{tmp_path}/other")
+    assert np.abs(other(z, labels=labels) - before(z, labels=labels)).max() > 1e-3
 
 
 def test_class_accuracy_through_the_command(folder, capsys):

@@ -283,21 +283,23 @@ def initialize(model: TGANv2) -> str:
     return path
 
 
-def save_generator(name: str, folder: str | os.PathLike[str]) -> int:
-    """Writes the averaged generator of a run alone, as a small run that whatever generates takes; returns its step.
+def save_generator(
+    generator: Generator, config: Config, class_names: Sequence[str], step: int, folder: str | os.PathLike[str]
+) -> None:
+    """Writes an averaged generator alone, as a small run that whatever generates takes.
 
     It cannot be trained on: discriminators and optimisers are left out.
 
     Args:
-      name: as `load_generator` takes it.
+      generator, config, step: from `load_generator`.
+      class_names: from `load_class_names`.
       folder: appears only when it is whole.
     Raises:
-      UserError: as `load_generator`, or the folder is there already.
+      UserError: the folder is there already.
     """
     target = pathlib.Path(folder)
     if target.exists():
         raise UserError(f"{target} is already there; name a new folder")
-    generator, config, step = load_generator(name)
     # Where the run, its data and its classifier were is nobody's business.
     train = dataclasses.replace(config.train, model_dir="", init_from="", eval_every_steps=0)
     data, scores = dataclasses.replace(config.data, data_dir=""), dataclasses.replace(config.eval, cache_dir="")
@@ -305,7 +307,7 @@ def save_generator(name: str, folder: str | os.PathLike[str]) -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = tempfile.mkdtemp(prefix=".unfinished-", dir=target.parent)
     try:
-        record_config(Config(config.model, data, train, scores), load_class_names(name), temporary)
+        record_config(Config(config.model, data, train, scores), class_names, temporary)
         weights = tf.train.Checkpoint(ema_generator=generator, step=tf.Variable(step, dtype=tf.int64))
         tf.train.CheckpointManager(weights, os.path.join(temporary, CHECKPOINT_DIR), None).save(step)
         os.chmod(temporary, 0o755)
@@ -313,7 +315,6 @@ def save_generator(name: str, folder: str | os.PathLike[str]) -> int:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return step
 
 
 def load_generator(name: str) -> tuple[Generator, Config, int]:
