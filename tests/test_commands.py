@@ -205,27 +205,28 @@ def test_dry_run_shows_the_levels_of_the_papers_recipe() -> None:
     assert config["train"]["global_batch_size"] == 64
 
 
-def test_generate_writes_grids_and_single_files_of_any_length(run: str, tmp_path: pathlib.Path) -> None:
-    grid = tmp_path / "grid.mp4"  # in a GIF equal frames become one that lasts longer
-    succeed("tganv2_tf.generate", f"--model_dir={run}", "--seeds=0-3", f"--output={grid}", "--num_frames=40")
-    assert iio.imread(grid, plugin="FFMPEG").shape == (40, 34, 34, 3)
-    single = [f"--model_dir={run}", "--layout=single", "--level=1", "--scale=2", f"--output={tmp_path}/v.mp4"]
-    succeed("tganv2_tf.generate", *single, "--seeds=3,7")
+def test_generate_writes_files_of_any_length(run: str, tmp_path: pathlib.Path) -> None:
+    options = ["--layout=single", "--level=1", "--scale=2", "--num_frames=40", f"--output={tmp_path}/v.mp4"]
+    out = succeed("tganv2_tf.generate", f"--model_dir={run}", "--seeds=3,7", *options)
+    assert out == f"2 videos: {tmp_path}/v-seed*.mp4\n"
     for seed in (3, 7):
-        assert iio.imread(tmp_path / f"v-seed{seed}.mp4", plugin="FFMPEG").shape == (4, 16, 16, 3)
+        assert iio.imread(tmp_path / f"v-seed{seed}.mp4", plugin="FFMPEG").shape == (40, 16, 16, 3)
 
 
 def test_a_seed_gives_the_same_video_from_a_run_and_from_its_saved_model(
     run: str, saved_model: str, tmp_path: pathlib.Path
 ) -> None:
-    made = {}
+    made: list[np.ndarray] = []
     for source in (f"--model_dir={run}", f"--saved_model={saved_model}"):
-        path = tmp_path / "samples.png"
-        succeed("tganv2_tf.generate", source, "--seeds=5,2", f"--output={path}")
-        made[source] = iio.imread(path).astype(int)
-    first, second = made.values()
-    assert np.abs(first - second).max() <= 1
-    assert np.abs(first[:16] - first[18:]).max() > 1, "two seeds, two videos"
+        path = tmp_path / "samples.npz"
+        batch_size = 1 + len(made)
+        succeed("tganv2_tf.generate", source, "--seeds=5,2", f"--batch_size={batch_size}", f"--output={path}")
+        with np.load(path, allow_pickle=False) as arrays:
+            assert arrays["seeds"].tolist() == [5, 2]
+            made.append(arrays["videos"].astype(int))
+    assert made[0].shape == (2, 4, 16, 16, 3)
+    assert np.abs(made[0] - made[1]).max() <= 1
+    assert np.abs(made[0][0] - made[0][1]).max() > 1, "two seeds, two videos"
 
 
 def test_the_saved_model_needs_only_tensorflow_and_equals_the_generator(run: str, saved_model: str) -> None:
@@ -292,10 +293,6 @@ def test_versions_count_up_and_are_never_overwritten(run: str, saved_model: str)
         ("tganv2_tf.generate", ["--output=x.gif"], 2, "--model_dir or --saved_model"),
         ("tganv2_tf.generate", ["--output=x.gif", "--model_dir=/nowhere"], 1, "/nowhere is not a run"),
         ("tganv2_tf.generate", ["--output=x.gif", "--saved_model=/nowhere"], 1, "no SavedModel there"),
-        ("tganv2_tf.generate", ["--output=x.avi", "--model_dir=/nowhere"], 1, "cannot write .avi"),
-        ("tganv2_tf.generate", ["--output=x.gif", "--model_dir=x", "--seeds=5-2"], 2, "--seeds=5-2"),
-        ("tganv2_tf.generate", ["--output=x.gif", "--model_dir=x", "--seeds=a"], 2, "--seeds=a"),
-        ("tganv2_tf.generate", ["--output=x.gif", "--model_dir=x", "--seeds=99999999999999999999"], 2, "too large"),
         ("tganv2_tf.export", ["--model_dir=/nowhere", "--output_dir=/tmp/never"], 1, "/nowhere is not a run"),
         ("tganv2_tf.export", ["--model_dir=/nowhere"], 2, "--output_dir is missing"),
     ],
@@ -304,11 +301,6 @@ def test_wrong_input_of_generate_and_export_is_one_line(
     module: str, arguments: list[str], status: int, message: str
 ) -> None:
     assert message in fail(module, *arguments, status=status)
-
-
-def test_a_level_that_does_not_exist_is_refused(run: str, tmp_path: pathlib.Path) -> None:
-    line = fail("tganv2_tf.generate", f"--model_dir={run}", f"--output={tmp_path}/x.gif", "--level=3", status=2)
-    assert "--level=3: the generator has 2 levels" in line
 
 
 def test_help_is_quick_to_read_and_needs_no_tensorflow() -> None:

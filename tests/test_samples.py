@@ -7,15 +7,12 @@ import pytest
 import tensorflow as tf
 
 from data_prep.moving_shapes import write_video
-from tests.conftest import TINY_MODEL
 from tests.data_sets import write_data_set
-from tganv2_tf.config import DataConfig, ModelConfig
+from tganv2_tf.config import DataConfig
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.evaluation import samples
-from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import latents_from_seeds
-from tganv2_tf.serving.signatures import export
 
 
 def test_a_stream_gives_as_many_as_are_asked_for_and_loses_none():
@@ -98,30 +95,3 @@ def test_real_clips_have_sixteen_frames_of_every_video_before_any_comes_again(tm
     assert sorted(values[:4, 0, 0]) == sorted(values[4:, 0, 0]) == [0, 10, 30, 40]
     with pytest.raises(ConfigError, match="num_frames=16"):
         next(samples.of_shards(Manifest.load(tmp_path), DataConfig(str(tmp_path), frame_step=2), 0, 3))
-
-
-@pytest.mark.parametrize("num_frames", [4, 16])
-def test_a_saved_models_float_videos_of_sixteen_frames(tmp_path, num_frames):
-    generator = Generator(ModelConfig(**{**TINY_MODEL, "num_frames": num_frames}))
-    path = export(generator, tmp_path)
-    sample, z_dim = samples.saved_model_sampler(str(path))
-    assert z_dim == 4
-    z = latents_from_seeds(tf.constant([1, 2], tf.int64), 4)
-    np.testing.assert_allclose(sample(z), generator(z, num_frames=16), atol=1e-6)
-
-
-def test_saved_models_that_are_no_generators_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no SavedModel there"):
-        samples.saved_model_sampler(str(tmp_path))
-    module = tf.Module()
-    module.f = tf.function(lambda z: {"videos": z}, input_signature=[tf.TensorSpec([None, 2], tf.float32, "z")])
-    tf.saved_model.save(module, str(tmp_path / "other"))
-    with pytest.raises(UserError, match="no signature generate_float"):
-        samples.saved_model_sampler(str(tmp_path / "other"))
-    module.g = tf.function(
-        lambda z: {"videos": tf.zeros([tf.shape(z)[0], 8, 4, 4, 3])},
-        input_signature=[tf.TensorSpec([None, 2], tf.float32, "z")],
-    )
-    tf.saved_model.save(module, str(tmp_path / "short"), signatures={"generate_float": module.g})
-    with pytest.raises(UserError, match="its videos have 8 frames; the scores are of 16"):
-        samples.saved_model_sampler(str(tmp_path / "short"))

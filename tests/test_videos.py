@@ -4,7 +4,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from tganv2_tf import videos
+from tganv2_tf import encoding, videos
 from tganv2_tf.errors import UserError
 
 
@@ -47,6 +47,27 @@ def test_enlarge_repeats_pixels():
     np.testing.assert_array_equal(videos.enlarge(small, 2)[0, :, :, 0], [[0, 0, 1, 1]] * 2 + [[2, 2, 3, 3]] * 2)
 
 
+def test_the_middle_frame_stands_for_a_video_alone():
+    assert videos.shown_frames(16, 1).tolist() == [7]
+    assert videos.shown_frames(1, 1).tolist() == [0]
+    assert videos.shown_frames(15, 8).tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert videos.shown_frames(3, 8).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("resample", ["bicubic", "lanczos"])
+def test_enlarging_smoothly(resample):
+    """A ramp of 20 a pixel becomes one of 5 a pixel; a flat colour stays flat."""
+    ramp = np.zeros((2, 3, 6, 8, 3), np.uint8) + np.array([0, 0, 77], np.uint8)
+    ramp[..., 0] = 20 * np.arange(8)
+    ramp[1, 2, ..., 1] = 200
+    large = videos.enlarge(ramp, 4, resample)
+    assert large.shape == (2, 3, 24, 32, 3)
+    inner = large[..., 12:20, 0].astype(int)  # far from the borders
+    np.testing.assert_allclose(inner, np.broadcast_to(20 * (np.arange(12, 20) - 1.5) / 4, inner.shape), atol=1)
+    assert (large[..., 2] == 77).all()
+    assert (large[1, 2, ..., 1] == 200).all() and not large[0, ..., 1].any(), "each frame in its place"
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".mp4"])
 def test_files_hold_all_frames_at_their_rate(tmp_path, suffix):
     path = tmp_path / "new folder" / f"video{suffix}"
@@ -75,17 +96,117 @@ def test_png_is_a_strip(tmp_path):
     assert iio.imread(tmp_path / "strip.png").shape == (16, 3 * 16 + 4, 3)
 
 
-def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+def test_equal_frames_are_all_in_a_gif(tmp_path):
+    videos.write_video(tmp_path / "still.gif", np.repeat(gradient(frames=1), 5, axis=1)[0], 50)
+    read = iio.imread(tmp_path / "still.gif", plugin="pillow")
+    assert read.shape == (5, 16, 16, 3)
+    assert np.abs(read.astype(int) - gradient(frames=1)[0]).max() <= 4
+    assert iio.immeta(tmp_path / "still.gif", plugin="pillow")["duration"] == 20
+    assert iio.immeta(tmp_path / "still.gif", plugin="pillow")["loop"] == 0, "for ever"
+
+
+def written(path, made, parts, **options):
+    """Writes videos in parts of so many frames."""
+    with videos.open_writer(path, made.shape[1], 10, **options) as write:
+        for part in np.split(made, np.cumsum(parts)[:-1], axis=1):
+            write(part)
+    return path
+
+
+def test_parts_make_the_same_files_as_a_whole(tmp_path):
+    made = np.random.default_rng(0).integers(0, 256, (5, 9, 16, 16, 3), np.uint8)
+    for name in ("a.gif", "a.mp4", "a.png", "a.npz"):
+        whole, parts = (written(tmp_path / f"{number}{name}", made, p) for number, p in enumerate([[9], [4, 4, 1]]))
+        if name == "a.npz":  # which holds the time
+            whole, parts = (np.load(path, allow_pickle=False)["videos"] for path in (whole, parts))
+            np.testing.assert_array_equal(whole, parts)
+        else:
+            assert whole.read_bytes() == parts.read_bytes(), name
+
+
+def test_an_archive_holds_every_video_in_its_place(tmp_path):
+    made = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 6, 3), np.uint8)
+    arrays = {"seeds": np.array([7, 1, 2]), "names": np.array(["a", "b", "ü"])}
+    with np.load(written(tmp_path / "a.npz", made, [2, 2, 1], arrays=arrays), allow_pickle=False) as read:
+        assert set(read) == {"videos", "seeds", "names"}
+        np.testing.assert_array_equal(read["videos"], made)
+        assert read["seeds"].tolist() == [7, 1, 2] and read["names"].tolist() == ["a", "b", "ü"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_a_folder_of_frames(tmp_path):
+    made = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 6, 3), np.uint8)
+    folder = f"{tmp_path}/new/frames/"
+    written(folder, made, [2, 3], columns=3)
+    names = sorted(path.name for path in (tmp_path / "new" / "frames").iterdir())
+    assert names == [f"frame-0000{t}.png" for t in range(5)]
+    frames = np.stack([iio.imread(tmp_path / "new" / "frames" / name) for name in names])
+    np.testing.assert_array_equal(frames, videos.grid(made, 3))
+    with pytest.raises(UserError, match="frames is already there; choose another name, or delete it"):
+        written(folder, made, [5])
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["frames"]
+
+
+def test_pictures_show_strips_or_the_middle(tmp_path):
+    made = gradient(4, frames=9)
+    strips = iio.imread(written(tmp_path / "strips.png", made, [4, 4, 1]))
+    np.testing.assert_array_equal(strips, videos.strip(made))
+    middle = iio.imread(written(tmp_path / "middle.png", made, [4, 4, 1], shown=1, columns=4))
+    np.testing.assert_array_equal(middle, videos.grid(made[:, 4:5], 4)[0])
+
+
+NAMES = ("a.gif", "a.mp4", "a.png", "a.npz", "a/")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_interrupted_leaves_nothing(tmp_path, name):
+    def interrupted():
+        with videos.open_writer(f"{tmp_path}/{name}", 8, 10) as write:
+            write(gradient())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(videos.iio, "imwrite", fail)
-    for name in ("a.gif", "a.mp4", "a.png"):
+    for name in ("a.png", "a/"):
         with pytest.raises(OSError, match="No space left"):
-            videos.write_video(tmp_path / name, gradient()[0], 5)
+            videos.write_video(f"{tmp_path}/{name}", gradient()[0], 5)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("says", "error", "message"),
+    [
+        ("[out#0/mp4 @ 0x1] Error writing trailer: No space left on device", OSError, "No space left on device.*a.mp4"),
+        ("some codec\nis broken", UserError, r"a\.mp4: ffmpeg ended with status 3: is broken"),
+    ],
+)
+@pytest.mark.parametrize("reads", [True, False])
+def test_ffmpegs_failures_are_seen(tmp_path, monkeypatch, reads, says, error, message):
+    """At its end, and in the middle of the frames, which then find nobody who reads them."""
+    script = tmp_path / "ffmpeg"
+    script.write_text(f"#!/bin/sh\n{'cat > /dev/null' if reads else ''}\nprintf '%s' '{says}' >&2\nexit 3\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(encoding, "get_ffmpeg_exe", lambda: str(script))
+    with pytest.raises(error, match=message):
+        written(tmp_path / "a.mp4", gradient(frames=400, size=64), [4] * 100)
+    assert [path.name for path in tmp_path.iterdir()] == ["ffmpeg"]
+
+
 def test_other_suffixes_are_refused():
-    with pytest.raises(UserError, match=r"x\.avi: cannot write \.avi; valid: \.gif, \.mp4, \.png"):
+    message = (
+        r"x\.avi: cannot write \.avi; valid: \.gif, \.mp4, \.png, \.npz, or a folder of frames, whose name ends with /"
+    )
+    with pytest.raises(UserError, match=message):
         videos.check_suffix("x.avi")
+    with pytest.raises(UserError, match="frames: cannot write a file without a suffix"):
+        videos.check_suffix("frames")
+    assert videos.check_suffix("x.GIF") == ".gif"
+    assert videos.check_suffix("frames/") == ""

@@ -33,7 +33,7 @@ SOURCES = ("model_dir", "saved_model", "video_dir", "clips_dir")
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Command."""
+    """What is scored, and against what."""
 
     model_dir: str = option(
         "a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000: its averaged generator", ""
@@ -103,13 +103,21 @@ def source(command: Command, config: EvalConfig) -> tuple[Batches, DataConfig, d
     data = data_config(command, None, bool(config.c3d_mean))
     about: dict[str, Any] = {"normalization": data.normalization}
     if command.saved_model:
-        sample, z_dim = samples.saved_model_sampler(command.saved_model)
+        from tganv2_tf.serving.sampler import load_sampler
+
+        sampler = load_sampler(saved_model=command.saved_model)
         about |= {"saved_model": command.saved_model, "checksum": folder_checksum(command.saved_model)}
         about["truncation"] = command.truncation
+        classes = sampler.class_names
         batches = samples.of_generator(
-            lambda z, _: sample(z), z_dim, command.seed, batch_size, truncation=command.truncation
+            lambda z, labels: sampler.float_videos(z, samples.NUM_FRAMES, labels=labels),
+            sampler.z_dim,
+            command.seed,
+            batch_size,
+            len(classes),
+            command.truncation,
         )
-        return batches, data, about, ()
+        return batches, data, about, classes
     if command.video_dir:
         paths = samples.videos_in(command.video_dir)
         about |= {"video_dir": command.video_dir, "num_videos": len(paths)}

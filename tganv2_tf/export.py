@@ -1,6 +1,10 @@
 """Exports a run's averaged generator as a SavedModel that TensorFlow Serving, or TensorFlow alone, can run.
 
 python -m tganv2_tf.export --model_dir=runs/ucf101 --output_dir=saved_models/ucf101
+python -m tganv2_tf.export --model_dir=runs/ucf101/best --weights_only --output_dir=to_share/ucf101
+
+With --weights_only it writes the averaged generator alone as a small run, without optimisers, discriminators or paths
+of this machine, which generate, evaluate, explore, project and export take as their --model_dir.
 """
 
 from __future__ import annotations
@@ -17,26 +21,41 @@ from tganv2_tf.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Command."""
+    """What is exported, and where to."""
 
     model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000")
-    output_dir: str = option("folder of the model's versions, such as saved_models/NAME")
+    output_dir: str = option("folder of the model's versions, such as saved_models/NAME; with --weights_only a new one")
     version: int = option("number of the version; 0 = the next one", 0)
+    weights_only: bool = option("write a run with nothing but the averaged generator, instead of a SavedModel", False)
+    recalibration_batches: int = option(
+        "batches from which the batch-norm statistics are taken anew first; 0 = those of training", 0
+    )
 
     def __post_init__(self) -> None:
+        require(not self.version or not self.weights_only, "version", self.version, "0 with --weights_only")
+        value = self.recalibration_batches
+        require(value >= 0, "recalibration_batches", value, "a whole number of at least 0")
         require(self.version >= 0, "version", self.version, "a whole number of at least 1, or 0 for the next one")
 
 
 def main(command: Command) -> int:
     import tensorflow as tf
 
+    from tganv2_tf.models.recalibration import recalibrate
     from tganv2_tf.serving.signatures import export
-    from tganv2_tf.training.checkpoints import load_generator
+    from tganv2_tf.training.checkpoints import load_class_names, load_generator, save_generator
 
     logging.set_verbosity(logging.WARNING)  # TensorFlow lists every renamed input of every signature
-    generator, _, step = load_generator(command.model_dir)
+    generator, config, step = load_generator(command.model_dir)
+    class_names = load_class_names(command.model_dir)
+    if command.recalibration_batches:
+        recalibrate(generator, command.recalibration_batches, config.train.seed)
     try:
-        path = export(generator, command.output_dir, command.version or None)
+        if command.weights_only:
+            save_generator(generator, config, class_names, step, command.output_dir)
+            path = command.output_dir
+        else:
+            path = str(export(generator, command.output_dir, command.version or None, class_names))
     except tf.errors.OpError as error:  # a full disk, for one
         raise UserError(f"--output_dir={command.output_dir}: {error.message.splitlines()[0]}") from error
     print(f"{path}: the generator of step {step}")

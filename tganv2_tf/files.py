@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -35,6 +36,25 @@ def whole_file(path: Path) -> Iterator[pathlib.Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[pathlib.Path]:
+    """Gives a new folder beside `path`, which becomes `path` when the block ends well; otherwise nothing is left of it.
+
+    Raises:
+      UserError: `path` is already there.
+    """
+    target = pathlib.Path(path)
+    if target.exists():
+        raise UserError(f"{target} is already there; choose another name, or delete it")
+    temporary = target.with_name(f".unfinished-{target.name}.{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_atomically(path: Path, text: str) -> None:

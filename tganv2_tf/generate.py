@@ -1,138 +1,195 @@
 """Generates videos from a run or from a SavedModel.
 
-python -m tganv2_tf.generate --model_dir=runs/ucf101 --seeds=0-24 --output=samples.gif
-python -m tganv2_tf.generate --saved_model=saved_models/ucf101/1 --seeds=3,7 --layout=single --output=video.mp4
+A grid of seeds, and single files, one a seed:
+  python -m tganv2_tf.generate --model_dir=runs/ucf101 --seeds=0-24 --output=samples.gif
+  python -m tganv2_tf.generate --saved_model=saved_models/ucf101/1 --seeds=3,7 --layout=single --output=video.mp4
+Classes of a conditional model, a row each:
+  python -m tganv2_tf.generate --model_dir=runs/ucf101 --labels=Biking,Diving --seeds=0-7 --output=classes.mp4
+From seed to seed, side by side, and as one video whose latent moves while it plays:
+  python -m tganv2_tf.generate --model_dir=runs/ucf101 --seeds=3,7 --interpolate=spherical --output=between.gif
+  python -m tganv2_tf.generate --model_dir=runs/ucf101 --seeds=3,7,3 --layout=walk --interpolate=spherical \\
+    --interpolation_steps=48 --output=walk.mp4
+Every level of the same samples, enlarged to one size (the paper's Figure 4):
+  python -m tganv2_tf.generate --model_dir=runs/ucf101 --seeds=0-3 --layout=levels --output=levels.png
+A long video, in constant memory, and arrays for programs (`videos`, `seeds`, `z`, `names`, `labels`):
+  python -m tganv2_tf.generate --model_dir=runs/ucf101 --seeds=3 --num_frames=5000 --output=long.mp4
+  python -m tganv2_tf.generate --model_dir=runs/ucf101 --seeds=0-99 --output=samples.npz
+
+Interpolation: `linear` is the straight line between two latents; `spherical` keeps to what training has shown, see
+tganv2_tf/serving/latent_paths.py. In a walk each frame comes from the clip of its own latent, at a time that goes
+through the clip forwards and backwards; repeat the first seed at the end of --seeds for a loop. What is between seeds
+keeps the class of the first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
-import re
 import sys
 from typing import TYPE_CHECKING, Callable
 
 from tganv2_tf import cli_flags
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.serving.selection import parse_labels, parse_seeds
 
 if TYPE_CHECKING:
     import numpy as np
+    from tqdm import tqdm
 
+    from tganv2_tf.serving.rendering import Chunks, Selection
+    from tganv2_tf.serving.sampler import Sampler
 
-def parse_seeds(text: str) -> list[int]:
-    """`0-3,8` -> [0, 1, 2, 3, 8].
-
-    Raises:
-      ConfigError: anything else.
-    """
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if not match:
-            raise ConfigError(
-                f"--seeds={text}: {part!r} is neither a number nor a range; valid: for example 0-15 or 3,7,12"
-            )
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last >= 2**63:
-            raise ConfigError(f"--seeds={text}: {last} is too large; valid: below 2^63")
-        if last < first:
-            raise ConfigError(f"--seeds={text}: the range {part!r} runs backwards; valid: {last}-{first}")
-        seeds.extend(range(first, last + 1))
-    return seeds
+GRID_STEPS, WALK_STEPS = 8, 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Command."""
+    """What is generated, and how it is written."""
 
-    output: str = option("file to write: .gif, .mp4 (H.264) or .png (a strip of frames)")
+    output: str = option(
+        "file to write: .gif, .mp4 (H.264), .png (a strip of frames), .npz (arrays), or NAME/, a folder of frames"
+    )
     model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000", "")
     saved_model: str = option("folder of one version of a SavedModel, instead of --model_dir", "")
     seeds: str = option("one video a seed: numbers and ranges, such as 0-15 or 3,7,12", "0-15")
-    layout: str = option("one grid, or single files named by seed", "grid", ("grid", "single"))
-    columns: int = option("videos a row of the grid; 0 = about as many as rows", 0)
+    labels: str = option(
+        "classes of a conditional model, a row each: names, numbers, ranges, or all; none = in turn, by seed", ""
+    )
+    truncation: float = option("shrinks the latents: below 1 the videos are more alike, and closer to the mean", 1.0)
+    interpolate: str = option("the way from each seed to the next", "none", ("none", "linear", "spherical"))
+    interpolation_steps: int = option(
+        f"videos, or frames of a walk, from one seed to the next; 0 = {GRID_STEPS}, or {WALK_STEPS} of a walk", 0
+    )
+    layout: str = option(
+        "one grid; single files named by seed; all levels of each sample; a walk: one video whose latent moves",
+        "grid",
+        ("grid", "single", "levels", "walk"),
+    )
+    columns: int = option("videos a row of the grid; 0 = one row a class or way, or about as many as rows", 0)
     level: int = option("level to render, from 1; 0 = the last, full resolution", 0)
-    num_frames: int = option("frames of a video; 0 = as in training", 0)
+    num_frames: int = option("frames of a video, however many; 0 = as in training; of a walk: of each clip", 0)
     fps: float = option("frames a second", 10.0)
-    scale: int = option("enlarge by this factor, by repeated pixels", 1)
+    scale: int = option("enlarge by this factor", 1)
+    resample: str = option("how to enlarge; nearest repeats pixels", "nearest", ("nearest", "bicubic", "lanczos"))
+    batch_size: int = option("videos that are rendered together, 16 frames of each; fewer need less memory", 8)
 
     def __post_init__(self) -> None:
         if bool(self.model_dir) == bool(self.saved_model):
             raise ConfigError("--model_dir or --saved_model, one of the two, must say where the generator is")
-        parse_seeds(self.seeds)
-        for name, least in (("columns", 0), ("level", 0), ("num_frames", 0), ("scale", 1)):
-            require(getattr(self, name) >= least, name, getattr(self, name), f"a whole number of at least {least}")
-        require(0 < self.fps <= 50, "fps", self.fps, "a number above 0, up to 50")
+        seeds = parse_seeds(self.seeds)
+        least = {"columns": 0, "level": 0, "num_frames": 0, "interpolation_steps": 0, "scale": 1, "batch_size": 1}
+        for name, number in least.items():
+            require(getattr(self, name) >= number, name, getattr(self, name), f"a whole number of at least {number}")
+        require(0 < self.truncation <= 1, "truncation", self.truncation, "a number above 0, up to 1")
+        fastest = 50 if self.output.lower().endswith(".gif") else 120
+        require(0 < self.fps <= fastest, "fps", self.fps, f"a number above 0, up to {fastest}")
+        moving = self.interpolate != "none"
+        require(moving or self.layout != "walk", "layout", "walk", "with --interpolate=linear or spherical")
+        require(len(seeds) > 1 or not moving, "seeds", self.seeds, "at least two with --interpolate")
+        require(not self.level or self.layout != "levels", "level", self.level, "0 with --layout=levels")
+        arrays = self.output.lower().endswith(".npz")
+        require(not arrays or self.layout != "levels", "layout", "levels", "grid, single or walk for an .npz")
 
 
-def load_sampler(command: Command) -> Callable[[int], np.ndarray]:
-    """A function from a seed to its video, uint8 [T, H, W, 3].
+def choose(command: Command, sampler: Sampler) -> Selection:
+    """The videos that the command asks for.
 
     Raises:
-      UserError: no run or SavedModel there, or no such level.
+      ConfigError: no such class.
     """
-    import tensorflow as tf
+    from tganv2_tf.serving import rendering
 
-    from tganv2_tf import videos
-    from tganv2_tf.models.latents import latents_from_seeds
-
-    if command.model_dir:
-        from tganv2_tf.training.checkpoints import load_generator
-
-        generator, config, _ = load_generator(command.model_dir)
-        z_dim, default_frames = config.model.z_dim, config.model.num_frames
-        num_levels = config.model.pyramid.num_levels
-        sample = tf.function(lambda z, num_frames, level: generator(z, num_frames, level=int(level)))
+    seeds, walk = parse_seeds(command.seeds), command.layout == "walk"
+    labels = parse_labels(command.labels, sampler.class_names) if command.labels else []
+    z = sampler.latents(seeds)
+    if command.interpolate == "none":
+        paths = [rendering.LatentPath(f"seed{seed}", seed, z[i : i + 1]) for i, seed in enumerate(seeds)]
     else:
-        try:
-            loaded = tf.saved_model.load(command.saved_model)
-        except (OSError, tf.errors.OpError) as error:
-            raise UserError(
-                f"--saved_model={command.saved_model}: no SavedModel there; name the folder NAME/VERSION"
-            ) from error
-        if not hasattr(loaded, "sample") or "generate_float" not in loaded.signatures:
-            raise UserError(f"--saved_model={command.saved_model}: not a generator exported by tganv2_tf.export")
-        served = loaded.signatures["generate_float"]
-        z_dim = served.structured_input_signature[1]["z"].shape[1]
-        default_frames = served.structured_outputs["videos"].shape[1]
-        num_levels = int(loaded.num_levels)
-        sample = lambda *inputs: loaded.sample(*inputs)  # noqa: E731 (the function alone does not keep its variables)
-    level = command.level or num_levels
-    if level > num_levels:
-        raise ConfigError(f"--level={level}: the generator has {num_levels} levels; valid: 1 to {num_levels}")
-    num_frames = tf.constant(command.num_frames or default_frames)
+        steps = command.interpolation_steps or (WALK_STEPS if walk else GRID_STEPS)
+        paths = rendering.between(z, seeds, command.interpolate, steps)
+    if walk:
+        paths = [rendering.joined(paths, f"seed{seeds[0]}-to-{seeds[-1]}")]
+    chosen = rendering.select(paths, sampler.class_names, labels, walk)
+    return dataclasses.replace(chosen, z=chosen.z * command.truncation)
 
-    def video(seed: int) -> np.ndarray:
-        z = latents_from_seeds(tf.constant([seed], tf.int64), z_dim)
-        return videos.to_uint8(sample(z, num_frames, level).numpy()[0])
 
-    return video
+def render(command: Command, sampler: Sampler, chosen: Selection) -> Chunks:
+    """The frames of all videos in parts, uint8 [N, t, H, W, 3]; of levels [N * L, t, H, W, 3]."""
+    from tganv2_tf.serving import rendering
+    from tganv2_tf.videos import enlarge
+
+    num_frames = command.num_frames or sampler.num_frames
+    if command.layout == "levels":
+        chunks = rendering.play_levels(sampler, chosen, num_frames, command.batch_size, command.resample)
+    elif command.layout == "walk":
+        chunks = rendering.play_walk(sampler, chosen, num_frames, command.level, command.batch_size)
+    else:
+        chunks = rendering.play(sampler, chosen, num_frames, command.level, command.batch_size)
+    return (enlarge(chunk, command.scale, command.resample) for chunk in chunks)
+
+
+def write_single(command: Command, sampler: Sampler, chosen: Selection, progress: tqdm) -> str:
+    """One file a video. Returns what they are called."""
+    from tganv2_tf import videos
+
+    output = pathlib.Path(command.output)
+    named = [output.with_name(f"{output.stem}-{name}{output.suffix}") for name in chosen.names]
+    slash = "/" if videos.is_folder(command.output) else ""
+    num_frames = command.num_frames or sampler.num_frames
+    for first in range(0, len(chosen), command.batch_size):
+        with contextlib.ExitStack() as files:
+            writers: list[Callable[[np.ndarray], None]] = []
+            for number in range(first, min(first + command.batch_size, len(chosen))):
+                arrays = chosen.part(number, number + 1).arrays()
+                writer = videos.open_writer(f"{named[number]}{slash}", num_frames, command.fps, arrays=arrays)
+                writers.append(files.enter_context(writer))
+            for chunk in render(command, sampler, chosen.part(first, first + command.batch_size)):
+                for write, video in zip(writers, chunk):
+                    write(video[None])
+                progress.update(chunk.shape[0] * chunk.shape[1])
+    return str(named[0]) + slash if len(named) == 1 else f"{output.with_name(output.stem)}-seed*{output.suffix}{slash}"
+
+
+def write_grid(command: Command, sampler: Sampler, chosen: Selection, progress: tqdm) -> str:
+    """All videos in one file. Returns its name."""
+    from tganv2_tf import videos
+
+    levels = command.layout == "levels"
+    num_frames = chosen.z.shape[1] if command.layout == "walk" else command.num_frames or sampler.num_frames
+    columns = sampler.num_levels if levels else command.columns or chosen.columns
+    shown = 1 if levels else videos.STRIP_FRAMES
+    with videos.open_writer(command.output, num_frames, command.fps, columns, shown, chosen.arrays()) as write:
+        for chunk in render(command, sampler, chosen):
+            write(chunk)
+            progress.update(chunk.shape[0] * chunk.shape[1])
+    return command.output
 
 
 def main(command: Command) -> int:
     from tganv2_tf import videos
 
     videos.check_suffix(command.output)
-    import numpy as np
+    import tensorflow as tf
     from tqdm import tqdm
 
-    sampler, output = load_sampler(command), pathlib.Path(command.output)
-    seeds, samples = parse_seeds(command.seeds), []
-    for seed in tqdm(seeds, unit="video", disable=len(seeds) == 1):
-        sample = videos.enlarge(sampler(seed), command.scale)
-        if command.layout == "single":
-            videos.write_video(output.with_name(f"{output.stem}-seed{seed}{output.suffix}"), sample, command.fps)
-        else:
-            samples.append(sample)
-    if command.layout == "grid":
-        stacked = np.stack(samples)
-        if output.suffix.lower() == ".png":
-            videos.write_image(output, videos.strip(stacked))
-        else:
-            videos.write_video(output, videos.grid(stacked, command.columns or None), command.fps)
-    single = output.with_name(f"{output.stem}-seed*{output.suffix}")
-    print(f"{len(seeds)} videos: {single if command.layout == 'single' else output}")
+    from tganv2_tf.serving.sampler import load_sampler
+
+    sampler = load_sampler(command.model_dir, command.saved_model)
+    sampler.check_level(command.level)
+    chosen = choose(command, sampler)
+    frames = chosen.z.shape[1] if command.layout == "walk" else command.num_frames or sampler.num_frames
+    total = len(chosen) * frames * (sampler.num_levels if command.layout == "levels" else 1)
+    write = write_single if command.layout == "single" else write_grid
+    try:
+        with tqdm(total=total, unit=" frames", unit_scale=True, disable=total <= 16) as progress:
+            name = write(command, sampler, chosen, progress)
+    except tf.errors.ResourceExhaustedError as error:
+        raise UserError(
+            f"--batch_size={command.batch_size}: not enough memory to render as many videos together; try a smaller one"
+        ) from error
+    print(f"{len(chosen)} videos: {name}")
     return 0
 
 

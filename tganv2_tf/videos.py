@@ -1,18 +1,32 @@
-"""Videos in memory and on disk: bytes, grids, strips, GIF, MP4 and PNG."""
+"""Videos in memory and on disk: bytes, grids, strips; GIF, MP4, PNG and NPZ, written as the frames come."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import os
 import pathlib
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Callable
 
 import imageio.v3 as iio
 import numpy as np
 
+from tganv2_tf.encoding import encoder
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import Path, whole_file
+from tganv2_tf.files import Path, whole_file, whole_folder
 
-SUFFIXES = (".gif", ".mp4", ".png")
+SUFFIXES = (".gif", ".mp4", ".png", ".npz")
+RESAMPLE = ("nearest", "bicubic", "lanczos")
+CV2_NAMES = {"bicubic": "CUBIC", "lanczos": "LANCZOS4"}
+STRIP_FRAMES = 8  # of a video, in a picture
+MAX_GIF_FPS = 50.0  # players slow down what is faster
+
+Write = Callable[[np.ndarray], None]
 
 
 def to_uint8(videos: np.ndarray) -> np.ndarray:
@@ -41,7 +55,19 @@ def grid(videos: np.ndarray, columns: int | None = None, border: int = 2) -> np.
     return canvas
 
 
-def strip(videos: np.ndarray, num_frames: int = 8, border: int = 2) -> np.ndarray:
+def shown_frames(num_frames: int, count: int) -> np.ndarray:
+    """Numbers of the frames that stand for a video in a picture: evenly spaced ones, or the middle one.
+
+    Args:
+      num_frames: of the video.
+      count: how many are wanted; all, where there are fewer.
+    """
+    if count == 1:
+        return np.array([(num_frames - 1) // 2])
+    return np.linspace(0, num_frames - 1, min(count, num_frames)).round().astype(int)
+
+
+def strip(videos: np.ndarray, num_frames: int = STRIP_FRAMES, border: int = 2) -> np.ndarray:
     """Frames of each video from left to right, a video a row: uint8 [N, T, H, W, 3] -> uint8 [H', W', 3].
 
     Args:
@@ -49,14 +75,28 @@ def strip(videos: np.ndarray, num_frames: int = 8, border: int = 2) -> np.ndarra
       num_frames: how many of the T, evenly spaced.
       border: black pixels between frames.
     """
-    chosen = np.linspace(0, videos.shape[1] - 1, min(num_frames, videos.shape[1])).round().astype(int)
-    frames = videos[:, chosen]
-    return grid(frames.reshape(-1, 1, *videos.shape[2:]), len(chosen), border)[0]
+    frames = videos[:, shown_frames(videos.shape[1], num_frames)]
+    return grid(frames.reshape(-1, 1, *videos.shape[2:]), frames.shape[1], border)[0]
 
 
-def enlarge(video: np.ndarray, factor: int) -> np.ndarray:
-    """Repeats pixels: uint8 [..., H, W, 3] -> [..., factor * H, factor * W, 3]."""
-    return video.repeat(factor, axis=-3).repeat(factor, axis=-2)
+def enlarge(video: np.ndarray, factor: int, resample: str = "nearest") -> np.ndarray:
+    """uint8 [..., H, W, 3] -> [..., factor * H, factor * W, 3].
+
+    Args:
+      video: any number of frames.
+      factor: at least 1.
+      resample: nearest repeats pixels; bicubic and lanczos are smooth.
+    """
+    if factor == 1:
+        return video
+    if resample == "nearest":
+        return video.repeat(factor, axis=-3).repeat(factor, axis=-2)
+    import cv2  # here, for it needs system libraries that nothing else in this module does
+
+    *axes, height, width, _ = video.shape
+    size, how = (factor * width, factor * height), getattr(cv2, f"INTER_{CV2_NAMES[resample]}")
+    frames = [cv2.resize(frame, size, interpolation=how) for frame in video.reshape(-1, height, width, 3)]
+    return np.stack(frames).reshape(*axes, factor * height, factor * width, 3)
 
 
 def gif_bytes(video: np.ndarray, fps: float) -> bytes:
@@ -67,37 +107,74 @@ def gif_bytes(video: np.ndarray, fps: float) -> bytes:
     return buffer.getvalue()
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a name means a folder of frames: it ends with a slash."""
+    return str(path).endswith(("/", os.sep))
+
+
 def check_suffix(path: Path) -> str:
-    """The file's suffix.
+    """The file's suffix; of a folder of frames, nothing.
 
     Raises:
       UserError: not one that can be written.
     """
+    if is_folder(path):
+        return ""
     suffix = pathlib.Path(path).suffix.lower()
     if suffix not in SUFFIXES:
-        raise UserError(f"{path}: cannot write {suffix or 'a file without a suffix'}; valid: {', '.join(SUFFIXES)}")
+        raise UserError(
+            f"{path}: cannot write {suffix or 'a file without a suffix'}; valid: {', '.join(SUFFIXES)}, "
+            "or a folder of frames, whose name ends with /"
+        )
     return suffix
 
 
-def write_video(path: Path, video: np.ndarray, fps: float) -> None:
-    """Writes a GIF, an MP4 (H.264), or a PNG strip of the frames; whole, or not at all.
+@contextlib.contextmanager
+def open_writer(
+    path: Path,
+    num_frames: int,
+    fps: float,
+    columns: int = 0,
+    shown: int = STRIP_FRAMES,
+    arrays: Mapping[str, np.ndarray] | None = None,
+) -> Iterator[Write]:
+    """Gives a function that takes the next frames of all videos, uint8 [N, t, H, W, 3].
+
+    The file appears when the block ends well; memory does not grow with the number of frames. What is written:
+
+    - .gif, .mp4 (H.264): a grid of the videos;
+    - .png: some frames of each video from left to right, a video a row;
+    - .npz: `videos`, uint8 [N, T, H, W, 3], and `arrays`;
+    - a folder, NAME/: the grid, frame by frame, as frame-00000.png and so on.
 
     Args:
-      path: its suffix decides.
-      video: uint8 [T, H, W, 3].
+      path: the file, or the folder, which must not be there yet.
+      num_frames: T, how many frames there will be.
       fps: frames a second.
+      columns: videos a row of the grid; 0 = about as many as rows. Of a .png whose videos have one frame, too.
+      shown: frames of each video in a .png.
+      arrays: what else an .npz holds.
     Raises:
-      UserError: another suffix.
+      UserError: another suffix, a folder that is there, or frames that cannot be encoded.
+      OSError: a full disk, for one.
     """
     suffix = check_suffix(path)
-    if suffix == ".png":
-        write_image(path, strip(video[np.newaxis]))
+    if suffix == ".npz":
+        with _npz(path, num_frames, arrays or {}) as write:
+            yield write
         return
-    with whole_file(path) as temporary:
-        if suffix == ".gif":
-            temporary.write_bytes(gif_bytes(video, fps))
-        else:
-            _write_mp4(temporary, video, fps)
+    if suffix == ".png":
+        with _picture(path, num_frames, shown, columns) as write:
+            yield write
+        return
+    with encoder(path, fps) if suffix else _frames(path) as write_grid:
+        yield lambda videos: write_grid(grid(videos, columns or None))
+
+
+def write_video(path: Path, video: np.ndarray, fps: float) -> None:
+    """Writes one video, uint8 [T, H, W, 3], as `open_writer` does; a .png is a strip of frames."""
+    with open_writer(path, len(video), fps) as write:
+        write(video[np.newaxis])
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
@@ -106,8 +183,59 @@ def write_image(path: Path, image: np.ndarray) -> None:
         iio.imwrite(temporary, image)
 
 
-def _write_mp4(path: pathlib.Path, video: np.ndarray, fps: float) -> None:
-    height, width = video.shape[1:3]
-    # yuv420p, which all players read, needs even sizes.
-    even = np.pad(video, [(0, 0), (0, height % 2), (0, width % 2), (0, 0)], mode="edge")
-    iio.imwrite(path, even, plugin="FFMPEG", fps=fps, codec="libx264", macro_block_size=1, quality=8)
+@contextlib.contextmanager
+def _picture(path: Path, num_frames: int, shown: int, columns: int) -> Iterator[Write]:
+    chosen, parts, seen = shown_frames(num_frames, shown), [], 0
+
+    def write(videos: np.ndarray) -> None:
+        nonlocal seen
+        here = chosen[(chosen >= seen) & (chosen < seen + videos.shape[1])] - seen
+        parts.append(videos[:, here])
+        seen += videos.shape[1]
+
+    yield write
+    videos = np.concatenate(parts, axis=1)
+    single = videos.shape[1] == 1
+    write_image(path, grid(videos, columns or None)[0] if single else strip(videos, shown))
+
+
+@contextlib.contextmanager
+def _frames(folder: Path) -> Iterator[Write]:
+    seen = 0
+    with whole_folder(folder) as temporary:
+
+        def write(frames: np.ndarray) -> None:
+            nonlocal seen
+            for frame in frames:
+                iio.imwrite(temporary / f"frame-{seen:05}.png", frame)
+                seen += 1
+
+        yield write
+
+
+@contextlib.contextmanager
+def _npz(path: Path, num_frames: int, arrays: Mapping[str, np.ndarray]) -> Iterator[Write]:
+    """The videos gather in a file of their own: in an archive all frames of one come before the next one's."""
+    with whole_file(path) as temporary, tempfile.TemporaryFile(dir=temporary.parent) as gathered:
+        start = seen = 0
+
+        def write(videos: np.ndarray) -> None:
+            nonlocal start, seen
+            num, frames, *shape = videos.shape
+            if not seen:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (num, num_frames, *shape)}
+                np.lib.format.write_array_header_1_0(gathered, header)
+                start = gathered.tell()
+            for number, video in enumerate(videos):
+                gathered.seek(start + (number * num_frames + seen) * math.prod(shape))
+                gathered.write(video.tobytes())
+            seen += frames
+
+        yield write
+        gathered.seek(0)
+        with zipfile.ZipFile(temporary, "w") as archive:
+            with archive.open("videos.npy", "w", force_zip64=True) as member:
+                shutil.copyfileobj(gathered, member)
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)

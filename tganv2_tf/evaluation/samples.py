@@ -1,4 +1,4 @@
-"""The videos that are scored: of a generator, of a SavedModel, of a folder, or real ones.
+"""The videos that are scored: of a generator, of a folder, or real ones.
 
 Each source is an iterator of batches, float32 [n, 16, H, W, 3] in [-1, 1], n up to the batch size. Those of generators
 and shards never end.
@@ -72,28 +72,6 @@ def of_generator(
         labels = tf.cast(numbers % num_classes, tf.int32) if num_classes else None
         z = truncation * latents_from_seeds(numbers + (seed << 32), z_dim)
         yield tf.clip_by_value(sample(z, labels), -1.0, 1.0)
-
-
-def saved_model_sampler(folder: str) -> tuple[Callable[[tf.Tensor], tf.Tensor], int]:
-    """What a SavedModel of `tganv2_tf.export` offers in float32: from latents to videos of 16 frames, and its z_dim.
-
-    Raises:
-      UserError: no SavedModel there, or one that is no generator of videos of 16 frames.
-    """
-    try:
-        loaded = tf.saved_model.load(folder)
-    except (OSError, tf.errors.OpError) as error:
-        raise UserError(f"{folder}: no SavedModel there; name the folder NAME/VERSION") from error
-    served = loaded.signatures.get("generate_float")
-    if served is None:
-        raise UserError(f"{folder}: no signature generate_float; valid: a generator that tganv2_tf.export wrote")
-    z_dim, num_frames = served.structured_input_signature[1]["z"].shape[1], served.structured_outputs["videos"].shape[1]
-    if num_frames == NUM_FRAMES:
-        # Not `served` alone, which does not keep the variables of `loaded`.
-        return lambda z: loaded.signatures["generate_float"](z)["videos"], z_dim
-    if not hasattr(loaded, "sample"):
-        raise UserError(f"{folder}: its videos have {num_frames} frames; the scores are of {NUM_FRAMES}")
-    return lambda z: loaded.sample(z, NUM_FRAMES, loaded.num_levels), z_dim
 
 
 def videos_in(folder: str) -> list[pathlib.Path]:

@@ -7,22 +7,35 @@
 | `generate`        | seed int64 [], num_videos int32 [], num_frames int32 [] | uint8 [N, T, H, W, 3]              |
 | `preview`         | z float32 [N, z_dim], level int32 [], from 1            | uint8 [N, T, H_level, W_level, 3]  |
 
-`generate` gives the videos of the seeds seed, seed + 1, ...: each depends on its own seed only. The loaded object also
-has `sample(z, num_frames, level)`, float32, which all of them wrap.
+`generate` gives the videos of the seeds seed, seed + 1, ...: each depends on its own seed only.
+
+Of a conditional generator each has one more input, `label` int32 [N]: the class of each video. For `generate` one
+class, [1], may stand for all. A label that is no class is an error.
+
+The loaded object also has these functions, with `label` at their end where there are classes; all floats are float32:
+
+- `sample(z, num_frames, level)` -> videos;
+- `begin(z, num_frames, level)` -> (videos, state) and `resume(state, num_frames, level)` -> (videos, state): a video of
+  any length, part after part, in constant memory. The state is [lstm_layers, 2, N, base, base, C].
+
+Its variables are `z_dim`, `num_frames` (of a training clip), `num_levels`, `sizes` [L] (height and width of each level
+in pixels) and `class_names` [num_classes], which is empty where there are no classes.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
-import shutil
-import tempfile
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from tganv2_tf.errors import UserError
+from tganv2_tf.files import whole_folder
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import latents_from_seeds
+from tganv2_tf.serving.warmup import write_warmup
 
 
 def quantize(videos: tf.Tensor) -> tf.Tensor:
@@ -34,53 +47,114 @@ class ServedGenerator(tf.Module):
     """A generator as plain TensorFlow functions and variables, without Keras objects or code of ours.
 
     Attributes:
-      functions: name -> concrete function, the signatures for `tf.saved_model.save`.
+      sample, begin, resume, z_dim, num_frames, num_levels, sizes, class_names: see above.
+      functions: name -> function, for `tf.saved_model.save`.
     """
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, class_names: Sequence[str] = ()) -> None:
         super().__init__()
         config = generator.config
-        num_levels = config.pyramid.num_levels
-        self.num_levels = tf.Variable(num_levels, trainable=False)  # a plain number would not be exported
+        levels, num_classes = config.pyramid.levels, config.num_classes
+        if len(class_names) != num_classes:
+            raise ValueError(f"{len(class_names)} names for {num_classes} classes")
+        # As variables, for plain numbers would not be exported.
+        self.z_dim = tf.Variable(config.z_dim, trainable=False)
+        self.num_frames = tf.Variable(config.num_frames, trainable=False)
+        self.num_levels = tf.Variable(len(levels), trainable=False)
+        self.sizes = tf.Variable([level.size for level in levels], trainable=False)
+        self.class_names = tf.Variable(tf.constant(class_names, tf.string, [num_classes]), trainable=False)
         self.weights = generator.variables  # found here by `save`; the Keras model itself is not part of the export
+
+        base = [config.pyramid.base_size] * 2 + [config.lstm_channels]
         latents = tf.TensorSpec([None, config.z_dim], tf.float32, "z")
-        number = {name: tf.TensorSpec([], tf.int32, name) for name in ("num_frames", "level", "num_videos")}
+        maps = tf.TensorSpec([None, None, *base], tf.float32)
+        state = tf.TensorSpec([config.lstm_layers, 2, None, *base], tf.float32, "state")
+        seed, num_videos = tf.TensorSpec([], tf.int64, "seed"), tf.TensorSpec([], tf.int32, "num_videos")
+        num_frames, level = (tf.TensorSpec([], tf.int32, name) for name in ("num_frames", "level"))
+        label = [tf.TensorSpec([None], tf.int32, "label")] if num_classes else []
 
-        @tf.function(input_signature=[latents, number["num_frames"], number["level"]])
-        def sample(z: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
-            tf.debugging.assert_greater_equal(num_frames, 1, "num_frames must be at least 1")
-            tf.debugging.assert_greater_equal(level, 1, f"level must be from 1 to {num_levels}")
-            tf.debugging.assert_less_equal(level, num_levels, f"level must be from 1 to {num_levels}")
-            branches = [
-                lambda number=number: generator(z, num_frames, level=number) for number in range(1, num_levels + 1)
-            ]
-            return tf.switch_case(level - 1, branches)
+        @tf.function(input_signature=[maps, level, *label])
+        def render(features: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None) -> tf.Tensor:
+            """The one graph of the levels, which all functions share: an export stays small."""
+            known = f"level must be from 1 to {len(levels)}"
+            tf.debugging.assert_greater_equal(level, 1, known)
+            tf.debugging.assert_less_equal(level, len(levels), known)
+            numbers = range(1, len(levels) + 1)
+            return tf.switch_case(
+                level - 1, [functools.partial(generator.render, features, number, label) for number in numbers]
+            )
 
-        @tf.function(input_signature=[latents])
-        def generate_float(z: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"videos": generator(z)}
+        def checked(value: tf.Tensor, num_videos: tf.Tensor, num_frames: tf.Tensor, label: tf.Tensor | None) -> tuple:
+            """The value and the label, which nothing may use before all is found valid."""
+            asserts = [tf.debugging.assert_greater_equal(num_frames, 1, "num_frames must be at least 1")]
+            if label is not None:
+                known = f"label must be from 0 to {num_classes - 1}"
+                asserts += [
+                    tf.debugging.assert_equal(tf.size(label), num_videos, "label must hold one class a video"),
+                    tf.debugging.assert_non_negative(label, known),
+                    tf.debugging.assert_less(label, num_classes, known),
+                ]
+            with tf.control_dependencies(asserts):
+                return tf.identity(value), None if label is None else tf.identity(label)
 
-        @tf.function(input_signature=[latents])
-        def serving_default(z: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"videos": quantize(generator(z))}
+        @tf.function(input_signature=[latents, num_frames, level, *label])
+        def begin(
+            z: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None
+        ) -> tuple[tf.Tensor, tf.Tensor]:
+            z, label = checked(z, tf.shape(z)[0], num_frames, label)
+            features, state = generator.unroll(generator.first_map(z, label), num_frames)
+            return render(features, level, *_given(label)), state
 
-        @tf.function(input_signature=[tf.TensorSpec([], tf.int64, "seed"), number["num_videos"], number["num_frames"]])
-        def generate(seed: tf.Tensor, num_videos: tf.Tensor, num_frames: tf.Tensor) -> dict[str, tf.Tensor]:
+        @tf.function(input_signature=[state, num_frames, level, *label])
+        def resume(
+            state: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None
+        ) -> tuple[tf.Tensor, tf.Tensor]:
+            state, label = checked(state, tf.shape(state)[2], num_frames, label)
+            features, state = generator.unroll(None, num_frames, state)
+            return render(features, level, *_given(label)), state
+
+        @tf.function(input_signature=[latents, num_frames, level, *label])
+        def sample(z: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None) -> tf.Tensor:
+            return begin(z, num_frames, level, *_given(label))[0]
+
+        def last_level(z: tf.Tensor, num_frames: int | tf.Tensor, label: tf.Tensor | None) -> tf.Tensor:
+            videos = sample(z, num_frames, len(levels), *_given(label))
+            frames = num_frames if isinstance(num_frames, int) else None
+            return tf.ensure_shape(videos, [None, frames, config.resolution, config.resolution, 3])
+
+        @tf.function(input_signature=[latents, *label])
+        def generate_float(z: tf.Tensor, label: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+            return {"videos": last_level(z, config.num_frames, label)}
+
+        @tf.function(input_signature=[latents, *label])
+        def serving_default(z: tf.Tensor, label: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+            return {"videos": quantize(last_level(z, config.num_frames, label))}
+
+        @tf.function(input_signature=[seed, num_videos, num_frames, *label])
+        def generate(
+            seed: tf.Tensor, num_videos: tf.Tensor, num_frames: tf.Tensor, label: tf.Tensor | None = None
+        ) -> dict[str, tf.Tensor]:
             z = latents_from_seeds(seed + tf.range(tf.cast(num_videos, tf.int64)), config.z_dim)
-            return {"videos": quantize(generator(z, num_frames))}
+            if label is not None:
+                label = tf.cond(tf.equal(tf.size(label), 1), lambda: tf.repeat(label, num_videos), lambda: label)
+            return {"videos": quantize(last_level(z, num_frames, label))}
 
-        @tf.function(input_signature=[latents, number["level"]])
-        def preview(z: tf.Tensor, level: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"videos": quantize(sample(z, config.num_frames, level))}
+        @tf.function(input_signature=[latents, level, *label])
+        def preview(z: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+            return {"videos": quantize(sample(z, config.num_frames, level, *_given(label)))}
 
-        self.sample = sample
-        functions = {
+        self.sample, self.begin, self.resume = sample, begin, resume
+        # Not yet traced: `save` traces once more what has been traced outside of it, and would write both.
+        self.functions = {
             "serving_default": serving_default,
             "generate_float": generate_float,
             "generate": generate,
             "preview": preview,
         }
-        self.functions = {name: function.get_concrete_function() for name, function in functions.items()}
+
+
+def _given(label: tf.Tensor | None) -> list[tf.Tensor]:
+    return [] if label is None else [label]
 
 
 def next_version(folder: str | os.PathLike[str]) -> int:
@@ -90,30 +164,29 @@ def next_version(folder: str | os.PathLike[str]) -> int:
     return max(versions, default=0) + 1
 
 
-def export(generator: Generator, folder: str | os.PathLike[str], version: int | None = None) -> pathlib.Path:
+def export(
+    generator: Generator,
+    folder: str | os.PathLike[str],
+    version: int | None = None,
+    class_names: Sequence[str] = (),
+) -> pathlib.Path:
     """Writes a SavedModel to folder/VERSION, which appears only when it is whole.
 
     Args:
       generator: the averaged generator of a run.
       folder: saved_models/NAME.
       version: the next one where it is None.
+      class_names: of a conditional generator, in the order of the labels.
     Returns:
       The path of the version.
     Raises:
       UserError: that version is already there.
     """
-    parent = pathlib.Path(folder)
-    target = parent / str(next_version(parent) if version is None else version)
+    target = pathlib.Path(folder) / str(next_version(folder) if version is None else version)
     if target.exists():
         raise UserError(f"{target} is already there; leave --version out to write the next one")
-    parent.mkdir(parents=True, exist_ok=True)
-    temporary = tempfile.mkdtemp(prefix=".unfinished-", dir=parent)
-    try:
-        module = ServedGenerator(generator)
-        tf.saved_model.save(module, temporary, signatures=module.functions)
-        os.chmod(temporary, 0o755)
-        os.replace(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with whole_folder(target) as temporary:
+        module = ServedGenerator(generator, class_names)
+        tf.saved_model.save(module, str(temporary), signatures=dict(module.functions))
+        write_warmup(temporary, generator.config)
     return target

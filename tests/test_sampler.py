@@ -1,0 +1,204 @@
+"""One seed, one video: from a run, from its export, in parts, in any batch; what the export offers and refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import logging
+
+from tests.conftest import tiny_config
+from tganv2_tf import export, videos
+from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.models.generator import Generator
+from tganv2_tf.serving.sampler import Sampler, load_sampler
+from tganv2_tf.serving.signatures import ServedGenerator
+
+CLASSES = ("left", "up/down", "\u00fcber")
+
+
+@dataclasses.dataclass
+class Made:
+    """A generator, the samplers of its run and of its export, and that export, as TensorFlow alone loads it."""
+
+    generator: Generator
+    run: Sampler
+    saved: Sampler
+    folder: str
+    served: Any
+
+
+@pytest.fixture(scope="module", params=["conditional", "unconditional"])
+def made(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    names = CLASSES if request.param == "conditional" else ()
+    config = tiny_config({"conditional": bool(names), "num_classes": len(names), "lstm_layers": 2})
+    generator = Generator(config.model)
+    random = np.random.default_rng(0)
+    for variable in generator.trainable_variables:  # as they begin, seeds and classes differ little
+        variable.assign(random.normal(0, 0.6, variable.shape))
+    run = folder / "run"
+    run.mkdir()
+    (run / "config.json").write_text(config.to_json())
+    (run / "classes.json").write_text(json.dumps(names))
+    checkpoint = tf.train.Checkpoint(ema_generator=generator, step=tf.Variable(7, dtype=tf.int64))
+    tf.train.CheckpointManager(checkpoint, str(run / "checkpoints"), 1).save(7)
+    verbosity = logging.get_verbosity()
+    assert export.main(export.Command(model_dir=str(run), output_dir=str(folder / "saved"))) == 0
+    logging.set_verbosity(verbosity)
+    saved = str(folder / "saved" / "1")
+    samplers = load_sampler(model_dir=str(run)), load_sampler(saved_model=saved)
+    return Made(generator, *samplers, saved, tf.saved_model.load(saved))
+
+
+def labels_of(made, count):
+    return np.array([(2 * i) % 3 for i in range(count)]) if made.generator.config.conditional else None
+
+
+def label_of(made, count):
+    """As an input of the export's functions."""
+    labels = labels_of(made, count)
+    return {} if labels is None else {"label": tf.constant(labels, tf.int32)}
+
+
+def apart(first, second):
+    return np.abs(first.astype(int) - second).max()
+
+
+def test_both_know_the_generator(made):
+    for sampler in (made.run, made.saved):
+        assert (sampler.z_dim, sampler.num_frames, sampler.num_levels, sampler.sizes) == (4, 4, 2, (8, 16))
+        assert sampler.class_names == (CLASSES if made.generator.config.conditional else ())
+    assert made.run.description.endswith("run, step 7")
+    assert made.saved.description == made.folder
+
+
+def test_a_latent_belongs_to_its_seed(made):
+    z = made.run.latents([3, 1, 2**63 - 1])
+    assert z.shape == (3, 4) and z.dtype == np.float32 and np.abs(z).max() <= 1
+    np.testing.assert_array_equal(z[1:2], made.saved.latents([1]))
+    np.testing.assert_allclose(made.run.latents([3], 0.5), z[:1] / 2, rtol=1e-6)
+
+
+def test_a_seed_gives_the_same_video_everywhere(made):
+    z, labels = made.run.latents([5, 2, 9]), labels_of(made, 3)
+    for level, num_frames in ((0, 0), (1, 7)):
+        expected = made.generator(z, num_frames or 4, level or 2, labels).numpy()
+        assert np.abs(expected[0] - expected[1]).max() > 0.05
+        for sampler in (made.run, made.saved):
+            np.testing.assert_allclose(sampler.float_videos(z, num_frames, level, labels), expected, atol=1e-4)
+            whole = sampler.videos(z, num_frames, level, labels)
+            assert whole.dtype == np.uint8 and apart(whole, videos.to_uint8(expected)) <= 1
+            alone = sampler.videos(z[1:2], num_frames, level, None if labels is None else labels[1:2])
+            assert apart(alone[0], whole[1]) <= 1
+
+
+def test_a_stream_is_the_video_in_parts(made):
+    z, labels = made.run.latents([5, 2]), labels_of(made, 2)
+    expected = videos.to_uint8(made.generator(z, 21, labels=labels).numpy())
+    assert apart(expected[:, 0], expected[:, -1]) > 1
+    for sampler, chunk, sizes in ((made.run, 16, [16, 5]), (made.saved, 7, [7, 7, 7]), (made.saved, 30, [21])):
+        parts = list(sampler.stream(z, 21, labels=labels, chunk=chunk))
+        assert [part.shape for part in parts] == [(2, size, 16, 16, 3) for size in sizes]
+        assert apart(np.concatenate(parts, 1), expected) <= 1
+    assert [part.shape for part in made.saved.stream(z, level=1, labels=labels)] == [(2, 4, 8, 8, 3)]
+
+
+def test_levels_and_classes_that_are_not_there_are_refused(made):
+    z = made.run.latents([5, 2])
+    with pytest.raises(ConfigError, match="--level=3: the generator has 2 levels; valid: 1 to 2"):
+        made.saved.videos(z, level=3, labels=labels_of(made, 2))
+    if not made.saved.class_names:
+        with pytest.raises(ConfigError, match="--labels: the generator was not trained with classes"):
+            made.saved.videos(z, labels=[0, 1])
+        return
+    with pytest.raises(ConfigError, match="--labels: the generator needs the class of each video"):
+        made.saved.videos(z)
+    for labels in ([0, 3], [-1, 0], [0], [0, 1, 2]):
+        with pytest.raises(ConfigError, match=r"--labels=.*: valid: 2 numbers from 0 to 2"):
+            next(made.saved.stream(z, labels=labels))
+
+
+# ---- the export, as a program that has only TensorFlow sees it
+
+
+def test_signatures(made):
+    served = made.served
+    assert set(served.signatures) == {"serving_default", "generate_float", "generate", "preview"}
+    size = made.run.sizes[-1]
+    for name in ("serving_default", "generate_float"):
+        assert served.signatures[name].structured_outputs["videos"].shape == [None, 4, size, size, 3]
+    z = tf.constant(made.run.latents([5, 6, 7]))
+    label = label_of(made, 3)
+    expected = made.generator(z, labels=label.get("label"))
+    np.testing.assert_allclose(served.signatures["generate_float"](z=z, **label)["videos"], expected, atol=1e-4)
+    bytes_ = served.signatures["serving_default"](z=z, **label)["videos"]
+    assert bytes_.dtype == tf.uint8 and apart(bytes_.numpy(), videos.to_uint8(expected.numpy())) <= 1
+    numbers = {"seed": tf.constant(5, tf.int64), "num_videos": tf.constant(3), "num_frames": tf.constant(4)}
+    assert apart(served.signatures["generate"](**numbers, **label)["videos"].numpy(), bytes_.numpy()) <= 1
+    small = served.signatures["preview"](z=z, level=tf.constant(1), **label)["videos"].numpy()
+    assert apart(small, made.run.videos(z, level=1, labels=labels_of(made, 3))) <= 1
+    with pytest.raises(tf.errors.InvalidArgumentError, match="level must be from 1 to 2"):
+        served.signatures["preview"](z=z, level=tf.constant(3), **label)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="num_frames must be at least 1"):
+        served.signatures["generate"](**{**numbers, "num_frames": tf.constant(0)}, **label)
+    if not label:
+        return
+    one = served.signatures["generate"](**numbers, label=tf.constant([2]))["videos"].numpy()
+    assert apart(one, made.run.videos(z, labels=[2, 2, 2])) <= 1, "one class stands for all"
+    assert apart(one, bytes_.numpy()) > 1
+    for wrong, message in (
+        ([0, 3, 1], "label must be from 0 to 2"),
+        ([0, -1, 1], "label must be from 0 to 2"),
+        ([0, 1], "label must hold one class a video"),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            served.signatures["serving_default"](z=z, label=tf.constant(wrong))
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            served.signatures["generate"](**numbers, label=tf.constant(wrong))
+
+
+def test_the_parts_of_a_long_video_with_tensorflow_alone(made):
+    served = made.served
+    z, label = tf.constant(made.run.latents([5, 6])), list(label_of(made, 2).values())
+    first, state = served.begin(z, 3, 2, *label)
+    assert state.shape == [2, 2, 2, 1, 1, 4], "lstm_layers, hidden and cell, N, base, base, C"
+    second, _ = served.resume(state, 5, 2, *label)
+    both = served.sample(z, 8, 2, *label)
+    np.testing.assert_allclose(tf.concat([first, second], 1), both, atol=1e-4)
+
+
+def test_an_export_holds_the_levels_once(made):
+    """In all the functions together; it was four times as large when each had them itself."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    with open(f"{made.folder}/saved_model.pb", "rb") as file:
+        graph = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs[0].graph_def
+    nodes = [node for function in graph.library.function for node in function.node_def] + list(graph.node)
+    convolutions = [node for node in nodes if node.op == "Conv2D" and "rendering" in node.name]
+    assert len(convolutions) == made.saved.num_levels
+
+
+def test_what_is_no_generator_is_refused(tmp_path):
+    for both in ({}, {"model_dir": "a", "saved_model": "b"}):
+        with pytest.raises(ConfigError, match="--model_dir or --saved_model, one of the two"):
+            load_sampler(**both)
+    with pytest.raises(UserError, match="is not a run"):
+        load_sampler(model_dir=str(tmp_path))
+    with pytest.raises(UserError, match="no SavedModel there; name the folder NAME/VERSION"):
+        load_sampler(saved_model=str(tmp_path))
+    module = tf.Module()
+    module.f = tf.function(lambda z: {"videos": z}, input_signature=[tf.TensorSpec([None, 2], tf.float32, "z")])
+    tf.saved_model.save(module, str(tmp_path / "other"))
+    with pytest.raises(UserError, match=r"no generator that this version of tganv2_tf\.export wrote; export it again"):
+        load_sampler(saved_model=str(tmp_path / "other"))
+
+
+def test_an_export_names_all_classes():
+    generator = Generator(tiny_config({"conditional": True, "num_classes": 2}).model)
+    with pytest.raises(ValueError, match="3 names for 2 classes"):
+        ServedGenerator(generator, CLASSES)

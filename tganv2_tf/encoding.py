@@ -1,0 +1,97 @@
+"""GIF and MP4 files, encoded by ffmpeg as the frames come.
+
+imageio brings ffmpeg along; its own writer does not look whether ffmpeg ended well, so that a full disk goes unseen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pathlib
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from typing import IO, Callable
+
+import numpy as np
+from imageio_ffmpeg import get_ffmpeg_exe
+
+from tganv2_tf.errors import UserError
+from tganv2_tf.files import Path, whole_file
+
+
+@contextlib.contextmanager
+def encoder(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """Gives a function that takes the next frames, uint8 [t, H, W, 3]; the file appears when the block ends well.
+
+    Args:
+      path: .gif or .mp4 (H.264; odd sizes get a black row or column, which players ask for).
+      fps: frames a second.
+    Raises:
+      OSError: the disk is full.
+      UserError: ffmpeg failed otherwise.
+    """
+    with whole_file(path) as temporary, tempfile.TemporaryFile() as log:
+        process = _Encoder(path, temporary, fps, log)
+        try:
+            yield process.write
+            process.finish()
+        finally:
+            process.stop()
+
+
+class _Encoder:
+    """A process of ffmpeg."""
+
+    def __init__(self, path: Path, target: pathlib.Path, fps: float, log: IO[bytes]) -> None:
+        """Args are the name for messages, the file to write, the frames a second, and where ffmpeg's messages go."""
+        self._path, self._target, self._fps, self._log = path, target, fps, log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _start(self, height: int, width: int) -> subprocess.Popen[bytes]:
+        if self._target.suffix.lower() == ".gif":
+            # A palette for each frame, made without those to come; no transparency, which some readers take for RGBA.
+            palette = "palettegen=stats_mode=single:reserve_transparent=0"
+            options = ["-filter_complex", f"split[a][b];[a]{palette}[p];[b][p]paletteuse=new=1", "-loop", "0"]
+        else:
+            even = "pad=ceil(iw/2)*2:ceil(ih/2)*2"  # for yuv420p, which all players read
+            options = ["-vf", even, "-c:v", "libx264", "-crf", "10", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self._fps), "-i", "-"]
+        command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *options, str(self._target.absolute())]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log)
+
+    def write(self, frames: np.ndarray) -> None:
+        """The next frames: uint8 [t, H, W, 3]."""
+        if self._process is None:
+            self._process = self._start(*frames.shape[1:3])
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(frames.tobytes())
+        except BrokenPipeError:
+            self.finish()
+
+    def finish(self) -> None:
+        """Waits for the end of ffmpeg.
+
+        Raises:
+          OSError: the disk is full.
+          UserError: ffmpeg failed otherwise.
+        """
+        assert self._process is not None and self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        status = self._process.wait()
+        if not status:
+            return
+        self._log.seek(0)
+        text = self._log.read().decode(errors="replace").strip()
+        if os.strerror(errno.ENOSPC) in text:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        raise UserError(f"{self._path}: ffmpeg ended with status {status}: {text.rpartition(chr(10))[2]}")
+
+    def stop(self) -> None:
+        """Ends ffmpeg, however far it is."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
