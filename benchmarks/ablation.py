@@ -3,7 +3,7 @@
 python -m benchmarks.ablation --output_dir=ablation
 
 Trains the four rows of the paper's Table 1 (all subsampling, frames only, batch only, none) at 32x32 pixels and three
-levels, over several seeds, each until it has spent the same number of multiply-adds (`benchmarks.cost.step_cost`),
+levels, over several seeds, each until it has spent the same number of multiply-adds (`training.cost.step_cost`),
 scores the averaged generators, and writes `ablation.md`, `ablation.json` and `ablation.png` into the folder. Everything
 is done by the project's commands, which the report lists. Run again, it goes on where it stopped.
 
@@ -94,7 +94,7 @@ class Plan:
 
 def plan(command: Command) -> list[Plan]:
     """The runs, seed by seed, so that of an unfinished table all rows are there."""
-    from benchmarks.cost import step_cost
+    from tganv2_tf.training.cost import step_cost
 
     costs: dict[Row, float] = {}
     plans = []
@@ -103,7 +103,8 @@ def plan(command: Command) -> list[Plan]:
             flags = [f"--frame_strides={row.frame_strides}", f"--batch_strides={row.batch_strides}"]
             flags += [f"--global_batch_size={row.clips}", f"--seed={seed}"]
             if row not in costs:
-                costs[row] = step_cost(config_of(flags))
+                config = config_of(flags)
+                costs[row] = step_cost(config, config.train.global_batch_size).multiply_adds / 1e9
             steps = max(1, round(1000 * command.tflops / costs[row]))
             flags += [f"--train_steps={steps}", f"--preview_every_steps={steps}"]
             name = f"{row.name}-{steps}steps-seed{seed}"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tganv2_tf import cli_flags
-from tganv2_tf.config import Config, ModelConfig, option, require
+from tganv2_tf.config import ModelConfig, option, require
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.files import write_atomically
 from tganv2_tf.pyramid import PyramidSpec
@@ -92,23 +92,16 @@ class Row:
 
 
 def _forward_cost(outputs: Sequence[tf.Tensor], variables: Sequence[tf.Variable], inputs: tf.Tensor) -> Cost:
-    from benchmarks.graph_cost import kept_bytes, multiply_adds
+    from tganv2_tf.training.graph_cost import kept_bytes, multiply_adds
 
     return Cost(multiply_adds(outputs) / 1e9, kept_bytes(outputs, variables, [inputs]) / 2**20)
 
 
-def _placeholders(config: ModelConfig, batch_size: int, spec: PyramidSpec) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """A batch of latents and a pyramid."""
-    import tensorflow as tf
-
-    sizes = [(level.batch_size(batch_size), level.frames, level.size, level.size, 3) for level in spec.levels]
-    z = tf.compat.v1.placeholder(tf.float32, [batch_size, config.z_dim])
-    return z, [tf.compat.v1.placeholder(tf.float32, size) for size in sizes]
-
-
 def generator_costs(generator: Generator, batch_size: int, spec: PyramidSpec) -> list[Cost]:
     """Each level's cost in training; level 1 includes the latent's map and the recurrence. Adds to the graph."""
-    z, _ = _placeholders(generator.config, batch_size, spec)
+    from tganv2_tf.training.cost import placeholders
+
+    z, _ = placeholders(generator.config, batch_size, spec)
     videos = generator.pyramid(z, frame_strides=spec.frame_strides, batch_strides=spec.batch_strides)
     levels = range(1, len(videos) + 1)
     up_to = [Cost(0, 0), *(_forward_cost(videos[:level], generator.trainable_variables, z) for level in levels)]
@@ -117,7 +110,9 @@ def generator_costs(generator: Generator, batch_size: int, spec: PyramidSpec) ->
 
 def discriminator_costs(discriminator: Discriminator, batch_size: int, spec: PyramidSpec) -> list[Cost]:
     """Each level's cost for one batch, real or fake, without the penalty. Adds to the graph."""
-    _, videos = _placeholders(discriminator.config, batch_size, spec)
+    from tganv2_tf.training.cost import placeholders
+
+    _, videos = placeholders(discriminator.config, batch_size, spec)
     return [
         _forward_cost([network(level)], network.trainable_variables, level)
         for network, level in zip(discriminator.level_discriminators, videos)
@@ -169,45 +164,6 @@ def table(network: str, resolution: int, batch_size: int) -> list[Row]:
             sizes = (level.number, clips, level.frames, level.size)
             rows.append(Row(network, name, *sizes, published, plain[name][i], executed[name][i]))
     return rows
-
-
-def step_cost(config: Config) -> float:
-    """GFLOPs of one training step: losses, penalty and gradients of both networks, forward and backward.
-
-    Measured from the graph of `TGANv2.losses_and_gradients`; nothing runs and no weight is allocated. With `n_dis`
-    updates of the discriminators the generator's gradients are in the first of them; a lazy penalty counts as its mean
-    over steps. Left out, as they are small: power iterations, optimisers, the averaged generator.
-
-    Args:
-      config: the run; the cost is that of its whole global batch.
-    Returns:
-      10^9 multiply-adds.
-    """
-    import tensorflow as tf
-
-    from benchmarks.graph_cost import multiply_adds
-    from tganv2_tf.models.discriminator import Discriminator
-    from tganv2_tf.models.generator import Generator
-    from tganv2_tf.models.tganv2 import TGANv2
-
-    model_config, train = config.model, config.train
-    lazy = train.r1_weight > 0 and train.r1_every_steps > 1
-    # A lazy penalty stands in a branch and is counted apart. No average: its weights are copies of values.
-    traced = dataclasses.replace(train, ema_decay=0.0, r1_weight=0.0 if lazy else train.r1_weight)
-    with tf.Graph().as_default():
-        networks = Generator(model_config), Discriminator(model_config)
-        model = TGANv2(*networks, dataclasses.replace(config, train=traced))
-        z, real_videos = _placeholders(model_config, train.global_batch_size, model_config.pyramid)
-        step = model.losses_and_gradients(real_videos, z)
-        total: float = multiply_adds([*step.generator_gradients, *step.discriminator_gradients])
-        total += (train.n_dis - 1) * multiply_adds(step.discriminator_gradients)
-        if lazy:
-            with tf.GradientTape() as tape:
-                _, penalty = model.r1_penalty(real_videos)
-            # The biases at the end do not act on the penalty.
-            gradients = [g for g in tape.gradient(penalty, model.discriminator.trainable_variables) if g is not None]
-            total += train.n_dis * multiply_adds(gradients) / train.r1_every_steps
-    return total / 1e9
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Prepares FaceForensics (the first one, of 2018): its videos and mask videos -> TFRecord shards of square face crops.
 
+python -m data_prep.faceforensics --root=FaceForensics_compressed --split=train --video_timeout=600 \\
+  --output_dir=data/faceforensics/train
+
 ROOT/{train,val,test}/original holds the videos, ROOT/{train,val,test}/mask their masks under the same names; `altered`
 is not used. --box=smoothed follows the face without jitter: the whole mask is in the square in every frame, and where
 masks are empty it is interpolated. --box=official is the rule of the authors' code, a square for each frame.

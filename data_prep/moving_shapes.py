@@ -1,5 +1,7 @@
 """Renders the embedded data set: coloured shapes that move, as .avi files in the layout of UCF101.
 
+python -m data_prep.moving_shapes --output_dir=demo/moving_shapes
+
 A class is a shape and a direction, such as `CircleLeft`: twelve in all. The shape moves at a constant speed through the
 middle of the frame; its colour, size and speed and the dark background vary. The output is what an unpacked UCF101 is,
 so `data_prep.ucf101` takes it from there:

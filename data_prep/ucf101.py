@@ -1,5 +1,8 @@
 """Prepares UCF101, or any videos in its layout: videos and split lists -> TFRecord shards and a manifest.
 
+python -m data_prep.ucf101 --video_dir=UCF-101 --split_dir=ucfTrainTestlist --split=train --fold=1 \\
+  --output_dir=data/ucf101/train
+
 The archive may be unpacked flat or in one folder a class. The split lists (`trainlist01.txt`, `classInd.txt`, ...)
 may have CRLF or LF line ends, and a label column or none: the class is in the names of the files. Without lists,
 --split=all takes every video.

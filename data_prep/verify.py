@@ -1,5 +1,7 @@
 """Holds the shards of a data set against its manifest: sizes, checksums, every record, and some decoded videos.
 
+python -m data_prep.verify --data_dir=data/ucf101/train --contact_sheet=ucf101.png
+
 Each fault is one line: file, record (numbered from 0), what is wrong. A file whose framing is damaged is read up to
 there, as TFRecord does not find the next record. The exit status is 0 where there are no faults and 1 where there are.
 --contact_sheet shows the first, middle and last frame of some videos.

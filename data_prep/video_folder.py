@@ -1,5 +1,8 @@
 """Prepares a folder of videos of any kind: -> TFRecord shards and a manifest.
 
+python -m data_prep.video_folder --video_dir=VIDEOS --split=train --resolution=128 --output_dir=data/own/train
+python -m data_prep.video_folder --video_dir=VIDEOS --split=all --face_box --output_dir=data/faces
+
 The folder that a video lies in is its label, e.g. `sports/tennis`; videos at the top have none. The id of a video is
 its path in the folder. Hidden files and folders are left out, links are followed.
 

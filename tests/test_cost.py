@@ -14,8 +14,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import cost
-from benchmarks.cost import PUBLISHED, PUBLISHED_RESOLUTION, Cost, Row, step_cost
-from benchmarks.graph_cost import CONVOLUTIONS, MATRIX_PRODUCTS, executed, kept_bytes, multiply_adds
+from benchmarks.cost import PUBLISHED, PUBLISHED_RESOLUTION, Cost, Row
 from benchmarks.plain_form import plain_form
 from tests.conftest import ROOT, run_command, tiny_config
 from tganv2_tf.cli_flags import parse
@@ -24,6 +23,8 @@ from tganv2_tf.errors import ConfigError
 from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.tganv2 import TGANv2
+from tganv2_tf.training.cost import placeholders, step_cost
+from tganv2_tf.training.graph_cost import CONVOLUTIONS, MATRIX_PRODUCTS, executed, kept_bytes, multiply_adds, peak_bytes
 
 RNG = np.random.default_rng(0)
 
@@ -127,6 +128,34 @@ def test_what_is_only_asked_for_its_shape_is_not_kept():
         assert kept_bytes([y], kernels, [x]) == 2 * one
 
 
+def test_peak_bytes_by_hand():
+    with tf.Graph().as_default():
+        x = placeholder(4, 3)
+        w = tf.Variable(tf.zeros([3, 5]))
+        hidden = tf.matmul(x, w)
+        active = tf.nn.relu(hidden)
+        y = tf.reduce_sum(tf.reshape(active, [20]), keepdims=True)
+        tf.matmul(y[:, tf.newaxis], y[:, tf.newaxis])  # nobody asks for it
+        assert peak_bytes([hidden]) == 4 * (12 + 20)  # x and the product; never w
+        # x is no longer there when the ReLU's result comes. The last: 20 of these, two constants of its axes, the sum.
+        assert peak_bytes([active]) == 4 * (20 + 20)
+        assert peak_bytes([active, x]) == 4 * (12 + 20 + 20)
+        # The reshaped tensor is the same memory; the sum has one number, its list of axes too.
+        assert peak_bytes([y]) == 4 * (20 + 20)
+
+
+def test_a_sum_of_sums_waits_for_all_its_terms():
+    with tf.Graph().as_default():
+        x = placeholder(100)
+        total = tf.add_n([x + 1.0, x + 2.0, x + 3.0])
+        small = [tf.reduce_sum(total)]
+        total = tf.add_n([total, x + 4.0, x + 5.0])
+        # x, four terms, the number 5 and the fifth term; x is gone when the sum comes.
+        assert peak_bytes([total]) == 6 * 400 + 4
+        # Another reader wants the first sum: that is made of three terms, while x waits for the other two.
+        assert peak_bytes([total, *small]) == 5 * 400
+
+
 def test_memory_of_a_generator_by_hand():
     """Level 2 of the tiny generator: 4 channels, 2 clips of 2 frames, from 8x8 to 16x16 pixels."""
     config = tiny_config().model
@@ -150,7 +179,7 @@ def test_counted_operations_are_those_that_run():
     config = tiny_config(ema_decay=0.0)
     with tf.Graph().as_default():
         model = TGANv2(Generator(config.model), Discriminator(config.model), config)
-        z, videos = cost._placeholders(config.model, 4, config.model.pyramid)
+        z, videos = placeholders(config.model, 4, config.model.pyramid)
         step = model.losses_and_gradients(videos, z)
         gradients = [*step.generator_gradients, *step.discriminator_gradients]
         counted = products(op.type for op in executed(gradients))
@@ -208,6 +237,10 @@ def test_plain_cost_by_hand():
     assert [level.gflops for level in costs] == pytest.approx([c / 1e9 for c in expected], rel=1e-12)
 
 
+def products_of_step(config):
+    return step_cost(config, config.train.global_batch_size).multiply_adds
+
+
 def test_step_cost_by_hand():
     """Each product costs once forward, once for the gradient of its input, once for that of its weight."""
     # Nobody asks for the gradient of the latents.
@@ -219,18 +252,19 @@ def test_step_cost_by_hand():
     # Gradients of the logits' sum, back to the pixels; then of these, as far as the linear layer, whose upstream
     # gradient is constant.
     penalty = DISCRIMINATOR + (2 * DISCRIMINATOR - LINEAR)
-    assert step_cost(tiny(r1_weight=0.0)) == step / 1e9
-    assert step_cost(tiny()) == (step + penalty) / 1e9
-    assert step_cost(tiny(global_batch_size=8)) == 2 * (step + penalty) / 1e9
+    assert products_of_step(tiny(r1_weight=0.0)) == step
+    assert products_of_step(tiny()) == step + penalty
+    assert products_of_step(tiny(global_batch_size=8)) == 2 * (step + penalty)
+    assert products_of_step(tiny(global_batch_size=8, gradient_accumulation_steps=2)) == 2 * (step + penalty)
     # A lazy penalty has a forward pass of its own, short of the linear layers. Back through it go the zeros that
     # TensorFlow makes of a ReLU's second derivative; without laziness they join the gradients of the logits.
     convolutions = DISCRIMINATOR - LINEAR
     lazy = convolutions + penalty + (2 * convolutions - FROM_PIXELS)
-    assert step_cost(tiny(r1_every_steps=4)) == (step + lazy / 4) / 1e9
+    assert products_of_step(tiny(r1_every_steps=4)) == step + lazy / 4
     # A second update has fakes of its own and no gradient of the generator.
     second = GENERATOR + reals + (3 * DISCRIMINATOR - FROM_PIXELS)
-    assert step_cost(tiny(n_dis=2)) == (step + second + 2 * penalty) / 1e9
-    assert step_cost(tiny(n_dis=2, r1_every_steps=4)) == (step + second + 2 * lazy / 4) / 1e9
+    assert products_of_step(tiny(n_dis=2)) == step + second + 2 * penalty
+    assert products_of_step(tiny(n_dis=2, r1_every_steps=4)) == step + second + 2 * lazy / 4
 
 
 def test_plain_form_computes_the_same():

@@ -8,10 +8,14 @@ speaks up here, and calls the command. No flag is global: each call parses into 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import logging as std_logging
 import os
 import pathlib
+import re
+import shutil
 import sys
+import textwrap
 import traceback
 import typing
 from collections.abc import Sequence
@@ -23,6 +27,10 @@ from tganv2_tf import quiet
 from tganv2_tf.errors import ConfigError, UserError
 
 FLAGS_DIR = pathlib.Path(__file__).resolve().parent.parent / "flags"
+USAGE = (
+    "Usage: python -m {} [--name=value ...]. Switches are --name and --noname. --flagfile=FILE reads flags from a "
+    "file, or from a recipe in flags/; what comes later wins."
+)
 INT_TUPLE = tuple[int, ...]
 VALID = {
     int: "a whole number",
@@ -128,6 +136,9 @@ def parse(argv: Sequence[str], *option_types: type) -> list[Any]:
         known = kinds.get(name)
         valid = "" if known is None or "should be one of" in message else f"; valid: {VALID[known]}"
         raise ConfigError(f"{message}{valid}") from error
+    except flags.UnrecognizedFlagError as error:
+        switches = [f"no{name}" for name, kind in kinds.items() if kind is bool]
+        raise ConfigError(_unknown(error.flagname, [*kinds, *switches])) from error
     except (flags.Error, ValueError) as error:  # absl has a bare ValueError for --noflag=value
         raise ConfigError(" ".join(str(error).split())) from error
     if rest:
@@ -142,23 +153,73 @@ def parse(argv: Sequence[str], *option_types: type) -> list[Any]:
     return instances
 
 
+def _unknown(name: str, known: Sequence[str]) -> str:
+    """What to say of a flag that does not exist."""
+    near = difflib.get_close_matches(name, [*known, "flagfile", "help"], 1)
+    return f"--{name}: no such flag; " + (f"did you mean --{near[0]}?" if near else "--help lists all")
+
+
+def table(rows: Sequence[tuple[str, str]], second: int) -> list[str]:
+    """Lines of two columns, the second from character `second` on, wrapped to the terminal's width."""
+    width, lines = _terminal_width(), []
+    for first, text in rows:
+        wrapped = textwrap.wrap(text, width - second, break_on_hyphens=False) or [""]
+        lines += [f"  {first:<{second - 2}}{wrapped[0]}", *(" " * second + line for line in wrapped[1:])]
+    return lines
+
+
+def _terminal_width() -> int:
+    return min(max(shutil.get_terminal_size((100, 24)).columns, 60), 120)
+
+
+def _meaning(field: dataclasses.Field) -> str:
+    """A flag's help with its choices and its default."""
+    default, choices = field.default, field.metadata.get("choices")
+    notes = ["|".join(choices)] if choices else []
+    if default is dataclasses.MISSING:
+        notes.append("required")
+    elif default not in ("", ()):
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        notes.append(f"default {shown.lower() if isinstance(default, bool) else shown}")
+    return field.metadata["help"] + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def _filled(paragraph: str) -> str:
+    """A paragraph in the terminal's width; one with a layout of its own stays as it is."""
+    if any(line.startswith(" ") for line in paragraph.splitlines()):
+        return paragraph
+    return textwrap.fill(" ".join(paragraph.split()), _terminal_width(), break_on_hyphens=False)
+
+
 def help_text(command: str, summary: str, option_types: Sequence[type]) -> str:
-    """What `--help` prints: the summary, then the flags of each option dataclass under its first line."""
-    lines = [summary.strip(), "", f"usage: python -m {command} [--flagfile=FILE] [--name=value ...]"]
+    """What `--help` prints: what the command does, examples, and its flags in groups.
+
+    A group is an option dataclass, under the first line of its docstring; a field whose metadata name a `group` begins
+    one inside.
+
+    Args:
+      command: what stands after `python -m`.
+      summary: a module's docstring. Paragraphs with lines that begin with `python -m` are the examples.
+      option_types: the option dataclasses.
+    """
+    first, *others = re.split(r"\n\s*\n", summary.strip())
+    examples = [paragraph for paragraph in others if re.search(r"^ *python -m ", paragraph, re.MULTILINE)]
+    lines = [_filled(first)]
+    if examples:
+        lines += ["", "Examples", *textwrap.indent("\n".join(examples), "  ").splitlines()]
+    for paragraph in others:
+        if paragraph not in examples:
+            lines += ["", _filled(paragraph)]
+    lines += ["", _filled(USAGE.format(command))]
+    groups: dict[str, list[tuple[str, str]]] = {}
     for option_type in option_types:
-        lines += ["", (option_type.__doc__ or option_type.__name__).strip().splitlines()[0]]
+        group = (option_type.__doc__ or option_type.__name__).strip().splitlines()[0].rstrip(".")
         for field in dataclasses.fields(option_type):
-            default = field.default
-            if default is dataclasses.MISSING:
-                note = "required"
-            elif isinstance(default, tuple):
-                note = "default " + (",".join(map(str, default)) or "none")
-            else:
-                note = f"default {default}" if default != "" else "no default"
-            choices = field.metadata.get("choices")
-            if choices:
-                note = "|".join(choices) + "; " + note
-            lines.append(f"  --{field.name}: {field.metadata['help']} ({note})")
+            group = field.metadata.get("group") or group
+            groups.setdefault(group, []).append((f"--{field.name}", _meaning(field)))
+    second = max(len(name) for rows in groups.values() for name, _ in rows) + 4
+    for title, rows in groups.items():
+        lines += ["", _filled(title), *table(rows, second)]
     return "\n".join(lines)
 
 
@@ -179,17 +240,18 @@ def run(
       argv: the arguments; the process's own where it is None.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    if any(argument in ("--help", "-help", "-h", "--helpfull", "--helpshort") for argument in argv):
-        print(help_text(command, summary, option_types))
-        return 0
-    quiet.install()
-    flags.FLAGS.mark_as_parsed()  # absl's logging asks for it; we have no global flags
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
-    std_logging.getLogger("tensorflow").setLevel(std_logging.WARNING)
     program = command.rpartition(".")[2]
     try:
-        status = main(*parse(argv, *option_types)) or 0
+        if any(argument in ("--help", "-help", "-h", "--helpfull", "--helpshort") for argument in argv):
+            print(help_text(command, summary, option_types))
+            status = 0
+        else:
+            quiet.install()
+            flags.FLAGS.mark_as_parsed()  # absl's logging asks for it; we have no global flags
+            logging.use_absl_handler()
+            logging.set_verbosity(logging.INFO)
+            std_logging.getLogger("tensorflow").setLevel(std_logging.WARNING)
+            status = main(*parse(argv, *option_types)) or 0
         sys.stdout.flush()  # here, where a reader that is gone (`... | head`) is no error of ours
         return status
     except BrokenPipeError:

@@ -1,6 +1,12 @@
 """Trains TGANv2, or goes on with a run.
 
-python -m tganv2_tf.train --flagfile=ucf.flags --data_dir=data/ucf101 --model_dir=runs/ucf101
+python -m tganv2_tf.train --flagfile=demo.flags --data_dir=demo/data/train --model_dir=demo/run
+python -m tganv2_tf.train --flagfile=ucf.flags --data_dir=data/ucf101/train --model_dir=runs/ucf101 --dry_run
+python -m tganv2_tf.train --flagfile=own_videos.flags --data_dir=data/own/train --model_dir=runs/own \\
+  --init_from=runs/ucf101
+
+The same command goes on where it stopped; Ctrl-C saves. `python -m tganv2_tf.doctor` with the same flags says whether
+they fit this machine.
 """
 
 from __future__ import annotations
@@ -15,7 +21,7 @@ from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainC
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Command."""
+    """Before the run."""
 
     dry_run: bool = option("print the resolved config, the level table and the devices, and exit", False)
 

@@ -15,7 +15,7 @@ from tganv2_tf.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Command."""
+    """Videos and classifier."""
 
     data_dir: str = option("folder of the labelled shards to train on")
     test_data_dir: str = option("folder of the shards, of the same classes, that its accuracy is measured on")

@@ -1,4 +1,4 @@
-"""Counts, on a TensorFlow graph that never runs, multiply-adds and the bytes that a backward pass keeps.
+"""Counts, on a TensorFlow graph that never runs, multiply-adds and bytes of memory.
 
 TensorFlow's own profiler does not serve: it knows no gradient of a 3D convolution, and it counts operations that never
 run, such as the gradient with respect to a network's input, which is always built and mostly not asked for.
@@ -6,9 +6,11 @@ run, such as the gradient with respect to a network's input, which is always bui
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
 
 import tensorflow as tf
 
@@ -29,6 +31,8 @@ NOT_COUNTED = re.compile(r"Conv|MatMul|Einsum|PartitionedCall|(If|While|Case)$")
 
 # What these give is the very memory of their input; a slice if it is all of it.
 VIEWS = ("EnsureShape", "ExpandDims", "Identity", "IdentityN", "Reshape", "Squeeze", "StridedSlice")
+# What these give is not made by the step.
+VARIABLES = ("ReadVariableOp", "VarHandleOp")
 # These look at shapes, which are known, and need no values.
 SHAPE_READERS = ("OnesLike", "Rank", "Shape", "ShapeN", "Size", "ZerosLike")
 
@@ -87,6 +91,10 @@ def _size(tensor: tf.Tensor) -> int:
     return math.prod(tensor.shape.as_list())
 
 
+def _bytes(tensor: tf.Tensor) -> int:
+    return _size(tensor) * tensor.dtype.size
+
+
 def _memory(tensor: tf.Tensor) -> tf.Tensor:
     """The tensor whose memory this one shows; mostly itself."""
     while tensor.op.type in VIEWS and _size(tensor) == _size(tensor.op.inputs[tensor.value_index]):
@@ -115,5 +123,46 @@ def kept_bytes(outputs: Sequence[tf.Tensor], variables: Sequence[tf.Variable], i
         if op.type not in SHAPE_READERS:
             for tensor in map(_memory, op.inputs):
                 if tensor.op in of_the_batch:
-                    kept[tensor.name] = _size(tensor) * tensor.dtype.size
+                    kept[tensor.name] = _bytes(tensor)
     return sum(kept.values())
+
+
+def peak_bytes(outputs: Sequence[tf.Tensor]) -> int:
+    """Most bytes that are in use at one time while these outputs are computed.
+
+    Operations run one at a time, in the order in which they were added to the graph; a tensor is there from its
+    operation to its last reader, an output to the end. Tensors that share memory count once, variables not at all. Work
+    space of single operations, what the allocator wastes, and what operations that run together add is not in it.
+    """
+    needed = executed(outputs)
+    of_the_end = {_memory(tensor).name for tensor in outputs}
+    terms: dict[str, list[tf.Tensor]] = {}  # of a sum that is itself a term
+    reads: dict[tf.Operation, set[str]] = {}
+    for op in outputs[0].graph.get_operations():
+        if op not in needed:
+            continue
+        inputs = [term for tensor in op.inputs for term in terms.get(tensor.name, [tensor])]
+        if _is_term_of_a_sum(op, needed) and op.outputs[0].name not in of_the_end:
+            terms[op.outputs[0].name] = inputs
+        else:
+            reads[op] = {_memory(tensor).name for tensor in inputs}
+    readers = Counter(itertools.chain(of_the_end, *reads.values()))
+    sizes: dict[str, int] = {}  # of what is in use
+    total = peak = 0
+    for op, read in reads.items():
+        made = {tensor.name: _bytes(tensor) for tensor in op.outputs if _memory(tensor).name == tensor.name}
+        if op.type not in VARIABLES:
+            sizes |= made
+            total += sum(made.values())
+        peak = max(peak, total)
+        readers.subtract(read)
+        for name in {*read, *made}:
+            if not readers[name]:
+                total -= sizes.pop(name, 0)
+    return peak
+
+
+def _is_term_of_a_sum(op: tf.Operation, needed: Container[tf.Operation]) -> bool:
+    """Whether TensorFlow will make one sum of this one and its only reader, for which all terms have to wait."""
+    readers = [reader.type for reader in op.outputs[0].consumers() if reader in needed] if op.type == "AddN" else []
+    return readers == ["AddN"]

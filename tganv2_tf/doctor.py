@@ -1,0 +1,419 @@
+"""Looks at the machine, the installation, the data and the run's folder, and says what fits and what to do.
+
+python -m tganv2_tf.doctor
+python -m tganv2_tf.doctor --flagfile=demo.flags --data_dir=demo/data/train --model_dir=demo/run
+python -m tganv2_tf.doctor --flagfile=ucf.flags --data_dir=data/ucf101/train --global_batch_size=16
+
+It takes the flags of tganv2_tf.train. Each line begins with OK, NOTE (worth knowing) or PROBLEM (the run would not
+start, or not last); the exit status is 1 where there is a PROBLEM, else 0. With a recipe, memory and time of a step are
+counted on the networks' own graph, which takes some ten seconds, and held against this machine; nothing is trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from tganv2_tf import cli_flags, machine
+from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
+from tganv2_tf.data.manifest import Manifest
+from tganv2_tf.errors import UserError
+
+if TYPE_CHECKING:
+    from tganv2_tf.training.cost import StepCost
+
+OK, NOTE, PROBLEM = "OK", "NOTE", "PROBLEM"
+COMFORT = 0.85  # a run that needs more of the memory than this is told so
+LONG_RUN = 30 * 86400  # seconds
+NOT_IMPORTED = {"setuptools", "tensorboard-plugin-profile", "tensorflow-io"}  # training does without them
+INSTALL = "pip install -r requirements.txt"
+SLIM_IMAGES = "on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0"
+
+
+class Finding(NamedTuple):
+    """One line: how bad (OK, NOTE or PROBLEM), of what, and what was found and is to be done."""
+
+    level: str
+    subject: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.level:<8}{self.subject}: {self.text}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """Where training will compute.
+
+    Attributes:
+      kind: CPU or GPU.
+      count: replicas.
+      name: for people.
+      memory: bytes of one of them that can be had; None where that is not known.
+    """
+
+    kind: str
+    count: int
+    name: str
+    memory: int | None
+
+
+def in_bytes(size: float) -> str:
+    """`1.5 GiB`, `12 MiB`."""
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """`0.25 s`, `3.5 minutes`, `7 hours`, `12 days`."""
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.2g} s"
+
+
+def check_versions() -> Iterator[Finding]:
+    """Python, the pinned packages, OpenCV, ffmpeg, and whether this processor can run TensorFlow at all."""
+    version = sys.version_info
+    fits = (3, 9) <= version[:2] <= (3, 11)
+    advice = "" if fits else "; Python 3.9, 3.10 or 3.11 is needed: TensorFlow 2.15 has no other packages"
+    yield Finding(OK if fits else PROBLEM, "Python", f"{platform.python_version()} at {sys.executable}{advice}")
+    pins = machine.pins()
+    for pin in pins:
+        if pin.installed is None:
+            level = NOTE if pin.name in NOT_IMPORTED else PROBLEM
+            yield Finding(level, pin.name, f"not installed; {pin.pinned} is wanted: {INSTALL}")
+        elif pin.installed != pin.pinned:
+            yield Finding(NOTE, pin.name, f"{pin.installed}, but tested with {pin.pinned}: {INSTALL}")
+    same = [f"{pin.name} {pin.pinned}" for pin in pins if pin.installed == pin.pinned]
+    if same:
+        yield Finding(OK, "packages", f"{len(same)} of {len(pins)} as pinned: {', '.join(same)}")
+    if not pins:
+        yield Finding(
+            NOTE, "packages", "neither requirements.txt nor the installed distribution tells which are needed"
+        )
+    if machine.lacks_avx():
+        yield Finding(
+            PROBLEM, "processor", "it has no AVX, without which TensorFlow's packages end at once; use another"
+        )
+    try:
+        import cv2
+
+        from tganv2_tf.decoding import VIDEO_NAME  # noqa: F401
+    except ImportError as error:
+        yield Finding(PROBLEM, "OpenCV", f"does not load: {error}; {SLIM_IMAGES}")
+    else:
+        yield Finding(OK, "OpenCV", cv2.__version__)
+    try:
+        import imageio_ffmpeg
+
+        yield Finding(OK, "ffmpeg", f"{imageio_ffmpeg.get_ffmpeg_version()}, of imageio-ffmpeg")
+    except (ImportError, RuntimeError, OSError) as error:
+        yield Finding(
+            PROBLEM, "ffmpeg", f"{error}; no videos can be written: pip install --force-reinstall imageio-ffmpeg"
+        )
+
+
+def check_memory(memory: machine.Memory | None) -> Finding:
+    """Main memory and processors."""
+    cpus = f"{machine.num_cpus()} processors"
+    if memory is None:
+        return Finding(NOTE, "machine", f"{cpus}; how much memory there is cannot be found out")
+    source = ", by its control group's limit" if memory.is_limited else ""
+    return Finding(
+        OK, "machine", f"{cpus}, {in_bytes(memory.total)} of memory{source}, {in_bytes(memory.available)} of it free"
+    )
+
+
+def check_folder(flag: str, folder: str, needed: float = 0, wanted: float = 0) -> Finding:
+    """Room in a folder that is to be written, or in the nearest one above it.
+
+    Args:
+      flag: that names it.
+      folder: its path; nothing for the current one.
+      needed: bytes without which the run cannot go on.
+      wanted: bytes that it will take in the end.
+    """
+    try:
+        existing, free = machine.free_disk(folder)
+    except OSError as error:
+        return Finding(PROBLEM, flag, f"{folder}: {error.strerror}")
+    text = f"{in_bytes(free)} free at {existing}"
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        return Finding(PROBLEM, flag, f"{existing} is no folder that can be written; choose another")
+    if free < needed:
+        return Finding(PROBLEM, flag, f"{text}, and checkpoints need {in_bytes(needed)}; choose another or free some")
+    if free < wanted:
+        advice = "raise --keep_checkpoint_every_steps, or free some"
+        return Finding(NOTE, flag, f"{text}, and all checkpoints of the run will take {in_bytes(wanted)}; {advice}")
+    return Finding(OK, flag, text + (f"; checkpoints will take {in_bytes(max(needed, wanted))}" if needed else ""))
+
+
+def check_shards(data: DataConfig) -> tuple[Finding, Manifest | None]:
+    """What the data set is, and whether its files have the sizes that they should have; their content is not read."""
+    if not data.data_dir:
+        return Finding(NOTE, "data", "no --data_dir was given; `python -m tganv2_tf` lists what makes one"), None
+    try:
+        manifest = Manifest.read(data.data_dir)
+    except UserError as error:
+        return Finding(PROBLEM, "data", str(error)), None
+    size = sum(shard.bytes for shard in manifest.shards)
+    text = (
+        f"{manifest.name}, {manifest.split}: {manifest.num_videos} videos, {len(manifest.labels)} labels, "
+        f"{manifest.width}x{manifest.height} pixels, {manifest.num_shards} shards, {in_bytes(size)}"
+    )
+    faults = [f"{shard.file}: {fault}" for shard in manifest.shards if (fault := shard.fault(data.data_dir))]
+    if faults:
+        level, advice = (NOTE, "") if data.skip_corrupt_records else (PROBLEM, "; copy or prepare the data set again")
+        return Finding(level, "data", f"{text}; {len(faults)} are damaged, the first {faults[0]}{advice}"), manifest
+    verify = f"`python -m data_prep.verify --data_dir={data.data_dir}` reads them"
+    return Finding(OK, "data", f"{text}; all have the right size; {verify}"), manifest
+
+
+def check_tensorflow() -> Finding:
+    """Imports TensorFlow, the first time, and says what it was built for."""
+    try:
+        import tensorflow as tf
+    except (ImportError, AttributeError, TypeError, OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        return Finding(PROBLEM, "TensorFlow", f"cannot be imported: {reason[0]}; in a fresh environment: {INSTALL}")
+    build = tf.sysconfig.get_build_info()
+    cuda = "without CUDA"
+    if build.get("is_cuda_build"):
+        cuda = f"built for CUDA {build.get('cuda_version')} and cuDNN {build.get('cudnn_version')}"
+    return Finding(OK, "TensorFlow", f"{tf.__version__}, {cuda}")
+
+
+def check_devices(memory: machine.Memory | None) -> tuple[Finding, Device]:
+    """What training will compute on; where a GPU is there and not used, why not."""
+    import tensorflow as tf
+
+    there, seen = machine.nvidia_gpus(), tf.config.list_physical_devices("GPU")
+    if seen:
+        sizes = [gpu.memory for gpu in there if gpu.memory is not None]
+        names = [str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)) for gpu in seen]
+        device = Device("GPU", len(seen), names[0], min(sizes, default=None))
+        unused = f", of {len(there)} that the driver knows" if len(there) > len(seen) else ""
+        return Finding(OK, "devices", f"{len(seen)} GPUs{unused}: {', '.join(names)}"), device
+    device = Device("CPU", 1, f"{machine.num_cpus()} processors", memory.available if memory else None)
+    if not there:
+        return Finding(OK, "devices", f"no NVIDIA GPU; the CPU, with {device.name}"), device
+    return Finding(
+        NOTE, "devices", f"{there[0].name} is there, but TensorFlow does not see it: {_why_no_gpu()}"
+    ), device
+
+
+def _why_no_gpu() -> str:
+    import tensorflow as tf
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible in ("", "-1"):
+        return f"CUDA_VISIBLE_DEVICES={visible} hides it; unset it"
+    if not tf.sysconfig.get_build_info().get("is_cuda_build"):
+        return f"this TensorFlow was built without CUDA; {INSTALL}"
+    if machine.missing_libraries([machine.DRIVER_LIBRARY]):
+        advice = "install NVIDIA's driver, 525.60.13 or newer (in a container: --gpus all)"
+        return f"the driver's {machine.DRIVER_LIBRARY} does not load; {advice}"
+    missing = machine.missing_libraries(machine.GPU_LIBRARIES)
+    if missing:
+        return f"{', '.join(missing)} cannot be loaded; pip install -r requirements-gpu.txt"
+    return "all libraries load; look at nvidia-smi for the driver (525.60.13 or newer) and other programs on the GPU"
+
+
+def verdict(needed: float, available: float | None) -> str:
+    """OK, NOTE where it will be tight, or PROBLEM."""
+    if available is None or needed <= COMFORT * available:
+        return OK
+    return NOTE if needed <= available else PROBLEM
+
+
+def what_would_fit(config: Config, replicas: int, cost: StepCost, least: StepCost, room: float) -> str:
+    """What to change where a step takes too much memory.
+
+    Args:
+      config: the run.
+      replicas: devices that share the batch.
+      cost: of a step of a replica.
+      least: the same with as few clips as there can be.
+      room: bytes of a device that the step may take.
+    """
+    from tganv2_tf.training.cost import MEMORY_OVERHEAD
+
+    train, unit = config.train, config.model.pyramid.levels[-1].clip_stride
+    parts = train.gradient_accumulation_steps
+    clips = train.global_batch_size // replicas // parts  # that are worked through at once
+    a_clip = (cost.device_bytes - least.device_bytes) / max(1, clips - unit)
+
+    def fit(number: int, extra: float = 0) -> bool:
+        return least.device_bytes + (number - unit) * a_clip + extra <= room
+
+    # The first split has to keep the sum of the gradients as well.
+    sum_so_far = MEMORY_OVERHEAD * cost.trained_bytes if parts == 1 else 0
+    ways = [
+        f"--gradient_accumulation_steps={parts * split}"
+        for split in range(2, clips // unit + 1)
+        if clips % (split * unit) == 0 and fit(clips // split, sum_so_far)
+    ][:1]
+    ways += [
+        f"--global_batch_size={number * parts * replicas}" for number in range(clips - unit, 0, -unit) if fit(number)
+    ][:1]
+    if ways:
+        return " or ".join(ways) + " would fit"
+    return "no batch would fit; take narrower networks, a lower --resolution, or a machine with more memory"
+
+
+def check_memory_of_run(
+    config: Config, device: Device, cost: StepCost, pipeline: int, host: int | None, least: Callable[[], StepCost]
+) -> Iterator[Finding]:
+    """Memory of a training step, and of the process that feeds it.
+
+    Args:
+      config: the run.
+      device: what it computes on.
+      cost: of a step of a replica.
+      pipeline: bytes of main memory that the input takes.
+      host: bytes of main memory that can be had; None where that is not known.
+      least: makes the cost of a step with as few clips as there can be; called where the run does not fit.
+    """
+    from tganv2_tf.training.cost import PROCESS_BYTES
+
+    beside = PROCESS_BYTES + pipeline
+    step = f"networks and Adam {in_bytes(cost.state_bytes)}, the step {in_bytes(cost.device_bytes - cost.state_bytes)}"
+    process = f"input {in_bytes(pipeline)}, the process itself {in_bytes(PROCESS_BYTES)}"
+    if device.kind == "CPU":
+        subject, needed, available, detail = "memory", beside + cost.device_bytes, host, f"{step}, {process}"
+        room = (host or math.inf) * COMFORT - beside
+    else:
+        subject, needed, available, detail = "memory of a GPU", cost.device_bytes, device.memory, step
+        room = (device.memory or math.inf) * COMFORT
+        level, advice = verdict(beside, host), ""
+        if level != OK:
+            advice = f"; lower --shuffle_buffer={config.data.shuffle_buffer}"
+        yield Finding(level, "main memory", f"{_share(beside, host)}: {process}{advice}")
+    level, advice = verdict(needed, available), ""
+    if level != OK:
+        advice = f"; {what_would_fit(config, device.count, cost, least(), room)}"
+        if device.kind == "GPU" and config.train.mixed_precision == "float32":
+            advice += "; --mixed_precision=mixed_float16 halves most of the activations"
+    yield Finding(level, subject, f"{_share(needed, available)}: {detail}{advice}")
+
+
+def _share(needed: float, available: float | None) -> str:
+    return f"about {in_bytes(needed)} at the peak" + (
+        f" of {in_bytes(available)} free" if available is not None else ""
+    )
+
+
+def check_time(config: Config, device: Device, cost: StepCost, throughput: float) -> Finding:
+    """How long a step and the whole run will take, by the multiply-adds a second of a convolution."""
+    step = cost.seconds(throughput)
+    whole = step * config.train.train_steps
+    text = (
+        f"about {duration(step)} a step, {duration(whole)} for --train_steps={config.train.train_steps}, reckoned from "
+        f"{throughput / 1e9:.0f} billion multiply-adds a second, measured on this {device.kind} just now"
+    )
+    if whole <= LONG_RUN:
+        return Finding(OK, "time", text)
+    advice = (
+        "a GPU, or a smaller recipe (--flagfile=own_videos.flags, demo.flags)" if device.kind == "CPU" else "more GPUs"
+    )
+    return Finding(NOTE, "time", f"{text}; what helps: {advice}, --r1_every_steps=16")
+
+
+def check_run_folder(config: Config) -> Finding:
+    """Whether the run can begin in its folder, or go on there."""
+    from tganv2_tf.training.checkpoints import check_run, latest_checkpoint
+
+    try:
+        changes = check_run(config)
+    except UserError as error:
+        return Finding(PROBLEM, "run", str(error))
+    folder = config.train.model_dir
+    newest = latest_checkpoint(folder) if folder else None
+    if newest is None:
+        return Finding(OK, "run", "a new one")
+    changed = f"; changed: {', '.join(changes)}" if changes else ""
+    return Finding(OK, "run", f"goes on from {newest}{changed}")
+
+
+def examine(config: Config, has_recipe: bool) -> Iterator[Finding]:
+    """All that there is to say, the quick things first.
+
+    Args:
+      config: the run.
+      has_recipe: whether its model and training were chosen, and are to be reckoned with.
+    """
+    yield from check_versions()
+    memory = machine.memory()
+    yield check_memory(memory)
+    shards, manifest = check_shards(config.data)
+    yield shards
+    tensorflow = check_tensorflow()
+    yield tensorflow
+    if tensorflow.level == PROBLEM:
+        return
+    devices, device = check_devices(memory)
+    yield devices
+    if has_recipe:
+        yield from check_recipe(config, manifest if shards.level != PROBLEM else None, device, memory)
+    else:
+        yield check_folder("--model_dir", config.train.model_dir)
+        yield Finding(
+            OK, "run", "no recipe was given; with --flagfile=demo.flags, for example, it is held against this machine"
+        )
+
+
+def check_recipe(
+    config: Config, manifest: Manifest | None, device: Device, memory: machine.Memory | None
+) -> Iterator[Finding]:
+    """Whether the data fit the recipe, and the recipe the machine; adds up what a step needs."""
+    from tganv2_tf.data.pipeline import load_manifest
+    from tganv2_tf.training import cost
+    from tganv2_tf.training.distribution import per_replica_batch_size
+    from tganv2_tf.training.loop import with_classes
+
+    pipeline = 0
+    try:
+        if manifest is not None:
+            config = with_classes(config, load_manifest(config.model, config.data))
+            pipeline = cost.pipeline_bytes(config, manifest, config.train.global_batch_size)
+        share = per_replica_batch_size(config, device.count)
+    except UserError as error:
+        yield Finding(PROBLEM, "recipe", str(error))
+        return
+    yield check_run_folder(config)
+    if config.model.conditional and not config.model.num_classes:
+        yield Finding(NOTE, "recipe", "what fits depends on the classes: give --data_dir or --num_classes")
+        return
+    step, train = cost.step_cost(config, share), config.train
+    snapshots = train.train_steps // train.keep_checkpoint_every_steps if train.keep_checkpoint_every_steps else 0
+    newest = (train.keep_checkpoints + 1) * step.state_bytes  # one is written before another goes
+    yield check_folder("--model_dir", train.model_dir, newest, newest + snapshots * step.state_bytes)
+    unit = config.model.pyramid.levels[-1].clip_stride * train.gradient_accumulation_steps
+    host = memory.available if memory else None
+    yield from check_memory_of_run(config, device, step, pipeline, host, lambda: cost.step_cost(config, unit))
+    throughput = cost.measure_throughput(device.kind, train.mixed_precision.removeprefix("mixed_"))
+    yield check_time(config, device, step, throughput)
+
+
+def main(model: ModelConfig, data: DataConfig, train: TrainConfig, eval: EvalConfig) -> int:
+    config = Config(model, data, train, eval)
+    if train.mixed_precision == "mixed_bfloat16":
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # as in training
+    has_recipe = (model, dataclasses.replace(train, model_dir="")) != (ModelConfig(), TrainConfig())
+    num_problems = 0
+    for finding in examine(config, has_recipe):
+        print(finding, flush=True)
+        num_problems += finding.level == PROBLEM
+    if num_problems:
+        print(f"{num_problems} PROBLEM{'S' if num_problems > 1 else ''}")
+    return 1 if num_problems else 0
+
+
+if __name__ == "__main__":
+    options = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
+    sys.exit(cli_flags.run(main, options, "tganv2_tf.doctor", __doc__))

@@ -1,0 +1,199 @@
+"""What this machine and this Python have: pinned packages, memory, disk, processors, NVIDIA GPUs and their libraries.
+
+TensorFlow is not imported here. What cannot be found out is None or empty, never an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.metadata
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+DISTRIBUTION = "tganv2-tf"
+REQUIREMENTS = pathlib.Path(__file__).resolve().parent.parent / "requirements.txt"
+# What TensorFlow 2.15 opens on a machine with a GPU; the first comes with the driver, the rest with CUDA 12.2 and
+# cuDNN 8.9.
+DRIVER_LIBRARY = "libcuda.so.1"
+GPU_LIBRARIES = (
+    "libcudart.so.12",
+    "libcublas.so.12",
+    "libcublasLt.so.12",
+    "libcufft.so.11",
+    "libcurand.so.10",
+    "libcusolver.so.11",
+    "libcusparse.so.12",
+    "libcudnn.so.8",
+)
+PROBE_SECONDS = 20
+
+
+class Pin(NamedTuple):
+    """A package, the version that the project was tested with, and the one that is installed; None where none is."""
+
+    name: str
+    pinned: str
+    installed: str | None
+
+
+class Gpu(NamedTuple):
+    """An NVIDIA GPU: its name, its memory in bytes (None: unknown) and the driver's version (or nothing)."""
+
+    name: str
+    memory: int | None
+    driver: str
+
+
+class Memory(NamedTuple):
+    """Main memory that this process may use, in bytes.
+
+    Attributes:
+      total: of the machine, or of the control group (a container) where that has less.
+      available: now.
+      is_limited: whether the control group says so.
+    """
+
+    total: int
+    available: int
+    is_limited: bool
+
+
+def parse_pins(requirements: Iterable[str]) -> dict[str, str]:
+    """Name -> version of all lines `name==version`; extras, markers and comments are left out, optional ones too."""
+    pins = {}
+    for line in requirements:
+        requirement, _, marker = line.partition(";")
+        match = re.match(r"\s*([A-Za-z0-9._-]+)\s*(?:\[.*\])?\s*\(?==\s*([^\s)]+)", requirement)
+        if match and "extra" not in marker:
+            pins[match[1]] = match[2]
+    return pins
+
+
+def pins() -> list[Pin]:
+    """The requirements of the checkout that this is, or else of the installed distribution; empty where neither is."""
+    lines: Iterable[str] = ()
+    if REQUIREMENTS.is_file():
+        lines = REQUIREMENTS.read_text().splitlines()
+    else:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            lines = importlib.metadata.requires(DISTRIBUTION) or ()
+    return [Pin(name, pinned, installed_version(name)) for name, pinned in parse_pins(lines).items()]
+
+
+def installed_version(name: str) -> str | None:
+    """The version of an installed distribution, which is not imported."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def lacks_avx(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Whether this is an x86 processor without AVX, on which TensorFlow's packages die of an illegal instruction."""
+    flags = re.search(r"^flags\s*:(.*)$", _read(cpuinfo), re.MULTILINE)
+    return flags is not None and "avx" not in flags[1].split()
+
+
+def num_cpus() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory(root: str = "/") -> Memory | None:
+    """Main memory, as Linux tells it under `root`/proc and `root`/sys/fs/cgroup."""
+    of_machine = dict(re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB", _read(f"{root}/proc/meminfo"), re.MULTILINE))
+    if len(of_machine) < 2:
+        return None
+    total, available = (1024 * int(of_machine[key]) for key in ("MemTotal", "MemAvailable"))
+    limited = False
+    for limit, used in _cgroup_limits(root):
+        if limit < total:
+            total, limited = limit, True
+        available = min(available, max(limit - used, 0))
+    return Memory(total, available, limited)
+
+
+def _cgroup_limits(root: str) -> Iterator[tuple[int, int]]:
+    """(limit, used) in bytes of this process's control group and of all above it, in both versions."""
+    for line in _read(f"{root}/proc/self/cgroup").splitlines():
+        number, controllers, group = line.split(":", 2)
+        if number == "0":
+            folder, limit_file, used_file = f"{root}/sys/fs/cgroup", "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            folder, limit_file, used_file = (
+                f"{root}/sys/fs/cgroup/memory",
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+            )
+        else:
+            continue
+        # In a container the path may be that of the host, of which only the root is to be seen.
+        for parent in (pathlib.PurePosixPath(group), *pathlib.PurePosixPath(group).parents):
+            limit, used = (_read(f"{folder}/{parent}/{name}").strip() for name in (limit_file, used_file))
+            if limit.isdigit() and used.isdigit():
+                yield int(limit), int(used)
+
+
+def free_disk(folder: str) -> tuple[pathlib.Path, int]:
+    """The part of a folder's path that exists, and the bytes that are free there.
+
+    Raises:
+      OSError: it cannot be looked at.
+    """
+    path = pathlib.Path(folder or ".").absolute()
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    return existing, shutil.disk_usage(existing).free
+
+
+def nvidia_gpus() -> list[Gpu]:
+    """GPUs that the driver knows, or, without its tool, that are to be seen on the bus."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
+    gpus = []
+    for line in _output(query).splitlines():
+        name, memory_mib, driver = (part.strip() for part in line.rsplit(",", 2))
+        gpus.append(Gpu(name, int(memory_mib) * 2**20 if memory_mib.isdigit() else None, driver))
+    if gpus:
+        return gpus
+    information = sorted(pathlib.Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    names = [re.search(r"Model:\s*(.+)", _read(str(file))) for file in information]
+    if information:
+        return [Gpu(name[1].strip() if name else "an NVIDIA GPU", None, "") for name in names]
+    on_bus = [line for line in _output(["lspci"]).splitlines() if re.search(r"(VGA|3D|Display).*NVIDIA", line)]
+    return [Gpu(line.split(": ", 1)[-1], None, "") for line in on_bus]
+
+
+def missing_libraries(names: Iterable[str]) -> list[str]:
+    """Those that can be loaded neither from the system's folders nor from NVIDIA's Python packages."""
+    folders = [pathlib.Path(entry) / "nvidia" for entry in sys.path if entry]
+    wheels = {file.name: file for folder in folders for file in folder.glob("*/lib/lib*.so.*")}
+    return [name for name in names if not (_loads(name) or (name in wheels and _loads(str(wheels[name]))))]
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _read(path: str) -> str:
+    try:
+        return pathlib.Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _output(command: list[str]) -> str:
+    """What a program prints; nothing where it is missing, fails or takes too long."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""

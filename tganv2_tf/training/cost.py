@@ -1,0 +1,167 @@
+"""What a run costs before it runs: multiply-adds and memory of a training step, from the graph of its very networks.
+
+Nothing runs and no weight is allocated here, but for `measure_throughput`, which lets the device work for a second.
+
+The estimates have been held against runs on two CPU cores (AMD EPYC, TensorFlow 2.15.1, float32): docs/cost.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+
+import tensorflow as tf
+
+from tganv2_tf.config import Config, ModelConfig
+from tganv2_tf.data.manifest import Manifest
+from tganv2_tf.models.discriminator import Discriminator
+from tganv2_tf.models.generator import Generator
+from tganv2_tf.models.tganv2 import TGANv2
+from tganv2_tf.pyramid import PyramidSpec
+from tganv2_tf.training.graph_cost import multiply_adds, peak_bytes
+
+FLOAT_BYTES = 4
+# A process that trains, before its first weight: Python, TensorFlow, the traced graph and what runs it.
+PROCESS_BYTES = 930 * 2**20
+# What is really taken for each byte that `graph_cost.peak_bytes` counts: work space, operations that run together,
+# holes in the heap.
+MEMORY_OVERHEAD = 1.2
+# Temporary tensors of Adam's updates, for each byte of trained weights.
+UPDATE_OVERHEAD = 1.6
+# Share of the speed of a convolution alone that a whole step reaches, with its norms, activations and small operations.
+EFFICIENCY = 0.4
+BATCHES_IN_FLIGHT = 4  # that the input pipeline makes or holds at one time
+THROUGHPUT_SHAPES = {"CPU": ((2, 8, 16, 16, 64), 64), "GPU": ((16, 8, 32, 32, 128), 128)}
+
+
+@dataclasses.dataclass(frozen=True)
+class StepCost:
+    """Of one training step on one replica.
+
+    Attributes:
+      multiply_adds: of the convolutions and matrix products, forward and backward; a lazy penalty counts as its mean
+        over steps.
+      state_bytes: networks, averaged generator and Adam's moments: what is always there, and what a checkpoint holds.
+      trained_bytes: weights that are trained, and so the gradients.
+      activation_bytes: most bytes of activations and gradients at one time.
+    """
+
+    multiply_adds: float
+    state_bytes: int
+    trained_bytes: int
+    activation_bytes: int
+
+    @property
+    def device_bytes(self) -> int:
+        """Memory that the step takes on its device, beside the process itself."""
+        return self.state_bytes + round(MEMORY_OVERHEAD * self.activation_bytes + UPDATE_OVERHEAD * self.trained_bytes)
+
+    def seconds(self, throughput: float) -> float:
+        """How long the step takes on a device that does so many multiply-adds a second: see `measure_throughput`."""
+        return self.multiply_adds / (EFFICIENCY * throughput)
+
+
+def placeholders(config: ModelConfig, batch_size: int, spec: PyramidSpec) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """A batch of latents and a pyramid of clips, float32, in the graph that is current."""
+    make = tf.compat.v1.placeholder
+    sizes = [(level.batch_size(batch_size), level.frames, level.size, level.size, 3) for level in spec.levels]
+    return make(tf.float32, [batch_size, config.z_dim]), [make(tf.float32, size) for size in sizes]
+
+
+def step_cost(config: Config, batch_size: int) -> StepCost:
+    """Counts one training step: losses, penalty and gradients of both networks, forward and backward.
+
+    With `n_dis` updates of the discriminators the generator's gradients are in the first of them. Left out of the
+    multiply-adds, as they are small: power iterations, optimisers, the averaged generator.
+
+    Args:
+      config: the run; a conditional model needs its number of classes.
+      batch_size: N_1 of the replica.
+    """
+    # Nothing depends on a tensor's value, and without AutoGraph the graph is built in half of the time.
+    return tf.autograph.experimental.do_not_convert(_step_cost)(config, batch_size)
+
+
+def _step_cost(config: Config, batch_size: int) -> StepCost:
+    train, policy = config.train, tf.keras.mixed_precision.global_policy()
+    parts, lazy = train.gradient_accumulation_steps, train.r1_weight > 0 and train.r1_every_steps > 1
+    # One part, for they follow each other. A lazy penalty stands in a branch and is counted apart. No average: its
+    # weights would be copies of values.
+    traced = dataclasses.replace(
+        train, ema_decay=0.0, gradient_accumulation_steps=1, r1_weight=0.0 if lazy else train.r1_weight
+    )
+    with tf.Graph().as_default():
+        tf.keras.mixed_precision.set_global_policy(train.mixed_precision)
+        try:
+            networks = Generator(config.model), Discriminator(config.model)
+        finally:
+            tf.keras.mixed_precision.set_global_policy(policy)
+        model = TGANv2(*networks, dataclasses.replace(config, train=traced))
+        z, real_videos = placeholders(config.model, batch_size // parts, config.model.pyramid)
+        labels = tf.zeros([batch_size // parts], tf.int64) if config.model.conditional else None
+        step = model.losses_and_gradients(real_videos, z, labels=labels, augmentation_seed=tf.constant([0, 0]))
+        gradients = [*step.generator_gradients, *step.discriminator_gradients]
+        products: float = multiply_adds(gradients) + (train.n_dis - 1) * multiply_adds(step.discriminator_gradients)
+        activations = peak_bytes(gradients)
+        if parts > 1:
+            activations += sum(map(_bytes, gradients))  # their sum so far
+        if lazy:
+            with tf.GradientTape() as tape:
+                _, penalty = model.r1_penalty(real_videos, labels)
+            # The biases at the end do not act on the penalty.
+            of_penalty = [g for g in tape.gradient(penalty, model.discriminator.trainable_variables) if g is not None]
+            products += train.n_dis * multiply_adds(of_penalty) / train.r1_every_steps
+            activations += peak_bytes(of_penalty)  # nothing makes it wait for the rest of the step
+        trained = [*model.generator.trainable_variables, *model.discriminator.trainable_variables]
+        kept = [*model.generator.variables, *model.discriminator.variables, *trained, *trained]
+        if train.ema_decay:
+            kept += model.generator.variables
+    return StepCost(parts * products, sum(map(_bytes, kept)), sum(map(_bytes, trained)), activations)
+
+
+def _bytes(tensor: tf.Tensor | tf.Variable) -> int:
+    return FLOAT_BYTES * tensor.shape.num_elements()
+
+
+def pipeline_bytes(config: Config, manifest: Manifest, batch_size: int) -> int:
+    """Main memory of the input pipeline: clips among which it draws, as JPEG, and decoded batches on their way.
+
+    Args:
+      config: the run.
+      manifest: of its data.
+      batch_size: N_1 of the replicas of this machine together.
+    """
+    frame = sum(shard.bytes for shard in manifest.shards) / max(1, manifest.num_frames)
+    shuffled = config.data.shuffle_buffer * config.model.num_frames * frame
+    # Each batch is decoded at full size, and turned into numbers, before it is subsampled.
+    values = batch_size * config.train.n_dis * config.model.num_frames * manifest.height * manifest.width * 3
+    return round(shuffled + BATCHES_IN_FLIGHT * values * (1 + FLOAT_BYTES))
+
+
+def measure_throughput(kind: str, dtype: str = "float32", seconds: float = 1.0) -> float:
+    """Multiply-adds a second of a 3D convolution of middle size with its gradients, on the first device of its kind.
+
+    Args:
+      kind: CPU or GPU.
+      dtype: what it computes in.
+      seconds: how long to measure.
+    """
+    shape, channels = THROUGHPUT_SHAPES[kind]
+
+    @tf.function(autograph=False)
+    def work(clips: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch([clips, kernel])
+            total = tf.reduce_sum(tf.nn.conv3d(clips, kernel, [1] * 5, "SAME") ** 2)
+        return tf.add_n([tf.reduce_sum(gradient) for gradient in tape.gradient(total, [clips, kernel])])
+
+    with tf.device(f"/{kind.lower()}:0"):
+        clips, kernel = tf.ones(shape, dtype), tf.ones([3, 3, 3, shape[-1], channels], dtype)
+        work(clips, kernel).numpy()  # traces
+        start, rounds = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            work(clips, kernel).numpy()  # waits
+            rounds += 1
+        elapsed = time.perf_counter() - start
+    return 3 * math.prod(shape) * 27 * channels * rounds / elapsed
