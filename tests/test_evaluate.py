@@ -12,6 +12,7 @@ import tensorflow as tf
 from data_prep.moving_shapes import write_video
 from tests.conftest import run_command, tiny_config
 from tests.data_sets import write_data_set
+from tests.forking import fork_command
 from tganv2_tf import cli_flags
 from tganv2_tf.config import EvalConfig
 from tganv2_tf.data.manifest import checksum
@@ -54,24 +55,23 @@ def folder(tmp_path_factory):
 
 
 def tiny_flags(folder, model_dir):
-    """Of a run of `tiny_config`'s size."""
-    config = tiny_config()
-    names = ("resolution", "num_frames", "z_dim", "lstm_channels")
+    """Of a run of one level, and without the penalty: what evaluation does to training is the same for all."""
     return [
-        *(f"--{name}={getattr(config.model, name)}" for name in names),
-        *("--frame_strides=2", "--batch_strides=2", "--up_channels=4,4,4,4", "--discriminator_channels=4,8"),
+        *("--resolution=16", "--num_frames=4", "--z_dim=4", "--lstm_channels=4", "--r1_weight=0"),
+        *("--frame_strides=", "--batch_strides=", "--up_channels=4,4,4", "--discriminator_channels=4"),
         *("--global_batch_size=4", "--num_previews=1", "--checkpoint_every_steps=2"),
         *(f"--data_dir={folder / 'data'}", f"--model_dir={model_dir}"),
     ]
 
 
-def evaluate(folder, *flags):
+def evaluate(folder, *flags, run=fork_command):
     counts = ["--num_samples=8", "--repetitions=2", "--eval_batch_size=4", f"--cache_dir={folder / 'cache'}"]
-    return run_command("tganv2_tf.evaluate", f"--classifier={folder / 'classifier.npz'}", *counts, *flags)
+    return run("tganv2_tf.evaluate", f"--classifier={folder / 'classifier.npz'}", *counts, *flags)
 
 
 def test_a_run_a_saved_model_and_videos_of_the_same_generator(folder, tmp_path):
-    result = evaluate(folder, f"--model_dir={folder / 'run'}", f"--scores={','.join(sorted(SCORES))}")
+    scores = f"--scores={','.join(sorted(SCORES))}"
+    result = evaluate(folder, f"--model_dir={folder / 'run'}", scores, run=run_command)
     assert result.returncode == 0, result.stderr
     (path,) = (folder / "run" / "evaluations").glob("step-3-*.json")
     assert f"Report: {path}" in result.stdout
@@ -183,7 +183,7 @@ def test_training_keeps_the_best_checkpoint_by_the_chosen_score(folder, tmp_path
     flags += ["--eval_every_steps=2", "--best_score=c3d_fid", f"--classifier={folder / 'classifier.npz'}"]
     flags += ["--num_samples=8", "--repetitions=1", "--eval_batch_size=4", f"--cache_dir={tmp_path / 'cache'}"]
     flags += ["--generator_learning_rate=0.05", "--learning_rate_decay=none"]
-    result = run_command("tganv2_tf.train", *flags)
+    result = fork_command("tganv2_tf.train", *flags)
     assert result.returncode == 0, result.stderr
     events = {
         event.step: tf.make_ndarray(value.tensor).item()
@@ -210,7 +210,7 @@ def test_training_keeps_the_best_checkpoint_by_the_chosen_score(folder, tmp_path
     reports = (tmp_path / "run" / "evaluations").glob(f"step-{best}-*.json")
     values = [json.loads(path.read_text())["scores"]["c3d_fid"]["mean"] for path in reports]
     assert values == pytest.approx([record["value"]] * 2, rel=1e-3), "of the training, and of the command"
-    result = run_command(
+    result = fork_command(
         "tganv2_tf.generate", f"--model_dir={tmp_path}/run/best", "--seeds=0", f"--output={tmp_path}/a.png"
     )
     assert result.returncode == 0, result.stderr
@@ -219,7 +219,7 @@ def test_training_keeps_the_best_checkpoint_by_the_chosen_score(folder, tmp_path
     checkpoints.keep_best(str(tmp_path / "run" / "checkpoints" / "ckpt-6"), "c3d_fid", -1e9, record["protocol"])
     for path in (tmp_path / "run" / "evaluations").glob("step-6-*.json"):
         path.unlink()
-    result = run_command("tganv2_tf.train", *flags, "--train_steps=8")
+    result = fork_command("tests.quickly", "tganv2_tf.train", *flags, "--train_steps=8")
     assert result.returncode == 0, result.stderr
     assert "Step 6: inception_score" in result.stderr and "Step 8: inception_score" in result.stderr
     assert "the best so far" not in result.stderr
@@ -229,10 +229,10 @@ def test_training_keeps_the_best_checkpoint_by_the_chosen_score(folder, tmp_path
 def test_what_is_wrong_with_the_classifier_ends_training_before_it_begins(folder, tmp_path):
     (tmp_path / "other.npz").write_bytes(b"no archive")
     flags = [*tiny_flags(folder, tmp_path / "run"), "--train_steps=2", "--eval_every_steps=2"]
-    result = run_command("tganv2_tf.train", *flags, f"--classifier={tmp_path / 'other.npz'}")
+    result = fork_command("tganv2_tf.train", *flags, f"--classifier={tmp_path / 'other.npz'}")
     assert result.returncode == 1
     assert "other.npz: cannot be read" in result.stderr and "Traceback" not in result.stderr
     assert checkpoints.latest_checkpoint(tmp_path / "run") is None
-    result = run_command("tganv2_tf.train", *flags)
+    result = fork_command("tganv2_tf.train", *flags)
     assert result.returncode == 2
     assert "--eval_every_steps=2: valid: 0, or a --classifier" in result.stderr

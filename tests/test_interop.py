@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tests.conftest import TINY_MODEL, run_command, tiny_config
 from tests.data_sets import write_data_set
+from tests.forking import fork_command
 from tests.test_evaluate import write_classifier
 from tganv2_tf.config import ModelConfig
 from tganv2_tf.errors import ConfigError, UserError
@@ -201,51 +202,53 @@ def snapshots(tmp_path_factory):
     tf.keras.utils.set_random_seed(0)
     chainer.save_generator(shaken(Generator(tiny())), folder / "g.npz")
     # Not shaken: it would be so sure of its fakes that no gradient comes back.
-    chainer.save_discriminator(Discriminator(tiny()), folder / "d.npz")
+    chainer.save_discriminator(Discriminator(tiny(discriminator_channels=(4,))), folder / "d.npz")
     write_data_set(folder / "data", [6, 8, 9])
     return folder
 
 
-def import_run(snapshots, model_dir, *flags):
+def import_run(snapshots, model_dir, *flags, run=fork_command):
     shape = ["--num_frames=4", "--frame_strides=2", "--batch_strides=2"]
-    return run_command(
+    return run(
         "tganv2_tf.interop.chainer", f"--generator={snapshots / 'g.npz'}", f"--model_dir={model_dir}", *shape, *flags
     )
 
 
 def test_a_snapshot_becomes_a_run_that_every_command_accepts(snapshots, tmp_path):
     run = tmp_path / "run"
-    result = import_run(snapshots, run, f"--discriminator={snapshots / 'd.npz'}", "--step=3")
+    result = import_run(snapshots, run, f"--discriminator={snapshots / 'd.npz'}", "--step=3", run=run_command)
     assert result.returncode == 0, result.stderr
     assert "fresh" not in result.stderr
+    said = result.stdout
     generator, config, step = checkpoints.load_generator(str(run))
     assert step == 3
     assert (config.train.score, config.train.r1_weight, config.train.ema_decay) == ("separate", 16.0, 0.0)
     assert (config.data.normalization, config.model.spectral_norm) == ("official", False)
-    assert config.model.grow_length_one_axes and config.model.discriminator_channels == (4, 8)
+    assert config.model.grow_length_one_axes and config.model.discriminator_channels == (4,)
     z = sample_latents(2, 4, tf.constant([0, 1]))
     original = chainer.load_generator(snapshots / "g.npz", 4, (2,), (2,))
     np.testing.assert_array_equal(generator(z), original(z))
 
-    result = run_command("tganv2_tf.generate", f"--model_dir={run}", "--seeds=0-1", f"--output={tmp_path}/a.gif")
+    result = fork_command("tganv2_tf.generate", f"--model_dir={run}", "--seeds=0-1", f"--output={tmp_path}/a.gif")
     assert result.returncode == 0, result.stderr
-    result = run_command("tganv2_tf.export", f"--model_dir={run}", f"--output_dir={tmp_path}/saved")
+    result = fork_command("tganv2_tf.export", f"--model_dir={run}", f"--output_dir={tmp_path}/saved")
     assert result.returncode == 0, result.stderr
     write_classifier(tmp_path / "classifier.npz")
     scores = ["--scores=inception_score", "--num_samples=8", "--repetitions=1", f"--output={tmp_path}/scores.json"]
-    result = run_command("tganv2_tf.evaluate", f"--model_dir={run}", f"--classifier={tmp_path}/classifier.npz", *scores)
+    classifier = f"--classifier={tmp_path}/classifier.npz"
+    result = fork_command("tganv2_tf.evaluate", f"--model_dir={run}", classifier, *scores)
     assert result.returncode == 0, result.stderr
     assert '"normalization": "official"' in (tmp_path / "scores.json").read_text()
 
     # It says with which flags training goes on, and it does, with both networks and the step as they were.
-    line = import_run(snapshots, tmp_path / "other", f"--discriminator={snapshots / 'd.npz'}", "--step=3").stdout
-    flags = next(line for line in line.splitlines() if line.startswith("python -m tganv2_tf.train")).split()[3:]
+    flags = next(line for line in said.splitlines() if line.startswith("python -m tganv2_tf.train")).split()[3:]
     flags = [flag.replace("DATA_DIR", str(snapshots / "data")) for flag in flags]
     changed = ["--global_batch_size=4", "--train_steps=4", "--log_every_steps=1", "--preview_every_steps=4"]
-    result = run_command("tganv2_tf.train", *flags, *changed, "--checkpoint_every_steps=4", "--num_previews=1")
+    changed += ["--checkpoint_every_steps=4", "--num_previews=1"]
+    result = fork_command("tests.quickly", "tganv2_tf.train", *flags, *changed)
     assert result.returncode == 0, result.stderr
     assert "Going on from step 3" in result.stderr
-    trained, _, step = checkpoints.load_generator(str(tmp_path / "other"))
+    trained, _, step = checkpoints.load_generator(str(run))
     assert step == 4
     moved = [np.abs(a - b).max() for a, b in zip(trained.get_weights(), original.get_weights())]
     rates = config.train.generator_learning_rate

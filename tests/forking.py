@@ -1,0 +1,105 @@
+"""True commands without the seconds in which TensorFlow is imported: a process that has it forks for each of them.
+
+`fork_command` is `tests.conftest.run_command` but for its start. What a command does before that import, or to it, does
+not show here: the noise that `quiet.install` keeps away, variables of the environment that TensorFlow reads when it is
+imported (TF_ENABLE_ONEDNN_OPTS). Such tests, and one of each command, take `run_command`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import gc
+import json
+import os
+import pathlib
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TIMEOUT = 300  # seconds
+
+
+def fork_command(
+    module: str, *arguments: str, env: dict[str, str] | None = None, cwd: str | os.PathLike[str] = ROOT
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m module arguments` in a fork of the server.
+
+    Args:
+      module: the command, or any module that is run as a script.
+      *arguments: its own.
+      env: its environment; this process's where it is None.
+      cwd: the folder that it runs in.
+    """
+    environment = {name: value for name, value in (env or os.environ).items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [os.path.join(folder, name) for name in ("stdout", "stderr")]
+        request = {"argv": [module, *arguments], "environment": environment, "folder": str(cwd), "outputs": outputs}
+        server = _server()
+        assert server.stdin is not None and server.stdout is not None
+        print(json.dumps(request), file=server.stdin, flush=True)
+        status = json.loads(server.stdout.readline())
+        said = [pathlib.Path(path).read_text() for path in outputs]
+    return subprocess.CompletedProcess([module, *arguments], status, *said)
+
+
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    """This file as a process of its own, one for each of pytest's workers; it ends with its input, when they end."""
+    command = [sys.executable, "-m", "tests.forking"]
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _serve() -> None:
+    """Reads requests, a line each; answers with the exit status, negative for a signal, as `subprocess` has it."""
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            _become(**json.loads(line))
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def _become(argv: list[str], environment: dict[str, str], folder: str, outputs: list[str]) -> None:
+    """Runs the command in this process, and leaves it.
+
+    As Python does, threads are waited for and exit handlers called; but memory is not put in order, which takes a
+    second with TensorFlow, as all that is shared with the server would be copied.
+    """
+    signal.alarm(TIMEOUT)  # which kills
+    for descriptor, path in enumerate([os.devnull, *outputs]):
+        file = os.open(path, os.O_RDWR | os.O_CREAT)
+        os.dup2(file, descriptor)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = argv
+    status: object = 0
+    try:
+        runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        status = end.code or 0
+    except BaseException:  # noqa: BLE001 (where Python itself would end)
+        traceback.print_exc()
+        status = 1
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else 1)
+
+
+if __name__ == "__main__":
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # as `quiet` sets it; TensorFlow reads it once
+    import tensorflow as tf
+
+    tf.keras.Model  # noqa: B018 (Keras is imported when it is first touched)
+    gc.freeze()  # a child's collector would touch, and so copy, all that it shares with this process
+    _serve()
