@@ -16,6 +16,6 @@ import tensorflow as tf
 if __name__ == "__main__":
     tf.config.run_functions_eagerly(True)
     fork = multiprocessing.get_context("fork")
-    multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment, misc]
+    multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

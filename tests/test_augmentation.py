@@ -41,10 +41,10 @@ def test_other_policies_are_refused_with_the_valid_ones(text):
 
 
 def test_color_by_hand():
-    pixel = tf.reshape(tf.constant([0.2, 0.4, 0.9]), [1, 1, 1, 1, 3])
-    # The mean is 0.5, the differences -0.3, -0.1, 0.4. Halved, on 0.5 + 0.1: 0.45, 0.55, 0.8; times 1.5.
-    out = augmentation.color(pixel, tf.constant([[0.1, 0.5, 1.5]]), 1)
-    np.testing.assert_allclose(out[0, 0, 0, 0], [0.675, 0.825, 1.2], rtol=1e-6)
+    pixels = tf.reshape(tf.constant([[0.2, 0.4, 0.9], [0.0, 0.0, 0.0]]), [1, 1, 1, 2, 3])
+    # The first one's mean is 0.5, the differences -0.3, -0.1, 0.4. Halved, on 0.5 + 0.1: 0.45, 0.55, 0.8; times 1.5.
+    out = augmentation.color(pixels, tf.constant([[0.1, 0.5, 1.5]]), 1)
+    np.testing.assert_allclose(out[0, 0, 0], [[0.675, 0.825, 1.2], [0.15, 0.15, 0.15]], rtol=1e-6)
 
 
 def test_translation_by_hand():
@@ -90,13 +90,14 @@ def test_all_frames_of_a_clip_are_transformed_alike_and_clips_are_not():
 
 
 def test_a_policy_draws_the_same_whatever_stands_beside_it():
-    videos = [tf.constant(noise(4, 2, 8, 8, 3))]
+    videos = tf.constant(noise(4, 2, 8, 8, 3))
     one_by_one = videos
-    for name in POLICIES:
-        one_by_one = augment(one_by_one, (name,), (), SEED)
-    np.testing.assert_array_equal(augment(videos, POLICIES, (), SEED)[0], one_by_one[0])
-    other_order = augment(videos, ("cutout", "color"), (), SEED)[0]
-    assert np.abs(augment(videos, ("color", "cutout"), (), SEED)[0] - other_order).max() > 0.01
+    for number, name in enumerate(POLICIES):
+        parameters = TRANSFORMS[name].draw(4, 8, tf.random.experimental.stateless_fold_in(SEED, number))
+        one_by_one = TRANSFORMS[name].apply(one_by_one, parameters, 8)
+    np.testing.assert_array_equal(augment([videos], POLICIES, (), SEED)[0], one_by_one)
+    other_order = augment([videos], ("cutout", "color"), (), SEED)[0]
+    assert np.abs(augment([videos], ("color", "cutout"), (), SEED)[0] - other_order).max() > 0.01
 
 
 def test_the_seed_decides():

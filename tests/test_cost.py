@@ -255,7 +255,6 @@ def test_step_cost_by_hand():
     assert products_of_step(tiny(r1_weight=0.0)) == step
     assert products_of_step(tiny()) == step + penalty
     assert products_of_step(tiny(global_batch_size=8)) == 2 * (step + penalty)
-    assert products_of_step(tiny(global_batch_size=8, gradient_accumulation_steps=2)) == 2 * (step + penalty)
     # A lazy penalty has a forward pass of its own, short of the linear layers. Back through it go the zeros that
     # TensorFlow makes of a ReLU's second derivative; without laziness they join the gradients of the logits.
     convolutions = DISCRIMINATOR - LINEAR

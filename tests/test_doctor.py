@@ -381,7 +381,9 @@ def test_state_and_gradients_are_those_of_the_networks():
     assert 1.8 * step.activation_bytes < twice.activation_bytes < 2 * step.activation_bytes
     # Half of the batch at a time costs as much memory as half of the batch, and the sum of the gradients.
     parts = dataclasses.replace(config, train=dataclasses.replace(config.train, gradient_accumulation_steps=2))
-    assert step_cost(parts, 8).activation_bytes == step.activation_bytes + step.trained_bytes
+    in_parts = step_cost(parts, 8)
+    assert in_parts.activation_bytes == step.activation_bytes + step.trained_bytes
+    assert in_parts.multiply_adds == 2 * step.multiply_adds
 
 
 def test_input_pipeline_by_hand(tmp_path):
@@ -454,6 +456,22 @@ def test_a_run_that_does_not_fit(sound, capsys, monkeypatch):
         "PROBLEM memory: about 2.0 GiB at the peak of 1.5 GiB free: networks and Adam 0 MiB, the step 2.0 GiB, input "
         "0 MiB, the process itself 0 MiB; --gradient_accumulation_steps=2 or --global_batch_size=10 would fit"
     )
+
+
+@pytest.mark.parametrize(("distribution", "clips"), [("mirrored", 8), ("one_device", 16), ("multi_worker", 8)])
+def test_devices_share_the_batch(sound, capsys, monkeypatch, distribution, clips):
+    counted = []
+
+    def count(config, clips):
+        counted.append(clips)
+        return STEP
+
+    finding = doctor.Finding(OK, "devices", "two")
+    monkeypatch.setattr(doctor, "check_devices", lambda memory: (finding, Device("GPU", 2, "", 16 * GIB)))
+    monkeypatch.setattr(cost, "step_cost", count)
+    status, lines, _ = run(*TINY, "--global_batch_size=16", f"--distribution={distribution}", capsys=capsys)
+    assert (status, counted) == (0, [clips])
+    assert any("as if this machine trained alone" in line for line in lines) == (distribution == "multi_worker")
 
 
 def test_another_run_in_the_folder_is_a_problem(sound, capsys, monkeypatch):

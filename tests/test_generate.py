@@ -41,7 +41,7 @@ def test_labels_by_hand():
     assert parse_labels("up/down,0", CLASSES) == [1, 0]
     assert parse_labels("0-2", CLASSES) == [0, 1, 2]
     assert parse_labels(" all ", CLASSES) == [0, 1, 2]
-    assert parse_labels("3", CLASSES) == [2], "a name before a number"
+    assert parse_labels("3", CLASSES) == [2] and parse_labels("3,left", CLASSES) == [2, 0], "a name before a number"
     assert parse_labels("a, b", ("c", "a, b")) == [1], "a name with a comma"
     assert parse_labels("all", ("c", "all")) == [1]
     for text in ("right", "left,", "0-3", "2-1", "-1", "Left"):
@@ -67,6 +67,7 @@ def test_ways_begin_and_end_at_the_latents(way):
     np.testing.assert_allclose(still, np.tile(first, (4, 1)), atol=1e-6)
     opposite = latent_paths.WAYS[way](first, -first, WEIGHTS)
     np.testing.assert_allclose(opposite[2], 0, atol=1e-6)
+    assert (np.sign(opposite[1]) == np.sign(first)).all() and (np.abs(opposite[1]) < np.abs(first)).all()
     corner = latent_paths.WAYS[way](-np.ones(3, np.float32), np.zeros(3, np.float32), WEIGHTS)
     assert np.isfinite(corner).all(), "U(-1, 1) as TensorFlow draws it contains -1"
 
@@ -273,15 +274,16 @@ def test_ways_and_walks_as_arrays(run):
 
 
 def test_single_files_have_the_names_of_seeds_and_classes(run):
-    options = ["--layout=single", "--seeds=5,2", "--batch_size=1", "--scale=4", "--num_frames=20"]
+    options = ["--layout=single", "--seeds=5,3", "--batch_size=1", "--scale=4", "--num_frames=20"]
     status, out, _ = run("--output=new/v.mp4", *options, class_names=CLASSES)
     assert (status, out) == (0, "2 videos: new/v-seed*.mp4\n")
-    names = ["v-seed2-3.mp4", "v-seed5-3.mp4"]
-    assert sorted(path.name for path in pathlib.Path("new").iterdir()) == names
-    for name in names:
+    blue = {"v-seed3-left.mp4": 2, "v-seed5-3.mp4": 22}
+    assert sorted(path.name for path in pathlib.Path("new").iterdir()) == sorted(blue)
+    for name, value in blue.items():
         video = iio.imread(f"new/{name}", plugin="FFMPEG")
         assert video.shape == (20, 16, 16, 3)
         assert np.abs(video[..., 1].mean((1, 2)) - np.arange(20)).max() < 4, "frame t has green t"
+        assert np.abs(video[..., 2].mean((1, 2)) - value).max() < 6, "each class has its blue"
     assert run("--output=f/", "--layout=single", "--seeds=5")[:2] == (0, "1 videos: f-seed5/\n")
     frames = sorted(pathlib.Path("f-seed5").iterdir())
     assert [path.name for path in frames] == [f"frame-0000{t}.png" for t in range(4)]

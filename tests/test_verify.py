@@ -241,7 +241,7 @@ def test_a_damaged_record_is_not_on_the_sheet(folder: pathlib.Path, capsys: pyte
             2,
             "verify: --contact_sheet=a.gif: valid: a name that ends in .png",
         ),
-        (["--data=x"], 2, "verify: Unknown command line flag 'data'"),
+        (["--data=x"], 2, "verify: --data: no such flag; did you mean --data_dir?"),
     ],
 )
 def test_wrong_commands_end_in_one_line(arguments: list[str], status: int, line: str) -> None:

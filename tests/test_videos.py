@@ -195,8 +195,17 @@ def test_ffmpegs_failures_are_seen(tmp_path, monkeypatch, reads, says, error, me
     script.write_text(f"#!/bin/sh\n{'cat > /dev/null' if reads else ''}\nprintf '%s' '{says}' >&2\nexit 3\n")
     script.chmod(0o755)
     monkeypatch.setattr(encoding, "get_ffmpeg_exe", lambda: str(script))
+    handed = []
+
+    def write_all():
+        with videos.open_writer(tmp_path / "a.mp4", 400, 10) as write:
+            for part in range(100):
+                write(gradient(size=64))
+                handed.append(part)
+
     with pytest.raises(error, match=message):
-        written(tmp_path / "a.mp4", gradient(frames=400, size=64), [4] * 100)
+        write_all()
+    assert (len(handed) == 100) == reads, "a long video ends where ffmpeg does"
     assert [path.name for path in tmp_path.iterdir()] == ["ffmpeg"]
 
 

@@ -298,7 +298,7 @@ def check_memory_of_run(
     if level != OK:
         advice = f"; {what_would_fit(config, device.count, cost, least(), room)}"
         if device.kind == "GPU" and config.train.mixed_precision == "float32":
-            advice += "; --mixed_precision=mixed_float16 halves most of the activations"
+            advice += "; --mixed_precision=mixed_float16 stores most activations in half of the bytes"
     yield Finding(level, subject, f"{_share(needed, available)}: {detail}{advice}")
 
 
@@ -376,6 +376,10 @@ def check_recipe(
     from tganv2_tf.training.distribution import per_replica_batch_size
     from tganv2_tf.training.loop import with_classes
 
+    if config.train.distribution == "one_device":
+        device = dataclasses.replace(device, count=1)
+    elif config.train.distribution == "multi_worker":
+        yield Finding(NOTE, "recipe", "reckoned as if this machine trained alone, with the whole batch")
     pipeline = 0
     try:
         if manifest is not None:
