@@ -19,7 +19,7 @@ from tganv2_tf.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Command."""
+    """What is explored, and where the page is."""
 
     model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000", "")
     saved_model: str = option("folder of one version of a SavedModel, instead of --model_dir", "")

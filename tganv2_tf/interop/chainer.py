@@ -377,7 +377,7 @@ def save_discriminator(discriminator: Discriminator, path: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Command."""
+    """What is read, and where it goes."""
 
     generator: str = option("the authors' snapshot of a generator, .npz")
     model_dir: str = option("folder of the run that is made of it; it must not hold one yet")
