@@ -1,0 +1,413 @@
+"""The documentation: every command on every page runs, and what the pages quote is what the program says.
+
+A page is a story, told in a folder of its own: its commands run one after the other, with what the page asks its reader
+to bring (`BROUGHT`) as small as can be, and with sizes appended (`SMALL`) that a later flag wins with. Nothing is taken
+away from a command. What cannot run here is in `ELSEWHERE`, with the reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import unittest.mock
+from collections.abc import Callable
+
+import pytest
+import tensorflow as tf
+
+from data_prep import moving_shapes
+from data_prep.moving_shapes import write_video
+from tests import faces
+from tests.conftest import ROOT, tiny_config
+from tests.data_sets import flip_byte, write_data_set
+from tests.forking import fork_command
+from tests.test_i3d import means, save_module
+from tganv2_tf import cli_flags
+from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
+from tganv2_tf.data import reading
+from tganv2_tf.data.manifest import UNFINISHED_DIR, Manifest, shard_name
+from tganv2_tf.errors import UserError
+from tganv2_tf.evaluation.c3d import C3D, C3DConfig
+from tganv2_tf.evaluation.classifier import save_classifier
+from tganv2_tf.explorer import server
+from tganv2_tf.interop import chainer
+from tganv2_tf.models.generator import Generator
+from tganv2_tf.training import callbacks, checkpoints, distribution, loop
+
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+NUM_FRAMES = 18  # of the videos that readers bring: a clip of 16 for the classifier, and two more
+
+MODEL = [
+    *("--resolution=16", "--num_frames=2", "--z_dim=2", "--lstm_channels=2", "--frame_strides=", "--batch_strides="),
+    *("--up_channels=2,2,2", "--discriminator_channels=2"),
+]
+TRAINING = [
+    *("--global_batch_size=2", "--train_steps=2", "--log_every_steps=1", "--preview_every_steps=2", "--num_previews=2"),
+    *("--checkpoint_every_steps=2", "--keep_checkpoint_every_steps=2", "--shuffle_buffer=4"),
+]
+PREPARATION = ["--resolution=16", "--num_workers=1"]
+SMALL = {
+    "data_prep.moving_shapes": ["--videos_per_class=5", f"--num_frames={NUM_FRAMES}", "--height=16", "--width=24"],
+    "data_prep.ucf101": PREPARATION,
+    "data_prep.faceforensics": PREPARATION,
+    "data_prep.video_folder": [*PREPARATION, "--test_fraction=0.5"],
+    "data_prep.verify": ["--num_decoded=1"],
+    "tganv2_tf.train": [*MODEL, *TRAINING],
+    "tganv2_tf.doctor": [*MODEL, *TRAINING],
+    "tganv2_tf.generate": ["--num_frames=4"],
+    "tganv2_tf.project": ["--candidates=2", "--restarts=2", "--steps=1"],
+    "tganv2_tf.export": [],
+    "tganv2_tf.evaluate": [
+        *("--num_samples=6", "--repetitions=1", "--real_passes=4", "--eval_batch_size=6", "--cache_dir=cache"),
+    ],
+    "tganv2_tf.train_classifier": ["--steps=1", "--batch_size=2"],
+    "tganv2_tf.interop.chainer": [],
+    "tganv2_tf": [],
+}
+# The steps of a small run: its snapshots have other names.
+RENAMED = {"ckpt-10000": "ckpt-2"}
+# The authors' C3D is a download; a small one of the project's own format stands for it.
+STAND_IN = ["--classifier=conv3d_deepnetA_ucf.npz", "--c3d_mean="]
+# What a command leaves behind is named by these flags.
+OUTPUTS = {
+    **dict.fromkeys(("data_prep.moving_shapes", "data_prep.ucf101", "data_prep.faceforensics"), "output_dir"),
+    **dict.fromkeys(("data_prep.video_folder", "tganv2_tf.export"), "output_dir"),
+    **dict.fromkeys(("tganv2_tf.generate", "tganv2_tf.project", "tganv2_tf.train_classifier"), "output"),
+    **dict.fromkeys(("tganv2_tf.train", "tganv2_tf.interop.chainer"), "model_dir"),
+    "tganv2_tf.evaluate": "output",
+    "data_prep.verify": "contact_sheet",
+}
+GRAPHS = ("tganv2_tf.export", "tganv2_tf.generate", "tganv2_tf.doctor")  # make graphs whatever tests.quickly says
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One command of a page.
+
+    Attributes:
+      text: as it stands there, in one line.
+      module: what `python -m` runs; nothing of other commands.
+      arguments: what follows it, or all words.
+      environment: set in front of it.
+    """
+
+    text: str
+    module: str
+    arguments: list[str]
+    environment: dict[str, str]
+
+    @classmethod
+    def parse(cls, text: str) -> Command:
+        words, environment = shlex.split(text, comments=True), {}
+        while words and re.match(r"[A-Z_]+=", words[0]):
+            name, _, environment[name] = words.pop(0).partition("=")
+        while words and words[:2] != ["python", "-m"] and words[0] == "srun":
+            words = words[words.index("python") :]
+        if words[:2] == ["python", "-m"]:
+            return cls(text, words[2], words[3:], environment)
+        return cls(text, "", words, environment)
+
+    @property
+    def flags(self) -> dict[str, str]:
+        return dict(word[2:].split("=", 1) for word in self.arguments if word.startswith("--") and "=" in word)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of a page in a language, without the indentation of the list that they are in."""
+    found = []
+    for indent, of, content in BLOCK.findall((ROOT / page).read_text()):
+        if of == language:
+            found.append("".join(line[len(indent) :] for line in content.splitlines(keepends=True)))
+    return found
+
+
+def commands(page: str) -> list[Command]:
+    """The commands of a page, from top to bottom; comments and empty lines left out."""
+    lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    return [Command.parse(" ".join(line.split())) for line in lines if shlex.split(line, comments=True)]
+
+
+def understood(command: Command) -> None:
+    """The flags of a command are real ones, with values that can work; its options make instances."""
+
+    def parse(main, option_types, command_name, summary, argv=None):
+        cli_flags.parse(sys.argv[1:] if argv is None else argv, *option_types)
+        return 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli_flags, "run", parse)
+        patch.setattr(sys, "argv", [command.module, *command.arguments])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_module(command.module, run_name="__main__")
+    assert end.value.code == 0, command.text
+
+
+def workers_are_named(command: Command) -> None:
+    """The flags are real ones, and TF_CONFIG, where the command sets it, says who the workers are."""
+    understood(command)
+    if command.environment:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TF_CONFIG", command.environment["TF_CONFIG"])
+            resolver = distribution.cluster_resolver()
+            assert resolver.cluster_spec().num_tasks("worker") == 2, command.text
+            assert (resolver.task_type, resolver.task_id) == ("worker", 0), command.text
+
+
+def file_is_there(command: Command) -> None:
+    for word in command.arguments:
+        if word.endswith(".txt"):
+            assert (ROOT / word).is_file(), command.text
+
+
+def target_exists(command: Command) -> None:
+    """make knows what to do; and does not do it."""
+    result = subprocess.run(
+        ["make", "-n", *command.arguments[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def nothing_else(command: Command) -> None:
+    """There is no other way to check it here."""
+
+
+ELSEWHERE: list[tuple[str, str, Callable[[Command], None]]] = [
+    (r"make (demo|test)\b", "minutes; .ci/run is `make test`, and each command of the demo runs here", target_exists),
+    (r"pip install\b", "changes the environment", file_is_there),
+    (r"(unrar|unzip|7z)\b", "the archives of UCF101 are downloads of 6.5 GB", nothing_else),
+    (r"\S*tensorboard --logdir", "a server; tests/test_tensorboard.py opens it", nothing_else),
+    (r"docker\b", "there is none here; docs/serving.md says so", nothing_else),
+    (r"(curl|python examples/serving/client.py)\b", "asks a server; tests/test_serving_client.py does", nothing_else),
+    (r"saved_model_cli\b", "tests/test_commands.py runs it", nothing_else),
+    (r"python -m tganv2_tf\.explore\b", "a server; tests/test_explore.py opens it", understood),
+    (r"(TF_CONFIG=|srun\b)", "waits for others; tests/test_training_commands.py has two workers", workers_are_named),
+    (r"python -m benchmarks\.cost\b", "a minute; tests/test_cost.py", understood),
+    (r"python -m \S+ .*=ablation/", "the record of an hour's run, which benchmarks.ablation writes", understood),
+]
+
+# What a page expects its reader to have, besides what its own commands make.
+BROUGHT = {
+    "README.md": ["examples"],
+    "docs/conditional.md": [],
+    "docs/faceforensics.md": ["FaceForensics_compressed", "INTERVIEWS", "conv3d_deepnetA_ucf.npz", "i3d-kinetics-400"],
+    "docs/multi_gpu.md": ["data/ucf101/train"],
+    "docs/own_videos.md": ["VIDEOS"],
+    "docs/serving.md": ["demo/run"],
+    "docs/troubleshooting.md": ["data/own/train"],
+    "docs/ucf101.md": ["UCF-101", "ucfTrainTestlist", "conv3d_deepnetA_ucf.npz", "gen_iter_82000.npz"],
+}
+
+
+@pytest.fixture(scope="module")
+def brought(tmp_path_factory):
+    """A folder with everything that some page expects, as small as can be."""
+    folder = tmp_path_factory.mktemp("brought")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    rendered = moving_shapes.MovingShapesOptions("unused", num_frames=NUM_FRAMES, height=16, width=24)
+    lists: dict[str, list[str]] = {"train": [], "test": []}
+    names = ("CircleLeft", "SquareUp")
+    for name in names:
+        for group in range(1, 5):
+            file = f"{name}/{moving_shapes.video_name(name, group, 1)}"
+            for path in (folder / "UCF-101" / file, folder / "VIDEOS" / name / f"{group}.avi"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_video(path, moving_shapes.render(name, group, 1, rendered))
+            lists["test" if group == 1 else "train"].append(file)
+    (folder / "ucfTrainTestlist").mkdir()
+    (folder / "ucfTrainTestlist" / "classInd.txt").write_text("1 CircleLeft\n2 SquareUp\n")
+    for split, files in lists.items():
+        (folder / "ucfTrainTestlist" / f"{split}list01.txt").write_text("\n".join(files))
+    face = [faces.draw_face(60 + t, 60, 30, nose=False) for t in range(NUM_FRAMES)]
+    mask = [faces.draw_mask(faces.face_box(60 + t, 60, 30)) for t in range(NUM_FRAMES)]
+    for number in range(2):
+        faces.write_lossy(folder / "INTERVIEWS" / f"{number}.avi", face)
+        for kind, frames in (("original", face), ("mask", mask)):
+            faces.write_lossy(folder / "FaceForensics_compressed" / "train" / kind / f"{number}.avi", frames)
+    write_data_set(folder / "data" / "ucf101" / "train", [NUM_FRAMES] * 4, num_shards=1)
+    write_data_set(folder / "data" / "own" / "train", [NUM_FRAMES] * 4, num_shards=1)
+    shape = C3DConfig(side=8, channels=(2,) * 8, units=(8, 8), num_classes=2)
+    described = {"format": 1, "shape": dataclasses.asdict(shape), "labels": [], "recipe": {}}
+    save_classifier(C3D(shape), described, folder / "conv3d_deepnetA_ucf.npz")
+    save_module(folder / "i3d-kinetics-400", lambda video: {"default": means(video)})
+    config = tiny_config(model={"frame_strides": (), "batch_strides": (), "up_channels": (2, 2, 2)})
+    chainer.save_generator(Generator(config.model), folder / "gen_iter_82000.npz")
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, model_dir=str(folder / "demo" / "run"))
+    )
+    checkpoints.checkpoint_manager(loop.make_model(config)).save(1)
+    checkpoints.record_config(config)
+    return folder
+
+
+def shrunk(command: Command) -> list[str]:
+    """The arguments as they stand on the page, with sizes of another scale behind them."""
+    arguments = command.arguments
+    for name, other in RENAMED.items():
+        arguments = [argument.replace(name, other) for argument in arguments]
+    if command.module == "tganv2_tf.evaluate" and "c3d_mean" in command.flags:
+        arguments = [*arguments, *STAND_IN]
+    return [*arguments, *SMALL[command.module]]
+
+
+def run(command: Command, folder: pathlib.Path) -> None:
+    """Runs a command in a folder; it succeeds, and what it promises is there."""
+    module = [command.module] if command.module in GRAPHS else ["tests.quickly", command.module]
+    environment = {**os.environ, **command.environment, "CUDA_VISIBLE_DEVICES": "-1"}
+    result = fork_command(*module, *shrunk(command), env=environment, cwd=folder)
+    status = (0, 1) if command.module == "tganv2_tf.doctor" else (0,)  # 1: it says that something does not fit
+    assert result.returncode in status, f"{command.text}\n{result.stdout}\n{result.stderr}"
+    promised = command.flags.get(OUTPUTS.get(command.module, ""), "")
+    if promised and "--dry_run" not in command.arguments:
+        path = pathlib.Path(promised)
+        pattern = f"{path.stem}-seed*{path.suffix}" if command.flags.get("layout") == "single" else path.name
+        assert list((folder / path.parent).glob(pattern)), f"{command.text}: no {promised}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_runs(page, brought, tmp_path):
+    for name in BROUGHT.get(page, []):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(brought / name)
+    for command in commands(page):
+        for pattern, _, check in ELSEWHERE:
+            if re.match(pattern, command.text):
+                check(command)
+                break
+        else:
+            assert command.module in SMALL, f"{page}: nothing says how to test {command.text!r}"
+            run(command, tmp_path)
+    for block in blocks(page, "python"):
+        result = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0 and result.stdout, f"{page}: {result.stderr}"
+
+
+def test_what_runs_elsewhere_is_on_some_page():
+    texts = [command.text for page in PAGES for command in commands(page)]
+    for pattern, reason, _ in ELSEWHERE:
+        assert any(re.match(pattern, text) for text in texts), (pattern, reason)
+        for file in re.findall(r"tests/\w+\.py", reason):
+            assert (ROOT / file).is_file(), file
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_recipes_lead_somewhere(page):
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"(?:\]\(|src=\")([^)\"#]+)", text):
+        assert "://" in target or ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+    for name in re.findall(r"\b(\w+\.flags)\b", text):
+        assert (ROOT / "flags" / name).is_file(), f"{page}: {name}"
+    assert "{{" not in text, f"{page}: a number that nobody has filled in"
+
+
+# What goes wrong, of which docs/troubleshooting.md quotes the line that is said.
+TRAIN = "tganv2_tf.train --model_dir=runs/own"
+WRONG = [
+    "tganv2_tf.train --flagfile=demo.flags --resolutoin=32",
+    "tganv2_tf.train --flagfile=own_videos.flags --resolution=100",
+    "tganv2_tf.train --flagfile=ucf.flags --global_batch_size=12",
+    "tganv2_tf.train --flagfile=ucf.flags --data_dir=data/ucf101/train --model_dir=runs/ucf101",
+    f"{TRAIN} --flagfile=own_videos.flags --data_dir=data/own/train",
+    f"{TRAIN} --flagfile=demo.flags --data_dir=data/own/train --frame_step=4",
+    f"{TRAIN} --flagfile=demo.flags --data_dir=data/half/train",
+    f"{TRAIN} --flagfile=demo.flags --data_dir=data/damaged/train",
+    f"{TRAIN} --flagfile=demo.flags --data_dir=data/own/train --conditional",
+    f"{TRAIN} --flagfile=demo.flags --data_dir=data/own/train --init_from=runs/other",
+    f"{TRAIN} --flagfile=demo.flags --data_dir=data/own/train --distribution=multi_worker",
+    "tganv2_tf.train --flagfile=demo.flags --data_dir=data/own/train --z_dim=128 --model_dir=demo/run",
+    "tganv2_tf.generate --model_dir=runs/other --output=samples.gif",
+    "tganv2_tf.generate --model_dir=demo/fresh --output=samples.gif",
+    "tganv2_tf.generate --saved_model=saved_models/demo --output=samples.gif",
+    "tganv2_tf.evaluate --clips_dir=data/own/train --data_dir=data/own/train",
+    "tganv2_tf.evaluate --clips_dir=data/own/train --classifier=classifier.npz",
+    "tganv2_tf.evaluate --clips_dir=data/own/train --scores=class_accuracy --classifier=classifier.npz",
+    "data_prep.ucf101 --video_dir=videos --split=all --output_dir=data/ucf101/train",
+    "data_prep.moving_shapes --output_dir=data/own/train",
+]
+
+
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory, brought):
+    """A folder in which things are wrong."""
+    folder = tmp_path_factory.mktemp("troubled")
+    (folder / "classifier.npz").symlink_to(brought / "conv3d_deepnetA_ucf.npz")
+    (folder / "videos").mkdir()
+    (folder / "data" / "half" / "train" / UNFINISHED_DIR).mkdir(parents=True)
+    for name in ("own", "damaged"):
+        data = folder / "data" / name / "train"
+        manifest = write_data_set(data, [NUM_FRAMES] * 8, height=32, width=32, num_shards=1)
+        file = shard_name("video_folder", "train", 0, 1)
+        (data / manifest.shards[0].file).rename(data / file)
+        dataclasses.replace(manifest, shards=[dataclasses.replace(manifest.shards[0], file=file)]).save(data)
+    os.truncate(folder / "data" / "damaged" / "train" / file, 10_000)
+    config = Config(*cli_flags.parse(["--flagfile=demo.flags"], ModelConfig, DataConfig, TrainConfig, EvalConfig))
+    for name in ("run", "fresh"):
+        checkpoints.record_config(config, folder=str(folder / "demo" / name))
+    tf.train.CheckpointManager(tf.train.Checkpoint(), str(folder / "demo" / "run" / "checkpoints"), 1).save()
+    return folder
+
+
+def test_what_troubleshooting_quotes_is_what_is_said(troubled, monkeypatch):
+    said = []
+    for text in WRONG:
+        module, *arguments = text.split()
+        result = fork_command(module, *arguments, cwd=troubled)
+        program = module.rpartition(".")[2]
+        assert result.returncode, text
+        said += [line for line in result.stderr.splitlines() if line.startswith(f"{program}: ")]
+    assert len(said) == len(WRONG), said
+
+    monkeypatch.chdir(troubled)
+    said += [f"train: {line}" for line in (not_finite(), out_of_memory(), damaged_record())]
+    said += [f"explore: {no_gradio(monkeypatch)}", no_gpu(monkeypatch)]
+    said += re.findall(r"make: OpenCV [^\"]*", (ROOT / "Makefile").read_text())
+    lines = [line for block in blocks("docs/troubleshooting.md", "text") for line in block.splitlines()]
+    assert sorted(lines) == sorted(said)
+
+
+def no_gpu(monkeypatch):
+    """The warning of a large recipe on a CPU."""
+    warned = []
+    monkeypatch.setattr(distribution.logging, "warning", lambda text, *values: warned.append(text % values))
+    distribution.warn_without_gpu(Config())
+    return warned[0]
+
+
+def not_finite():
+    with pytest.raises(UserError) as error:
+        callbacks.StopOnNonFinite(Config()).on_step_end(1234, {"discriminator_loss": float("nan")})
+    return str(error.value)
+
+
+def out_of_memory():
+    """What follows when Keras' `fit` ends as TensorFlow lets it end on a GPU that is too small."""
+    reason = "OOM when allocating tensor with shape[64,512,16,24,24] and type float on device:GPU:0 by GPU_0_bfc"
+    model = unittest.mock.MagicMock()
+    model.step.numpy.return_value = 0
+    model.fit.side_effect = tf.errors.ResourceExhaustedError(None, None, reason)
+    with pytest.raises(UserError) as error:
+        loop._fit(Config(), model, unittest.mock.MagicMock(), unittest.mock.MagicMock(), 64, chief=False)
+    return str(error.value)
+
+
+def damaged_record():
+    """What is found when the checksum of a record is wrong, which tf.data says without a name."""
+    data = DataConfig(data_dir="data/own/train")
+    manifest = Manifest.read(data.data_dir)
+    flip_byte(pathlib.Path(data.data_dir) / manifest.shards[0].file, 3)
+    found = reading.explain(tf.errors.DataLossError(None, None, "corrupted record at 12345"), manifest, data)
+    assert found is not None
+    return found
+
+
+def no_gradio(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)  # as if it were not installed
+    with pytest.raises(UserError) as error:
+        server.load_gradio()
+    return str(error.value)
