@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from data_prep import moving_shapes
-from tests.conftest import ROOT, run_command
+from tests.conftest import ROOT
 from tests.data_sets import read_records
+from tests.forking import fork_command
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.records import parse_record
 
@@ -33,7 +34,7 @@ def _arguments(videos: pathlib.Path, output_dir: object, *more: str) -> list[str
 
 
 def _prepare(videos: pathlib.Path, folder: pathlib.Path, *more: str) -> list[dict[str, Any]]:
-    result = run_command("data_prep.ucf101", *_arguments(videos, folder, *more))
+    result = fork_command("tests.quickly", "data_prep.ucf101", *_arguments(videos, folder, *more))
     assert result.returncode == 0, result.stderr
     serialized = [record for path in Manifest.load(folder).shard_paths(folder) for record in read_records(path)]
     return [{name: value.numpy() for name, value in parse_record(record).items()} for record in serialized]
@@ -109,7 +110,7 @@ def test_folders_that_cannot_be_written_are_one_line(videos: pathlib.Path, tmp_p
         ("data_prep.ucf101", _arguments(videos, target)),
         ("data_prep.moving_shapes", [f"--output_dir={target}", "--videos_per_class=1"]),
     ):
-        result = run_command(module, *arguments)
+        result = fork_command(module, *arguments)
         assert result.returncode == 1 and result.stdout == "" and result.stderr.count("\n") == 1, result.stderr
         assert result.stderr.startswith(f"{module.partition('.')[2]}: ") and target in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and file.read_text() == "mine"

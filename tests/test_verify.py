@@ -18,6 +18,7 @@ import tensorflow as tf
 from data_prep import verify
 from tests.conftest import ROOT, run_command
 from tests.data_sets import encode_frame, flip_byte, read_records, rewrite
+from tests.forking import fork_command
 from tganv2_tf.data.manifest import Manifest, Shard, Skipped, checksum, shard_name
 from tganv2_tf.data.records import encode_record, segment_id
 from tganv2_tf.errors import ConfigError, UserError
@@ -117,7 +118,7 @@ def test_command_lists_every_fault_and_goes_on(folder: pathlib.Path) -> None:
     (folder / FILES[2]).unlink()
     (folder / FILES[3]).write_bytes(b"")
     sizes = [(folder / file).stat().st_size for file in FILES[:2]]
-    result = run_command("data_prep.verify", f"--data_dir={folder}")
+    result = fork_command("data_prep.verify", f"--data_dir={folder}")
     assert result.returncode == 1 and "Traceback" not in result.stderr
     manifest = Manifest.read(folder)
     found = [line for line in result.stdout.splitlines() if line.startswith("made_up-")]
@@ -245,7 +246,7 @@ def test_a_damaged_record_is_not_on_the_sheet(folder: pathlib.Path, capsys: pyte
     ],
 )
 def test_wrong_commands_end_in_one_line(arguments: list[str], status: int, line: str) -> None:
-    result = run_command("data_prep.verify", *arguments)
+    result = fork_command("data_prep.verify", *arguments)
     assert result.returncode == status and result.stdout == ""
     assert result.stderr.count("\n") == 1 and result.stderr.startswith(line)
 

@@ -16,6 +16,7 @@ from data_prep import face_boxes, video_folder
 from data_prep.video_folder import VideoFolderOptions
 from tests import faces
 from tests.conftest import run_command
+from tests.forking import fork_command
 from tganv2_tf.data import records
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.decoding import VideoError, open_video
@@ -162,9 +163,10 @@ def test_a_folder_that_cannot_be_read_is_no_empty_folder(tmp_path: pathlib.Path)
         (tmp_path / "b").chmod(0o700)
 
 
-def _command(video_dir: pathlib.Path, output_dir: pathlib.Path, *more: str) -> Any:
+def _command(video_dir: pathlib.Path, output_dir: pathlib.Path, *more: str, true: bool = False) -> Any:
     size = ["--resolution=32", "--min_frames=8", "--encoding=png"]
-    return run_command("data_prep.video_folder", f"--video_dir={video_dir}", f"--output_dir={output_dir}", *size, *more)
+    arguments = ["data_prep.video_folder", f"--video_dir={video_dir}", f"--output_dir={output_dir}", *size, *more]
+    return run_command(*arguments) if true else fork_command("tests.quickly", *arguments)
 
 
 def _records(folder: pathlib.Path) -> dict[str, tuple[Any, np.ndarray]]:
@@ -198,7 +200,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_command_on_containers_of_several_kinds(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     output = {workers: tmp_path / f"{workers}" for workers in (1, 2)}
     for workers, data in output.items():
-        result = _command(folder, data, f"--num_workers={workers}")
+        result = _command(folder, data, f"--num_workers={workers}", true=workers == 2)
         assert result.returncode == 0, result.stderr
     first, second = ({path.name: path.read_bytes() for path in data.iterdir()} for data in output.values())
     assert first == second
@@ -255,7 +257,7 @@ def test_wrong_commands_end_in_one_line(folder: pathlib.Path, tmp_path: pathlib.
             "video_folder: --split=test: none of the 5",
         ),
     ]:
-        result = run_command("data_prep.video_folder", *arguments, f"--output_dir={tmp_path / 'data'}")
+        result = fork_command("data_prep.video_folder", *arguments, f"--output_dir={tmp_path / 'data'}")
         assert (result.returncode, result.stdout) == (code, "")
         assert result.stderr.count("\n") == 1 and result.stderr.startswith(line), result.stderr
 

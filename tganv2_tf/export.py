@@ -57,7 +57,8 @@ def main(command: Command) -> int:
         else:
             path = str(export(generator, command.output_dir, command.version or None, class_names))
     except tf.errors.OpError as error:  # a full disk, for one
-        raise UserError(f"--output_dir={command.output_dir}: {error.message.splitlines()[0]}") from error
+        reason = error.message.splitlines()[0].rpartition("}} ")[2]  # without the name of the operation
+        raise UserError(f"--output_dir={command.output_dir}: {reason}") from error
     print(f"{path}: the generator of step {step}")
     return 0
 

@@ -1,0 +1,219 @@
+"""The projector: which latent comes closest to a given clip (Zhu et al., 2016, arXiv:1609.03552).
+
+Many latents are drawn and rendered; the best of them start. Adam moves these along the gradient through the generator,
+all at once, and after each step every coordinate is held in [-1, 1], where latents are drawn. At the end the best of
+all is kept. What can be reached is what the generator can render: a clip that it has learnt nothing of stays away.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from collections.abc import Sequence
+from typing import Callable, NamedTuple
+
+import cv2
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from tganv2_tf.decoding import VideoError, open_video
+from tganv2_tf.errors import UserError
+from tganv2_tf.evaluation.c3d import C3D
+from tganv2_tf.files import Path
+from tganv2_tf.models.latents import sample_latents
+from tganv2_tf.subsampling import average_pixels
+
+Render = Callable[[tf.Tensor, "tf.Tensor | None"], tf.Tensor]
+Loss = Callable[[tf.Tensor], tf.Tensor]
+
+
+class Projection(NamedTuple):
+    """What `project` has found.
+
+    Attributes:
+      z: float32 [z_dim] in [-1, 1].
+      start: float32 [z_dim], the latent that z has come from.
+      label: its class; None where there are none.
+      restart: which of the restarts it was.
+      losses: float32 [steps + 1, restarts], before the first step and after each.
+    """
+
+    z: np.ndarray
+    start: np.ndarray
+    label: int | None
+    restart: int
+    losses: np.ndarray
+
+
+def read_clip(path: Path, num_frames: int, size: int, first_frame: int = 0, frame_step: int = 1) -> np.ndarray:
+    """Frames of a video file, cropped and resized as `data_prep` does by `--geometry=paper`: the square in the middle.
+
+    Args:
+      path: the file.
+      num_frames: T.
+      size: height and width of the result in pixels.
+      first_frame: number of the first frame, from 0.
+      frame_step: distance of the frames.
+    Returns:
+      uint8 [T, size, size, 3].
+    Raises:
+      UserError: no video, or one that is too short.
+    """
+    stop = first_frame + (num_frames - 1) * frame_step + 1
+    frames = []
+    decoded = 0
+    try:
+        for decoded, frame in enumerate(itertools.islice(open_video(path).frames, stop), start=1):
+            if decoded > first_frame and (decoded - 1 - first_frame) % frame_step == 0:
+                frames.append(_resized_square(frame, size))
+    except VideoError as error:
+        raise UserError(f"{path}: {error}") from error
+    if decoded < stop:
+        raise UserError(f"{path}: {decoded} frames; a clip of {num_frames} takes {stop}, from its first frame on")
+    return np.stack(frames)
+
+
+def _resized_square(frame: np.ndarray, size: int) -> np.ndarray:
+    height, width = frame.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    # Averaging over areas does not alias when shrinking, but makes blocks when enlarging.
+    interpolation = cv2.INTER_AREA if side >= size else cv2.INTER_CUBIC
+    return cv2.resize(frame[top : top + side, left : left + side], (size, size), interpolation=interpolation)
+
+
+def pixel_loss(target: tf.Tensor, num_levels: int) -> Loss:
+    """Mean squares of the differences, at full size and at half of it, and so on: the mean over `num_levels` sizes.
+
+    The small ones tell the way where things of the two videos do not overlap yet.
+
+    Args:
+      target: float32 [T, H, W, 3] in [-1, 1].
+      num_levels: of the generator.
+    Returns:
+      From float32 [N, T, H, W, 3] to [N].
+    """
+
+    def levels(videos: tf.Tensor) -> list[tf.Tensor]:
+        return [average_pixels(videos, 2**number) for number in range(num_levels)]
+
+    wanted = levels(target[tf.newaxis])
+
+    def loss(videos: tf.Tensor) -> tf.Tensor:
+        pairs = zip(levels(videos), wanted)
+        return tf.add_n([tf.reduce_mean(tf.square(a - b), [1, 2, 3, 4]) for a, b in pairs]) / num_levels
+
+    return loss
+
+
+def feature_loss(target: tf.Tensor, network: C3D) -> Loss:
+    """How far a classifier's features are from the target's, as a share of their squares: the mean over fc6 and fc7.
+
+    Args:
+      target: float32 [16, H, W, 3] in [-1, 1].
+      network: any C3D.
+    Returns:
+      From float32 [N, 16, H, W, 3] to [N].
+    """
+    outputs = network(target[tf.newaxis])
+    wanted = [outputs[name] for name in ("fc6", "fc7")]
+
+    def loss(videos: tf.Tensor) -> tf.Tensor:
+        found = network(videos)
+        squares = [tf.reduce_sum(tf.square(found[name] - w), 1) for name, w in zip(("fc6", "fc7"), wanted)]
+        return tf.add_n([s / tf.reduce_sum(tf.square(w)) for s, w in zip(squares, wanted)]) / 2.0
+
+    return loss
+
+
+def psnr(video: np.ndarray, target: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of two uint8 arrays, in dB; infinite where they are equal."""
+    mean_square = np.mean(np.square(video.astype(np.float64) - target))
+    return 10 * math.log10(255**2 / mean_square) if mean_square else math.inf
+
+
+def best_first(losses: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+    """The order in which candidates may start: the best of every class, then the second best of every class, and so on.
+
+    Args:
+      losses: float [candidates].
+      labels: int [candidates], or None for one class.
+    Returns:
+      int [candidates], indices.
+    """
+    by_loss = np.argsort(losses, kind="stable")
+    if labels is None:
+        return by_loss
+    ranks = np.empty(len(losses), int)  # among the candidates of its class
+    for label in np.unique(labels):
+        of_class = by_loss[labels[by_loss] == label]
+        ranks[of_class] = np.arange(len(of_class))
+    return np.lexsort([losses, ranks])
+
+
+def project(
+    render: Render,
+    loss: Loss,
+    z_dim: int,
+    labels: Sequence[int] | None,
+    candidates: int,
+    restarts: int,
+    steps: int,
+    learning_rate: float,
+    seed: int,
+) -> Projection:
+    """Searches the latent with the least loss.
+
+    Args:
+      render: from latents, float32 [N, z_dim], and labels, int32 [N] or None, to videos.
+      loss: from videos to float32 [N].
+      z_dim: dimensions of a latent.
+      labels: the classes to try, in turns; None for a generator without classes.
+      candidates: latents that are drawn.
+      restarts: how many of them start, and latents in a batch; at most `candidates`.
+      steps: updates by Adam.
+      learning_rate: its step size at first; it falls to 0 along a cosine.
+      seed: of the candidates.
+    Returns:
+      The best that came along, at whatever step.
+    """
+    drawn = sample_latents(candidates, z_dim, tf.constant([seed, 0])).numpy()
+    drawn_labels = None if labels is None else np.resize(np.array(labels, np.int32), candidates)
+
+    def pick(array: np.ndarray | None, indices: np.ndarray) -> tf.Tensor | None:
+        return None if array is None else tf.constant(array[indices])
+
+    evaluate = tf.function(lambda z, of: loss(render(z, of)), autograph=False, reduce_retracing=True)
+    batches = np.split(np.arange(candidates), range(restarts, candidates, restarts))
+    found = np.concatenate([evaluate(pick(drawn, batch), pick(drawn_labels, batch)) for batch in batches])
+    chosen = best_first(found, drawn_labels)[:restarts]
+    of = pick(drawn_labels, chosen)
+    z = tf.Variable(drawn[chosen], constraint=lambda z: tf.clip_by_value(z, -1.0, 1.0))
+    optimizer = tf.keras.optimizers.Adam(tf.keras.optimizers.schedules.CosineDecay(learning_rate, steps))
+    optimizer.build([z])
+
+    @tf.function(autograph=False)
+    def update() -> tf.Tensor:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(z)
+            values = loss(render(tf.convert_to_tensor(z), of))
+            total = tf.reduce_sum(values)  # of which each latent's gradient is that of its own
+        optimizer.apply_gradients([(tape.gradient(total, z), z)])
+        return values
+
+    losses = np.empty([steps + 1, restarts], np.float32)
+    least, best = np.full(restarts, np.inf), drawn[chosen]
+    interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file would grow
+    with tqdm(total=steps, unit="step", mininterval=interval, maxinterval=interval) as bar:
+        for step in range(steps + 1):
+            now = z.numpy()
+            losses[step] = update() if step < steps else evaluate(now, of)
+            better = losses[step] < least
+            least[better], best[better] = losses[step][better], now[better]
+            bar.set_postfix_str(f"loss {least.min():.5f}", refresh=False)
+            bar.update(step < steps)
+    restart = int(np.argmin(least))
+    label = None if drawn_labels is None else int(drawn_labels[chosen[restart]])
+    return Projection(best[restart], drawn[chosen[restart]], label, restart, losses)

@@ -1,0 +1,163 @@
+"""Finds the latent whose video comes closest to a given clip, and shows the two side by side.
+
+By their pixels, and by what a classifier sees as well:
+  python -m tganv2_tf.project --model_dir=runs/ucf101 --video=clip.avi --output=projected.mp4
+  python -m tganv2_tf.project --model_dir=runs/ucf101 --video=clip.avi --output=projected.png --loss=both \\
+    --classifier=classifier.npz
+
+The clip is the middle square of the video, resized, and as many frames as in training. An .npz beside the output, of
+the same name, holds the latent `z`, its `label` where there are classes, the `losses` of all restarts at all steps, and
+`metadata` in JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import TYPE_CHECKING
+
+from tganv2_tf import cli_flags
+from tganv2_tf.config import option, require
+from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.serving.selection import parse_labels
+
+if TYPE_CHECKING:
+    from tganv2_tf.evaluation.c3d import C3D
+
+SUFFIXES = (".mp4", ".gif", ".png")
+FEATURE_WEIGHT = 0.1  # beside the pixels; both terms are then about as large on the embedded data
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Command."""
+
+    model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000")
+    video: str = option("video file to look for")
+    output: str = option("file to write, the clip beside its reconstruction: .mp4, .gif or .png (two strips of frames)")
+    first_frame: int = option("number of the clip's first frame in the video, from 0", 0)
+    frame_step: int = option("distance of the clip's frames in the video; 0 = as in training", 0)
+    labels: str = option("classes to try, by name or number, such as Biking or 0-4; none = all that there are", "")
+    loss: str = option(
+        "what is compared: pixel, feature = fc6 and fc7 of --classifier, or both", "pixel", ("pixel", "feature", "both")
+    )
+    classifier: str = option("C3D for the features: a file of tganv2_tf.train_classifier, or the authors'", "")
+    c3d_mean: str = option("the authors' mean2.npz, with their weights in --classifier", "")
+    candidates: int = option("latents that are drawn and looked at before", 256)
+    restarts: int = option("how many of them start, the best ones; memory grows with it", 8)
+    steps: int = option("updates of each by Adam", 200)
+    learning_rate: float = option("Adam's step size at first, which falls to 0", 0.1)
+    seed: int = option("seed of the candidates", 0)
+    fps: float = option("frames a second of the output", 10.0)
+    scale: int = option("enlarge the output by this factor, by repeated pixels", 1)
+
+    def __post_init__(self) -> None:
+        suffix = pathlib.Path(self.output).suffix.lower()
+        require(suffix in SUFFIXES, "output", self.output, f"a file name that ends with {', '.join(SUFFIXES)}")
+        for name, least in (("first_frame", 0), ("frame_step", 0), ("restarts", 1), ("steps", 1), ("scale", 1)):
+            require(getattr(self, name) >= least, name, getattr(self, name), f"a whole number of at least {least}")
+        text = f"a whole number of at least --restarts={self.restarts}"
+        require(self.candidates >= self.restarts, "candidates", self.candidates, text)
+        require(0 <= self.seed < 2**31, "seed", self.seed, "a whole number from 0 to 2147483647")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
+        require(0 < self.fps <= 50, "fps", self.fps, "a number above 0, up to 50")
+        require(not self.c3d_mean or bool(self.classifier), "c3d_mean", self.c3d_mean, "with --classifier only")
+        if (self.loss == "pixel") == bool(self.classifier):
+            problem = "is not used" if self.classifier else "is missing"
+            raise ConfigError(f"--classifier {problem} with --loss={self.loss}; it goes with feature and both")
+
+
+def load_features(command: Command, num_frames: int) -> C3D | None:
+    """The network of the feature loss; None where there is none.
+
+    Raises:
+      ConfigError: it cannot see clips of that many frames.
+      UserError: no such file, or a damaged one.
+    """
+    from tganv2_tf.evaluation.c3d import NUM_FRAMES, load_c3d
+    from tganv2_tf.evaluation.classifier import load_classifier
+
+    if not command.classifier:
+        return None
+    if num_frames != NUM_FRAMES:
+        raise ConfigError(
+            f"--loss={command.loss}: the classifier sees {NUM_FRAMES} frames, and the run's clips have {num_frames}; "
+            "valid: pixel"
+        )
+    return load_c3d(command.classifier, command.c3d_mean) if command.c3d_mean else load_classifier(command.classifier)
+
+
+def main(command: Command) -> int:
+    import numpy as np
+    import tensorflow as tf
+
+    from tganv2_tf import videos
+    from tganv2_tf.data.pipeline import normalize
+    from tganv2_tf.evaluation import projection
+    from tganv2_tf.files import whole_file
+    from tganv2_tf.training.checkpoints import load_class_names, load_generator
+
+    generator, config, step = load_generator(command.model_dir)
+    model, class_names = config.model, load_class_names(command.model_dir)
+    labels = parse_labels(command.labels or "all", class_names) if command.labels or class_names else None
+    frame_step = command.frame_step or config.data.frame_step
+    clip = projection.read_clip(command.video, model.num_frames, model.resolution, command.first_frame, frame_step)
+    target = normalize(tf.constant(clip), config.data.normalization)
+    pixels = projection.pixel_loss(target, model.pyramid.num_levels)
+    network = load_features(command, model.num_frames)
+    features = None if network is None else projection.feature_loss(target, network)
+
+    def render(z: tf.Tensor, labels: tf.Tensor | None) -> tf.Tensor:
+        return generator(z, labels=labels)
+
+    def loss(videos: tf.Tensor) -> tf.Tensor:
+        if features is None:
+            return pixels(videos)
+        return features(videos) if command.loss == "feature" else pixels(videos) + FEATURE_WEIGHT * features(videos)
+
+    try:
+        found = projection.project(
+            render,
+            loss,
+            model.z_dim,
+            labels,
+            candidates=command.candidates,
+            restarts=command.restarts,
+            steps=command.steps,
+            learning_rate=command.learning_rate,
+            seed=command.seed,
+        )
+    except tf.errors.ResourceExhaustedError as error:
+        raise UserError("out of memory; lower --restarts, which go together") from error
+    of = None if found.label is None else tf.fill([2], found.label)
+    first, last = videos.to_uint8(render(tf.constant([found.start, found.z]), of).numpy())
+    losses = found.losses[:, found.restart]
+    result = {
+        "start": {"loss": float(losses[0]), "psnr": projection.psnr(first, clip)},
+        "end": {"loss": float(losses.min()), "psnr": projection.psnr(last, clip)},
+    }
+    for when, values in result.items():
+        print(f"{when.capitalize():<6} loss {values['loss']:.5f}  PSNR {values['psnr']:.2f} dB")
+
+    output = pathlib.Path(command.output)
+    pair = videos.enlarge(np.stack([clip, last]), command.scale)
+    if output.suffix.lower() == ".png":
+        videos.write_image(output, videos.strip(pair))
+    else:
+        videos.write_video(output, videos.grid(pair, columns=2), command.fps)
+    arrays, whose = {"z": found.z, "losses": found.losses}, ""
+    if found.label is not None:
+        arrays["label"], whose = np.array(found.label), f" of class {class_names[found.label]}"
+    metadata = {**result, "restart": found.restart, "step": step, "options": dataclasses.asdict(command)}
+    arrays["metadata"] = np.array(json.dumps(metadata))
+    with whole_file(output.with_suffix(".npz")) as temporary:
+        np.savez(temporary, **arrays)
+    print(f"{output}: the clip and, beside it or below, its reconstruction{whose}")
+    print(f"{output.with_suffix('.npz')}: its latent")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli_flags.run(main, (Command,), "tganv2_tf.project", __doc__))
