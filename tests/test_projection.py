@@ -121,6 +121,21 @@ def test_the_seed_decides_and_the_best_of_all_steps_is_kept():
     np.testing.assert_array_equal(wild.z, wild.start)
 
 
+def test_another_than_the_first_may_win():
+    def loss(z):
+        squares = tf.square(z[:, 0])
+        return tf.where(z[:, 0] < 0, squares, tf.stop_gradient(squares))  # what is above 0 never moves
+
+    winners = set()
+    for seed in range(3):
+        found = projection.project(lambda z, _: z, loss, 2, None, 20, 4, 20, 0.05, seed)
+        winners.add(found.restart)
+        assert found.z[0] ** 2 == pytest.approx(found.losses.min(), rel=1e-5)
+        assert found.start[0] ** 2 == pytest.approx(found.losses[0, found.restart], rel=1e-5)
+        assert np.argmin(found.losses.min(0)) == found.restart
+    assert winners - {0}
+
+
 def made_generator(**model):
     """A tiny one, with the statistics of its own batch: then its videos differ much from latent to latent."""
     tf.keras.utils.set_random_seed(0)

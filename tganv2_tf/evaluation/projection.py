@@ -187,7 +187,9 @@ def project(
 
     evaluate = tf.function(lambda z, of: loss(render(z, of)), autograph=False, reduce_retracing=True)
     batches = np.split(np.arange(candidates), range(restarts, candidates, restarts))
-    found = np.concatenate([evaluate(pick(drawn, batch), pick(drawn_labels, batch)) for batch in batches])
+    interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file would grow
+    bar = tqdm(batches, "Candidates", unit="batch", mininterval=interval, maxinterval=interval)
+    found = np.concatenate([evaluate(pick(drawn, batch), pick(drawn_labels, batch)) for batch in bar])
     chosen = best_first(found, drawn_labels)[:restarts]
     of = pick(drawn_labels, chosen)
     z = tf.Variable(drawn[chosen], constraint=lambda z: tf.clip_by_value(z, -1.0, 1.0))
@@ -205,8 +207,7 @@ def project(
 
     losses = np.empty([steps + 1, restarts], np.float32)
     least, best = np.full(restarts, np.inf), drawn[chosen]
-    interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file would grow
-    with tqdm(total=steps, unit="step", mininterval=interval, maxinterval=interval) as bar:
+    with tqdm(desc="Restarts", total=steps, unit="step", mininterval=interval, maxinterval=interval) as bar:
         for step in range(steps + 1):
             now = z.numpy()
             losses[step] = update() if step < steps else evaluate(now, of)
