@@ -161,7 +161,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_the_step(data_dir: str, 
     ("arguments", "status", "message"),
     [
         (["--resolution=191"], 2, "--resolution=191 .* multiple of 64"),
-        (["--resolutoin=192"], 2, "resolutoin'. Did you mean: resolution"),
+        (["--resolutoin=192"], 2, "--resolutoin: no such flag; did you mean --resolution?"),
         (["--frame_strides=3,3,3"], 2, "--num_frames=16 .* --frame_strides=3,3,3; valid: a multiple of 27"),
         (["--global_batch_size=12"], 2, "--global_batch_size=12"),
         (["--flagfile=ucf.flags", "--data_dir=/nowhere", "--model_dir=/tmp/never"], 1, "/nowhere: no such folder"),
@@ -311,4 +311,4 @@ def test_help_is_quick_to_read_and_needs_no_tensorflow() -> None:
         code += "except SystemExit as end: assert end.code == 0\nassert 'tensorflow' not in sys.modules"
         result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert result.returncode == 0, result.stderr
-        assert f"usage: python -m {module}" in result.stdout
+        assert f"Usage: python -m {module}" in result.stdout

@@ -121,7 +121,7 @@ def _training(
     config = tiny_config(data={"data_dir": str(folder), "flip": False, "shuffle_buffer": 2, **data})
     manifest = pipeline.load_manifest(config.model, config.data)
     dataset = pipeline.training_dataset(manifest, config.model, config.data, 4, 1, seed, 0, num_pipelines, worker)
-    return [int(v) for first, _ in dataset.take(count) for v in np.rint((first[0, :, 0, 0, 0, 0] + 1) * 12.75)]
+    return [int(v) for (first, _), _ in dataset.take(count) for v in np.rint((first[0, :, 0, 0, 0, 0] + 1) * 12.75)]
 
 
 @pytest.mark.parametrize("num_shards", [1, 4])
