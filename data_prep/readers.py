@@ -12,8 +12,8 @@ import numpy as np
 
 from data_prep import face_boxes
 from data_prep.shard_writer import Video
-from data_prep.video import fit, resize_square
-from tganv2_tf.decoding import VideoError, VideoFrames, open_video
+from data_prep.video import fit
+from tganv2_tf.decoding import VideoError, VideoFrames, open_video, resize_square
 
 BOX_RULES = ("smoothed", "official")
 # Encoders may drop or repeat a frame at the end; a larger difference means that the two do not belong together.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from tganv2_tf.decoding import VideoError
+from tganv2_tf.decoding import VideoError, centre_square, resize_square
 
 GEOMETRIES = ("paper", "official")
 ENCODINGS = ("jpeg", "png")
@@ -31,21 +31,6 @@ def fit(frame: np.ndarray, geometry: str, resolution: int) -> np.ndarray:
     if geometry == "official":
         return cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC)
     return resize_square(centre_square(frame), resolution)
-
-
-def resize_square(square: np.ndarray, resolution: int) -> np.ndarray:
-    """uint8 [s, s, 3] -> uint8 [resolution, resolution, 3]."""
-    # Averaging over areas does not alias when shrinking, but makes blocks when enlarging.
-    interpolation = cv2.INTER_AREA if square.shape[0] >= resolution else cv2.INTER_CUBIC
-    return cv2.resize(square, (resolution, resolution), interpolation=interpolation)
-
-
-def centre_square(frame: np.ndarray) -> np.ndarray:
-    """The largest square in the middle: [height, width, 3] -> [s, s, 3] with s = min(height, width)."""
-    height, width = frame.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return frame[top : top + side, left : left + side]
 
 
 def encode_frame(frame: np.ndarray, encoding: str, jpeg_quality: int) -> bytes:

@@ -26,6 +26,9 @@ TINY_MODEL = {
     "up_channels": (4, 4, 4, 4),
     "discriminator_channels": (4, 8),
 }
+TINY_FLAGS = [
+    f"--{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}" for name, value in TINY_MODEL.items()
+]
 
 
 def pytest_configure() -> None:

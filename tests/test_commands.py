@@ -16,20 +16,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import ROOT, run_command
+from tests.conftest import ROOT, TINY_FLAGS, run_command
 from tests.data_sets import write_data_set
 from tganv2_tf.training.checkpoints import load_config, load_generator
 
-MODEL = [
-    "--resolution=16",
-    "--num_frames=4",
-    "--z_dim=4",
-    "--frame_strides=2",
-    "--batch_strides=2",
-    "--lstm_channels=4",
-    "--up_channels=4,4,4,4",
-    "--discriminator_channels=4,8",
-]
+MODEL = TINY_FLAGS
 RUN = ["--global_batch_size=4", "--log_every_steps=1", "--preview_every_steps=2", "--num_previews=2"]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import tiny_config
+from tests.conftest import TINY_FLAGS, tiny_config
 from tests.data_sets import write_data_set
 from tests.forking import fork_command
 from tests.test_evaluate import write_classifier
@@ -22,10 +22,6 @@ from tganv2_tf.models.generator import Generator
 from tganv2_tf.training import callbacks
 from tganv2_tf.training.checkpoints import load_class_names, load_config, load_generator
 
-MODEL = [
-    *("--resolution=16", "--num_frames=4", "--z_dim=4", "--lstm_channels=4", "--frame_strides=2", "--batch_strides=2"),
-    *("--up_channels=4,4,4,4", "--discriminator_channels=4,8"),
-]
 RUN = ["--global_batch_size=4", "--train_steps=2", "--checkpoint_every_steps=2", "--num_previews=6"]
 AIDS = [
     *("--conditional", "--noflip", "--diffaugment=color,translation,cutout", "--gradient_accumulation_steps=2"),
@@ -41,7 +37,7 @@ def folder(tmp_path_factory):
     write_classifier(folder / "classifier.npz")
     aids = [*AIDS, f"--classifier={folder}/classifier.npz", "--cache_dir="]
     where = [f"--data_dir={folder}/data", f"--model_dir={folder}/run"]
-    result = fork_command("tganv2_tf.train", *MODEL, *RUN, *where, *aids)
+    result = fork_command("tganv2_tf.train", *TINY_FLAGS, *RUN, *where, *aids)
     assert result.returncode == 0, result.stderr
     assert "class_accuracy 0." in result.stderr
     return folder
@@ -143,7 +139,7 @@ def test_class_accuracy_through_the_command(folder, capsys):
 def test_what_cannot_be_conditional_is_one_line(folder, tmp_path):
     write_data_set(tmp_path / "data", [20, 24], num_shards=1)
     where = [f"--data_dir={tmp_path}/data", f"--model_dir={tmp_path}/run"]
-    result = fork_command("tganv2_tf.train", *MODEL, *RUN, *where, "--conditional")
+    result = fork_command("tganv2_tf.train", *TINY_FLAGS, *RUN, *where, "--conditional")
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert result.stderr.splitlines()[-1].startswith("train: --conditional: the videos in")

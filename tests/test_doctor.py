@@ -11,7 +11,7 @@ import types
 import pytest
 import tensorflow as tf
 
-from tests.conftest import tiny_config
+from tests.conftest import TINY_FLAGS, tiny_config
 from tests.data_sets import write_data_set
 from tganv2_tf import cli_flags, doctor, machine
 from tganv2_tf.config import DataConfig, EvalConfig, ModelConfig, TrainConfig
@@ -25,17 +25,7 @@ from tganv2_tf.training.cost import StepCost, step_cost
 
 GIB = 2**30
 RUN = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
-TINY = [
-    "--resolution=16",
-    "--num_frames=4",
-    "--z_dim=4",
-    "--frame_strides=2",
-    "--batch_strides=2",
-    "--lstm_channels=4",
-    "--up_channels=4,4,4,4",
-    "--discriminator_channels=4,8",
-    "--global_batch_size=4",
-]
+TINY = [*TINY_FLAGS, "--global_batch_size=4"]
 
 
 def write(root, files):

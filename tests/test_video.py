@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from data_prep import video
 from data_prep.moving_shapes import write_video
-from tganv2_tf.decoding import VideoError, open_video
+from tganv2_tf.decoding import VideoError, centre_square, open_video
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 RED = (255, 0, 0)
@@ -124,7 +124,7 @@ def test_paper_geometry_by_hand() -> None:
 )
 def test_centre_square(shape: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]) -> None:
     frame = np.arange(shape[0] * shape[1]).reshape(*shape, 1).repeat(3, axis=2)
-    np.testing.assert_array_equal(video.centre_square(frame), frame[slice(*rows), slice(*columns)])
+    np.testing.assert_array_equal(centre_square(frame), frame[slice(*rows), slice(*columns)])
 
 
 def test_official_geometry_keeps_the_whole_frame() -> None:

@@ -1,4 +1,4 @@
-"""Video files -> frames, with OpenCV's FFmpeg.
+"""Video files -> frames, with OpenCV's FFmpeg; the square in the middle of a frame.
 
 Everything streams: at no time is more than one decoded frame of a video in memory.
 """
@@ -103,3 +103,18 @@ def claimed_num_frames(path: Path) -> int:
         return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
     finally:
         capture.release()
+
+
+def resize_square(square: np.ndarray, resolution: int) -> np.ndarray:
+    """uint8 [s, s, 3] -> uint8 [resolution, resolution, 3]."""
+    # Averaging over areas does not alias when shrinking, but makes blocks when enlarging.
+    interpolation = cv2.INTER_AREA if square.shape[0] >= resolution else cv2.INTER_CUBIC
+    return cv2.resize(square, (resolution, resolution), interpolation=interpolation)
+
+
+def centre_square(frame: np.ndarray) -> np.ndarray:
+    """The largest square in the middle: [height, width, 3] -> [s, s, 3] with s = min(height, width)."""
+    height, width = frame.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return frame[top : top + side, left : left + side]

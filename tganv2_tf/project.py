@@ -32,7 +32,7 @@ FEATURE_WEIGHT = 0.1  # beside the pixels; both terms are then about as large on
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Command."""
+    """What to look for, and how."""
 
     model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000")
     video: str = option("video file to look for")

@@ -13,12 +13,11 @@ import sys
 from collections.abc import Sequence
 from typing import Callable, NamedTuple
 
-import cv2
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tganv2_tf.decoding import VideoError, open_video
+from tganv2_tf.decoding import VideoError, centre_square, open_video, resize_square
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import C3D
 from tganv2_tf.files import Path
@@ -67,21 +66,12 @@ def read_clip(path: Path, num_frames: int, size: int, first_frame: int = 0, fram
     try:
         for decoded, frame in enumerate(itertools.islice(open_video(path).frames, stop), start=1):
             if decoded > first_frame and (decoded - 1 - first_frame) % frame_step == 0:
-                frames.append(_resized_square(frame, size))
+                frames.append(resize_square(centre_square(frame), size))
     except VideoError as error:
         raise UserError(f"{path}: {error}") from error
     if decoded < stop:
         raise UserError(f"{path}: {decoded} frames; a clip of {num_frames} takes {stop}, from its first frame on")
     return np.stack(frames)
-
-
-def _resized_square(frame: np.ndarray, size: int) -> np.ndarray:
-    height, width = frame.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    # Averaging over areas does not alias when shrinking, but makes blocks when enlarging.
-    interpolation = cv2.INTER_AREA if side >= size else cv2.INTER_CUBIC
-    return cv2.resize(frame[top : top + side, left : left + side], (size, size), interpolation=interpolation)
 
 
 def pixel_loss(target: tf.Tensor, num_levels: int) -> Loss:
