@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -18,21 +19,24 @@ import tensorflow as tf
 
 from tests.conftest import ROOT, TINY_FLAGS, run_command
 from tests.data_sets import write_data_set
+from tests.forking import fork_command
 from tganv2_tf.training.checkpoints import load_config, load_generator
 
 MODEL = TINY_FLAGS
+# Of one level and without the penalty: a graph that is made in half the time, where nothing else is asked of it.
+SMALL = ["--frame_strides=", "--batch_strides=", "--up_channels=4,4,4", "--discriminator_channels=4", "--r1_weight=0"]
 RUN = ["--global_batch_size=4", "--log_every_steps=1", "--preview_every_steps=2", "--num_previews=2"]
 
 
-def succeed(module: str, *arguments: str) -> str:
-    result = run_command(module, *arguments)
+def succeed(module: str, *arguments: str, run: Any = fork_command) -> str:
+    result = run(module, *arguments)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
 def fail(module: str, *arguments: str, status: int) -> str:
     """Runs a command with wrong input; its error is one line, which is returned."""
-    result = run_command(module, *arguments)
+    result = fork_command(module, *arguments)
     assert result.returncode == status, result.stderr
     assert "Traceback" not in result.stderr
     lines = [line for line in result.stderr.splitlines() if line.startswith(module.split(".")[-1] + ": ")]
@@ -49,10 +53,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def data_dir(folder: pathlib.Path) -> str:
     """Rendered videos, sent through the preparation of UCF101."""
     shapes, data = folder / "shapes", folder / "data"
-    succeed("data_prep.moving_shapes", f"--output_dir={shapes}", "--videos_per_class=2", "--num_frames=8")
+    few = ["--videos_per_class=2", "--num_frames=8"]
+    succeed("data_prep.moving_shapes", f"--output_dir={shapes}", *few, run=run_command)
     lists = shapes / "ucfTrainTestlist"
     size = ["--resolution=16", "--min_frames=4", "--num_workers=1"]
-    succeed("data_prep.ucf101", f"--video_dir={shapes}/videos", f"--split_dir={lists}", f"--output_dir={data}", *size)
+    folders = [f"--video_dir={shapes}/videos", f"--split_dir={lists}", f"--output_dir={data}"]
+    succeed("data_prep.ucf101", *folders, *size, run=run_command)
     return str(data)
 
 
@@ -71,7 +77,7 @@ def run(folder: pathlib.Path, data_dir: str) -> str:
 
 @pytest.fixture(scope="module")
 def saved_model(folder: pathlib.Path, run: str) -> str:
-    succeed("tganv2_tf.export", f"--model_dir={run}", f"--output_dir={folder}/saved/tiny")
+    succeed("tganv2_tf.export", f"--model_dir={run}", f"--output_dir={folder}/saved/tiny", run=run_command)
     return f"{folder}/saved/tiny/1"
 
 
@@ -104,14 +110,14 @@ def test_the_same_command_goes_on_and_a_finished_run_is_left_alone(
     arguments = [*MODEL, *RUN, *where, "--learning_rate_decay=none"]
     succeed("tganv2_tf.train", *arguments, "--train_steps=1")
     first = load_generator(f"{tmp_path}/run")[0].get_weights()
-    result = run_command("tganv2_tf.train", *arguments, "--train_steps=2")
+    result = fork_command("tests.quickly", "tganv2_tf.train", *arguments, "--train_steps=2")
     assert result.returncode == 0, result.stderr
     assert "Going on from step 1" in result.stderr
     assert "2/2" in result.stderr
     generator, _, step = load_generator(f"{tmp_path}/run")
     assert step == 2
     assert any((a != b).any() for a, b in zip(first, generator.get_weights()))
-    result = run_command("tganv2_tf.train", *arguments, "--train_steps=2")
+    result = fork_command("tganv2_tf.train", *arguments, "--train_steps=2")
     assert result.returncode == 0
     assert "nothing to do" in result.stderr
 
@@ -126,7 +132,7 @@ def test_another_model_in_the_same_folder_is_refused_by_name(run: str, data_dir:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends(number: signal.Signals, data_dir: str, tmp_path: pathlib.Path) -> None:
     where = [f"--data_dir={data_dir}", f"--model_dir={tmp_path}", "--train_steps=100000"]
-    command = [sys.executable, "-m", "tganv2_tf.train", *MODEL, *RUN, *where]
+    command = [sys.executable, "-m", "tganv2_tf.train", *MODEL, *SMALL, *RUN, *where]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 200
         while not any(b"train/generator_loss" in p.read_bytes() for p in tmp_path.glob("events/*")):
@@ -143,7 +149,7 @@ def test_a_signal_saves_and_ends(number: signal.Signals, data_dir: str, tmp_path
 
 def test_a_loss_that_is_not_finite_stops_the_run_naming_the_step(data_dir: str, tmp_path: pathlib.Path) -> None:
     where = [f"--data_dir={data_dir}", f"--model_dir={tmp_path}", "--train_steps=50", "--nospectral_norm"]
-    line = fail("tganv2_tf.train", *MODEL, *RUN, *where, "--discriminator_learning_rate=1e30", status=1)
+    line = fail("tganv2_tf.train", *MODEL, *SMALL, *RUN, *where, "--discriminator_learning_rate=1e30", status=1)
     assert "step " in line
     assert "is not finite" in line
 
@@ -171,16 +177,17 @@ def test_a_damaged_record_ends_training_with_one_line(tmp_path: pathlib.Path) ->
     content[len(content) // 2] ^= 255
     shard.write_bytes(content)
     where = [f"--data_dir={tmp_path}/data", f"--model_dir={tmp_path}/run"]
-    line = fail("tganv2_tf.train", *MODEL, *RUN, *where, "--train_steps=50", "--shuffle_buffer=2", status=1)
+    how = ["--train_steps=50", "--shuffle_buffer=2"]
+    line = fail("tganv2_tf.train", *MODEL, *SMALL, *RUN, *where, *how, status=1)
     assert re.search(rf"{shard.name}: record \d cannot be read", line)
     skipping = [f"--model_dir={tmp_path}/skip", "--train_steps=2", "--skip_corrupt_records"]
-    result = run_command("tganv2_tf.train", *MODEL, *RUN, where[0], *skipping)
+    result = fork_command("tests.quickly", "tganv2_tf.train", *MODEL, *RUN, where[0], *skipping)
     assert result.returncode == 0, result.stderr
     assert re.search(rf"{shard.name}: record \d .*left out", result.stderr)
 
 
 def test_dry_run_shows_the_levels_of_the_papers_recipe() -> None:
-    result = run_command("tganv2_tf.train", "--flagfile=ucf.flags", "--dry_run")
+    result = fork_command("tganv2_tf.train", "--flagfile=ucf.flags", "--dry_run")
     assert result.returncode == 0, result.stderr
     rows = [line.split()[:4] for line in result.stdout.splitlines() if line.strip()[:2] in ("1 ", "2 ", "3 ", "4 ")]
     # Paper, Table 1 and Figure 2.
@@ -198,7 +205,7 @@ def test_dry_run_shows_the_levels_of_the_papers_recipe() -> None:
 
 def test_generate_writes_files_of_any_length(run: str, tmp_path: pathlib.Path) -> None:
     options = ["--layout=single", "--level=1", "--scale=2", "--num_frames=40", f"--output={tmp_path}/v.mp4"]
-    out = succeed("tganv2_tf.generate", f"--model_dir={run}", "--seeds=3,7", *options)
+    out = succeed("tganv2_tf.generate", f"--model_dir={run}", "--seeds=3,7", *options, run=run_command)
     assert out == f"2 videos: {tmp_path}/v-seed*.mp4\n"
     for seed in (3, 7):
         assert iio.imread(tmp_path / f"v-seed{seed}.mp4", plugin="FFMPEG").shape == (40, 16, 16, 3)
