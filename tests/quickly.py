@@ -2,7 +2,7 @@
 
 TensorFlow's functions run step by step, which is quick where making their graphs takes longer than using them once or
 twice; and worker processes are forked. `fork_command("tests.quickly", module, *arguments)` is
-`fork_command(module, *arguments)` but for that.
+`fork_command(module, *arguments)` but for that; `--replicas=2` before the module lets one CPU stand for two devices.
 """
 
 from __future__ import annotations
@@ -18,4 +18,8 @@ if __name__ == "__main__":
     fork = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]
     sys.argv = sys.argv[1:]
+    if sys.argv[0] == "--replicas=2":
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

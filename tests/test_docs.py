@@ -241,7 +241,7 @@ def brought(tmp_path_factory):
     config = dataclasses.replace(
         config, train=dataclasses.replace(config.train, model_dir=str(folder / "demo" / "run"))
     )
-    checkpoints.checkpoint_manager(loop.make_model(config)).save(1)
+    checkpoints.CheckpointFolder(loop.make_model(config)).save(1)
     checkpoints.record_config(config)
     return folder
 
@@ -392,7 +392,7 @@ def out_of_memory():
     model.step.numpy.return_value = 0
     model.fit.side_effect = tf.errors.ResourceExhaustedError(None, None, reason)
     with pytest.raises(UserError) as error:
-        loop._fit(Config(), model, unittest.mock.MagicMock(), unittest.mock.MagicMock(), 64, chief=False)
+        loop._Run(Config(), model, unittest.mock.MagicMock(), unittest.mock.MagicMock(), 64, chief=False).train()
     return str(error.value)
 
 

@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
     model = make_model(config)
     model.ema_generator.set_weights(Generator(config.model).get_weights())  # other weights than at the start
     model.step.assign(3)
-    checkpoints.checkpoint_manager(model).save(3)
+    checkpoints.CheckpointFolder(model).save(3)
     checkpoints.record_config(config)
     export(model.ema_generator, folder / "saved")
     return folder

@@ -8,17 +8,23 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import tiny_config
-from tests.data_sets import encode_frame, write_data_set
+from tests.data_sets import encode_frame, flip_byte, write_data_set
 from tganv2_tf.data import pipeline
+from tganv2_tf.data.pipeline import START, Position
 from tganv2_tf.data.reading import Share
 from tganv2_tf.errors import ConfigError, UserError
 
 
-def batches(config, count, batch_size=4, n_dis=1, seed=0, first_step=0):
-    """The first batches, as lists of numpy levels, without labels."""
+def elements(config, count, batch_size=4, n_dis=1, seed=0, first=START):
+    """The first elements: lists of numpy levels, and slots used."""
     manifest = pipeline.load_manifest(config.model, config.data)
-    dataset = pipeline.training_dataset(manifest, config.model, config.data, batch_size, n_dis, seed, first_step)
-    return [[level.numpy() for level in levels] for levels, _ in dataset.take(count)]
+    dataset = pipeline.training_dataset(manifest, config.model, config.data, batch_size, n_dis, seed, first)
+    return [([level.numpy() for level in levels], int(used)) for levels, _, used in dataset.take(count)]
+
+
+def batches(*args, **kwargs):
+    """The levels of `elements`."""
+    return [levels for levels, _ in elements(*args, **kwargs)]
 
 
 def pixels(level):
@@ -104,8 +110,29 @@ def test_a_seed_gives_the_same_batches_and_another_other_ones(config):
         for x, y in zip(a, b):
             np.testing.assert_array_equal(x, y)
     assert any((a[0] != b[0]).any() for a, b in zip(first, other))
-    resumed = batches(config, 3, seed=1, first_step=5)
-    assert any((a[0] != b[0]).any() for a, b in zip(first, resumed)), "a resumed run does not repeat its first batches"
+
+
+@pytest.mark.parametrize(("windows", "skip_corrupt_records"), [(1, False), (3, True)])
+def test_a_data_set_from_the_middle_gives_what_one_from_the_beginning_gives_from_there_on(
+    tmp_path, windows, skip_corrupt_records
+):
+    # Of 23 records in three shards some are too short, and one is damaged, where that is allowed.
+    write_data_set(tmp_path, [4, 9, 3, 5, 2, 8, 4, 1, 7, 6, 4, 12, 5, 3, 4, 4, 9, 4, 6, 4, 5, 4, 3], num_shards=3)
+    if skip_corrupt_records:
+        flip_byte(tmp_path / "test-train-00001-of-00003.tfrecord", 4)
+    data = {"shuffle_buffer": 10, "windows_per_record": windows, "skip_corrupt_records": skip_corrupt_records}
+    config = tiny_config(data={"data_dir": str(tmp_path), **data})
+    all_at_once = elements(config, 20, n_dis=2)
+    slot = 0
+    for batch, (_, used) in enumerate(all_at_once):
+        if batch in (1, 8, 15):
+            again = elements(config, 3, n_dis=2, first=Position(batch, slot))
+            for (expected, slots), (found, used_again) in zip(all_at_once[batch : batch + 3], again):
+                assert slots == used_again
+                for a, b in zip(expected, found):
+                    np.testing.assert_array_equal(a, b)
+        slot += used
+    assert slot > 20 * 8, "slots of records that are too short or damaged are passed over"
 
 
 def test_only_the_frames_of_the_window_are_decoded(tmp_path):
@@ -149,13 +176,13 @@ def test_an_epoch_has_so_many_windows_of_each_record_and_the_buffer_parts_them(t
     assert neighbours < 0.35, "unshuffled, two of three clips would follow one of their own video"
 
 
-def test_the_shuffle_buffer_holds_windows_and_no_whole_records(config):
+def test_the_blocks_that_are_shuffled_hold_windows_and_no_whole_records(config):
     share = Share.of(pipeline.load_manifest(config.model, config.data), config.data.data_dir)
     for count in (1, 3):
         data = dataclasses.replace(config.data, windows_per_record=count)
-        windows = pipeline._windows(share, config.model, data, np.arange(3))
-        assert windows.element_spec[3] == tf.TensorSpec([4], tf.string)
-        assert {len(frames) for _, _, _, frames in windows.take(20).as_numpy_iterator()} == {4}
+        slots = pipeline._slots(share, config.model, data, np.arange(3), 0)
+        assert slots.element_spec[-1] == tf.TensorSpec([4], tf.string)
+        assert {len(frames) for *_, frames in slots.take(20).as_numpy_iterator()} == {4}
 
 
 @pytest.mark.parametrize("tolerant", [False, True])
@@ -165,7 +192,7 @@ def test_labels_are_those_of_the_clips(tmp_path, tolerant):
     manifest = pipeline.load_manifest(config.model, config.data)
     dataset = pipeline.training_dataset(manifest, config.model, config.data, 4, 2, 0)
     seen = set()
-    for (first, _), labels in dataset.take(6):
+    for (first, _), labels, _ in dataset.take(6):
         videos = pixels(first.numpy())[:, :, 0, 0, 0, 0] // 10  # [n_dis, N_1]
         np.testing.assert_array_equal(labels, videos % 3)  # as write_data_set labels them
         seen |= set(labels.numpy().ravel())

@@ -22,10 +22,8 @@ from tganv2_tf.errors import ConfigError, UserError
 SHARDS = ["test-train-00000-of-00002.tfrecord", "test-train-00001-of-00002.tfrecord"]
 
 
-def _numbers(share: reading.Share, **how: Any) -> list[tuple[str, int]]:
-    return [
-        (pathlib.Path(path.decode()).name, int(number)) for path, number, _ in share.read(**how).as_numpy_iterator()
-    ]
+def _numbers(records: tf.data.Dataset) -> list[tuple[str, int]]:
+    return [(pathlib.Path(path.decode()).name, int(number)) for path, number, _ in records.as_numpy_iterator()]
 
 
 @pytest.mark.parametrize(
@@ -43,17 +41,43 @@ def test_shares_are_disjoint_and_together_everything(
 ) -> None:
     manifest = write_data_set(tmp_path, [4] * 10, num_shards=num_shards)
     shares = [reading.Share.of(manifest, str(tmp_path), num_pipelines, index) for index in range(num_pipelines)]
-    read = [_numbers(share) for share in shares]
+    read = [_numbers(share.read()) for share in shares]
     assert [len(of_one) for of_one in read] == sizes
     everything = {(shard.file, number) for shard in manifest.shards for number in range(shard.num_records)}
     assert len(everything) == 10 and sorted(itertools.chain(*read)) == sorted(everything)
-    assert all(0 <= share.num_records - size <= 1 for share, size in zip(shares, sizes))
+    assert [share.num_records for share in shares] == sizes
     if num_shards % num_pipelines == 0:
         files = [{name for name, _ in of_one} for of_one in read]
         assert sum(map(len, files)) == num_shards, "no shard is read by two"
-    epochs = shares[1].read(shuffle_seed=3).take(4 * sizes[1]).as_numpy_iterator()
-    drawn = {(pathlib.Path(path.decode()).name, int(number)) for path, number, _ in epochs}
-    assert drawn == set(read[1]), "and so it stays"
+    endless = shares[1].read_endlessly(3)
+    epochs = _numbers(endless.take(4 * sizes[1]))
+    for start in range(0, len(epochs), sizes[1]):
+        assert sorted(epochs[start : start + sizes[1]]) == sorted(read[1]), "each once an epoch"
+    for start in range(1, 2 * sizes[1]):
+        assert _numbers(shares[1].read_endlessly(3, first_record=start).take(4)) == epochs[start : start + 4]
+
+
+def test_going_on_in_the_midst_of_an_epoch_reads_no_shard_that_is_done(tmp_path: pathlib.Path) -> None:
+    manifest = write_data_set(tmp_path, [4] * 40, num_shards=20)
+    share = reading.Share.of(manifest, str(tmp_path))
+    epoch = _numbers(share.read_endlessly(3).take(40))
+    # Eight shards at a time take turns: after 16 of these two records each, 12 shards are still unread.
+    assert [len(set(epoch[start : start + 8])) for start in (0, 8)] == [8, 8]
+    assert {name for name, _ in epoch[:8]} == {name for name, _ in epoch[8:16]}
+    for name in {name for name, _ in epoch[:16]}:
+        (tmp_path / name).unlink()
+    assert _numbers(share.read_endlessly(3, first_record=16).take(24)) == epoch[16:]
+    with pytest.raises(tf.errors.NotFoundError):
+        _numbers(share.read_endlessly(3, first_record=15).take(1))
+
+
+def test_a_shard_with_fewer_records_than_the_manifest_says_is_an_error(tmp_path: pathlib.Path) -> None:
+    manifest = write_data_set(tmp_path, [4] * 10)
+    rewrite(tmp_path, SHARDS[0], read_records(tmp_path / SHARDS[0])[:-1])
+    share = reading.Share.of(manifest, str(tmp_path))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"{SHARDS[0]}: it ends early"):
+        list(share.read())
+    assert sum(len(record) == 0 for _, _, record in share.read(tolerant=True).as_numpy_iterator()) == 1
 
 
 def test_many_shards_are_dealt_out_whole_even_where_some_get_one_more(tmp_path: pathlib.Path) -> None:
@@ -120,8 +144,9 @@ def _training(
     """Videos of the clips in the first batches of four, in their order."""
     config = tiny_config(data={"data_dir": str(folder), "flip": False, "shuffle_buffer": 2, **data})
     manifest = pipeline.load_manifest(config.model, config.data)
-    dataset = pipeline.training_dataset(manifest, config.model, config.data, 4, 1, seed, 0, num_pipelines, worker)
-    return [int(v) for (first, _), _ in dataset.take(count) for v in np.rint((first[0, :, 0, 0, 0, 0] + 1) * 12.75)]
+    how = (4, 1, seed, pipeline.START, num_pipelines, worker)
+    dataset = pipeline.training_dataset(manifest, config.model, config.data, *how)
+    return [int(v) for (first, _), _, _ in dataset.take(count) for v in np.rint((first[0, :, 0, 0, 0, 0] + 1) * 12.75)]
 
 
 @pytest.mark.parametrize("num_shards", [1, 4])

@@ -22,12 +22,12 @@ def reals(config, batch_size=None, seed=0):
 
 
 def batch(config, **kwargs):
-    """What fit draws: levels and labels with a leading axis of n_dis."""
+    """What fit draws: levels and labels with a leading axis of n_dis, and how far the data went for them."""
     several = [reals(config, seed=i, **kwargs) for i in range(config.train.n_dis)]
     levels = [tf.stack(level) for level in zip(*several)]
     num_clips = levels[0].shape[1]
     labels = tf.stack([(i + tf.range(num_clips, dtype=tf.int64)) % 3 for i in range(config.train.n_dis)])
-    return levels, labels
+    return levels, labels, tf.constant([config.train.n_dis * num_clips], tf.int64)
 
 
 def values(variables):
@@ -39,7 +39,8 @@ def moved(before, variables):
 
 
 def run_step(model, data):
-    return tf.function(lambda: model.distribute_strategy.run(model.train_step, (data,)))()
+    """Without a graph, which takes several times as long to be made; the learning rate's test makes one."""
+    return model.distribute_strategy.run(model.train_step, (data,))
 
 
 @pytest.mark.parametrize("loss", ["non_saturating", "hinge"])

@@ -157,7 +157,7 @@ def test_two_workers_train_one_model_and_only_the_chief_writes(data_dir: str, tm
     assert "2/2" not in other
     assert load_generator(str(run))[2] == 2
     assert checkpoints(run / "checkpoints") == ["ckpt-1.index", "ckpt-2.index"]
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.json", "events", "snapshots"]
+    assert sorted(path.name for path in run.glob("[!.]*")) == ["checkpoints", "config.json", "events", "snapshots"]
     assert list((tmp_path / "temporary").iterdir()) == []
     assert sorted(path.suffix for path in run.glob("events/*")) == [".hparams", ".v2"]
     # A signal to one worker stops both at the same step; and the run goes on from where it was.

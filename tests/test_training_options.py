@@ -121,7 +121,9 @@ def test_weights_norms_logits_and_videos_stay_in_float32(precision):
 
 
 def test_a_loss_scale_that_overflows_costs_the_step_and_is_halved():
-    config = shallow_config(mixed_precision="mixed_float16", r1_weight=2.0, r1_every_steps=2)
+    config = shallow_config(
+        mixed_precision="mixed_float16", r1_weight=2.0, r1_every_steps=2, learning_rate_decay="none"
+    )
     model = make_model(config)
     scale = model.discriminator_optimizer.loss_scale
     model.discriminator_optimizer._loss_scale._current_loss_scale.assign(2.0**60)
@@ -132,6 +134,12 @@ def test_a_loss_scale_that_overflows_costs_the_step_and_is_halved():
     for a, b in zip(before, values(model.discriminator.trainable_variables)):
         np.testing.assert_array_equal(a, b)
     assert np.isfinite(model.latest_penalty.numpy()), "or it would be shown until the next one"
+    # Halved so at each step, it comes to where the gradients fit into 16 bits, and training goes on.
+    model.discriminator_optimizer._loss_scale._current_loss_scale.assign(2.0**8)
+    model.train_step(batch(config))
+    assert float(model.discriminator_optimizer.loss_scale) == 2.0**8
+    assert any((a != b).any() for a, b in zip(before, values(model.discriminator.trainable_variables)))
+    assert np.isfinite(weights(model)).all()
 
 
 def test_gradients_are_clipped_by_their_norm_over_all_variables():
@@ -157,8 +165,8 @@ def fitted(strategy, **changes):
         model = make_model(config)
     calls = []
     count = tf.keras.callbacks.LambdaCallback(on_batch_end=lambda number, logs: calls.append(number))
-    levels, labels = batch(config)
-    data = tf.data.Dataset.from_tensors((tuple(levels), labels)).repeat()
+    levels, labels, used = batch(config)
+    data = tf.data.Dataset.from_tensors((tuple(levels), labels, used)).repeat()
     model.fit(data, steps_per_epoch=4, verbose=0, callbacks=[count])
     assert int(model.step.numpy()) == 4
     assert len(calls) == 4 // config.train.steps_per_execution

@@ -111,7 +111,9 @@ class DataConfig:
     )
 
     def __post_init__(self) -> None:
-        require("://" not in self.data_dir, "data_dir", self.data_dir, "a folder of this machine")
+        valid = "a folder of this machine, s3://BUCKET/FOLDER or http(s)://HOST/FOLDER"
+        scheme = self.data_dir.partition("://")[0] if "://" in self.data_dir else ""
+        require(scheme in ("", "s3", "http", "https"), "data_dir", self.data_dir, valid)
         for name in ("shuffle_buffer", "frame_step", "windows_per_record"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
 
@@ -160,8 +162,18 @@ class TrainConfig:
         ("float32", "mixed_bfloat16", "mixed_float16"),
     )
     jit_compile: bool = option("compile a step with XLA; with --distribution=one_device", False)
+    deterministic: bool = option(
+        "use only operations that give the same bits each time, so that a run ends with the same weights however often "
+        "it was stopped",
+        False,
+    )
     steps_per_execution: int = option("steps between two returns from the graph; all intervals are multiples of it", 1)
     profile_steps: tuple[int, ...] = option("first and last step to profile into TensorBoard, such as 20,25", ())
+    max_restarts: int = option(
+        "times that losses which are not finite send a run back to its newest checkpoint, to go on with other random "
+        "numbers; 0 = they end it",
+        0,
+    )
     log_every_steps: int = option("steps between two rows of scalars", 50, group="What is shown and kept")
     preview_every_steps: int = option("steps between two animated previews", 1000)
     num_previews: int = option("fixed latents in the previews", 16)
@@ -198,11 +210,13 @@ class TrainConfig:
             "seed",
             "keep_checkpoint_every_steps",
             "eval_every_steps",
+            "max_restarts",
         ):
             require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 up to, not including, 1")
-        require("://" not in self.model_dir, "model_dir", self.model_dir, "a folder of this machine")
+        local = "://" not in self.model_dir or self.model_dir.startswith("s3://")
+        require(local, "model_dir", self.model_dir, "a folder of this machine, or s3://BUCKET/FOLDER")
         require(self.seed < 2**31, "seed", self.seed, "a whole number below 2147483648")
         parse_policy(self.diffaugment)
         require(self.adam_epsilon > 0, "adam_epsilon", self.adam_epsilon, "a number above 0")

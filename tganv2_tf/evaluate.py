@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
-from tganv2_tf import cli_flags
+from tganv2_tf import cli_flags, storage
 from tganv2_tf.config import DataConfig, EvalConfig, option, require
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.files import write_atomically
@@ -193,7 +193,7 @@ def main(command: Command, config: EvalConfig) -> int:
         from tganv2_tf.training.checkpoints import run_folder
 
         identity = [names, command.seed, described, command.truncation, config.recalibration_batches]
-        output = str(protocol.report_path(run_folder(command.model_dir), generated["step"], identity))
+        output = protocol.report_path(run_folder(command.model_dir), generated["step"], identity)
     if output:
         write_atomically(output, protocol.report(found, {**generated, "seed": command.seed}, described, config))
         print(f"Report: {output}")
@@ -210,7 +210,8 @@ def show_in_tensorboard(model_dir: str, found: Mapping[str, Score], step: int) -
     from tganv2_tf.training.checkpoints import EVENTS_DIR, run_folder
 
     try:
-        write_summaries(tf.summary.create_file_writer(str(run_folder(model_dir) / EVENTS_DIR)), found, step)
+        writer = tf.summary.create_file_writer(storage.join(run_folder(model_dir), EVENTS_DIR))
+        write_summaries(writer, found, step)
     except tf.errors.OpError as error:
         logging.warning("%s: the scores are not shown in TensorBoard: %s", model_dir, error.message.splitlines()[0])
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import os
 import pathlib
 import shutil
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Union
 
+from tganv2_tf import storage
 from tganv2_tf.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +33,14 @@ def whole_file(path: Path) -> Iterator[pathlib.Path]:
     """Gives a temporary name beside `path`, with its suffix; the file there becomes `path` when the block ends well.
 
     `path` never shows half of it, not even after a power cut. Where the block raises, nothing is left and `path` is as
-    it was before. Folders on the way to it are made.
+    it was before. Folders on the way to it are made. For an address, the name is that of a local file, to be uploaded.
     """
+    if storage.is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            local = pathlib.Path(folder) / os.fspath(path).rpartition("/")[2]
+            yield local
+            storage.copy(local, path)
+        return
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
@@ -34,8 +49,23 @@ def whole_file(path: Path) -> Iterator[pathlib.Path]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
+        sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder outlast a power cut; an `fsync` of a file keeps its bytes alone."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems over the network
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -55,6 +85,29 @@ def whole_folder(path: Path) -> Iterator[pathlib.Path]:
         os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Keeps other processes of this machine out; the system lets go of the lock even when a process is killed.
+
+    Args:
+      path: of the lock, an empty file that stays. For a remote one a file among this machine's temporary ones.
+      what: is in use, for the message.
+    Raises:
+      UserError: another process has the lock.
+    """
+    address = os.fspath(path)
+    if "://" in address:
+        name = f"tganv2_tf-{hashlib.sha256(address.encode()).hexdigest()[:16]}.lock"
+        address = os.path.join(tempfile.gettempdir(), name)
+    with open(address, "a", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{what}: another process of this machine is writing to it") from error
+        yield
 
 
 def write_atomically(path: Path, text: str) -> None:

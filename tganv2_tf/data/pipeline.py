@@ -2,13 +2,17 @@
 
 An epoch reads every shard once, in an order of its own; each record gives `windows_per_record` clips, windows whose
 starts are drawn from all that fit. Windows are cut out while the frames are still JPEG: only their bytes are shuffled
-and decoded. All random numbers come from the seed and the number of the record, clip or batch, so that a seed gives the
-same batches whatever the number of threads.
+and decoded.
+
+Training can begin anywhere. Each record of the endless stream has as many slots as it may give windows, also one that
+is damaged or too short, so that slot i is always of the same record; slots are shuffled within blocks; and all random
+numbers come from the seed and the number of the record, slot or batch. So a seed gives the same batches whatever the
+number of threads, and the number of the last slot that was used is all that a run must know to go on.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -78,15 +82,19 @@ def augment(clip: tf.Tensor, resolution: int, flip: bool, seed: tf.Tensor) -> tf
     return clip
 
 
-def _windows(share: Share, model: ModelConfig, data: DataConfig, seeds: np.ndarray) -> tf.data.Dataset:
-    """Endless encoded windows: (path string [], number int64 [], label int64 [], frames string [num_frames]), shuffled.
+def _slots(share: Share, model: ModelConfig, data: DataConfig, seeds: np.ndarray, first: int) -> tf.data.Dataset:
+    """Endless slots from the given one on, each with its window, still encoded.
 
-    Those of an unreadable record, where it is to be skipped, hold empty strings.
+    Returns:
+      Elements of (slot int64 [], path string [], number int64 [], label int64 [], frames string [num_frames]). The
+      frames are empty strings where there is no window: the record is too short, and the number -1, or, where these are
+      to be skipped, it is unreadable.
     """
-    count, (files_seed, records_seed, windows_seed) = data.windows_per_record, (int(seed) for seed in seeds)
+    files_seed, blocks_seed, windows_seed = (int(seed) for seed in seeds)
+    count, size = data.windows_per_record, data.shuffle_buffer
 
     def several(path: tf.Tensor, number: tf.Tensor, label: tf.Tensor, windows: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return *(tf.repeat(value, tf.shape(windows)[0]) for value in (path, number, label)), windows
+        return *(tf.repeat(value, count) for value in (path, number, label)), windows
 
     def windows_of(index: tf.Tensor, record: Any) -> tuple[tf.Tensor, ...]:
         path, number, serialized = record
@@ -96,18 +104,29 @@ def _windows(share: Share, model: ModelConfig, data: DataConfig, seeds: np.ndarr
         if model.conditional:
             text = tf.strings.format("{}: record {} has no label of the manifest", (path, number))
             tf.debugging.Assert((parsed["label"] >= 0) & (parsed["label"] < model.num_classes), [text])
-        return several(path, number, parsed["label"], windows)
+        too_short = tf.shape(windows)[0] == 0
+        windows = tf.cond(too_short, lambda: tf.fill([count, model.num_frames], ""), lambda: windows)
+        return several(path, tf.where(too_short, tf.constant(-1, tf.int64), number), parsed["label"], windows)
 
     def unreadable(index: tf.Tensor, record: Any) -> tuple[tf.Tensor, ...]:
         path, number, _ = record
         return several(path, number, tf.zeros([], tf.int64), tf.fill([count, model.num_frames], ""))
 
-    records = share.read(files_seed, data.skip_corrupt_records).enumerate()
+    def shuffled(block: tf.Tensor, columns: Any) -> tf.data.Dataset:
+        order = tf.argsort(tf.random.stateless_uniform([size], tf.stack([blocks_seed, block])))
+        numbers = tf.data.Dataset.from_tensor_slices(order)
+        return numbers.map(lambda i: tuple(tf.gather(column, i) for column in columns))
+
+    block = first // size
+    record, windows_before = divmod(block * size, count)
+    records = share.read_endlessly(files_seed, data.skip_corrupt_records, record).enumerate(record)
     if data.skip_corrupt_records:
         windows = attempt(records, windows_of, unreadable)
     else:
         windows = records.map(windows_of, num_parallel_calls=tf.data.AUTOTUNE)
-    return windows.unbatch().shuffle(data.shuffle_buffer, records_seed)
+    blocks = windows.unbatch().skip(windows_before).batch(size, drop_remainder=True).enumerate(block).prefetch(1)
+    slots = blocks.flat_map(shuffled).skip(first - block * size)
+    return slots.enumerate(first).map(lambda slot, window: (slot, *window))
 
 
 def labelled_clips(
@@ -145,7 +164,8 @@ def labelled_clips(
 
     share = Share.of(manifest, data.data_dir)
     _require_long_enough(manifest, share, num_frames, data)
-    records = share.read(files_seed if endless else None, data.skip_corrupt_records).enumerate()
+    tolerant = data.skip_corrupt_records
+    records = (share.read_endlessly(files_seed, tolerant) if endless else share.read(tolerant)).enumerate()
     if data.skip_corrupt_records:
         windows = attempt(records, clips_of, lambda *_: (tf.fill([0, num_frames], ""), tf.zeros([0], tf.int64)))
     else:
@@ -213,6 +233,21 @@ def _require_long_enough(manifest: Manifest, share: Share, num_frames: int, data
     )
 
 
+class Position(NamedTuple):
+    """Where in its data a run is.
+
+    Attributes:
+      batch: elements that the pipeline has given.
+      slot: slots that it has used for them.
+    """
+
+    batch: int
+    slot: int
+
+
+START = Position(0, 0)
+
+
 def training_dataset(
     manifest: Manifest,
     model: ModelConfig,
@@ -220,7 +255,7 @@ def training_dataset(
     batch_size: int,
     n_dis: int,
     seed: int,
-    first_step: int = 0,
+    first: Position = START,
     num_pipelines: int = 1,
     pipeline: int = 0,
 ) -> tf.data.Dataset:
@@ -233,12 +268,13 @@ def training_dataset(
       batch_size: N_1 of this replica.
       n_dis: batches an element.
       seed: of the order, the windows, the augmentation and the frame offsets.
-      first_step: of the run that is taken up; it goes on with an order of its own.
+      first: where to begin; the elements are those that a data set from the beginning gives from there on.
       num_pipelines: processes that train together and read each its share of the data.
       pipeline: number of this one, from 0.
     Returns:
-      Elements of (levels, labels): L tensors, level l float32 [n_dis, N_l, T_l, H_l, W_l, 3] in [-1, 1], and
-      int64 [n_dis, N_1] of the clips at level 1, -1 of those without a label.
+      Elements of (levels, labels, used): L tensors, level l float32 [n_dis, N_l, T_l, H_l, W_l, 3] in [-1, 1];
+      int64 [n_dis, N_1] of the clips at level 1, -1 of those without a label; and int64 [num_pipelines], the slots used
+      for this element, 0 but for this pipeline.
     Raises:
       ConfigError: no video of the share is long enough.
     """
@@ -246,33 +282,51 @@ def training_dataset(
     share = Share.of(manifest, data.data_dir, num_pipelines, pipeline)
     if num_pipelines > 1:  # of the whole, `load_manifest` has made sure
         _require_long_enough(manifest, share, model.num_frames, data)
-    seeds = np.random.SeedSequence([seed, first_step, pipeline]).generate_state(5)
+    seeds = np.random.SeedSequence([seed, pipeline]).generate_state(5)
     augmentation_seed, offsets_seed = (int(number) for number in seeds[3:])
 
-    def clip(index: tf.Tensor, window: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        decoded = decode_clip(window[3], model.num_frames, manifest.height, manifest.width)
-        return augment(decoded, model.resolution, data.flip, tf.stack([augmentation_seed, index])), window[2]
+    def clip(slot: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
+        decoded = decode_clip(frames, model.num_frames, manifest.height, manifest.width)
+        return augment(decoded, model.resolution, data.flip, tf.stack([augmentation_seed, slot]))
 
-    def pyramids(index: tf.Tensor, clips: tuple[tf.Tensor, tf.Tensor]) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
-        batches = tf.reshape(clips[0], [n_dis, batch_size, *clips[0].shape[1:]])
+    def element(index: tf.Tensor, clips: tf.Tensor, labels: tf.Tensor, used: tf.Tensor) -> tuple[Any, ...]:
+        batches = tf.reshape(clips, [n_dis, batch_size, *clips.shape[1:]])
         levels = [
             video_pyramid(normalize(batches[i], data.normalization), spec, tf.stack([offsets_seed + i, index]))
             for i in range(n_dis)
         ]
-        return tuple(tf.stack(same_level) for same_level in zip(*levels)), tf.reshape(clips[1], [n_dis, batch_size])
+        stacked = tuple(tf.stack(same_level) for same_level in zip(*levels))
+        mine = tf.one_hot(pipeline, num_pipelines, dtype=tf.int64)
+        return stacked, tf.reshape(labels, [n_dis, batch_size]), used * mine
 
-    windows = _windows(share, model, data, seeds[:3]).enumerate()
+    def count(before: tf.Tensor, batch: Any) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+        slots, clips, labels = batch
+        return slots[-1] + 1, (clips, labels, slots[-1] + 1 - before)
+
+    slots = _slots(share, model, data, seeds[:3], first.slot)
+    slots = slots.filter(lambda slot, path, number, label, frames: number >= 0)
     if data.skip_corrupt_records:
         undecodable = f"has frames that are no pictures of {manifest.width}x{manifest.height} pixels"
-        none = tf.zeros([model.num_frames, model.resolution, model.resolution, 3], tf.uint8), tf.zeros([], tf.int64)
+        no_clip = tf.zeros([model.num_frames, model.resolution, model.resolution, 3], tf.uint8)
         tried = attempt(
-            windows,
-            lambda index, window: (*window[:2], "", clip(index, window)),
-            lambda index, window: (*window[:2], tf.where(window[3][0] == "", UNREADABLE, undecodable), none),
+            slots,
+            lambda slot, path, number, label, frames: (path, number, "", (slot, clip(slot, frames), label)),
+            lambda slot, path, number, label, frames: (
+                path,
+                number,
+                tf.where(frames[0] == "", UNREADABLE, undecodable),
+                (slot, no_clip, label),
+            ),
         )
-        clips_of_an_epoch = share.num_records * data.windows_per_record
-        clips = SkippedRecords(max(clips_of_an_epoch, data.shuffle_buffer)).leave_out(tried)
+        slots_of_an_epoch = share.num_records * data.windows_per_record
+        clips = SkippedRecords(max(slots_of_an_epoch, data.shuffle_buffer)).leave_out(tried)
     else:
-        clips = windows.map(clip, num_parallel_calls=tf.data.AUTOTUNE)
-    batches = clips.batch(n_dis * batch_size, drop_remainder=True)
-    return batches.enumerate().map(pyramids, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        clips = slots.map(
+            lambda slot, path, number, label, frames: (slot, clip(slot, frames), label),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+    batches = clips.batch(n_dis * batch_size, drop_remainder=True).scan(tf.constant(first.slot, tf.int64), count)
+    elements = batches.enumerate(first.batch).map(
+        lambda index, batch: element(index, *batch), num_parallel_calls=tf.data.AUTOTUNE
+    )
+    return elements.prefetch(tf.data.AUTOTUNE)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from tganv2_tf import storage
 from tganv2_tf.config import DataConfig
 from tganv2_tf.data.inspection import DamagedError, read_frames, read_record
 from tganv2_tf.data.manifest import WHAT_TO_DO, Manifest
@@ -73,53 +74,125 @@ class Share:
         return cls(files[pipeline::num_pipelines])
 
     @property
-    def num_records(self) -> int:
-        """Records of an epoch, or one more."""
-        return -(-sum(file.num_records for file in self.files) // self.num_pipelines)
+    def counts(self) -> list[int]:
+        """Records that this pipeline reads of each file."""
+        return [
+            len(range((self.pipeline - file.first_record) % self.num_pipelines, file.num_records, self.num_pipelines))
+            for file in self.files
+        ]
 
-    def read(self, shuffle_seed: int | None = None, tolerant: bool = False) -> tf.data.Dataset:
-        """The records: (path string [], number int64 [] from 0 in its file, serialized string []).
+    @property
+    def num_records(self) -> int:
+        """Records of an epoch."""
+        return sum(self.counts)
+
+    def read(self, tolerant: bool = False) -> tf.data.Dataset:
+        """The records, once: (path string [], number int64 [] from 0 in its file, serialized string []).
 
         Args:
-          shuffle_seed: for reading without end, each epoch in another order of the shards; None for reading once.
           tolerant: in a file that breaks off or is missing, each lost record is an empty string; otherwise an error.
         """
+        return self._epoch(tf.range(len(self.files)), tf.zeros([], tf.int64), tolerant)
 
-        def of_shard(path: tf.Tensor, num_records: tf.Tensor, first_record: tf.Tensor) -> tf.data.Dataset:
+    def read_endlessly(self, seed: int, tolerant: bool = False, first_record: int = 0) -> tf.data.Dataset:
+        """The records of `read`, epoch after epoch, each in another order of the shards.
+
+        Args:
+          seed: of the orders.
+          tolerant: as in `read`.
+          first_record: records of this endless stream to leave out. Of those of its epoch none is read but what comes
+            before in the shards that are open there.
+        """
+        epoch, record = divmod(first_record, self.num_records)
+
+        def of_epoch(number: tf.Tensor | int) -> tf.Tensor:
+            # Not `Dataset.shuffle`: it would depend on TensorFlow's global seed too.
+            return tf.argsort(tf.random.stateless_uniform([len(self.files)], tf.stack([seed, number])))
+
+        order = of_epoch(epoch)
+        rounds, rest = _rounds([sum(self.counts[i] for i in lane) for lane in _lanes(order.numpy().tolist())], record)
+        begun = self._epoch(order, tf.constant(rounds, tf.int64), tolerant).skip(rest)
+        later = tf.data.Dataset.counter(tf.constant(epoch + 1, tf.int64))
+        none = tf.zeros([], tf.int64)
+        return begun.concatenate(later.flat_map(lambda number: self._epoch(of_epoch(number), none, tolerant)))
+
+    def _epoch(self, order: tf.Tensor, rounds: tf.Tensor, tolerant: bool) -> tf.data.Dataset:
+        """All records once: lanes that each read their shards one after the other take turns, as long as they last.
+
+        Args:
+          order: int32, the indices of the files; every so many-th is in the same lane.
+          rounds: int64, turns of each lane that are left out.
+          tolerant: as in `read`.
+        """
+
+        def of_shard(path: tf.Tensor, num_records: tf.Tensor, first: tf.Tensor, skip: tf.Tensor) -> tf.data.Dataset:
             if tolerant:
                 can_be_opened = tf.ensure_shape(tf.numpy_function(_if_it_opens, [path], tf.string), [None])
                 readable = tf.data.TFRecordDataset(can_be_opened).ignore_errors()
-                lost = tf.data.Dataset.from_tensors(b"").repeat()
-                records = readable.concatenate(lost).take(num_records)
+                rest = tf.data.Dataset.from_tensors(b"").repeat()
             else:
-                records = tf.data.TFRecordDataset(path)
-            numbered = records.enumerate()
+                readable = tf.data.TFRecordDataset(path)
+                rest = tf.data.Dataset.from_tensors(path).map(_ends_early)
+            numbered = readable.concatenate(rest).take(num_records).enumerate()
             if self.num_pipelines > 1:
-                numbered = numbered.shard(self.num_pipelines, (self.pipeline - first_record) % self.num_pipelines)
-            return numbered.map(lambda number, record: (path, number, record))
+                numbered = numbered.shard(self.num_pipelines, (self.pipeline - first) % self.num_pipelines)
+            return numbered.skip(skip).map(lambda number, record: (path, number, record))
 
-        paths, counts, firsts = zip(*self.files)
-        columns = (tf.constant(paths), tf.constant(counts, tf.int64), tf.constant(firsts, tf.int64))
-        files = tf.data.Dataset.from_tensor_slices(columns)
-        if shuffle_seed is not None:
+        paths, totals, firsts = zip(*self.files)
+        columns = (tf.constant(paths), tf.constant(totals, tf.int64), tf.constant(firsts, tf.int64))
+        counts = tf.constant(self.counts, tf.int64)
+        num_lanes = len(_lanes(self.files))
 
-            def shuffled(epoch: tf.Tensor) -> tf.data.Dataset:
-                # Not `Dataset.shuffle`: it would depend on TensorFlow's global seed too.
-                order = tf.argsort(tf.random.stateless_uniform([len(paths)], [shuffle_seed, epoch]))
-                return tf.data.Dataset.from_tensor_slices(tuple(tf.gather(column, order) for column in columns))
+        def of_lane(lane: tf.Tensor) -> tf.data.Dataset:
+            chosen = order[lane::num_lanes]
+            before = tf.cumsum(tf.gather(counts, chosen), exclusive=True)
+            skips = tf.clip_by_value(rounds - before, 0, tf.gather(counts, chosen))
+            shards = tf.data.Dataset.from_tensor_slices(
+                (*(tf.gather(column, chosen) for column in columns), skips, tf.gather(counts, chosen))
+            )
+            unread = shards.filter(lambda *shard: shard[-2] < shard[-1])
+            return unread.flat_map(lambda *shard: of_shard(*shard[:-1]))
 
-            files = tf.data.Dataset.counter().flat_map(shuffled)
-        return files.interleave(
-            of_shard,
-            cycle_length=min(SHARDS_READ_AT_ONCE, len(paths)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
+        return tf.data.Dataset.range(num_lanes, output_type=tf.int32).interleave(
+            of_lane, cycle_length=num_lanes, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
+
+
+def _lanes(files: Sequence[Any]) -> list[Sequence[Any]]:
+    """Deals files out to those that read them at the same time."""
+    num_lanes = min(SHARDS_READ_AT_ONCE, len(files))
+    return [files[lane::num_lanes] for lane in range(num_lanes)]
+
+
+def _rounds(lengths: list[int], record: int) -> tuple[int, int]:
+    """Where a record is when lanes take turns: the whole rounds before it, and the turns before it in its own round.
+
+    Args:
+      lengths: records of each lane.
+      record: from 0, below their sum.
+    """
+    rounds, lanes = 0, len(lengths)
+    for length in sorted(lengths):
+        turns = (length - rounds) * lanes
+        if record < turns:
+            break
+        record -= turns
+        rounds, lanes = length, lanes - 1
+    return rounds + record // lanes, record % lanes
+
+
+def _ends_early(path: tf.Tensor) -> tf.Tensor:
+    """An error, where a shard has fewer records than the manifest says."""
+    with tf.control_dependencies([tf.debugging.Assert(False, [tf.strings.join([path, ": it ends early"])])]):
+        return tf.constant(b"")
 
 
 def _if_it_opens(path: bytes) -> np.ndarray:
     """The path or nothing. `ignore_errors` would try to open a file that cannot be opened for ever."""
+    address = path.decode()
     try:
+        if storage.is_remote(address):
+            return np.array([path] if storage.exists(address) else [], "S")
         with open(path, "rb"):
             return np.array([path])
     except OSError:

@@ -27,7 +27,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from tganv2_tf import __version__
+from tganv2_tf import __version__, storage
 from tganv2_tf.config import DataConfig, EvalConfig
 from tganv2_tf.data.manifest import Manifest, checksum
 from tganv2_tf.errors import ConfigError, UserError
@@ -398,9 +398,9 @@ def report(
     return json.dumps(made, indent=2) + "\n"
 
 
-def report_path(model_dir: Path, step: int, identity: Any) -> pathlib.Path:
+def report_path(model_dir: Path, step: int, identity: Any) -> str:
     """Where a run keeps the report on a step; another protocol, or other scores, have another one."""
-    return pathlib.Path(model_dir) / "evaluations" / f"step-{step}-{digest(identity)[:8]}.json"
+    return storage.join(model_dir, "evaluations", f"step-{step}-{digest(identity)[:8]}.json")
 
 
 def write_summaries(writer: tf.summary.SummaryWriter, scores: Mapping[str, Score], step: int) -> None:

@@ -430,7 +430,7 @@ def flags_to_go_on(config: Config) -> str:
 
 
 def main(command: Command) -> int:
-    from tganv2_tf.training.checkpoints import CONFIG_FILE, checkpoint_manager, latest_checkpoint, record_config
+    from tganv2_tf.training.checkpoints import CONFIG_FILE, CheckpointFolder, latest_checkpoint, record_config
     from tganv2_tf.training.loop import make_model
 
     folder = pathlib.Path(command.model_dir)
@@ -464,7 +464,7 @@ def main(command: Command) -> int:
     # Rates fall with the optimisers' own counts. Adam's moments are in no snapshot and begin at zero.
     for optimizer in (model.generator_optimizer, model.discriminator_optimizer):
         optimizer.iterations.assign(command.step)
-    checkpoint_manager(model).save(command.step)
+    CheckpointFolder(model).save(command.step)
     record_config(config)
     print(f"{folder}: a run at step {command.step}. To go on, with the shards in DATA_DIR:")
     print(f"python -m tganv2_tf.train --data_dir=DATA_DIR {flags_to_go_on(config)}")

@@ -10,6 +10,7 @@ def sample_latents(num: int | tf.Tensor, z_dim: int, seed: tf.Tensor) -> tf.Tens
     return tf.random.stateless_uniform([num, z_dim], seed, -1.0, 1.0)
 
 
+@tf.function(reduce_retracing=True, autograph=False)  # as it is, `map_fn` keeps some KB at every call
 def latents_from_seeds(seeds: tf.Tensor, z_dim: int) -> tf.Tensor:
     """One latent a seed, whatever other seeds are in the batch: int64 [N] -> float32 [N, z_dim]."""
     return tf.map_fn(

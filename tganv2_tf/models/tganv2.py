@@ -15,7 +15,8 @@ from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.scoring import LOSSES, total_scores
 from tganv2_tf.subsampling import random_frame_offsets
 
-# What the numbers of a step are drawn from: (seed, step) folded with one of these, so that a resumed run repeats them.
+# What the numbers of a step are drawn from: (seed, restarts) folded with the step and one of these, so that a resumed
+# run repeats them.
 LATENTS, OFFSETS, AUGMENTATION = 0, 1, 2
 
 
@@ -80,9 +81,10 @@ class TGANv2(tf.keras.Model):
     """The adversarial pair, trained by `fit`.
 
     The batches that `fit` draws are pyramids of real clips with a leading axis of n_dis, level l
-    float32 [n_dis, N_l, T_l, H_l, W_l, 3], and their labels, int64 [n_dis, N_1]; in a conditional model fakes have the
-    labels of the real clips. All means are over the replica's own batch, and gradients are averaged over
-    replicas, so that nothing depends on how many of them share the global batch.
+    float32 [n_dis, N_l, T_l, H_l, W_l, 3], their labels, int64 [n_dis, N_1], and how far the data set went for them,
+    int64 [num_pipelines]; in a conditional model fakes have the labels of the real clips. All means are over the
+    replica's own batch, and gradients are averaged over replicas, so that nothing depends on how many of them share the
+    global batch.
 
     Attributes:
       generator, discriminator: the networks.
@@ -90,9 +92,19 @@ class TGANv2(tf.keras.Model):
         itself where `ema_decay` is 0.
       config: the run.
       step: int64, generator updates so far.
+      data_position: int64 [num_pipelines], the sums of what the batches say.
+      restarts: int64, how often the run began again at a checkpoint after losses that were not finite, each time with
+        other random numbers.
     """
 
-    def __init__(self, generator: Generator, discriminator: Discriminator, config: Config, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        discriminator: Discriminator,
+        config: Config,
+        num_pipelines: int = 1,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.generator, self.discriminator, self.config = generator, discriminator, config
         self.generator_optimizer: Any = None
@@ -100,8 +112,11 @@ class TGANv2(tf.keras.Model):
         self.latest_penalty = tf.Variable(
             0.0, False, synchronization=tf.VariableSynchronization.ON_READ, aggregation=tf.VariableAggregation.MEAN
         )
-        self.step = tf.Variable(
-            0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+        self.step, self.restarts, self.data_position = (
+            tf.Variable(
+                tf.zeros(shape, tf.int64), trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+            )
+            for shape in ([], [], [num_pipelines])
         )
         self.ema_generator = generator
         if config.train.ema_decay:
@@ -279,7 +294,8 @@ class TGANv2(tf.keras.Model):
     def draw(self, update: int, num_clips: int | tf.Tensor) -> Draws:
         """The random numbers of this replica for one discriminator update of this step."""
         fold_in = tf.random.experimental.stateless_fold_in
-        seed = fold_in(fold_in([self.config.train.seed, 0], self.step), update)
+        run = tf.stack([tf.constant(self.config.train.seed, tf.int64), self.restarts])
+        seed = fold_in(fold_in(run, self.step), update)
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         return Draws(
             sample_latents(num_clips, self.generator.config.z_dim, fold_in(fold_in(seed, LATENTS), replica)),
@@ -288,20 +304,20 @@ class TGANv2(tf.keras.Model):
         )
 
     @tf.autograph.experimental.do_not_convert  # nothing here depends on a tensor's value, and tracing is quicker
-    def train_step(self, data: tuple[Sequence[tf.Tensor], tf.Tensor]) -> dict[str, tf.Tensor]:
+    def train_step(self, data: tuple[Sequence[tf.Tensor], tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One generator update and n_dis discriminator updates; called by `fit` on each replica.
 
         Both networks' gradients are taken before either of them moves, on the same fakes, as the authors do; with
         n_dis > 1 the generator moves with the first discriminator update.
 
         Args:
-          data: n_dis batches of this replica: the levels, level l float32 [n_dis, N_l, T_l, H_l, W_l, 3], and labels,
-            int64 [n_dis, N_1].
+          data: n_dis batches of this replica: the levels, level l float32 [n_dis, N_l, T_l, H_l, W_l, 3]; labels, int64
+            [n_dis, N_1]; and by how much the data's position moves with them, int64 [num_pipelines].
         Returns:
           Scalars, averaged over replicas: losses and mean logits of each level at the first discriminator update, and
           the norms of the gradients, the largest over the updates.
         """
-        real_videos, labels = data
+        real_videos, labels, used = data
         train = self.config.train
         replica_context = tf.distribute.get_replica_context()
         num_clips = real_videos[0].shape[1] or tf.shape(real_videos[0])[1]
@@ -326,6 +342,9 @@ class TGANv2(tf.keras.Model):
                 self.generator.update_moving_statistics()
             self._apply(self.discriminator_optimizer, self.discriminator, step.discriminator_gradients)
         self.step.assign_add(1)
+        # A tensor of this function's own: the strategy does not know where those are that it is given.
+        used = replica_context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(used))
+        self.data_position.assign_add(used)
         if self.ema_generator is not self.generator:
             replica_context.merge_call(self._update_average)
         return replica_context.all_reduce(tf.distribute.ReduceOp.MEAN, results)

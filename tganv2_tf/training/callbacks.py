@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import io
 import math
-import pathlib
 import signal
 import sys
 import time
@@ -18,7 +17,7 @@ import tensorflow as tf
 from absl import logging
 from tensorboard.plugins.image import metadata as image_metadata
 
-from tganv2_tf import videos
+from tganv2_tf import storage, videos
 from tganv2_tf.config import Config
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
@@ -28,14 +27,21 @@ from tganv2_tf.files import write_atomically
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.recalibration import recalibrate
 from tganv2_tf.models.tganv2 import TGANv2
-from tganv2_tf.training.checkpoints import best_score, checksums, keep_best, keep_for_ever
+from tganv2_tf.training.checkpoints import (
+    CHECKPOINT_DIR,
+    CheckpointFolder,
+    best_score,
+    checksums,
+    keep_best,
+    keep_for_ever,
+)
 from tganv2_tf.training.distribution import any_worker
 from tganv2_tf.training.summaries import record_success
 
 PREVIEW_FPS = 8.0
 PREVIEWS_A_CLASS = 4  # where there are too few for all classes
 LOSS_SCALE_HALVINGS = 15  # from Keras' first loss scale, 2^15, to 1
-PREVIEWS_SEED = 1  # second word of the stateless seed; training folds its numbers from (seed, 0)
+PREVIEWS_SEED = 1  # second word of the stateless seed; training folds the step into its own
 EVAL_SCORES = ("inception_score", "c3d_fid")
 BAR_LOSSES = {"generator_loss": "G", "discriminator_loss": "D", "r1_penalty": "R1"}
 
@@ -60,8 +66,12 @@ class StepCallback(tf.keras.callbacks.Callback):
         self.on_step_end(self.step, logs or {})
 
 
+class NotFiniteError(UserError):
+    """The losses of a step are no numbers."""
+
+
 class StopOnNonFinite(StepCallback):
-    """Ends a run whose losses are no longer numbers; comes before whatever would save it.
+    """Raises NotFiniteError where losses are no longer numbers; comes before whatever would save them.
 
     Attributes:
       patience: calls in a row that may be wrong: loss scaling leaves out steps whose gradients overflow, and halves.
@@ -76,7 +86,7 @@ class StopOnNonFinite(StepCallback):
         wrong = [f"{name}={float(value)}" for name, value in logs.items() if not math.isfinite(value)]
         self.in_a_row = self.in_a_row + 1 if wrong else 0
         if self.in_a_row > self.patience:
-            raise UserError(
+            raise NotFiniteError(
                 f"step {step}: {wrong[0]} is not finite; the run stops and keeps its last checkpoint; "
                 "lower the learning rates or raise --r1_weight, and run the command again"
             )
@@ -199,7 +209,7 @@ class Profile(StepCallback):
             tf.profiler.experimental.stop()
 
 
-class Checkpoints(StepCallback):
+class SaveCheckpoints(StepCallback):
     """Saves every `checkpoint_every_steps`, at the end, and when the process is asked to stop (SIGTERM, Ctrl-C).
 
     All workers take part, since the values of some variables are means over replicas; only the chief's are kept.
@@ -208,9 +218,9 @@ class Checkpoints(StepCallback):
       stopped_by: the signal that ended the run, or None; of another worker's signal, SIGTERM.
     """
 
-    def __init__(self, manager: tf.train.CheckpointManager, config: Config, chief: bool) -> None:
+    def __init__(self, folder: CheckpointFolder, config: Config, chief: bool) -> None:
         super().__init__()
-        self.manager, self.config, self.chief = manager, config, chief
+        self.folder, self.config, self.chief = folder, config, chief
         self.stopped_by: int | None = None
         self.old_handlers: dict[int, Any] = {}
 
@@ -235,7 +245,7 @@ class Checkpoints(StepCallback):
             self.stopped_by = stopped = stopped or signal.SIGTERM
         if step % train.checkpoint_every_steps == 0 or step == train.train_steps or stopped:
             try:
-                path = self.manager.save(step)
+                path = self.folder.save(step)
                 kept = train.keep_checkpoint_every_steps
                 if self.chief and kept and step % kept == 0:
                     keep_for_ever(path)
@@ -253,8 +263,8 @@ class Checkpoints(StepCallback):
 class Evaluations(StepCallback):
     """Scores the averaged generator every `eval_every_steps`, and keeps the best checkpoint in `best/`.
 
-    Comes after `Checkpoints`, which has saved at each of these steps. The classifier and the features of the real clips
-    are there before training begins, so that what is wrong with them ends the run at once.
+    Comes after `SaveCheckpoints`, which has saved at each of these steps. The classifier and the features of the real
+    clips are there before training begins, so that what is wrong with them ends the run at once.
     """
 
     def __init__(
@@ -262,11 +272,10 @@ class Evaluations(StepCallback):
         writer: tf.summary.SummaryWriter,
         config: Config,
         manifest: Manifest,
-        manager: tf.train.CheckpointManager,
         chief: bool,
     ) -> None:
         super().__init__()
-        self.writer, self.config, self.manager, self.chief = writer, config, manager, chief
+        self.writer, self.config, self.chief = writer, config, chief
         self.networks = {"c3d": protocol.load_c3d_network(config.eval)}
         self.real = {"c3d": protocol.real_features(self.networks["c3d"], manifest, config.data, config.eval)}
         self.described = protocol.describe_protocol(self.networks, config.data, manifest, config.eval)
@@ -284,7 +293,7 @@ class Evaluations(StepCallback):
             autograph=False,
             reduce_retracing=True,
         )
-        if self.step and not self._report(self.step).exists():  # the run was stopped before it had been scored
+        if self.step and not storage.exists(self._report(self.step)):  # the run was stopped before it had been scored
             self.on_step_end(self.step, {})
 
     @contextlib.contextmanager
@@ -302,7 +311,7 @@ class Evaluations(StepCallback):
             for variable, value in zip(generator.non_trainable_variables, kept):
                 variable.assign(value)
 
-    def _report(self, step: int) -> pathlib.Path:
+    def _report(self, step: int) -> str:
         return protocol.report_path(self.config.train.model_dir, step, self.protocol)
 
     def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
@@ -322,7 +331,7 @@ class Evaluations(StepCallback):
         if is_best:
             self.best = value
         if self.chief:
-            checkpoint = self.manager.latest_checkpoint
+            checkpoint = storage.join(train.model_dir, CHECKPOINT_DIR, f"ckpt-{step}")
             generated = {"model_dir": train.model_dir, "step": step, "seed": train.seed}
             generated |= {"checkpoint": checksums(checkpoint), "config": dataclasses.asdict(self.config)}
             try:

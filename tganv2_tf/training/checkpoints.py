@@ -9,15 +9,18 @@ import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+from absl import logging
 
+from tganv2_tf import storage
 from tganv2_tf.config import Config
 from tganv2_tf.data.manifest import checksum
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.files import write_atomically
+from tganv2_tf.files import sync_folder, write_atomically
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.tganv2 import TGANv2
 
@@ -48,10 +51,13 @@ def load_config(model_dir: str) -> Config:
     Raises:
       UserError: no such run.
     """
-    path = pathlib.Path(model_dir) / CONFIG_FILE
-    if not path.is_file():
-        raise UserError(f"{model_dir} is not a run: no {CONFIG_FILE} in it; `python -m tganv2_tf.train` makes one")
-    return Config.from_json(path.read_text())
+    try:
+        return Config.from_json(storage.read_text(storage.join(model_dir, CONFIG_FILE)))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        text = f"{model_dir} is not a run: no {CONFIG_FILE} in it; `python -m tganv2_tf.train` makes one"
+        raise UserError(text) from error
+    except OSError as error:
+        raise UserError(f"{storage.join(model_dir, CONFIG_FILE)}: cannot be read: {error.strerror or error}") from error
 
 
 def check_run(config: Config) -> list[str]:
@@ -62,10 +68,10 @@ def check_run(config: Config) -> list[str]:
     Raises:
       ConfigError: the run there has another model, or other updates a step; the message names the fields.
     """
-    folder = pathlib.Path(config.train.model_dir)
-    if not (folder / CONFIG_FILE).is_file() or not latest_checkpoint(folder):
+    folder = config.train.model_dir
+    if not storage.exists(storage.join(folder, CONFIG_FILE)) or not latest_checkpoint(folder):
         return []
-    old = load_config(config.train.model_dir)
+    old = load_config(folder)
     refused = differences(config.model, old.model, "the run has")
     allowed = differences(config.data, old.data, "the run has")
     for name, text in differences(config.train, old.train, "the run has").items():
@@ -99,10 +105,10 @@ def differences(now: Any, before: Any, whose: str) -> dict[str, str]:
 
 def record_config(config: Config, class_names: Sequence[str] = (), folder: str = "") -> None:
     """Writes the run's `config.json`, and the class names of a conditional model, into its folder or another one."""
-    path = pathlib.Path(folder or config.train.model_dir)
+    folder = folder or config.train.model_dir
     if config.model.conditional:
-        write_atomically(path / CLASSES_FILE, json.dumps(list(class_names), indent=2) + "\n")
-    write_atomically(path / CONFIG_FILE, config.to_json())
+        write_atomically(storage.join(folder, CLASSES_FILE), json.dumps(list(class_names), indent=2) + "\n")
+    write_atomically(storage.join(folder, CONFIG_FILE), config.to_json())
 
 
 def load_class_names(name: str) -> tuple[str, ...]:
@@ -112,12 +118,12 @@ def load_class_names(name: str) -> tuple[str, ...]:
       UserError: no such run, or the file with the names is damaged.
     """
     folder = run_folder(name)
-    num_classes = load_config(str(folder)).model.num_classes
+    num_classes = load_config(folder).model.num_classes
     if not num_classes:
         return ()
-    path = folder / CLASSES_FILE
+    path = storage.join(folder, CLASSES_FILE)
     try:
-        names = json.loads(path.read_text())
+        names = json.loads(storage.read_text(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     if not isinstance(names, list) or len(names) != num_classes or not all(isinstance(name, str) for name in names):
@@ -125,31 +131,155 @@ def load_class_names(name: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def checkpoints_in(folder: str) -> list[str]:
+    """Prefixes of the checkpoints in a folder, the newest first.
+
+    What is there counts, and not TensorFlow's `checkpoint` file, which a power cut can leave empty or behind.
+    """
+    numbers = {int(match[1]) for name in storage.names(folder) if (match := re.fullmatch(r"ckpt-(\d+)\.index", name))}
+    return [storage.join(folder, f"ckpt-{number}") for number in sorted(numbers, reverse=True)]
+
+
+def _step(prefix: str) -> int:
+    return int(prefix.rpartition("-")[2])
+
+
+def _name_newest(prefix: str) -> None:
+    """Writes what `tf.train.latest_checkpoint` reads."""
+    folder, name = os.path.split(prefix)
+    write_atomically(storage.join(folder, "checkpoint"), f'model_checkpoint_path: "{name}"\n')
+
+
 def latest_checkpoint(model_dir: str | os.PathLike[str]) -> str | None:
     """Prefix of the newest checkpoint of a run."""
-    return tf.train.latest_checkpoint(os.path.join(model_dir, CHECKPOINT_DIR))
+    return next(iter(checkpoints_in(storage.join(model_dir, CHECKPOINT_DIR))), None)
 
 
-def checkpoint_manager(model: TGANv2, folder: str | None = None) -> tf.train.CheckpointManager:
-    """Saves and restores a compiled model: networks, averaged generator, optimisers and step.
+def files_of(prefix: str) -> list[str]:
+    """The files of a checkpoint; the index, which makes them one, comes last."""
+    folder, name = os.path.split(prefix)
+    files = [file for file in storage.names(folder) if file.startswith(f"{name}.")]
+    return [storage.join(folder, file) for file in sorted(files, key=lambda file: (file.endswith(".index"), file))]
 
-    The seeds are the config's, and every random number is drawn from them and the step.
 
-    Args:
+class CheckpointFolder:
+    """Saves and restores a compiled model: all that its future depends on, so that it goes on as if never stopped.
+
+    These are the networks, the averaged generator, the optimisers, the step, and where the run is in its data. The
+    seeds are the config's, and every random number is drawn from them and these.
+
+    Attributes:
       model: in training.
-      folder: of the checkpoints; the run's where it is None.
+      folder: of the checkpoints.
+      checkpoint: the objects.
     """
-    train = model.config.train
-    checkpoint = tf.train.Checkpoint(
-        generator=model.generator,
-        discriminator=model.discriminator,
-        ema_generator=model.ema_generator,
-        generator_optimizer=model.generator_optimizer,
-        discriminator_optimizer=model.discriminator_optimizer,
-        step=model.step,
-    )
-    folder = folder or os.path.join(train.model_dir, CHECKPOINT_DIR)
-    return tf.train.CheckpointManager(checkpoint, folder, train.keep_checkpoints, step_counter=model.step)
+
+    # What checkpoints of older code do not have; and the position's shape is that of the workers.
+    OPTIONAL = ("restarts", "data_position", "latest_penalty")
+
+    def __init__(self, model: TGANv2, folder: str | None = None) -> None:
+        """
+        Args:
+          model: in training.
+          folder: of the checkpoints; the run's where it is None.
+        """
+        train = model.config.train
+        self.model, self.keep = model, train.keep_checkpoints
+        self.folder = folder or storage.join(train.model_dir, CHECKPOINT_DIR)
+        self.objects = {
+            name: getattr(model, name)
+            for name in (
+                "generator",
+                "discriminator",
+                "ema_generator",
+                "generator_optimizer",
+                "discriminator_optimizer",
+                "step",
+                *self.OPTIONAL,
+            )
+        }
+        self.checkpoint = tf.train.Checkpoint(**self.objects)
+
+    def save(self, step: int) -> str:
+        """Writes the checkpoint of a step, and then deletes those that are too old.
+
+        Returns:
+          Its prefix.
+        Raises:
+          OSError, tf.errors.OpError: it cannot be written; those before are all there.
+        """
+        storage.make_folder(self.folder)
+        self._delete(lambda name, there: name not in there)  # what a run that was killed while it saved has left
+        prefix = self.checkpoint.write(storage.join(self.folder, f"ckpt-{step}"))
+        if not storage.is_remote(self.folder):
+            for file in files_of(prefix):  # TensorFlow leaves that to the system, which may take half a minute
+                with open(file, "rb+") as opened:
+                    os.fsync(opened.fileno())
+            sync_folder(self.folder)
+        # Those of later steps could not be read, or the run would not be here.
+        newest = [other for other in checkpoints_in(self.folder) if _step(other) <= step][: self.keep]
+        _name_newest(prefix)
+        keep = {os.path.basename(other) for other in newest}
+        self._delete(lambda name, there: name not in keep)
+        return prefix
+
+    def _delete(self, unwanted: Callable[[str, set[str]], bool]) -> None:
+        """Deletes the files of checkpoints of whose name, among those that have an index, the function says so."""
+        there = {os.path.basename(prefix) for prefix in checkpoints_in(self.folder)}
+        # The index goes first: without it the others are no checkpoint.
+        for name in sorted(storage.names(self.folder), key=lambda name: (not name.endswith(".index"), name)):
+            if name.startswith("ckpt-") and unwanted(re.split(r"[._]", name)[0], there):
+                path = storage.join(self.folder, name)
+                (storage.remove_folder if storage.is_folder(path) else storage.remove)(path)
+
+    def restore(self, prefix: str) -> None:
+        """Reads a checkpoint.
+
+        Raises:
+          UserError: it is damaged, of another model, or holds numbers that are not finite.
+        """
+        try:
+            shapes = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
+        except (tf.errors.OpError, ValueError, RuntimeError) as error:
+            raise _unreadable(prefix, error) from error
+        found = {name: shapes.get(f"{name}/.ATTRIBUTES/VARIABLE_VALUE") for name in self.OPTIONAL}
+        without = [name for name, shape in found.items() if shape != getattr(self.model, name).shape.as_list()]
+        objects = {name: value for name, value in self.objects.items() if name not in without}
+        restore(tf.train.Checkpoint(**objects), prefix)
+        if "data_position" in without:
+            train, position = self.model.config.train, self.model.data_position
+            used = int(self.model.step) * train.global_batch_size * train.n_dis
+            position.assign(tf.fill(position.shape, tf.cast(used // position.shape[0], tf.int64)))
+            logging.warning("%s is of other code or another number of workers; the order of the data is new.", prefix)
+        networks = (self.model.generator, self.model.discriminator, self.model.ema_generator)
+        for variable in (variable for network in networks for variable in network.variables):
+            if not np.isfinite(variable.numpy()).all():
+                raise UserError(f"{prefix}: {variable.name} has values that are not finite")
+
+    def restore_newest(self) -> str | None:
+        """Reads the newest checkpoint that can be read; says so where it is not the newest.
+
+        Returns:
+          Its prefix; None where there are none.
+        Raises:
+          UserError: not one of them can be read.
+        """
+        prefixes = checkpoints_in(self.folder)
+        restored = next(filter(self._can_restore, prefixes), None)
+        if prefixes and not restored:
+            raise UserError(
+                f"{self.folder}: none of its {len(prefixes)} checkpoints can be read; copy them again, or begin a new "
+                f"run with --init_from={os.path.join(os.path.dirname(self.folder), SNAPSHOT_DIR, 'ckpt-STEP')}"
+            )
+        return restored
+
+    def _can_restore(self, prefix: str) -> bool:
+        try:
+            self.restore(prefix)
+        except UserError as error:
+            logging.warning("%s. The run goes back to the checkpoint before it.", error)
+            return False
+        return True
 
 
 def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
@@ -159,9 +289,13 @@ def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
       UserError: it is damaged, or of another model.
     """
     try:
-        checkpoint.restore(path).expect_partial().assert_existing_objects_matched()
-    except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:  # the last of a file that breaks off
-        raise UserError(f"{path}: the checkpoint cannot be read: {' '.join(str(error).split())[:300]}") from error
+        checkpoint.read(path).expect_partial().assert_existing_objects_matched()
+    except (tf.errors.OpError, AssertionError, ValueError, IndexError, RuntimeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Exception) -> UserError:
+    return UserError(f"{path}: the checkpoint cannot be read: {' '.join(str(error).split())[:300]}")
 
 
 def keep_for_ever(path: str, folder: str = SNAPSHOT_DIR) -> None:
@@ -170,18 +304,20 @@ def keep_for_ever(path: str, folder: str = SNAPSHOT_DIR) -> None:
     Raises:
       OSError: that cannot be written.
     """
-    source = pathlib.Path(path)
-    target = source.parent.parent / folder
-    target.mkdir(exist_ok=True)
-    # The index comes last: only with it the files are a checkpoint.
-    for file in sorted(source.parent.glob(f"{source.name}.*"), key=lambda file: file.suffix == ".index"):
-        temporary = target / f".{file.name}"
-        temporary.unlink(missing_ok=True)
+    target = storage.join(os.path.dirname(os.path.dirname(path)), folder)
+    storage.make_folder(target)
+    for file in files_of(path):
+        name = os.path.basename(file)
+        if storage.is_remote(target):
+            storage.copy(file, storage.join(target, name))
+            continue
+        temporary = os.path.join(target, f".{name}")
+        pathlib.Path(temporary).unlink(missing_ok=True)
         try:
             os.link(file, temporary)
         except OSError:  # not every file system has links
             shutil.copyfile(file, temporary)
-        os.replace(temporary, target / file.name)
+        os.replace(temporary, os.path.join(target, name))
 
 
 def best_score(model_dir: str, name: str, protocol: str) -> float | None:
@@ -194,11 +330,11 @@ def best_score(model_dir: str, name: str, protocol: str) -> float | None:
     Raises:
       UserError: its file cannot be read.
     """
-    path = pathlib.Path(model_dir) / BEST_DIR / BEST_FILE
-    if not path.is_file():
+    path = storage.join(model_dir, BEST_DIR, BEST_FILE)
+    if not storage.exists(path):
         return None
     try:
-        best = json.loads(path.read_text())
+        best = json.loads(storage.read_text(path))
         return float(best["value"]) if (best["score"], best["protocol"]) == (name, protocol) else None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
@@ -213,13 +349,13 @@ def keep_best(path: str, name: str, value: float, protocol: str) -> None:
       OSError: that cannot be written.
     """
     keep_for_ever(path, BEST_DIR)
-    newest = pathlib.Path(path).name
-    folder = pathlib.Path(path).parent.parent / BEST_DIR
+    newest = os.path.basename(path)
+    folder = storage.join(os.path.dirname(os.path.dirname(path)), BEST_DIR)
     best = {"checkpoint": newest, "score": name, "value": value, "protocol": protocol}
-    write_atomically(folder / BEST_FILE, json.dumps(best, indent=2) + "\n")
-    for file in folder.glob("ckpt-*"):
-        if file.name.partition(".")[0] != newest:
-            file.unlink()
+    write_atomically(storage.join(folder, BEST_FILE), json.dumps(best, indent=2) + "\n")
+    for file in storage.names(folder):
+        if file.startswith("ckpt-") and file.partition(".")[0] != newest:
+            storage.remove(storage.join(folder, file))
 
 
 def find_checkpoint(name: str) -> str | None:
@@ -231,26 +367,22 @@ def find_checkpoint(name: str) -> str | None:
       None where there is none.
     """
     prefix = re.sub(r"\.index$", "", name)
-    if os.path.isfile(f"{prefix}.index"):
+    if storage.exists(f"{prefix}.index"):
         return prefix
-    if not os.path.isdir(name):
-        return None
-    steps = {int(match[1]) for file in os.listdir(name) if (match := re.fullmatch(r"ckpt-(\d+)\.index", file))}
-    return os.path.join(name, f"ckpt-{max(steps)}") if steps else latest_checkpoint(name)
+    return next(iter(checkpoints_in(name)), None) or latest_checkpoint(name)
 
 
 def checksums(name: str) -> dict[str, str]:
     """Of the files of the checkpoint that `find_checkpoint` finds, by their names."""
-    found = pathlib.Path(find_checkpoint(name) or name)
-    return {file.name: checksum(file) for file in sorted(found.parent.glob(f"{found.name}.*"))}
+    return {os.path.basename(file): checksum(file) for file in files_of(find_checkpoint(name) or name)}
 
 
-def run_folder(name: str) -> pathlib.Path:
+def run_folder(name: str) -> str:
     """The folder of the run that `find_checkpoint` would look into."""
-    if os.path.isfile(os.path.join(name, CONFIG_FILE)):
-        return pathlib.Path(name)
+    if storage.exists(storage.join(name, CONFIG_FILE)):
+        return name
     found = find_checkpoint(name)
-    return pathlib.Path(name) if found is None else pathlib.Path(found).parent.parent
+    return name if found is None else os.path.dirname(os.path.dirname(found))
 
 
 def initialize(model: TGANv2) -> str:
@@ -269,7 +401,7 @@ def initialize(model: TGANv2) -> str:
             f"--init_from={config.train.init_from}: no checkpoint there; valid: the folder of a run, RUN/{BEST_DIR}, "
             f"or RUN/{SNAPSHOT_DIR}/ckpt-STEP"
         )
-    source = str(run_folder(config.train.init_from))
+    source = run_folder(config.train.init_from)
     other = differences(config.model, load_config(source).model, "there")
     shapes = [text for name, text in other.items() if name in SHAPES]
     if shapes:
@@ -309,7 +441,8 @@ def save_generator(
     try:
         record_config(Config(config.model, data, train, scores), class_names, temporary)
         weights = tf.train.Checkpoint(ema_generator=generator, step=tf.Variable(step, dtype=tf.int64))
-        tf.train.CheckpointManager(weights, os.path.join(temporary, CHECKPOINT_DIR), None).save(step)
+        prefix = weights.write(os.path.join(temporary, CHECKPOINT_DIR, f"ckpt-{step}"))
+        _name_newest(prefix)
         os.chmod(temporary, 0o755)
         os.replace(temporary, target)
     except BaseException:
@@ -326,7 +459,7 @@ def load_generator(name: str) -> tuple[Generator, Config, int]:
       UserError: no such run, or no checkpoint in it, or a damaged one.
     """
     path = find_checkpoint(name)
-    config = load_config(str(run_folder(name)))
+    config = load_config(run_folder(name))
     if path is None:
         raise UserError(f"{name} has no checkpoint yet; train it for at least --checkpoint_every_steps steps")
     generator = Generator(config.model)

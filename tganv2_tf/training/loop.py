@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import signal
 import tempfile
+import time
 
 import tensorflow as tf
 from absl import logging
 
+from tganv2_tf import files, storage
 from tganv2_tf.config import Config
 from tganv2_tf.data.manifest import Manifest
-from tganv2_tf.data.pipeline import load_manifest, training_dataset
+from tganv2_tf.data.pipeline import Position, load_manifest, training_dataset
 from tganv2_tf.data.reading import explain
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.models.discriminator import Discriminator
@@ -22,12 +23,11 @@ from tganv2_tf.models.tganv2 import TGANv2
 from tganv2_tf.training import callbacks
 from tganv2_tf.training.checkpoints import (
     EVENTS_DIR,
+    CheckpointFolder,
     check_run,
-    checkpoint_manager,
+    checkpoints_in,
     initialize,
-    latest_checkpoint,
     record_config,
-    restore,
 )
 from tganv2_tf.training.distribution import (
     is_chief,
@@ -37,6 +37,8 @@ from tganv2_tf.training.distribution import (
     warn_without_gpu,
 )
 from tganv2_tf.training.summaries import record_hparams
+
+LOCK = ".lock"
 
 
 def make_optimizer(config: Config, learning_rate: float, updates_per_step: int) -> tf.keras.optimizers.Optimizer:
@@ -67,7 +69,8 @@ def make_model(config: Config) -> TGANv2:
     policy = tf.keras.mixed_precision.global_policy()
     tf.keras.mixed_precision.set_global_policy(train.mixed_precision)  # layers take it when they are made
     try:
-        model = TGANv2(Generator(config.model), Discriminator(config.model), config)
+        workers = num_workers(tf.distribute.get_strategy())
+        model = TGANv2(Generator(config.model), Discriminator(config.model), config, workers)
     finally:
         tf.keras.mixed_precision.set_global_policy(policy)
     model.compile(
@@ -113,8 +116,6 @@ def describe(config: Config, strategy: tf.distribute.Strategy) -> str:
 
 def reason(error: tf.errors.OpError) -> str:
     """The line of TensorFlow's report that says what happened, without the graph around it."""
-    if isinstance(error, tf.errors.UnavailableError):
-        return "another worker is gone"
     context = ("Graph execution error", "Detected at", "File ", "[[", "tf.", "The error could be from a previous")
     lines = [line.strip() for line in error.message.splitlines()]
     return next((line for line in reversed(lines) if line and not line.startswith(context)), lines[0])
@@ -131,7 +132,8 @@ def train(config: Config, dry_run: bool = False) -> int:
     Raises:
       UserError: input that cannot be used, losses that are not finite, or a folder that cannot be written.
     """
-    strategy = make_strategy(config.train.distribution)
+    train = config.train
+    strategy = make_strategy(train.distribution)
     chief = is_chief(strategy)
     batch_size = per_replica_batch_size(config, strategy.num_replicas_in_sync)
     warn_without_gpu(config)
@@ -140,107 +142,165 @@ def train(config: Config, dry_run: bool = False) -> int:
             config = with_classes(config, load_manifest(config.model, config.data))
         print(describe(config, strategy))
         return 0
-    if not config.train.model_dir:
+    if not train.model_dir:
         raise ConfigError("--model_dir is missing: the folder of the run")
     if not chief:
         logging.set_verbosity(logging.WARNING)  # the chief says it
+    if train.deterministic:
+        tf.config.experimental.enable_op_determinism()
     manifest = load_manifest(config.model, config.data)
     config = with_classes(config, manifest)
-    changes = check_run(config)
-    if chief:
-        os.makedirs(config.train.model_dir, exist_ok=True)  # now, where it fails at once if it must
-
-    # The order in which a run resumes: networks and optimisers exist, the newest checkpoint overwrites them, and the
-    # data goes on with an order of its own, drawn from the seed and the step.
-    try:
-        with strategy.scope():
-            model = make_model(config)
-    except tf.errors.OpError as error:
-        raise UserError(f"the networks cannot be made: {reason(error)}") from error
-    logging.info("%d videos in %s.", manifest.num_videos, config.data.data_dir)
-    restored = latest_checkpoint(config.train.model_dir)
     with contextlib.ExitStack() as stack:
+        if chief:
+            storage.make_folder(train.model_dir)  # now, where it fails at once if it must
+            stack.enter_context(files.locked(storage.join(train.model_dir, LOCK), f"--model_dir={train.model_dir}"))
+        changes = check_run(config)
+        try:
+            with strategy.scope():
+                model = make_model(config)
+        except tf.errors.OpError as error:
+            raise UserError(f"the networks cannot be made: {reason(error)}") from error
+        logging.info("%d videos in %s.", manifest.num_videos, config.data.data_dir)
         # Workers other than the chief save too, for some values are means over all of them, and throw it away.
-        folder = None if chief else stack.enter_context(tempfile.TemporaryDirectory())
-        manager = checkpoint_manager(model, folder)
-        if restored:
-            restore(manager.checkpoint, restored)
+        checkpoints = CheckpointFolder(model)
+        if checkpoints.restore_newest():
             logging.info("Going on from step %d.", int(model.step.numpy()))
             for change in changes:
                 logging.info("Changed: %s.", change)
-        elif config.train.init_from:
+        elif train.init_from:
             logging.info("A new run with the networks of %s.", initialize(model))
         else:
             logging.info("A new run.")
-        return _fit(config, model, manager, manifest, batch_size, chief)
+        if not chief:
+            checkpoints.folder = stack.enter_context(tempfile.TemporaryDirectory())
+        return _Run(config, model, checkpoints, manifest, batch_size, chief).train()
 
 
-def _fit(
-    config: Config,
-    model: TGANv2,
-    manager: tf.train.CheckpointManager,
-    manifest: Manifest,
-    batch_size: int,
-    chief: bool,
-) -> int:
-    """Trains from the model's step to the last one; returns the exit status."""
-    train, strategy = config.train, model.distribute_strategy
-    first_step = int(model.step.numpy())
-    if first_step >= train.train_steps:
-        logging.info("Step %d of --train_steps=%d is done; nothing to do.", first_step, train.train_steps)
-        return 0
-    if first_step % train.steps_per_execution:
-        value = train.steps_per_execution
-        raise ConfigError(f"--steps_per_execution={value}: the run is at step {first_step}; valid: a divisor of it")
-    writer = tf.summary.create_noop_writer()
-    if chief:
-        record_config(config, manifest.labels)
-        record_hparams(config)
-        writer = tf.summary.create_file_writer(os.path.join(train.model_dir, EVENTS_DIR))
-    with writer.as_default(first_step):
-        tf.summary.text("config", f"```\n{config.to_json()}```")
-    dataset = strategy.distribute_datasets_from_function(
-        lambda context: training_dataset(
-            manifest,
-            config.model,
-            config.data,
-            batch_size,
+class _Run:
+    """One process' part in a run, from the step at which the model is."""
+
+    def __init__(
+        self,
+        config: Config,
+        model: TGANv2,
+        checkpoints: CheckpointFolder,
+        manifest: Manifest,
+        batch_size: int,
+        chief: bool,
+    ) -> None:
+        self.config, self.model, self.checkpoints, self.manifest = config, model, checkpoints, manifest
+        self.batch_size, self.chief = batch_size, chief
+        self.events = storage.join(config.train.model_dir, EVENTS_DIR)
+        self.writer = tf.summary.create_noop_writer()
+
+    def train(self) -> int:
+        """Trains to the last step; returns the exit status."""
+        train, first_step = self.config.train, int(self.model.step.numpy())
+        if first_step % train.steps_per_execution:
+            value = train.steps_per_execution
+            raise ConfigError(f"--steps_per_execution={value}: the run is at step {first_step}; valid: a divisor of it")
+        if self.chief and first_step < train.train_steps:
+            record_config(self.config, self.manifest.labels)
+            record_hparams(self.config)
+        if self.chief:
+            self.writer = tf.summary.create_file_writer(self.events)
+        with self.writer.as_default(first_step):
+            tf.summary.text("config", f"```\n{self.config.to_json()}```")
+        try:
+            return self._train_with_restarts()
+        finally:
+            self.writer.close()
+
+    def _train_with_restarts(self) -> int:
+        """Goes back to the newest checkpoint where that may help: other random numbers, or data that come again."""
+        train, model = self.config.train, self.model
+        alone = num_workers(model.distribute_strategy) == 1  # others cannot be told
+        may_go_back = alone and (train.max_restarts or storage.is_remote(self.config.data.data_dir))
+        if may_go_back and not checkpoints_in(self.checkpoints.folder):
+            self.checkpoints.save(int(model.step.numpy()))
+        restarts, waits = 0, iter(storage.BACK_OFF)
+        while True:
+            first_step = int(model.step.numpy())
+            try:
+                return self._fit(first_step)
+            except callbacks.NotFiniteError as error:
+                if restarts == train.max_restarts or not alone:
+                    raise
+                restarts += 1
+                logging.warning("%s. Restart %d of %d, with other random numbers.", error, restarts, train.max_restarts)
+                count = model.restarts.numpy() + 1
+                self.checkpoints.restore_newest()
+                model.restarts.assign(count)
+            except tf.errors.OpError as error:
+                wait = next(waits, None) if may_go_back and storage.is_transient(error) else None
+                if wait is None:
+                    raise self._explained(error) from error
+                step = int(model.step.numpy())
+                logging.warning("Step %d: %s. Going on from the newest checkpoint in %s s.", step, reason(error), wait)
+                time.sleep(wait)
+                self.checkpoints.restore_newest()
+                if int(model.step.numpy()) > first_step:  # it had gone well for a while
+                    waits = iter(storage.BACK_OFF)
+            logging.info("Going on from step %d.", int(model.step.numpy()))
+
+    def _explained(self, error: tf.errors.OpError) -> UserError:
+        if isinstance(error, tf.errors.ResourceExhaustedError):
+            return UserError(f"out of memory: {reason(error)}; lower --global_batch_size")
+        if isinstance(error, tf.errors.UnavailableError) and num_workers(self.model.distribute_strategy) > 1:
+            return UserError(f"the run ended at step {int(self.model.step.numpy())}: another worker is gone")
+        damage = explain(error, self.manifest, self.config.data)
+        return UserError(damage or f"the run ended at step {int(self.model.step.numpy())}: {reason(error)}")
+
+    def _dataset(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
+        """What this process reads, from where the model is."""
+        train, pipelines = self.config.train, context.num_input_pipelines
+        replicas = context.num_replicas_in_sync // pipelines  # that take turns at the elements
+        slot = int(self.model.data_position.numpy()[context.input_pipeline_id])
+        return training_dataset(
+            self.manifest,
+            self.config.model,
+            self.config.data,
+            self.batch_size,
             train.n_dis,
             train.seed,
-            first_step,
-            context.num_input_pipelines,
+            Position(int(self.model.step.numpy()) * replicas, slot),
+            pipelines,
             context.input_pipeline_id,
         )
-    )
-    checkpoints = callbacks.Checkpoints(manager, config, chief)
-    profile = callbacks.Profile(os.path.join(train.model_dir, EVENTS_DIR), config)
-    bar = callbacks.progress_bar(first_step, train.train_steps)
-    by_all = [
-        callbacks.StopOnNonFinite(config),
-        callbacks.Scalars(writer, config),
-        callbacks.Previews(writer, config),
-        checkpoints,
-        *([callbacks.Evaluations(writer, config, manifest, manager, chief)] if train.eval_every_steps else []),
-    ]
-    by_chief = [bar, *([profile] if train.profile_steps else [])]
-    try:
-        model.fit(
-            dataset,
-            steps_per_epoch=train.train_steps - first_step,
-            verbose=0,
-            callbacks=[*by_all, *by_chief] if chief else by_all,
-        )
-    except tf.errors.ResourceExhaustedError as error:
-        raise UserError(f"out of memory: {reason(error)}; lower --global_batch_size") from error
-    except tf.errors.OpError as error:
-        damage = explain(error, manifest, config.data)
-        if damage:
-            raise UserError(damage) from error
-        raise UserError(f"the run ended at step {int(model.step.numpy())}: {reason(error)}") from error
-    finally:
-        bar.close()
-        checkpoints.restore_handlers()
-        profile.stop()
-        writer.close()
-    checkpoints.on_any_worker(False)  # waits for the others, which miss the chief when it goes first
-    return 128 + signal.Signals(checkpoints.stopped_by) if checkpoints.stopped_by else 0
+
+    def _fit(self, first_step: int) -> int:
+        """Trains from the model's step to the last one; returns the exit status."""
+        train, config, model = self.config.train, self.config, self.model
+        evaluations = []
+        if train.eval_every_steps:
+            evaluations.append(callbacks.Evaluations(self.writer, config, self.manifest, self.chief))
+        if first_step >= train.train_steps:
+            for evaluation in evaluations:  # the run may have been stopped before the last one
+                evaluation.set_model(model)
+                evaluation.on_train_begin()
+            logging.info("Step %d of --train_steps=%d is done; nothing to do.", first_step, train.train_steps)
+            return 0
+        saving = callbacks.SaveCheckpoints(self.checkpoints, config, self.chief)
+        profile = callbacks.Profile(self.events, config)
+        bar = callbacks.progress_bar(first_step, train.train_steps)
+        by_all = [
+            callbacks.StopOnNonFinite(config),
+            callbacks.Scalars(self.writer, config),
+            callbacks.Previews(self.writer, config),
+            saving,
+            *evaluations,
+        ]
+        by_chief = [bar, *([profile] if train.profile_steps else [])]
+        try:
+            model.fit(
+                model.distribute_strategy.distribute_datasets_from_function(self._dataset),
+                steps_per_epoch=train.train_steps - first_step,
+                verbose=0,
+                callbacks=[*by_all, *by_chief] if self.chief else by_all,
+            )
+        finally:
+            bar.close()
+            saving.restore_handlers()
+            profile.stop()
+        saving.on_any_worker(False)  # waits for the others, which miss the chief when it goes first
+        return 128 + signal.Signals(saving.stopped_by) if saving.stopped_by else 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
+import os
 
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.hparams import api_pb2, summary
 
+from tganv2_tf import storage
 from tganv2_tf.config import Config
 from tganv2_tf.training.checkpoints import EVENTS_DIR
 
@@ -25,6 +26,8 @@ NOT_COMPARED = {
     "best_score",
     "num_previews",
     "profile_steps",
+    "deterministic",
+    "max_restarts",
 }
 
 
@@ -50,15 +53,15 @@ def record_hparams(config: Config) -> None:
     and the last values of all scalars, those of `eval/` first, whoever writes them. It merges rows of one name and cuts
     off the end of a long one: a row is named after the run's whole path, its own folder first.
     """
-    run = pathlib.Path(config.train.model_dir)
-    folder = run / EVENTS_DIR
-    earlier = list(folder.glob(f"*{HPARAMS_SUFFIX}"))
-    writer = tf.summary.create_file_writer(str(folder), filename_suffix=HPARAMS_SUFFIX)
+    parent, name = os.path.split(config.train.model_dir.rstrip("/"))
+    folder = storage.join(config.train.model_dir, EVENTS_DIR)
+    earlier = [file for file in storage.names(folder) if file.endswith(HPARAMS_SUFFIX)]
+    writer = tf.summary.create_file_writer(folder, filename_suffix=HPARAMS_SUFFIX)
     with writer.as_default():
-        hparams_api.hparams(hparams(config), trial_id=f"{run.name} in {run.parent}")
+        hparams_api.hparams(hparams(config), trial_id=f"{name} in {parent or '.'}")
     writer.close()
-    for path in earlier:
-        path.unlink()
+    for file in earlier:
+        storage.remove(storage.join(folder, file))
 
 
 def record_success() -> None:
