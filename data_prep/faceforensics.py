@@ -81,7 +81,6 @@ def data_set(options: FaceForensicsOptions) -> DataSet:
     missing += [f"original/{name}" for name in masks.keys() - originals.keys()]
     reader = functools.partial(
         read_masked_face,
-        masks=masks,
         box_rule=options.box,
         margin=options.face_margin,
         resolution=options.resolution,
@@ -92,7 +91,7 @@ def data_set(options: FaceForensicsOptions) -> DataSet:
         height=options.resolution,
         width=options.resolution,
         labels=[],
-        videos=[Video(name, path) for name, path in originals.items() if name in masks],
+        videos=[Video(name, path, mask=masks[name]) for name, path in originals.items() if name in masks],
         missing=sorted(missing),
         reader=reader,
         options={"box": options.box, "face_margin": options.face_margin, "resolution": options.resolution},

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import pathlib
-import shutil
+import os
 from collections.abc import Iterator
 from typing import Any
 
+from tganv2_tf import storage
 from tganv2_tf.data.manifest import MANIFEST_FILE, UNFINISHED_DIR, Manifest
 from tganv2_tf.errors import UserError
+from tganv2_tf.files import locked
 
 try:
     import fcntl
@@ -18,7 +19,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
-def refuse_other_options(folder: pathlib.Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def refuse_other_options(folder: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises UserError, naming what differs, where a folder was made with options `before` that are others `now`."""
     differing = [
         f"{'' if name in ('data_set', 'videos') else '--'}{name}={before.get(name)} (now {now.get(name)})"
@@ -31,40 +32,62 @@ def refuse_other_options(folder: pathlib.Path, before: dict[str, Any], now: dict
         )
 
 
-def is_complete(folder: pathlib.Path, options: dict[str, Any]) -> bool:
+def is_complete(folder: str, options: dict[str, Any]) -> bool:
     """Whether the data set is there already. Raises UserError where one with other options is."""
-    if not (folder / MANIFEST_FILE).exists():
+    if not storage.exists(storage.join(folder, MANIFEST_FILE)):
         return False
     refuse_other_options(folder, Manifest.load(folder).options, options)
-    shutil.rmtree(folder / UNFINISHED_DIR, ignore_errors=True)  # of a run killed at its last step
+    remove_unfinished(storage.join(folder, UNFINISHED_DIR))  # of a run killed at its last step
     return True
 
 
-def make_folder(folder: pathlib.Path, work: pathlib.Path) -> None:
+def remove_unfinished(work: str) -> None:
+    """Removes what a finished preparation does not need any more, if it can."""
+    with contextlib.suppress(OSError):
+        storage.remove_folder(work)
+
+
+def make_folder(folder: str, work: str) -> None:
     """Makes the folder, and `work` in it. Raises UserError where it cannot be made or holds something else."""
     try:
-        if not work.is_dir() and folder.exists() and (not folder.is_dir() or any(folder.glob("[!.]*"))):
+        others = [name for name in storage.names(folder) if not name.startswith(".")]
+        is_file = storage.exists(folder) and not storage.is_folder(folder)
+        if not storage.is_folder(work) and (is_file or others):
             raise UserError(f"--output_dir={folder}: holds something else; name a new or an empty folder")
-        work.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(work)
     except OSError as error:
         raise UserError(f"--output_dir={folder}: {error.strerror}; name a folder that you may write to") from error
 
 
 @contextlib.contextmanager
-def lock(work: pathlib.Path) -> Iterator[None]:
-    """Keeps a second run out of the folder; the system lets go of the lock even when a run is killed."""
-    with open(work / "lock", "w", encoding="utf-8") as file:
+def lock(work: str) -> Iterator[None]:
+    """Keeps a second run out of the folder; the system lets go of the lock even when a run is killed.
+
+    A folder in a bucket is locked for this machine only.
+    """
+    if storage.is_remote(work):
+        with locked(storage.join(work, "lock"), f"--output_dir={os.path.dirname(work)}"):
+            yield
+        return
+    with open(storage.join(work, "lock"), "w", encoding="utf-8") as file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise UserError(f"--output_dir={work.parent}: another run is writing to it") from error
+                raise UserError(f"--output_dir={os.path.dirname(work)}: another run is writing to it") from error
         yield
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """What a file of an unfinished preparation says. Raises UserError."""
+def read_json(path: str, kinds: dict[str, type]) -> dict[str, Any] | None:
+    """What a file of an unfinished preparation says; None where it is missing or damaged.
+
+    Args:
+      path: of the file.
+      kinds: of the values that must be there.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: cannot be read; delete the folder {path.parent.parent} and start again") from error
+        saved = json.loads(storage.read_text(path))
+    except (FileNotFoundError, ValueError):
+        return None
+    sound = isinstance(saved, dict) and all(isinstance(saved.get(name), kind) for name, kind in kinds.items())
+    return saved if sound else None

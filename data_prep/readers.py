@@ -5,7 +5,7 @@ Everything streams. What needs to know a whole video first, where its face goes,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -36,14 +36,11 @@ def read_detected_face(video: Video, margin: float, resolution: int) -> VideoFra
     return VideoFrames(fps, (resize_square(crop, resolution) for crop in crops))
 
 
-def read_masked_face(
-    video: Video, masks: Mapping[str, str], box_rule: str, margin: float, resolution: int
-) -> VideoFrames:
+def read_masked_face(video: Video, box_rule: str, margin: float, resolution: int) -> VideoFrames:
     """The face that a mask video shows: frames of [resolution, resolution, 3].
 
     Args:
-      video: the frames.
-      masks: paths of the mask videos by the ids of the videos; white where there is no face.
+      video: the frames, and its mask video, white where there is no face.
       box_rule: `smoothed` follows the face calmly and interpolates where masks are empty; `official` takes a square for
         each frame, as the authors' code does, and that of the nearest frame where masks are empty.
       margin: widens the square on each side, as a share of its side.
@@ -52,7 +49,7 @@ def read_masked_face(
       VideoError: one of the two videos cannot be read, they do not belong together, or no mask shows a face.
     """
     try:
-        squares, mask_shape = _mask_squares(open_video(masks[video.id]).frames, box_rule)
+        squares, mask_shape = _mask_squares(open_video(video.mask).frames, box_rule)
     except VideoError as error:
         raise VideoError(f"of its mask video: {error}") from error
     fps, frames = open_video(video.path)

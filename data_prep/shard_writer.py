@@ -17,6 +17,7 @@ from tganv2_tf.data.manifest import Shard, Skipped, checksum
 from tganv2_tf.data.records import NO_LABEL, encode_record, segment_id
 from tganv2_tf.decoding import VideoError, VideoFrames, claimed_num_frames
 from tganv2_tf.errors import UserError
+from tganv2_tf.files import sync_folder
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -36,12 +37,19 @@ class Video:
       path: of its file.
       label: number of its class from 0, or `NO_LABEL`.
       label_name: name of its class, or nothing.
+      mask: path of the video that shows where its face is, or nothing.
     """
 
     id: str
     path: str
     label: int = NO_LABEL
     label_name: str = ""
+    mask: str = ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All that its frames are made of."""
+        return (self.path, self.mask) if self.mask else (self.path,)
 
 
 Reader = Callable[[Video], VideoFrames]
@@ -111,6 +119,7 @@ def write_shard(task: ShardTask, announce: Callable[[str | None], None]) -> Shar
             except _SpoiledShard as spoiled:
                 lost.append(spoiled.skipped)
         os.replace(task.temporary, task.file)
+        sync_folder(os.path.dirname(task.file))
     except OSError as error:
         raise UserError(f"{task.file}: cannot be written: {error.strerror or error}; {WHAT_TO_DO}") from error
     finally:

@@ -13,18 +13,20 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
+import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 import tqdm
 
 from data_prep.options import ShardingOptions
-from data_prep.output_folder import is_complete, lock, make_folder, read_json, refuse_other_options
+from data_prep.output_folder import is_complete, lock, make_folder, read_json, refuse_other_options, remove_unfinished
 from data_prep.shard_writer import WHAT_TO_DO, ProbeTask, Reader, ShardReport, ShardTask, Video, probe, write_shard
 from data_prep.workers import num_processors, run_supervised
-from tganv2_tf.data.manifest import UNFINISHED_DIR, Manifest, Shard, Skipped, shard_name
+from tganv2_tf import storage
+from tganv2_tf.data.manifest import MANIFEST_FILE, UNFINISHED_DIR, Manifest, Shard, Skipped, checksum, shard_name
 from tganv2_tf.data.records import source_video
 from tganv2_tf.errors import UserError
 from tganv2_tf.files import write_atomically
@@ -84,16 +86,18 @@ def prepare(data_set: DataSet, options: ShardingOptions) -> int:
     for video in data_set.videos:
         if source_video(video.id) != video.id:
             raise UserError(f"{video.id}: the name of a video may not end as a segment's does, with #0001; rename it")
-    folder = pathlib.Path(options.output_dir)
-    work = folder / UNFINISHED_DIR
+    folder = _output_folder(options)
+    work = storage.join(folder, UNFINISHED_DIR)
     made_with = _made_with(data_set, options)
     if is_complete(folder, made_with):
-        print(f"{folder}: complete already, nothing to do")
+        changed = _changed_since(folder, data_set.videos)
+        but = f"; but {len(changed)} videos have changed since, e.g. {changed[0]}: delete it first" if changed else ""
+        print(f"{folder}: complete already, nothing to do{but}")
         return 0
     make_folder(folder, work)
     try:
-        with lock(work):
-            _Preparation(data_set, options, made_with).run()
+        with lock(work), tempfile.TemporaryDirectory() as staging:
+            _Preparation(data_set, options, made_with, staging).run()
     except KeyboardInterrupt:
         message = "interrupted; finished shards are kept, the same command continues"
         print(f"{data_set.name}: {message}", file=sys.stderr)
@@ -120,10 +124,11 @@ def num_shards(num_videos: int, bytes_a_video: float, shard_mib: int) -> int:
 class _Preparation:
     """One run, in a folder that is ours."""
 
-    def __init__(self, data_set: DataSet, options: ShardingOptions, made_with: dict[str, Any]) -> None:
+    def __init__(self, data_set: DataSet, options: ShardingOptions, made_with: dict[str, Any], staging: str) -> None:
         self.data_set, self.options, self.made_with = data_set, options, made_with
-        self.folder = pathlib.Path(options.output_dir)
-        self.work = self.folder / UNFINISHED_DIR
+        self.folder = _output_folder(options)
+        self.work = storage.join(self.folder, UNFINISHED_DIR)
+        self.staging = staging if storage.is_remote(self.folder) else ""  # where shards wait for their upload
         self.num_workers = options.num_workers or num_processors()
         self.reports: dict[int, ShardReport] = {}
 
@@ -136,8 +141,16 @@ class _Preparation:
         self._finish()
 
     def _remove_temporary_files(self) -> None:
-        for path in self.work.glob("*.tmp"):
-            path.unlink()
+        if not self.staging:
+            for path in [*pathlib.Path(self.work).glob("*.tmp"), *pathlib.Path(self.folder).glob(".manifest.*.json")]:
+                path.unlink()
+
+    def _remove_all(self) -> None:
+        """Removes what was made by a plan that is lost: nobody knows with which options."""
+        shard = re.compile(rf"{re.escape(self.data_set.name)}-{re.escape(self.data_set.split)}-.*-of-.*\.tfrecord")
+        for folder, pattern in ((self.work, re.compile(r".*\.json")), (self.folder, shard)):
+            for name in filter(pattern.fullmatch, storage.names(folder)):
+                storage.remove(storage.join(folder, name))
 
     def _write_shards(self, tasks: list[ShardTask]) -> None:
         # Now, so that a video which changes while its shard is being written counts as changed.
@@ -159,6 +172,9 @@ class _Preparation:
 
             def on_done(task: ShardTask, report: ShardReport) -> None:
                 self.reports[task.index] = report
+                if self.staging:
+                    storage.copy(task.file, storage.join(self.folder, report.shard.file))
+                    os.remove(task.file)
                 saved = {"sources": sources[task.index], **dataclasses.asdict(report)}
                 write_atomically(self._sidecar(task), json.dumps(saved, indent=2))
 
@@ -178,12 +194,13 @@ class _Preparation:
     def _plan(self) -> list[ShardTask]:
         """The tasks of all shards; their number is that of the first run, should the estimate come out differently."""
         videos = shuffled(self.data_set.videos, self.options.seed)
-        path = self.work / "plan.json"
-        if path.is_file():
-            plan = read_json(path)
+        path = storage.join(self.work, "plan.json")
+        plan = read_json(path, {"made_with": dict, "num_shards": int})
+        if plan:
             refuse_other_options(self.folder, plan["made_with"], self.made_with)
             count = plan["num_shards"]
         else:
+            self._remove_all()
             count = num_shards(len(videos), self._bytes_a_video(videos[:PROBED_VIDEOS]), self.options.shard_mib)
             write_atomically(path, json.dumps({"made_with": self.made_with, "num_shards": count}, indent=2))
         names = [shard_name(self.data_set.name, self.data_set.split, index, count) for index in range(count)]
@@ -191,8 +208,8 @@ class _Preparation:
         return [
             ShardTask(
                 index=index,
-                file=str(self.folder / name),
-                temporary=str(self.work / f"{name}.tmp"),
+                file=os.path.join(self.staging or self.folder, name),
+                temporary=os.path.join(self.staging or self.work, f"{name}.tmp"),
                 videos=tuple(videos[bounds[index] : bounds[index + 1]]),
                 reader=self.data_set.reader,
                 encoding=self.options.encoding,
@@ -218,20 +235,25 @@ class _Preparation:
         )
         return answers[0]
 
-    def _sidecar(self, task: ShardTask) -> pathlib.Path:
-        return self.work / f"shard-{task.index:05d}.json"
+    def _sidecar(self, task: ShardTask) -> str:
+        return storage.join(self.work, f"shard-{task.index:05d}.json")
 
     def _finished(self, task: ShardTask, sources: list[str]) -> ShardReport | None:
         """The report of a shard that an earlier run finished, of these very videos and none that it had to skip."""
-        try:
-            loaded = read_json(self._sidecar(task))
-            size = os.path.getsize(task.file)
-        except OSError:
-            return None
+        saved = read_json(self._sidecar(task), {"sources": list, "shard": dict, "skipped": list})
         # Whoever starts the command again after a report of broken videos may have mended them.
-        if loaded["skipped"] or size != loaded["shard"]["bytes"] or sources != loaded.get("sources"):
+        if not saved or saved["skipped"] or saved["sources"] != sources:
             return None
-        return ShardReport(Shard(**loaded["shard"]), ())
+        try:
+            shard = Shard(**saved["shard"])
+        except TypeError:
+            return None
+        # Its bytes were on the disk before its report was; but what has happened since?
+        if shard.file != os.path.basename(task.file) or shard.fault(self.folder):
+            return None
+        # What was uploaded is whole.
+        sound = self.staging or checksum(task.file) == shard.checksum
+        return ShardReport(shard, ()) if sound else None
 
     def _finish(self) -> None:
         missing = [Skipped(video_id, "the file is missing") for video_id in self.data_set.missing]
@@ -241,7 +263,7 @@ class _Preparation:
         if skipped:
             print(f"{len(skipped)} of {len(self.data_set.videos) + len(missing)} videos are skipped:")
             for skip in skipped[:SHOWN_SKIPS]:
-                print(f"  {skip.video}: {skip.reason}")
+                print(f"  {_in_one_line(skip.video)}: {_in_one_line(skip.reason)}")
             if len(skipped) > SHOWN_SKIPS:
                 print(f"  and {len(skipped) - SHOWN_SKIPS} more")
         manifest = Manifest(
@@ -254,7 +276,7 @@ class _Preparation:
             shards=[report.shard for report in reports],
             skipped=skipped,
         )
-        full_list = self.work / "skipped.json"
+        full_list = storage.join(self.work, "skipped.json")
         if len(skipped) > self.options.max_failures or not manifest.num_videos:
             write_atomically(full_list, json.dumps([dataclasses.asdict(skip) for skip in skipped], indent=2))
         if not manifest.num_videos:
@@ -265,7 +287,7 @@ class _Preparation:
                 "lists them; mend them or raise the limit, and run the same command again"
             )
         manifest.save(self.folder)
-        shutil.rmtree(self.work, ignore_errors=True)
+        remove_unfinished(self.work)
         size = sum(shard.bytes for shard in manifest.shards)
         print(
             f"{self.folder}: {manifest.num_videos} videos, {manifest.num_frames} frames of {manifest.width}x"
@@ -274,15 +296,37 @@ class _Preparation:
 
 
 def _state(video: Video) -> str:
-    """Size and time of change of its file, to see whether it was mended since.
+    """Size and time of change of its files, to see whether it was mended since.
 
     Kept beside each finished shard and not among the options: a mended video is no reason to refuse the folder.
     """
     try:
-        status = os.stat(video.path)
+        states = [os.stat(path) for path in video.files]
     except OSError:
         return "missing"
-    return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
+    return "; ".join(f"{state.st_size} bytes, {state.st_mtime_ns} ns" for state in states)
+
+
+def _in_one_line(text: str) -> str:
+    """Names of files may hold line ends, and characters that a terminal obeys."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def _output_folder(options: ShardingOptions) -> str:
+    folder = options.output_dir
+    return folder.rstrip("/") if storage.is_remote(folder) else os.fspath(pathlib.Path(folder))
+
+
+def _changed_since(folder: str, videos: Sequence[Video]) -> list[str]:
+    """Ids of the videos that are newer than the finished data set; none for one in a bucket, whose clock is another."""
+    if storage.is_remote(folder):
+        return []
+    finished = os.stat(os.path.join(folder, MANIFEST_FILE)).st_mtime_ns
+    return [
+        video.id
+        for video in videos
+        if any(os.path.exists(path) and os.stat(path).st_mtime_ns > finished for path in video.files)
+    ]
 
 
 def _made_with(data_set: DataSet, options: ShardingOptions) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import re
 import sys
 from collections.abc import Iterable
 
+from data_prep.folders import walk
 from data_prep.options import ShardingOptions, VideoDirOptions
 from data_prep.readers import read_resized
 from data_prep.shard_writer import Video
@@ -57,8 +58,8 @@ def find_videos(folder: pathlib.Path) -> dict[str, str]:
     if not folder.is_dir():
         raise UserError(f"--video_dir={folder}: no such folder")
     found: dict[str, str] = {}
-    for parent, _, names in sorted(os.walk(folder, followlinks=True)):
-        for name in sorted(names):
+    for parent, names in walk(folder):
+        for name in names:
             match = NAME.fullmatch(name)
             if match is None:
                 continue

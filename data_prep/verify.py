@@ -10,7 +10,6 @@ there, as TFRecord does not find the next record. The exit status is 0 where the
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 import statistics
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from tganv2_tf import cli_flags
+from tganv2_tf import cli_flags, storage
 from tganv2_tf.config import option, require
 from tganv2_tf.data.inspection import DamagedError, read_frames, read_record, read_shard
 from tganv2_tf.data.manifest import MANIFEST_FILE, WHAT_TO_DO, Manifest, Shard, checksum
@@ -96,14 +95,20 @@ class Verification:
         tqdm.tqdm.write(f"{file}: {fault}")
 
     def _verify(self, shard: Shard, decoded: set[int], shown: set[int], bar: tqdm.tqdm) -> None:
-        path = os.path.join(self._options.data_dir, shard.file)
+        path = storage.join(self._options.data_dir, shard.file)
         fault = shard.fault(self._options.data_dir)
         if fault:
             self._report(shard.file, fault)
-        elif checksum(path) != shard.checksum:
-            self._report(shard.file, f"its checksum is not the one in {MANIFEST_FILE}: other bytes than were written")
-        if not os.path.isfile(path):
+        if not storage.exists(path):
             return
+        with storage.on_disk(path) as local:
+            self._verify_content(local, shard, fault is None, decoded, shown, bar)
+
+    def _verify_content(
+        self, path: str, shard: Shard, has_its_size: bool, decoded: set[int], shown: set[int], bar: tqdm.tqdm
+    ) -> None:
+        if has_its_size and checksum(path) != shard.checksum:
+            self._report(shard.file, f"its checksum is not the one in {MANIFEST_FILE}: other bytes than were written")
         video_ids, num_records, num_frames, all_read = set(), 0, 0, True
         try:
             for serialized in read_shard(path):
@@ -130,15 +135,15 @@ class Verification:
 
     def _add(self, record: dict[str, Any]) -> str:
         """Counts a record to its video, whose id it returns."""
-        video_id = source_video(record["video_id"].decode())
-        video = self.videos.setdefault(video_id, SourceVideo(record["label_name"].decode(), float(record["fps"])))
+        video_id = source_video(_text(record["video_id"]))
+        video = self.videos.setdefault(video_id, SourceVideo(_text(record["label_name"]), float(record["fps"])))
         video.num_records += 1
         video.num_frames += len(record["frames"])
         return video_id
 
     def _faults(self, record: dict[str, Any], decoded: bool, shown: bool) -> Iterator[str]:
         """What is wrong with a record that could be parsed; keeps its tile where it is `shown`."""
-        record_id, label, frames = record["video_id"].decode(), int(record["label"]), record["frames"]
+        record_id, label, frames = _text(record["video_id"]), int(record["label"]), record["frames"]
         height, width, labels = self._manifest.height, self._manifest.width, self._manifest.labels
         if record_id in self._record_ids:
             yield f"video_id {record_id} is there a second time"
@@ -150,8 +155,8 @@ class Verification:
         if not 0 <= label < len(labels):
             if label != NO_LABEL:
                 yield f"label {label}, but {MANIFEST_FILE} has {len(labels)} labels"
-        elif labels[label] != record["label_name"].decode():
-            yield f"label {label} is called {record['label_name'].decode()!r}, but {labels[label]!r} in {MANIFEST_FILE}"
+        elif labels[label] != _text(record["label_name"]):
+            yield f"label {label} is called {_text(record['label_name'])!r}, but {labels[label]!r} in {MANIFEST_FILE}"
         try:
             for _ in read_frames(frames if decoded else [], height, width):
                 pass
@@ -160,6 +165,11 @@ class Verification:
                 self.tiles.append(np.concatenate(list(read_frames(three, height, width)), axis=1))
         except DamagedError as error:
             yield str(error)
+
+
+def _text(value: bytes) -> str:
+    """UTF-8, but for damage."""
+    return value.decode("utf-8", "backslashreplace")
 
 
 def _sample(draw: np.random.Generator, count: int, size: int) -> set[int]:
@@ -174,7 +184,8 @@ def summary(manifest: Manifest, videos: Collection[SourceVideo]) -> str:
       manifest: tells how many frames segments of one video share; those count once in its seconds.
       videos: that have been read.
     """
-    shared = manifest.options.get("min_frames", 1) - 1
+    min_frames = manifest.options.get("min_frames")
+    shared = min_frames - 1 if isinstance(min_frames, int) else 0
     lines = [f"{'class':<30}{'videos':>8}{'frames':>10}{'seconds: min':>15}{'median':>9}{'max':>9}"]
     classes = sorted({video.class_name for video in videos} - {""})
     for name in [*classes, ""]:
@@ -201,9 +212,9 @@ def main(options: VerifyOptions) -> int:
     manifest = Manifest.read(options.data_dir)
     verification = Verification(manifest, options)
     listed = {shard.file for shard in manifest.shards}
-    for path in sorted(pathlib.Path(options.data_dir).glob("*.tfrecord")):
-        if path.name not in listed:
-            print(f"note: {path.name} is not in {MANIFEST_FILE}, and nothing reads it")
+    for name in storage.names(options.data_dir):
+        if name.endswith(".tfrecord") and name not in listed:
+            print(f"note: {name} is not in {MANIFEST_FILE}, and nothing reads it")
     print(summary(manifest, verification.videos.values()))
     if verification.tiles:
         write_image(options.contact_sheet, grid(np.stack(verification.tiles)[:, np.newaxis], SHEET_COLUMNS)[0])

@@ -4,7 +4,11 @@ python -m data_prep.video_folder --video_dir=VIDEOS --split=train --resolution=1
 python -m data_prep.video_folder --video_dir=VIDEOS --split=all --face_box --output_dir=data/faces
 
 The folder that a video lies in is its label, e.g. `sports/tennis`; videos at the top have none. The id of a video is
-its path in the folder. Hidden files and folders are left out, links are followed.
+its path in the folder. Hidden files and folders are left out. Links are followed, also out of the folder; where they go
+round in circles, each folder counts once.
+
+Every coded frame is a frame of the data set, in order: time stamps are not looked at, so a variable frame rate plays
+at its mean rate. Videos are turned upright as their metadata say; grey becomes three equal channels, transparency goes.
 
 Whether a video belongs to the test split depends on its id and --split_seed alone: it stays where it is when others
 come or go. So --test_fraction is met only roughly, by chance.
@@ -21,6 +25,7 @@ import os
 import pathlib
 import sys
 
+from data_prep.folders import walk
 from data_prep.options import ShardingOptions, VideoDirOptions
 from data_prep.readers import read_detected_face, read_resized
 from data_prep.shard_writer import Reader, Video
@@ -54,8 +59,6 @@ class VideoFolderOptions(VideoDirOptions):
 def find_videos(folder: pathlib.Path) -> tuple[dict[str, str], list[str]]:
     """Paths of all videos below a folder by their ids, and paths of the files that are no videos.
 
-    A folder that can be reached in several ways counts once, so links may make loops.
-
     Raises:
       UserError: no such folder, or no videos.
       OSError: a folder cannot be read.
@@ -64,15 +67,8 @@ def find_videos(folder: pathlib.Path) -> tuple[dict[str, str], list[str]]:
         raise UserError(f"--video_dir={folder}: no such folder")
     videos: dict[str, str] = {}
     others: list[str] = []
-    visited: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
-        real = os.path.realpath(parent)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
+    for parent, names in walk(folder):
+        for name in names:
             path = os.path.join(parent, name)
             if VIDEO_NAME.fullmatch(name):
                 videos[_id(folder, path)] = path
@@ -81,10 +77,6 @@ def find_videos(folder: pathlib.Path) -> tuple[dict[str, str], list[str]]:
     if not videos:
         raise UserError(f"--video_dir={folder}: no videos in it or below")
     return videos, others
-
-
-def _refuse(error: OSError) -> None:
-    raise error
 
 
 def _id(folder: pathlib.Path, path: str) -> str:

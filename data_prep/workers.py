@@ -49,18 +49,20 @@ def run_supervised(
       function: called in a worker as function(task, announce); importable from its module (workers are spawned). It
         calls announce(item) when it begins with an item, again whenever it has made headway with it, and announce(None)
         when it is past the last one.
-      tasks: picklable.
+      tasks: picklable; their items are hashable.
       num_workers: processes, at most.
       item_timeout: seconds from an announcement of an item to the next announcement.
       on_done: called here as on_done(task, what the function returned).
       on_lost: called here as on_lost(task, item, reason) when an item crashed its worker or took too long; returns the
-        task that is to be run instead, usually the same without that item.
+        task that is to be run instead, usually the same without that item. Not when SIGKILL met a worker at this item
+        for the first time: where memory ran out, another process may have been to blame, and the task is run again.
       on_begin: called here as on_begin(task, item) for every announced item.
     Raises:
       UserError: the function raised one, or an OSError; or workers die outside of any item.
       RuntimeError: the function raised anything else; the message is its traceback.
     """
     queue = collections.deque((task, 1) for task in tasks)
+    killed: set[Any] = set()
     workers: list[_Worker] = []
     num_workers = max(1, min(num_workers, len(queue)))
     with _sigterm_interrupts():
@@ -79,9 +81,13 @@ def run_supervised(
                     reason = worker.trouble(item_timeout) if worker.busy else None
                     if reason is None:
                         continue
+                    was_killed = worker.process.exitcode == -signal.SIGKILL  # from outside
                     worker.kill()
                     workers.remove(worker)
-                    if worker.item is not None:
+                    if worker.item is not None and was_killed and worker.item not in killed:
+                        killed.add(worker.item)
+                        queue.appendleft((worker.task, worker.attempt))
+                    elif worker.item is not None:
                         queue.appendleft((on_lost(worker.task, worker.item, reason), worker.attempt))
                     elif worker.attempt < ATTEMPTS:
                         queue.appendleft((worker.task, worker.attempt + 1))
@@ -165,8 +171,9 @@ def _wait(workers: list[_Worker]) -> None:
 
 
 def _serve(function: Callable[[Any, Announce], Any], connection: multiprocessing.connection.Connection) -> None:
-    """What a worker does all its life; it ends when the parent does, as the pipe then closes."""
+    """What a worker does all its life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent alone decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         while True:
             task = connection.recv()
@@ -183,6 +190,17 @@ def _serve(function: Callable[[Any, Announce], Any], connection: multiprocessing
                 connection.send(("bug", traceback.format_exc()))
     except (EOFError, ConnectionError):
         return
+
+
+def _end_with_parent() -> None:
+    """Ends this worker at once when the parent is killed, even in a decoder that hangs.
+
+    It must not touch its shard any more when the command is started again and another worker writes the same one.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 @contextlib.contextmanager

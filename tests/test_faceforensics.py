@@ -196,9 +196,8 @@ def test_one_frame_at_a_time(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch
         return type(open_video(path))(fps, each())
 
     monkeypatch.setattr(readers, "open_video", watched)
-    video = Video("steady", str(root / "train" / "original" / "steady.avi"))
-    masks = {"steady": str(root / "train" / "mask" / "steady.avi")}
-    frames = readers.read_masked_face(video, masks, "smoothed", 0.0, 16).frames
+    original, mask = (str(root / "train" / part / "steady.avi") for part in ("original", "mask"))
+    frames = readers.read_masked_face(Video("steady", original, mask=mask), "smoothed", 0.0, 16).frames
     assert len(alive) == FRAMES  # the masks; of the frames none yet
     next(frames)
     assert len(alive) == FRAMES + 1

@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -123,7 +124,17 @@ def test_unreadable_manifest(tmp_path: pathlib.Path, text: str) -> None:
     assert "cannot be read" in _load_error(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["../other.tfrecord", "/etc/passwd", "sub/a.tfrecord", "..\\a.tfrecord", "..", ""])
+@pytest.mark.parametrize("changed", [{"width": 10**30}, {"height": 0}, {"labels": ["\ud800"]}])
+def test_values_that_nothing_could_work_with(tmp_path: pathlib.Path, changed: dict[str, Any]) -> None:
+    path = _saved(tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    error = _load_error(tmp_path)
+    assert "manifest.json: cannot be read: " in error and "\n" not in error
+
+
+@pytest.mark.parametrize(
+    "name", ["../other.tfrecord", "/etc/passwd", "sub/a.tfrecord", "..\\a.tfrecord", "..", "", "a\0b", "a\nb"]
+)
 def test_shards_outside_the_folder_are_refused(tmp_path: pathlib.Path, name: str) -> None:
     shards = json.loads(_saved(tmp_path).read_text())["shards"]
     shards[1]["file"] = name

@@ -6,6 +6,7 @@ The videos of these tests are made up by `read`, which takes its instructions fr
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import pathlib
@@ -324,6 +325,135 @@ def test_a_finished_shard_that_was_damaged_is_made_again(
     (tmp_path / names[1]).unlink()
     assert sharding.prepare(data_set, _options(tmp_path)) == 0
     assert Manifest.load(tmp_path).num_videos == 64
+
+
+def _damage(path: pathlib.Path, how: str) -> None:
+    """What a power cut may do to a file that was not safe on the disk, and what is not to matter anyway."""
+    if how == "lost":
+        path.unlink()
+    else:
+        whole = path.read_bytes()
+        path.write_bytes({"cut off": whole[: len(whole) // 2], "empty": b"", "zeros": bytes(len(whole))}[how])
+
+
+@pytest.mark.parametrize("how", ["cut off", "empty", "zeros", "lost"])
+def test_no_file_of_an_unfinished_preparation_must_be_sound(
+    inline: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    data_set = _data_set(["20"] * 64)
+    sharding.prepare(data_set, _options(tmp_path / "whole"))
+    first = "made_up-train-00000-of-00004.tfrecord"
+    for file in (first, ".unfinished/shard-00001.json", ".unfinished/plan.json"):
+        folder = tmp_path / file.rpartition("/")[2]
+        _prepare_half(data_set, _options(folder), monkeypatch)
+        before = _times(folder)
+        _damage(folder / file, how)
+        assert sharding.prepare(data_set, _options(folder)) == 0
+        assert _bytes(folder) == _bytes(tmp_path / "whole")
+        kept = {name for name in before if _times(folder)[name] == before[name]}
+        assert len(kept) == (0 if "plan" in file else 1), "nothing else is made again"
+
+
+def test_what_was_made_by_a_lost_plan_is_not_taken_for_ours(
+    inline: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_set = _data_set(["20"] * 64)
+    _prepare_half(data_set, _options(tmp_path / "a"), monkeypatch)
+    (tmp_path / "a" / ".unfinished" / "plan.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(sharding, "num_shards", lambda *_: 3)
+        assert sharding.prepare(data_set, _options(tmp_path / "a", seed=1)) == 0
+        sharding.prepare(data_set, _options(tmp_path / "b", seed=1))
+    assert _bytes(tmp_path / "a") == _bytes(tmp_path / "b") and set(_times(tmp_path / "a")) == _names(3)
+
+
+def test_a_kill_while_the_manifest_is_written_leaves_nothing(
+    inline: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _prepare_half(_data_set(["20"] * 64), _options(tmp_path), monkeypatch)
+    (tmp_path / ".manifest.123.json").write_text("{")  # as `files.whole_file` calls it
+    assert sharding.prepare(_data_set(["20"] * 64), _options(tmp_path)) == 0
+    assert set(_bytes(tmp_path)) == {"manifest.json"} | _names(4)
+
+
+def test_names_are_given_to_what_is_safe_on_the_disk(
+    inline: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[tuple[str, int]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        happened.append(("safe", os.fstat(descriptor).st_ino))
+        fsync(descriptor)
+
+    def noted_replace(source: Any, target: Any) -> None:
+        happened.append((pathlib.Path(target).name, os.stat(source).st_ino))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    sharding.prepare(_data_set(["20"] * 2), _options(tmp_path))
+    named = [(place, name, inode) for place, (name, inode) in enumerate(happened) if name != "safe"]
+    shard = "made_up-train-00000-of-00001.tfrecord"
+    assert [name for _, name, _ in named] == ["plan.json", shard, "shard-00000.json", "manifest.json"]
+    for place, name, inode in named:
+        assert ("safe", inode) in happened[:place], name
+        if name in (shard, "manifest.json"):
+            assert happened[place + 1] == ("safe", tmp_path.stat().st_ino), "and so is its name"
+
+
+@pytest.mark.parametrize("name", ["plan.json", "made_up-train-00001", "shard-00001.json", "manifest.json"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_is_full_or_read_only_at_any_file(
+    inline: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    data_set, replace = _data_set(["20"] * 32), os.replace
+
+    def fails(source: Any, target: Any) -> None:
+        if pathlib.Path(target).name.startswith(name):
+            raise OSError(number, os.strerror(number), str(target))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fails)
+        with pytest.raises(UserError) as caught:
+            sharding.prepare(data_set, _options(tmp_path / "a"))
+    assert f"{os.strerror(number)}; mend this and run the same command again" in str(caught.value)
+    assert "\n" not in str(caught.value) and not (tmp_path / "a" / "manifest.json").exists()
+    for folder in "ab":
+        assert sharding.prepare(data_set, _options(tmp_path / folder)) == 0
+    assert _bytes(tmp_path / "a") == _bytes(tmp_path / "b")
+
+
+def test_videos_that_changed_since_the_end_are_named(
+    inline: None, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video, mask, folder = tmp_path / "a.count", tmp_path / "mask", tmp_path / "data"
+    video.write_text("20")
+    mask.write_text("")
+    data_set = _data_set([str(video)])
+    data_set = dataclasses.replace(data_set, videos=[dataclasses.replace(data_set.videos[0], mask=str(mask))])
+    sharding.prepare(data_set, _options(folder))
+    before = _bytes(folder)
+    for changed in (None, video, mask):
+        for path in (video, mask):
+            os.utime(path, (0, 2**33 if path == changed else 0))
+        capsys.readouterr()
+        assert sharding.prepare(data_set, _options(folder)) == 0
+        since = "; but 1 videos have changed since, e.g. v000: delete it first" if changed else ""
+        assert capsys.readouterr().out == f"{folder}: complete already, nothing to do{since}\n"
+    assert _bytes(folder) == before
+
+
+def test_a_changed_mask_is_a_changed_video(tmp_path: pathlib.Path) -> None:
+    for name in ("video", "mask"):
+        (tmp_path / name).write_text("as it was")
+    video = Video("v", str(tmp_path / "video"), mask=str(tmp_path / "mask"))
+    before = sharding._state(video)
+    (tmp_path / "mask").write_text("mended")
+    assert sharding._state(video) != before
+    (tmp_path / "mask").unlink()
+    assert sharding._state(video) == "missing"
 
 
 def test_shards_whose_videos_changed_are_made_again_and_no_others(

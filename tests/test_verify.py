@@ -150,6 +150,9 @@ def _replace(index: int, record: bytes) -> Callable[[list[bytes]], list[bytes]]:
 LOST_FRAME = _record(8, 20)  # whose frame 13 is no picture
 PARTS = tf.train.SequenceExample.FromString(LOST_FRAME)
 PARTS.feature_lists.feature_list["frames"].feature[13].bytes_list.value[0] = b"x"
+NO_TEXT = tf.train.SequenceExample.FromString(_record(8, 20))
+for name in ("video_id", "label_name"):
+    NO_TEXT.context.feature[name].bytes_list.value[0] = b"\xff"
 SAYS_21 = tf.train.SequenceExample.FromString(_record(8, 20))
 SAYS_21.context.feature["num_frames"].int64_list.value[0] = 21
 
@@ -159,6 +162,7 @@ SAYS_21.context.feature["num_frames"].int64_list.value[0] = 21
     [
         (_replace(0, b"not a record"), ["record 0: not a record of a video: "]),
         (_replace(0, PARTS.SerializeToString()), ["record 0: frame 13 cannot be decoded: Unknown image file format"]),
+        (_replace(0, NO_TEXT.SerializeToString()), ["record 0: label 0 is called '\\\\xff', but 'Archery' in"]),
         (_replace(0, SAYS_21.SerializeToString()), ["record 0: it has 20 frames and says 21"]),
         (_replace(1, _record(9, height=9)), ["record 1: 12x9 pixels, but manifest.json says 12x8"]),
         (_replace(1, _record(9, label=2)), ["record 1: label 2, but manifest.json has 2 labels"]),

@@ -37,6 +37,11 @@ def act(task: Task, announce: Callable[[str | None], None]) -> tuple[list[str], 
             os.kill(os.getpid(), signal.SIGSEGV)
         elif item == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif item.startswith("killed once"):
+            marker = pathlib.Path(item.partition(" at ")[2])
+            if not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
         elif item == "hang":
             time.sleep(600)
         elif item == "slow":
@@ -111,6 +116,12 @@ def test_a_crash_costs_its_item_and_nothing_else() -> None:
     assert begun.count("a") == 2  # once more, for the shard is written anew
 
 
+def test_what_was_out_of_memory_once_is_tried_again(tmp_path: pathlib.Path) -> None:
+    items = ("a", f"killed once at {tmp_path / 'marker'}", "b")
+    done, begun, pids = _run([Task(items)])
+    assert done[items].lost == () and begun.count(items[1]) == 2 and len(pids) == 1
+
+
 def test_a_hang_ends_at_the_time_limit() -> None:
     start = time.monotonic()
     done, _, _ = _run([Task(("a", "hang", "b"))], item_timeout=1.5)
@@ -162,7 +173,7 @@ sys.path.insert(0, {tests!r})
 import test_workers
 if __name__ == "__main__":
     try:
-        test_workers._run([test_workers.Task(("slow",)), test_workers.Task(("slow", "slow"))], item_timeout=60)
+        test_workers._run([test_workers.Task(("hang",)), test_workers.Task(("slow", "hang"))], item_timeout=60)
     except KeyboardInterrupt:
         sys.exit(130)
 """

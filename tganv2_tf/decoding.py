@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import pathlib
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -30,6 +29,10 @@ VIDEO_NAME = re.compile(
 )
 
 
+TEXT_BYTES = 64
+TEXT = bytes([*b"\t\n\r\f", *range(32, 127)])
+
+
 class VideoError(Exception):
     """This one video cannot be used; the message is the reason, without its name."""
 
@@ -47,19 +50,15 @@ class VideoFrames(NamedTuple):
 
 
 def open_video(path: Path) -> VideoFrames:
-    """Opens a video file; its frames have the size that they have in the file.
+    """Opens a video file; its frames have the size that they have in the file, turned upright as its metadata say.
 
-    A damaged file may end early: what can be decoded before is what it has. The number of frames in its header is not
+    Grey has three equal channels, and transparency is dropped. Each coded frame is one frame, whatever its time. A
+    damaged file may end early: what can be decoded before is what it has. The number of frames in its header is not
     asked for, as it is often wrong.
 
     Raises:
       VideoError: missing, empty, or not a video.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise VideoError("the file is missing")
-    if not path.stat().st_size:
-        raise VideoError("the file is empty")
     capture = _capture(path)
     fps = capture.get(cv2.CAP_PROP_FPS)
     return VideoFrames(fps if math.isfinite(fps) and fps > 0 else 0.0, _frames(capture))
@@ -67,16 +66,26 @@ def open_video(path: Path) -> VideoFrames:
 
 def _capture(path: Path) -> cv2.VideoCapture:
     absolute = os.path.realpath(path)
+    if not os.path.isfile(absolute):
+        raise VideoError("the file is missing")
+    if not os.path.getsize(absolute):
+        raise VideoError("the file is empty")
     try:
         absolute.encode()
     except UnicodeEncodeError as error:  # OpenCV would crash
         raise VideoError("its name or that of its folder is not valid UTF-8; rename it") from error
+    with open(absolute, "rb") as file:
+        head = file.read(TEXT_BYTES)
+    # FFmpeg would follow a playlist (HLS, ffconcat), whatever its extension, to other files of this machine.
+    if not head.translate(None, TEXT) and not head.startswith(b"YUV4MPEG2 "):
+        raise VideoError("it cannot be opened as a video")
     # FFmpeg by name, as other backends take a file name with digits for a sequence of pictures; and one thread, as the
     # worker processes share the processors already.
     capture = cv2.VideoCapture(absolute, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     if not capture.isOpened():
         capture.release()
         raise VideoError("it cannot be opened as a video")
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # films of telephones lie on their side but for their metadata
     return capture
 
 

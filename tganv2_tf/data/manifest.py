@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from tganv2_tf import storage
 from tganv2_tf.errors import UserError
 from tganv2_tf.files import Path, write_atomically
 
@@ -21,6 +22,7 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 UNFINISHED_DIR = ".unfinished"  # what a preparation keeps in the data folder until its manifest is written
 CHUNK_BYTES = 1 << 20
+MAX_PIXELS = 65535  # across or down: no JPEG has more
 
 
 def shard_name(name: str, split: str, index: int, count: int) -> str:
@@ -31,7 +33,7 @@ def shard_name(name: str, split: str, index: int, count: int) -> str:
 def checksum(path: Path) -> str:
     """`sha256:` and the hexadecimal digest of a file."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with storage.on_disk(path) as local, open(local, "rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     return f"sha256:{digest.hexdigest()}"
@@ -68,7 +70,7 @@ class Shard:
     def fault(self, folder: Path) -> str | None:
         """What is wrong at first sight with the file in `folder`: it is missing or has another size. Else None."""
         try:
-            size = os.path.getsize(os.path.join(folder, self.file))
+            size = storage.size(storage.join(folder, self.file))
         except OSError as error:
             return f"{error.strerror}, but {MANIFEST_FILE} lists it"
         return None if size == self.bytes else f"{size} bytes, but {MANIFEST_FILE} says {self.bytes}: damaged"
@@ -125,7 +127,9 @@ class Manifest:
 
     def shard_paths(self, folder: Path) -> list[str]:
         """Paths of the shards, in the order of their numbers, for `tf.data.TFRecordDataset`."""
-        return [os.path.join(os.fspath(folder), shard.file) for shard in self.shards]
+        if storage.is_remote(folder):
+            storage.register()
+        return [storage.join(folder, shard.file) for shard in self.shards]
 
     def save(self, folder: Path) -> None:
         """Writes `manifest.json`, whole or not at all."""
@@ -133,7 +137,7 @@ class Manifest:
         fields = dataclasses.asdict(self)
         head = {"format": FORMAT_VERSION, "name": fields.pop("name"), "split": fields.pop("split")}
         text = json.dumps({**head, **counts, **fields}, indent=2, ensure_ascii=False)
-        write_atomically(pathlib.Path(folder) / MANIFEST_FILE, text + "\n")
+        write_atomically(storage.join(folder, MANIFEST_FILE), text + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -142,16 +146,16 @@ class Manifest:
         Raises:
           UserError: no such folder, or no manifest or an unreadable one in it.
         """
-        directory = pathlib.Path(folder)
-        path = directory / MANIFEST_FILE
-        if not directory.is_dir():
+        directory = os.fspath(folder).rstrip("/") or os.fspath(folder)
+        path = storage.join(directory, MANIFEST_FILE)
+        if not storage.is_remote(directory) and not storage.is_folder(directory):
             raise UserError(f"{directory}: no such folder; {_HOW_TO_MAKE.format(directory)}")
-        if not path.is_file():
-            if (directory / UNFINISHED_DIR).is_dir():
+        if not storage.exists(path):
+            if storage.is_folder(storage.join(directory, UNFINISHED_DIR)):
                 raise UserError(f"{directory}: its preparation is not finished; run the same data_prep command again")
             raise UserError(f"{directory}: no {MANIFEST_FILE} in it, so no data set; {_HOW_TO_MAKE.format(directory)}")
         try:
-            return _from_json(path.read_text(encoding="utf-8"))
+            return _from_json(storage.read_text(path))
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read: {error}; prepare the data set again") from error
 
@@ -166,7 +170,7 @@ class Manifest:
         for shard in manifest.shards:
             fault = shard.fault(folder)
             if fault:
-                raise UserError(f"{os.path.join(folder, shard.file)}: {fault}; {WHAT_TO_DO}")
+                raise UserError(f"{storage.join(folder, shard.file)}: {fault}; {WHAT_TO_DO}")
         return manifest
 
 
@@ -177,6 +181,7 @@ WHAT_TO_DO = "copy the data set again, or prepare it again in an empty folder"
 def _from_json(text: str) -> Manifest:
     """Raises ValueError, saying what is wrong."""
     loaded = json.loads(text)
+    json.dumps(loaded, ensure_ascii=False).encode()  # halves of characters could not be printed later
     if _checked(loaded, {"format": int}, "")["format"] != FORMAT_VERSION:
         raise ValueError(f"its format is {loaded['format']}; this code reads {FORMAT_VERSION}")
     fields = _checked(loaded, _MANIFEST_KINDS, "")
@@ -186,9 +191,12 @@ def _from_json(text: str) -> Manifest:
         fields[key] = [made(**_checked(entry, kinds, f"{key}[{i}].")) for i, entry in enumerate(fields[key])]
     if not fields["shards"]:
         raise ValueError("it lists no shards")
+    for key in ("height", "width"):
+        if not 1 <= fields[key] <= MAX_PIXELS:
+            raise ValueError(f"the field {key} is {fields[key]}; valid: 1 to {MAX_PIXELS}")
     for shard in fields["shards"]:
         # A manifest from elsewhere must not make training read files outside its folder.
-        if shard.file in ("", ".", "..") or "/" in shard.file or "\\" in shard.file:
+        if shard.file in ("", ".", "..") or "/" in shard.file or "\\" in shard.file or not shard.file.isprintable():
             raise ValueError(f"shard file {shard.file!r} is not a bare file name")
     manifest = Manifest(**fields)
     for key in ("num_videos", "num_records", "num_frames", "num_shards"):
