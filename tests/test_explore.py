@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import pathlib
 import re
 import socket
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,11 +24,17 @@ from tests.conftest import tiny_config
 from tganv2_tf import cli_flags, explore
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.explorer import server
+from tganv2_tf.explorer.limits import Limits
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.training.checkpoints import CHECKPOINT_DIR, record_config
 
 pytest.importorskip("gradio", reason="no Gradio: it is in requirements-explore.txt, for Python 3.10 and newer")
-from tganv2_tf.explorer.app import IN_TURN, MAX_VIDEOS, SIDE_BY_SIDE, WALK, WALK_FRAMES, Explorer
+import uvicorn
+
+from benchmarks import load
+from benchmarks.load import Page, Wrong
+from tganv2_tf.explorer import app
+from tganv2_tf.explorer.app import IN_TURN, SIDE_BY_SIDE, WALK, WALK_FRAMES, Explorer
 
 FRAMES = 4
 CLASS_NAMES = ("left", "up & <b>")
@@ -52,7 +61,7 @@ class StandIn:
 
 @pytest.fixture
 def explorer() -> Explorer:
-    return Explorer(StandIn())  # type: ignore[arg-type]
+    return Explorer(StandIn(), Limits())  # type: ignore[arg-type]
 
 
 def mp4s(html: str) -> list[bytes]:
@@ -102,13 +111,146 @@ def test_a_walk_is_one_video_whose_latent_moves_and_whose_clock_goes_back_and_fo
 
 
 @pytest.mark.parametrize(
-    ("seeds", "message"), [("a", "neither a number nor a range"), (f"0-{MAX_VIDEOS}", f"up to {MAX_VIDEOS}")]
+    ("seeds", "message"), [("a", "neither a number nor a range"), ("0-64", "65 videos are too many at once")]
 )
 def test_seeds_that_cannot_be_shown_are_named(explorer: Explorer, seeds: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         explorer.gallery(seeds, 1.0, FRAMES, 1, IN_TURN, 10)
     with pytest.raises(UserError, match=r"neither a number|one seed each"):
         explorer.between(seeds, "1", 2, "linear", SIDE_BY_SIDE, 1.0, FRAMES, 1, IN_TURN, 10)
+
+
+# Truncation, frames, level, class, frames a second: those of the page, and each in turn as nobody can set it there.
+VALID = (1.0, FRAMES, 2, IN_TURN, 10)
+NOT_VALID: list[tuple[int, Any, str]] = [
+    (0, -0.1, "Truncation: '-0.1' is not valid; valid: a number from 0 to 1"),
+    (0, "1", "Truncation: '1' is not valid"),
+    (0, float("nan"), "Truncation: 'nan' is not valid"),
+    (1, 33, "Frames: '33' is not valid; valid: a whole number from 1 to 32"),  # eight times those of training
+    (1, 10**400, "Frames: '1000"),
+    (1, 2.5, "Frames: '2.5' is not valid"),
+    (1, 0, "Frames: '0' is not valid"),
+    (1, None, "Frames: 'None' is not valid"),
+    (2, 0, "Level: '0' is not valid; valid: a whole number from 1 to 2"),
+    (2, [1], "Level: '[1]' is not valid"),
+    (3, 2, "Class: '2' is not valid; valid: a whole number from -1 to 1"),
+    (3, -2, "Class: '-2' is not valid"),
+    (4, 31, "Frames a second: '31' is not valid; valid: a number from 1 to 30"),
+    (4, 0, "Frames a second: '0' is not valid"),
+]
+
+
+@pytest.mark.parametrize(("place", "value", "message"), NOT_VALID)
+def test_values_that_no_control_allows_are_refused(explorer: Explorer, place: int, value: Any, message: str) -> None:
+    settings = [value if number == place else each for number, each in enumerate(VALID)]
+    with pytest.raises(UserError, match=re.escape(message)):
+        explorer.gallery("0", *settings)
+    with pytest.raises(UserError, match=re.escape(message)):
+        explorer.between("0", "1", 2, "linear", WALK, *settings)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("0", "1", 16, "linear", WALK), "Steps: '16' is not valid; valid: a whole number from 1 to 15"),
+        (("0", "1", 2, "sideways", WALK), "Way: 'sideways' is not valid; valid: linear, spherical"),
+        (("0", "1", 2, ["linear"], WALK), "Way: "),
+        (("0", "1", 2, "linear", None), "Show: 'None' is not valid"),
+        (("0", 1, 2, "linear", WALK), "To seed: valid: text of up to 1000 characters"),
+        (("0" * 1001, "1", 2, "linear", WALK), "From seed: valid: text of up to 1000 characters"),
+    ],
+)
+def test_ways_that_no_control_allows_are_refused(explorer: Explorer, asked: tuple[Any, ...], message: str) -> None:
+    values: tuple[Any, ...] = (*asked, *VALID)
+    with pytest.raises(UserError, match=re.escape(message)):
+        explorer.between(*values)
+
+
+def test_all_pixels_of_an_answer_are_counted_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A frame of level 2 is shown with 128x128 pixels: 49,152 bytes. 20 of them are just below a megabyte.
+    limited = Explorer(StandIn(), Limits(max_megabytes=1, max_frames=100))  # type: ignore[arg-type]
+    assert len(mp4s(limited.gallery("0-4", 1.0, 4, 2, IN_TURN, 10))) == 5
+    assert len(mp4s(limited.gallery("0-9", 1.0, 8, 1, IN_TURN, 10))) == 10, "a quarter of the pixels at level 1"
+    monkeypatch.setattr(StandIn, "videos", None)
+    with pytest.raises(UserError, match="7 videos of 3 frames of 128x128 pixels are 1 MB; valid: up to 1 MB"):
+        limited.gallery("0-6", 1.0, 3, 2, IN_TURN, 10)
+    with pytest.raises(UserError, match="6 videos of 4 frames"):
+        limited.between("0", "1", 5, "linear", SIDE_BY_SIDE, 1.0, 4, 2, IN_TURN, 10)
+    with pytest.raises(UserError, match="1 videos of 25 frames"):  # one frame a latent, six a step
+        limited.between("0", "1", 4, "linear", WALK, 1.0, 4, 2, IN_TURN, 10)
+
+
+class Slow(StandIn):
+    """Draws when it is let."""
+
+    def __init__(self) -> None:
+        self.begun, self.let = threading.Event(), threading.Event()
+
+    def videos(self, *values: Any) -> np.ndarray:
+        self.begun.set()
+        self.let.wait(60)
+        return super().videos(*values)
+
+
+def waiting(page: Page) -> int:
+    return json.loads(page.ask("GET", "/gradio_api/queue/status")[1])["queue_size"]
+
+
+def test_limits_hold_over_http_whatever_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, build = Slow(), app.build
+    pages: list[Any] = []
+
+    def noted(*given: Any) -> Any:
+        pages.append(build(*given))
+        return pages[0]
+
+    monkeypatch.setattr(load, "TIMEOUT", 60)  # where nobody is told that too many wait
+    monkeypatch.setattr(app, "build", noted)
+    limits = Limits(max_waiting=3, max_request_kilobytes=2)
+    with server.listen("127.0.0.1", 0) as listener:
+        answering = uvicorn.Server(uvicorn.Config(app.application(sampler, limits), log_level="error"))  # type: ignore[arg-type]
+        thread = threading.Thread(target=answering.run, args=([listener],))
+        thread.start()
+        try:
+            page = Page(listener.getsockname()[1])
+            assert (page.num_levels, page.num_classes) == (2, 2)
+            for place, value, message in NOT_VALID:
+                if isinstance(value, int) and value > 2**63:
+                    continue  # Gradio's own JSON ends there
+                settings = [value if number == place else each for number, each in enumerate(VALID)]
+                with pytest.raises(Wrong, match=re.escape(message)):
+                    page.call(("0", *settings))
+            assert not sampler.begun.is_set(), "nothing was drawn for them"
+            with pytest.raises(Wrong, match=r"413: a request of more than 2,000 bytes"):
+                page.call(("1," * 1500, *VALID))
+            for path in ("upload", "run/call", "call/call", "queue/join/more", "component_server", "vibe-edit"):
+                assert page.ask("POST", f"/gradio_api/{path}", b"{}")[0] == 405
+            assert page.ask("PUT", "/gradio_api/queue/join", b"{}")[0] == 405
+            assert page.ask("GET", "/gradio_api/proxy=http://127.0.0.1/")[0] == 403
+            assert page.ask("GET", "/gradio_api/file=/etc/passwd")[0] == 403
+
+            # One is drawn, three wait, and a fifth is told so; then all four are answered, one after another.
+            answers: list[str] = []
+            clients = [threading.Thread(target=lambda: answers.append(page.call(("0", *VALID)))) for _ in range(4)]
+            clients[0].start()
+            assert sampler.begun.wait(30)
+            for number, client in enumerate(clients[1:], 1):
+                client.start()
+                while waiting(page) < number:
+                    time.sleep(0.02)
+            with pytest.raises(Wrong, match=r"503: .*Queue is full. Max size is 3"):
+                page.call(("0", *VALID))
+            sampler.let.set()
+            for client in clients:
+                client.join(30)
+            assert len(answers) == 4 and len(set(answers)) == 1
+            # Each call was another visitor's; of no more than six anything is remembered.
+            assert len(pages[0].state_holder.session_data) == 6
+            assert len(pages[0]._queue.pending_messages_per_session) == 6
+        finally:
+            sampler.let.set()
+            answering.should_exit = answering.force_exit = True
+            thread.join(30)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +260,7 @@ def test_seeds_that_cannot_be_shown_are_named(explorer: Explorer, seeds: str, me
         (["--model_dir=a", "--saved_model=b"], "--model_dir or --saved_model"),
         (["--model_dir=a", "--port=65536"], "--port=65536: valid: a whole number from 0 to 65535"),
         (["--model_dir=a", "--host=no.such.host.invalid"], "--host=no.such.host.invalid: no such host"),
+        (["--model_dir=a", "--max_videos=0"], "--max_videos=0: valid: a whole number of at least 1"),
         (["--model_dir={}/nowhere", "--port=0"], "nowhere"),
         (["--saved_model={}/nowhere", "--port=0"], "--saved_model="),
     ],
@@ -126,7 +269,7 @@ def test_what_cannot_work_is_one_line(
     arguments: list[str], message: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [argument.format(tmp_path) for argument in arguments]
-    assert cli_flags.run(explore.main, (explore.Command,), "tganv2_tf.explore", "", given) in (1, 2)
+    assert cli_flags.run(explore.main, (explore.Command, Limits), "tganv2_tf.explore", "", given) in (1, 2)
     said = capsys.readouterr().err
     assert said.startswith("explore: ") and message in said and said.count("\n") == 1
 

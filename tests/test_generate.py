@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from tganv2_tf import cli_flags, generate
+from tganv2_tf import cli_flags, generate, machine
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.serving import latent_paths, rendering, sampler
 from tganv2_tf.serving.selection import parse_labels, parse_seeds
@@ -338,6 +338,55 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(run, tmp_path, argument
     assert (code, out) == (status, "")
     assert errors.startswith(f"generate: {message}") and errors.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+# The stand-in has 4x4 pixels, 48 bytes a frame, and 4 frames.
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--seeds=0", "--num_frames=1000000000000"],
+            "1 videos of 1,000,000,000,000 frames of 4x4 pixels are 48,000 GB before they are encoded; valid: up to "
+            "--max_gigabytes=100, or fewer --seeds, --num_frames or --scale",
+        ),
+        (["--seeds=0", f"--num_frames=1{'0' * 400}"], "1 videos of 10,000,"),
+        (["--seeds=0-1", "--num_frames=25", "--max_gigabytes=2.3e-6"], "2 videos of 25 frames of 4x4 pixels are 0 GB"),
+        (["--seeds=0", "--scale=1000000"], "1 videos of 4 frames of 4000000x4000000 pixels are 192,000 GB"),
+        (
+            ["--seeds=0-1", "--layout=walk", "--interpolate=linear", "--interpolation_steps=9999999999"],
+            "1 videos of 10,000,000,000 frames of 4x4 pixels are 480 GB",
+        ),
+        (
+            ["--seeds=0-99", "--scale=100", "--num_frames=20"],
+            # 100 videos x 16 frames x 400x400x3 bytes, thrice, are 2.3 GB.
+            "100 videos of 20 frames of 400x400 pixels need at least 2.3 GB of memory at a time, and 1.0 GB are free",
+        ),
+        (
+            ["--seeds=0-1", "--interpolate=linear", "--interpolation_steps=99999999"],
+            "100,000,000 videos of 4 frames of 4x4 pixels need at least",
+        ),
+        (
+            ["--seeds=0-1", "--layout=walk", "--interpolate=linear", "--num_frames=1000000000"],
+            "1 videos of 33 frames of 4x4 pixels need at least 3,456.0 GB",  # 8 clips x 10^9 x 48 x (4 + 4 + 1)
+        ),
+    ],
+)
+def test_absurd_requests_are_one_line_before_anything_is_made(run, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.setattr(machine, "memory", lambda: machine.Memory(2 * 10**9, 10**9, False))
+    monkeypatch.setattr(Served, "begin", None)
+    code, out, errors = run("--output=x.mp4", *arguments)
+    assert (code, out) == (1, "")
+    assert errors.startswith(f"generate: {message}") and errors.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_just_within_the_limits_is_made(run, monkeypatch):
+    monkeypatch.setattr(machine, "memory", lambda: machine.Memory(2 * 10**9, 10**7, False))
+    assert run("--output=x.npz", "--seeds=0-1", "--num_frames=25", "--max_gigabytes=2.4e-6")[0] == 0
+    # 4 frames of 400x400x3 bytes, thrice, are 5.8 MB; those of two videos do not fit, but one after the other they do.
+    large = ["--output=y.npz", "--seeds=0-1", "--scale=100"]
+    assert run(*large)[0] == 1
+    assert run(*large, "--layout=single", "--batch_size=1")[0] == 0
 
 
 def test_too_little_memory_is_one_line(run, monkeypatch, tmp_path):

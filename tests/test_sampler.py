@@ -146,6 +146,17 @@ def test_signatures(made):
         served.signatures["preview"](z=z, level=tf.constant(3), **label)
     with pytest.raises(tf.errors.InvalidArgumentError, match="num_frames must be at least 1"):
         served.signatures["generate"](**{**numbers, "num_frames": tf.constant(0)}, **label)
+    many = tf.constant(2**31 - 1)  # whose product, in whole numbers of 64 bits, would be negative
+    for wrong_numbers in ({"num_videos": many}, {"num_frames": many}, {"num_videos": many, "num_frames": many}):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="too many videos or frames: valid: up to 67108864"):
+            served.signatures["generate"](**{**numbers, **wrong_numbers}, **label)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        served.signatures["generate"](**{**numbers, "num_frames": tf.constant(-(2**31))}, **label)
+    # A clip is 4 frames of 16x16 pixels: 3,072 bytes; 21,845 of them are 67,107,840, and one more is too many.
+    several, several_labels = tf.zeros([21_846, 4]), {name: tf.zeros([21_846], tf.int32) for name in label}
+    for name, more in (("serving_default", {}), ("generate_float", {}), ("preview", {"level": tf.constant(1)})):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="too many videos or frames"):
+            served.signatures[name](z=several, **more, **several_labels)
     if not label:
         return
     one = served.signatures["generate"](**numbers, label=tf.constant([2]))["videos"].numpy()

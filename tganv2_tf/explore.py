@@ -3,8 +3,8 @@
 python -m tganv2_tf.explore --model_dir=runs/ucf101
 python -m tganv2_tf.explore --saved_model=saved_models/ucf101/1 --port=8080
 
-It answers this machine only, unless --host says otherwise, and asks no other for anything. It needs Gradio, and so
-Python 3.10 or 3.11: pip install -r requirements-explore.txt
+It answers this machine only, unless --host says otherwise, and asks no other for anything. Whoever reaches it may
+generate, without a password. It needs Gradio, and so Python 3.10 or 3.11: pip install -r requirements-explore.txt
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from tganv2_tf import cli_flags
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError
+from tganv2_tf.explorer.limits import Limits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Command:
         require(0 <= self.port < 2**16, "port", self.port, "a whole number from 0 to 65535")
 
 
-def main(command: Command) -> int:
+def main(command: Command, limits: Limits) -> int:
     from tganv2_tf.explorer import server
 
     with server.listen(command.host, command.port) as listener, server.temporary_files():
@@ -40,14 +41,14 @@ def main(command: Command) -> int:
         from tganv2_tf.explorer import app  # TensorFlow, once nothing else can be wrong
         from tganv2_tf.serving.sampler import load_sampler
 
-        application = app.application(app.build(load_sampler(command.model_dir, command.saved_model)))
+        application = app.application(load_sampler(command.model_dir, command.saved_model), limits)
         print(f"Explorer: {server.address(listener)} (Ctrl-C ends it)", flush=True)
         try:
-            server.serve(application, listener)
+            server.serve(application, listener, limits.max_connections)
         except KeyboardInterrupt:
             return 0
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "tganv2_tf.explore", __doc__))
+    sys.exit(cli_flags.run(main, (Command, Limits), "tganv2_tf.explore", __doc__))

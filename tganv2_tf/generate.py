@@ -25,11 +25,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import pathlib
+import os
 import sys
 from typing import TYPE_CHECKING, Callable
 
-from tganv2_tf import cli_flags
+from tganv2_tf import cli_flags, machine
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.serving.selection import parse_labels, parse_seeds
@@ -74,6 +74,7 @@ class Command:
     scale: int = option("enlarge by this factor", 1)
     resample: str = option("how to enlarge; nearest repeats pixels", "nearest", ("nearest", "bicubic", "lanczos"))
     batch_size: int = option("videos that are rendered together, 16 frames of each; fewer need less memory", 8)
+    max_gigabytes: float = option("frames in all before they are encoded, in 10^9 bytes; more is refused", 100.0)
 
     def __post_init__(self) -> None:
         if bool(self.model_dir) == bool(self.saved_model):
@@ -85,12 +86,57 @@ class Command:
         require(0 < self.truncation <= 1, "truncation", self.truncation, "a number above 0, up to 1")
         fastest = 50 if self.output.lower().endswith(".gif") else 120
         require(0 < self.fps <= fastest, "fps", self.fps, f"a number above 0, up to {fastest}")
+        require(self.max_gigabytes > 0, "max_gigabytes", self.max_gigabytes, "a number above 0")
         moving = self.interpolate != "none"
         require(moving or self.layout != "walk", "layout", "walk", "with --interpolate=linear or spherical")
         require(len(seeds) > 1 or not moving, "seeds", self.seeds, "at least two with --interpolate")
         require(not self.level or self.layout != "levels", "level", self.level, "0 with --layout=levels")
         arrays = self.output.lower().endswith(".npz")
         require(not arrays or self.layout != "levels", "layout", "levels", "grid, single or walk for an .npz")
+
+
+def steps_between(command: Command) -> int:
+    """Points from each seed to the next, the last of them its own."""
+    return command.interpolation_steps or (WALK_STEPS if command.layout == "walk" else GRID_STEPS)
+
+
+def check_size(command: Command, sampler: Sampler) -> None:
+    """Sees to it, before anything is rendered, that all frames are as few as allowed, and fit in memory in their parts.
+
+    Raises:
+      UserError: they are, or do, not.
+      ConfigError: no such class.
+    """
+    from tganv2_tf.serving.sampler import CHUNK_FRAMES
+
+    walk, levels = command.layout == "walk", sampler.num_levels if command.layout == "levels" else 1
+    rows = len(parse_labels(command.labels, sampler.class_names)) if command.labels else 1
+    ways, clip_frames = len(parse_seeds(command.seeds)), command.num_frames or sampler.num_frames
+    if walk:
+        points = (ways - 1) * steps_between(command) + 1
+    else:
+        points = ways if command.interpolate == "none" else (ways - 1) * (steps_between(command) + 1)
+    count, frames = (rows, points) if walk else (rows * points, clip_frames)
+    rendered = sampler.sizes[command.level - 1 if command.level else -1]
+    size = command.scale * rendered
+    total = 3 * count * levels * frames * size**2
+    asked = f"{count:,} videos of {frames:,} frames of {size}x{size} pixels" + (" at the last level" * (levels > 1))
+    if total > command.max_gigabytes * 1e9:
+        raise UserError(
+            f"{asked} are {total // 10**9:,} GB before they are encoded; valid: up to "
+            f"--max_gigabytes={command.max_gigabytes:g}, or fewer --seeds, --num_frames or --scale"
+        )
+    # At the least: the latents, their way in float64; the frames that are written together, as a grid, and as bytes;
+    # a batch, in float32 before and after it is clipped, and as bytes. What the networks need comes on top.
+    together = (min(command.batch_size, count) if command.layout == "single" else count) * min(CHUNK_FRAMES, frames)
+    batch = min(command.batch_size, rows * points) * (clip_frames if walk else min(CHUNK_FRAMES, frames))
+    needed = rows * points * sampler.z_dim * (4 + 8) + 3 * levels * together * size**2 * 3 + 3 * batch * rendered**2 * 9
+    memory = machine.memory()
+    if memory and needed > memory.available:
+        raise UserError(
+            f"{asked} need at least {needed / 1e9:,.1f} GB of memory at a time, and {memory.available / 1e9:,.1f} GB "
+            "are free; ask for fewer --seeds, a smaller --scale or --batch_size, or --layout=single"
+        )
 
 
 def choose(command: Command, sampler: Sampler) -> Selection:
@@ -107,8 +153,7 @@ def choose(command: Command, sampler: Sampler) -> Selection:
     if command.interpolate == "none":
         paths = [rendering.LatentPath(f"seed{seed}", seed, z[i : i + 1]) for i, seed in enumerate(seeds)]
     else:
-        steps = command.interpolation_steps or (WALK_STEPS if walk else GRID_STEPS)
-        paths = rendering.between(z, seeds, command.interpolate, steps)
+        paths = rendering.between(z, seeds, command.interpolate, steps_between(command))
     if walk:
         paths = [rendering.joined(paths, f"seed{seeds[0]}-to-{seeds[-1]}")]
     chosen = rendering.select(paths, sampler.class_names, labels, walk)
@@ -134,8 +179,8 @@ def write_single(command: Command, sampler: Sampler, chosen: Selection, progress
     """One file a video. Returns what they are called."""
     from tganv2_tf import videos
 
-    output = pathlib.Path(command.output)
-    named = [output.with_name(f"{output.stem}-{name}{output.suffix}") for name in chosen.names]
+    root, suffix = os.path.splitext(command.output.rstrip("/"))
+    named = [f"{root}-{name}{suffix}" for name in chosen.names]
     slash = "/" if videos.is_folder(command.output) else ""
     num_frames = command.num_frames or sampler.num_frames
     for first in range(0, len(chosen), command.batch_size):
@@ -149,7 +194,7 @@ def write_single(command: Command, sampler: Sampler, chosen: Selection, progress
                 for write, video in zip(writers, chunk):
                     write(video[None])
                 progress.update(chunk.shape[0] * chunk.shape[1])
-    return str(named[0]) + slash if len(named) == 1 else f"{output.with_name(output.stem)}-seed*{output.suffix}{slash}"
+    return f"{named[0]}{slash}" if len(named) == 1 else f"{root}-seed*{suffix}{slash}"
 
 
 def write_grid(command: Command, sampler: Sampler, chosen: Selection, progress: tqdm) -> str:
@@ -178,6 +223,7 @@ def main(command: Command) -> int:
 
     sampler = load_sampler(command.model_dir, command.saved_model)
     sampler.check_level(command.level)
+    check_size(command, sampler)
     chosen = choose(command, sampler)
     frames = chosen.z.shape[1] if command.layout == "walk" else command.num_frames or sampler.num_frames
     total = len(chosen) * frames * (sampler.num_levels if command.layout == "levels" else 1)

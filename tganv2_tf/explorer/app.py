@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 import random
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Callable
 
 import fastapi
 import gradio as gr
@@ -14,13 +14,14 @@ import numpy as np
 from tganv2_tf import videos
 from tganv2_tf.errors import UserError
 from tganv2_tf.explorer import tiles
+from tganv2_tf.explorer.gate import Gate
+from tganv2_tf.explorer.limits import MAX_FPS, MAX_STEPS, Limits, choice, number, text, whole
 from tganv2_tf.serving.latent_paths import WAYS, back_and_forth
 from tganv2_tf.serving.sampler import Sampler
 from tganv2_tf.serving.selection import parse_seeds
 
 MIN_SIZE = 128  # of full resolution, about, in pixels: smaller videos lose colour in H.264, and are enlarged
-BATCH_SIZE = 4  # videos that are rendered at once
-MAX_VIDEOS = 64  # of a gallery
+BATCH_SIZE = 4  # videos that are rendered and encoded at once
 DEFAULT_VIDEOS = 16
 MAX_CLIPS = 8  # times the frames of training, in one video
 IN_TURN = -1  # instead of a label: seed s shows class s modulo their number
@@ -31,19 +32,24 @@ WALK_FRAMES = 6  # of a walk, for each step
 class Explorer:
     """What the page's controls do. Their values are those of the controls, in this order; galleries come as HTML.
 
+    The values are those that somebody has sent, of whatever type and size: all that is not valid is a UserError.
+
     Attributes:
       sampler: the generator.
+      limits: what may be asked for.
       scale: by how much the videos of all levels are enlarged, by repeated pixels.
+      max_frames: of a video.
     """
 
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler, self.scale = sampler, max(1, MIN_SIZE // sampler.sizes[-1])
+    def __init__(self, sampler: Sampler, limits: Limits) -> None:
+        self.sampler, self.limits, self.scale = sampler, limits, max(1, MIN_SIZE // sampler.sizes[-1])
+        self.max_frames = limits.max_frames or MAX_CLIPS * sampler.num_frames
 
-    def gallery(self, seeds: str, truncation: float, num_frames: int, level: int, label: int, fps: float) -> str:
+    def gallery(self, seeds: Any, truncation: Any, num_frames: Any, level: Any, label: Any, fps: Any) -> str:
         """A video a seed, to be picked from."""
-        numbers = parse_seeds(seeds)
-        if len(numbers) > MAX_VIDEOS:
-            raise UserError(f"{len(numbers)} seeds are too many at once; valid: up to {MAX_VIDEOS}")
+        numbers = parse_seeds(text("Seeds", seeds))
+        truncation, num_frames, level, label, fps = self._checked(truncation, num_frames, level, label, fps)
+        self._check_size(len(numbers), num_frames, level)
         labels = [self._label(seed, label) for seed in numbers]
         clips = self._draw(self.sampler.latents(numbers, truncation), num_frames, level, labels)
         return tiles.gallery(
@@ -53,25 +59,32 @@ class Explorer:
 
     def between(
         self,
-        first: str,
-        second: str,
-        steps: int,
-        way: str,
-        view: str,
-        truncation: float,
-        num_frames: int,
-        level: int,
-        label: int,
-        fps: float,
+        first: Any,
+        second: Any,
+        steps: Any,
+        way: Any,
+        view: Any,
+        truncation: Any,
+        num_frames: Any,
+        level: Any,
+        label: Any,
+        fps: Any,
     ) -> str:
         """Videos on the way from one seed to another, or one whose latent goes that way while it plays.
 
         All show the class of the first seed, where the classes come in turn.
         """
-        ends = parse_seeds(f"{first},{second}")
+        ends = parse_seeds(f"{text('From seed', first)},{text('To seed', second)}")
         if len(ends) != 2:
             raise UserError("one seed each is needed to go from and to")
+        steps = whole("Steps", steps, 1, MAX_STEPS)
+        way, view = choice("Way", way, tuple(WAYS)), choice("Show", view, (SIDE_BY_SIDE, WALK))
+        truncation, num_frames, level, label, fps = self._checked(truncation, num_frames, level, label, fps)
         count = WALK_FRAMES * steps if view == WALK else steps
+        if view == WALK:
+            self._check_size(1, count + 1, level)  # one frame a latent
+        else:
+            self._check_size(count + 1, num_frames, level)
         weights = np.arange(count + 1) / count
         label = self._label(ends[0], label)
         start, end = self.sampler.latents(ends, truncation)
@@ -80,13 +93,29 @@ class Explorer:
         name = f"seed{ends[0]}-to-{ends[1]}"
         if view == WALK:
             # Frame k is one of the clip of latent k; which one, goes forwards and backwards, so that nothing jumps.
-            walk = clips[np.arange(len(z)), back_and_forth(len(z), num_frames)]
-            (mp4,) = self._encode(walk[np.newaxis], fps)
+            times = iter(back_and_forth(len(z), num_frames))
+            walk = np.stack([clip[next(times)] for part in clips for clip in part])
+            (mp4,) = self._encode([walk[np.newaxis]], fps)
             return tiles.gallery([tiles.tile(mp4, name, f"{ends[0]} to {ends[1]}", self._class(label))])
         return tiles.gallery(
             tiles.tile(mp4, f"{name}-step{step}", f"{weight:.0%}", self._class(label))
             for step, (mp4, weight) in enumerate(zip(self._encode(clips, fps), weights))
         )
+
+    def _checked(
+        self, truncation: Any, num_frames: Any, level: Any, label: Any, fps: Any
+    ) -> tuple[float, int, int, int, float]:
+        """The settings that all requests share, as numbers that are valid."""
+        return (
+            number("Truncation", truncation, 0, 1),
+            whole("Frames", num_frames, 1, self.max_frames),
+            whole("Level", level, 1, self.sampler.num_levels),
+            whole("Class", label, IN_TURN, len(self.sampler.class_names) - 1),
+            number("Frames a second", fps, 1, MAX_FPS),
+        )
+
+    def _check_size(self, num_videos: int, num_frames: int, level: int) -> None:
+        self.limits.check_size(num_videos, num_frames, self.scale * self.sampler.sizes[level - 1])
 
     def _label(self, seed: int, label: int) -> int:
         return seed % max(1, len(self.sampler.class_names)) if label == IN_TURN else label
@@ -94,20 +123,22 @@ class Explorer:
     def _class(self, label: int) -> str:
         return self.sampler.class_names[label] if self.sampler.class_names else ""
 
-    def _draw(self, z: np.ndarray, num_frames: int, level: int, labels: list[int]) -> np.ndarray:
-        parts = [slice(at, at + BATCH_SIZE) for at in range(0, len(z), BATCH_SIZE)]
+    def _draw(self, z: np.ndarray, num_frames: int, level: int, labels: list[int]) -> Iterator[np.ndarray]:
+        """The videos in parts, uint8 [n, T, H, W, 3]: memory does not grow with their number."""
         given = labels if self.sampler.class_names else None
-        return np.concatenate(
-            [self.sampler.videos(z[part], num_frames, level, given and given[part]) for part in parts]
-        )
+        for at in range(0, len(z), BATCH_SIZE):
+            part = slice(at, at + BATCH_SIZE)
+            yield self.sampler.videos(z[part], num_frames, level, given and given[part])
 
-    def _encode(self, clips: np.ndarray, fps: float) -> list[bytes]:
-        return tiles.encode([videos.enlarge(clip, self.scale) for clip in clips], fps)
+    def _encode(self, parts: Iterable[np.ndarray], fps: float) -> Iterator[bytes]:
+        """The MP4 files of the videos, one by one."""
+        for clips in parts:
+            yield from tiles.encode([videos.enlarge(clip, self.scale) for clip in clips], fps)
 
 
-def build(sampler: Sampler) -> gr.Blocks:
+def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
     """The page of a generator."""
-    explorer = Explorer(sampler)
+    explorer = Explorer(sampler, limits)
 
     def shown(method: Callable[..., str]) -> Callable[..., str]:
         """The method as Gradio calls it: what a user can mend is said on the page."""
@@ -120,9 +151,9 @@ def build(sampler: Sampler) -> gr.Blocks:
 
         return call
 
-    def shuffle(seeds: str) -> str:
+    def shuffle(seeds: Any) -> str:
         try:
-            count = len(parse_seeds(seeds))
+            count = len(parse_seeds(text("Seeds", seeds)))
         except UserError:
             count = DEFAULT_VIDEOS
         start = random.randrange(10**6)
@@ -150,16 +181,16 @@ def build(sampler: Sampler) -> gr.Blocks:
                 truncation = gr.Slider(
                     0.1, 1.0, 1.0, step=0.05, label="Truncation", info="lower: tamer, and more alike", buttons=[]
                 )
-                longest = MAX_CLIPS * sampler.num_frames
+                longest = explorer.max_frames
                 num_frames = gr.Slider(
-                    2, longest, sampler.num_frames, step=1, label="Frames", info=f"training: {sampler.num_frames}",
-                    buttons=[],
+                    1, longest, min(longest, sampler.num_frames), step=1, label="Frames",
+                    info=f"training: {sampler.num_frames}", buttons=[],
                 )  # fmt: skip
                 level = gr.Slider(
                     1, sampler.num_levels, sampler.num_levels, step=1, label="Level", info=levels, buttons=[],
                     visible=sampler.num_levels > 1,
                 )  # fmt: skip
-                fps = gr.Slider(1, 30, 10, step=1, label="Frames a second", buttons=[])
+                fps = gr.Slider(1, MAX_FPS, 10, step=1, label="Frames a second", buttons=[])
             with gr.Column(scale=1, min_width=320):
                 videos_of_seeds = gr.HTML(js_on_load=tiles.JAVASCRIPT, elem_id="seeds", min_height=200)
                 with gr.Row(equal_height=False):
@@ -170,24 +201,35 @@ def build(sampler: Sampler) -> gr.Blocks:
                 with gr.Row():
                     first = gr.Textbox("0", label="From seed", min_width=80)
                     second = gr.Textbox("1", label="To seed", min_width=80)
-                    steps = gr.Slider(1, 15, 7, step=1, label="Steps", buttons=[], min_width=150)
+                    steps = gr.Slider(1, MAX_STEPS, 7, step=1, label="Steps", buttons=[], min_width=150)
                     way = gr.Radio(list(WAYS), value="spherical", label="Way", min_width=230)
                     view = gr.Radio([SIDE_BY_SIDE, WALK], value=SIDE_BY_SIDE, label="Show", min_width=280)
                 videos_between = gr.HTML(js_on_load=tiles.JAVASCRIPT, elem_id="steps")
 
         settings = [truncation, num_frames, level, label, fps]
         # One at a time, on all the machine's cores; of several changes meanwhile the last one counts.
-        how = {"concurrency_id": "generator", "trigger_mode": "always_last", "api_visibility": "private"}
+        # What is sent goes to the functions as it is, and they say what is wrong with it.
+        how = {
+            "concurrency_id": "generator",
+            "trigger_mode": "always_last",
+            "api_visibility": "private",
+            "preprocess": False,
+        }
         changes = [page.load, generate.click, seeds.submit, label.input, fps.release]
         changes += [slider.release for slider in (truncation, num_frames, level)]
         gr.on(changes, shown(explorer.gallery), [seeds, *settings], videos_of_seeds, **how)
-        other.click(shuffle, seeds, seeds, api_visibility="private").then(
+        other.click(shuffle, seeds, seeds, api_visibility="private", preprocess=False).then(
             shown(explorer.gallery), [seeds, *settings], videos_of_seeds, **how
         )
         videos_of_seeds.pick(pick, None, [first, second], api_visibility="private", show_progress="hidden")
         asked = [first, second, steps, way, view, *settings]
         gr.on([interpolate.click, first.submit, second.submit], shown(explorer.between), asked, videos_between, **how)
-    return page.queue(default_concurrency_limit=1)
+    page.queue(default_concurrency_limit=1, max_size=limits.max_waiting)
+    # What Gradio remembers of visitors, it remembers of so many: a tenth of a megabyte each, and answers that they have
+    # not fetched. None of them waits for one then, as there are twice as many as may wait.
+    page.state_session_capacity = 2 * limits.max_waiting
+    page._queue.pending_messages_per_session.max_size = 2 * limits.max_waiting
+    return page
 
 
 def theme() -> gr.themes.Base:
@@ -206,7 +248,9 @@ CSS = """
 """
 
 
-def application(page: gr.Blocks) -> fastapi.FastAPI:
-    """The page with its looks, as a web application."""
-    looks = {"theme": theme(), "css": CSS + tiles.CSS, "footer_links": []}
-    return gr.mount_gradio_app(fastapi.FastAPI(), page, path="", ssr_mode=False, pwa=False, mcp_server=False, **looks)
+def application(sampler: Sampler, limits: Limits) -> Gate:
+    """The page of a generator with its looks, as a web application that holds to the limits."""
+    looks = {"theme": theme(), "css": CSS + tiles.CSS, "footer_links": [], "run_history": False}
+    page, server = build(sampler, limits), fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    mounted = gr.mount_gradio_app(server, page, path="", ssr_mode=False, pwa=False, mcp_server=False, **looks)
+    return Gate(mounted, 1000 * limits.max_request_kilobytes)

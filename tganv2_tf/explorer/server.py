@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tganv2_tf.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    import fastapi
+    from tganv2_tf.explorer.gate import Application
 
 GRACE_SECONDS = 1  # for answers under way when it ends
 
@@ -64,12 +64,23 @@ def load_gradio() -> None:
         ) from error
 
 
-def serve(application: fastapi.FastAPI, listener: socket.socket) -> None:
-    """Answers browsers until Ctrl-C or SIGTERM, which raise KeyboardInterrupt when all is put away."""
+def serve(application: Application, listener: socket.socket, max_connections: int) -> None:
+    """Answers browsers until Ctrl-C or SIGTERM, which raise KeyboardInterrupt when all is put away.
+
+    Args:
+      application: what answers.
+      listener: where they knock.
+      max_connections: at a time; whoever comes beyond them is told so (status 503).
+    """
     import uvicorn
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
+    config = uvicorn.Config(
+        application,
+        log_level="warning",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        limit_concurrency=max_connections,
+    )
     uvicorn.Server(config).run(sockets=[listener])
 
 

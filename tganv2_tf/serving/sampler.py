@@ -8,6 +8,7 @@ from typing import Any, Union
 import numpy as np
 import tensorflow as tf
 
+from tganv2_tf import storage
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.models.latents import latents_from_seeds
 from tganv2_tf.serving.signatures import ServedGenerator
@@ -133,6 +134,8 @@ def load_sampler(model_dir: str = "", saved_model: str = "") -> Sampler:
         generator, _, step = load_generator(model_dir)
         return Sampler(ServedGenerator(generator, load_class_names(model_dir)), f"{model_dir}, step {step}")
     try:
+        if storage.is_remote(saved_model):
+            storage.read_bytes(storage.join(saved_model, "saved_model.pb"))  # TensorFlow would not wait for the server
         served = tf.saved_model.load(saved_model)
     except (OSError, tf.errors.OpError) as error:
         raise UserError(f"--saved_model={saved_model}: no SavedModel there; name the folder NAME/VERSION") from error

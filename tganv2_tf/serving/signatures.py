@@ -12,6 +12,10 @@
 Of a conditional generator each has one more input, `label` int32 [N]: the class of each video. For `generate` one
 class, [1], may stand for all. A label that is no class is an error.
 
+A request for more than MAX_PIXEL_BYTES of videos, one byte a pixel and colour, is an error before anything is computed,
+for a few bytes can ask for 10^9 videos; one clip is always allowed. The server's own limits still apply: it alone knows
+how many requests it answers at a time.
+
 The loaded object also has these functions, with `label` at their end where there are classes; all floats are float32:
 
 - `sample(z, num_frames, level)` -> videos;
@@ -27,15 +31,19 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+import tempfile
 from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tganv2_tf import storage
 from tganv2_tf.errors import UserError
 from tganv2_tf.files import whole_folder
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import latents_from_seeds
 from tganv2_tf.serving.warmup import write_warmup
+
+MAX_PIXEL_BYTES = 2**26  # of one answer: 606 frames of 192x192 pixels, or 21,845 of 32x32
 
 
 def quantize(videos: tf.Tensor) -> tf.Tensor:
@@ -122,18 +130,37 @@ class ServedGenerator(tf.Module):
             frames = num_frames if isinstance(num_frames, int) else None
             return tf.ensure_shape(videos, [None, frames, config.resolution, config.resolution, 3])
 
+        max_bytes = max(MAX_PIXEL_BYTES, 3 * config.num_frames * config.resolution**2)
+
+        def bounded(num_videos: tf.Tensor, num_frames: int | tf.Tensor, *values: tf.Tensor) -> list[tf.Tensor]:
+            """The values, which nothing may use before the request is found to be small enough.
+
+            All must pass here that sets a size: TensorFlow aborts the whole process where some tensor would have more
+            elements than 64 bits can count.
+            """
+            few = tf.debugging.assert_less_equal(
+                tf.cast(num_videos, tf.float64) * tf.cast(num_frames, tf.float64) * (3 * config.resolution**2),
+                tf.constant(max_bytes, tf.float64),
+                f"too many videos or frames: valid: up to {max_bytes} bytes of pixels an answer",
+            )
+            with tf.control_dependencies([few]):
+                return [tf.identity(value) for value in values]
+
         @tf.function(input_signature=[latents, *label])
         def generate_float(z: tf.Tensor, label: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+            (z,) = bounded(tf.shape(z)[0], config.num_frames, z)
             return {"videos": last_level(z, config.num_frames, label)}
 
         @tf.function(input_signature=[latents, *label])
         def serving_default(z: tf.Tensor, label: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+            (z,) = bounded(tf.shape(z)[0], config.num_frames, z)
             return {"videos": quantize(last_level(z, config.num_frames, label))}
 
         @tf.function(input_signature=[seed, num_videos, num_frames, *label])
         def generate(
             seed: tf.Tensor, num_videos: tf.Tensor, num_frames: tf.Tensor, label: tf.Tensor | None = None
         ) -> dict[str, tf.Tensor]:
+            num_videos, num_frames = bounded(num_videos, num_frames, num_videos, num_frames)
             z = latents_from_seeds(seed + tf.range(tf.cast(num_videos, tf.int64)), config.z_dim)
             if label is not None:
                 label = tf.cond(tf.equal(tf.size(label), 1), lambda: tf.repeat(label, num_videos), lambda: label)
@@ -141,6 +168,7 @@ class ServedGenerator(tf.Module):
 
         @tf.function(input_signature=[latents, level, *label])
         def preview(z: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+            (z,) = bounded(tf.shape(z)[0], config.num_frames, z)  # at the last level, and so at all
             return {"videos": quantize(sample(z, config.num_frames, level, *_given(label)))}
 
         self.sample, self.begin, self.resume = sample, begin, resume
@@ -159,9 +187,7 @@ def _given(label: tf.Tensor | None) -> list[tf.Tensor]:
 
 def next_version(folder: str | os.PathLike[str]) -> int:
     """One more than the largest version in NAME/, or 1."""
-    path = pathlib.Path(folder)
-    versions = [int(entry.name) for entry in path.iterdir() if entry.name.isdigit()] if path.is_dir() else []
-    return max(versions, default=0) + 1
+    return max((int(name) for name in storage.names(folder) if name.isdigit()), default=0) + 1
 
 
 def export(
@@ -169,8 +195,8 @@ def export(
     folder: str | os.PathLike[str],
     version: int | None = None,
     class_names: Sequence[str] = (),
-) -> pathlib.Path:
-    """Writes a SavedModel to folder/VERSION, which appears only when it is whole.
+) -> str:
+    """Writes a SavedModel to folder/VERSION, which appears only when it is whole; in a bucket its `.pb` comes last.
 
     Args:
       generator: the averaged generator of a run.
@@ -182,11 +208,22 @@ def export(
     Raises:
       UserError: that version is already there.
     """
-    target = pathlib.Path(folder) / str(next_version(folder) if version is None else version)
-    if target.exists():
+    number = str(next_version(folder) if version is None else version)
+    target = storage.join(folder, number)
+    if storage.exists(target):
         raise UserError(f"{target} is already there; leave --version out to write the next one")
+    if storage.is_remote(folder):
+        with tempfile.TemporaryDirectory() as local:
+            _upload(pathlib.Path(export(generator, local, int(number), class_names)), target)
+        return target
     with whole_folder(target) as temporary:
         module = ServedGenerator(generator, class_names)
         tf.saved_model.save(module, str(temporary), signatures=dict(module.functions))
         write_warmup(temporary, generator.config)
     return target
+
+
+def _upload(folder: pathlib.Path, target: str) -> None:
+    files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+    for name in sorted(files, key=lambda name: (name == "saved_model.pb", name)):
+        storage.copy(folder / name, storage.join(target, *name.split("/")))

@@ -1,0 +1,89 @@
+"""What may be asked of the explorer. Its functions hold to it, for anybody can send what the page's controls cannot.
+
+No TensorFlow here: the limits are flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tganv2_tf.config import option, require
+from tganv2_tf.errors import UserError
+
+MAX_STEPS = 15  # from seed to seed
+MAX_FPS = 30
+MAX_TEXT = 1000  # characters of a list of seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Limits: what asks for more is refused."""
+
+    max_videos: int = option("videos of one request", 64)
+    max_frames: int = option("frames of a video; 0 = eight times those of training", 0)
+    max_megabytes: int = option("frames of one request before they are encoded, in 10^6 bytes", 256)
+    max_waiting: int = option("requests that wait for their turn; one at a time is answered", 64)
+    max_connections: int = option("connections at a time; a browser opens up to six", 512)
+    max_request_kilobytes: int = option("a request itself, in 10^3 bytes", 64)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            least = 0 if field.name == "max_frames" else 1
+            value = getattr(self, field.name)
+            require(value >= least, field.name, value, f"a whole number of at least {least}")
+
+    def check_size(self, num_videos: int, num_frames: int, size: int) -> None:
+        """Raises UserError where videos of `size` x `size` pixels are too many, or too many bytes."""
+        if num_videos > self.max_videos:
+            raise UserError(f"{num_videos} videos are too many at once; valid: up to {self.max_videos}")
+        megabytes = num_videos * num_frames * size * size * 3 / 1e6
+        if megabytes > self.max_megabytes:
+            raise UserError(
+                f"{num_videos} videos of {num_frames} frames of {size}x{size} pixels are {megabytes:,.0f} MB; valid: "
+                f"up to {self.max_megabytes} MB; ask for fewer videos or frames"
+            )
+
+
+def whole(name: str, value: Any, least: int, most: int) -> int:
+    """A whole number from `least` to `most`; JSON may write it as 3.0.
+
+    Raises:
+      UserError: anything else.
+    """
+    return int(number(name, value, least, most, whole=True))
+
+
+def number(name: str, value: Any, least: float, most: float, whole: bool = False) -> float:
+    """A number from `least` to `most`.
+
+    Raises:
+      UserError: anything else.
+    """
+    valid = isinstance(value, (int, float)) and least <= value <= most
+    if not valid or (whole and value != int(value)):
+        kind = "a whole number" if whole else "a number"
+        raise UserError(f"{name}: {str(value)[:40]!r} is not valid; valid: {kind} from {least} to {most}")
+    return value
+
+
+def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """One of the texts.
+
+    Raises:
+      UserError: anything else.
+    """
+    if not (isinstance(value, str) and value in choices):
+        raise UserError(f"{name}: {str(value)[:40]!r} is not valid; valid: {', '.join(choices)}")
+    return value
+
+
+def text(name: str, value: Any) -> str:
+    """A short text.
+
+    Raises:
+      UserError: no text, or a long one.
+    """
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        raise UserError(f"{name}: valid: text of up to {MAX_TEXT} characters")
+    return value
