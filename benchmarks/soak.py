@@ -190,7 +190,7 @@ def table(command: Command, series: Series) -> str:
     a_step = slope(series["step"], series["rss"])  # the machine may have been busy with other things for a while
     lines += [
         "",
-        f"{command.steps:,} steps in {minutes:.1f} minutes, {60_000 * minutes / command.steps:.1f} ms a step, all in all. "
+        f"{command.steps:,} steps in {minutes:.1f} minutes, {60_000 * minutes / command.steps:.1f} ms a step. "
         f"Memory, last two thirds: {a_step * STEPS_A_DAY / 1e6:+.1f} MB in {STEPS_A_DAY:,} steps, the day's "
         f"equivalent ({3600 * a_second / 1e6:+.1f} MB an hour of this run). Events: "
         f"{series['event bytes'][-1] / ROWS:,.0f} bytes a row of scalars, with half a preview.",
