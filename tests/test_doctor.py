@@ -381,7 +381,7 @@ def test_input_pipeline_by_hand(tmp_path):
     manifest = dataclasses.replace(manifest, shards=[dataclasses.replace(s, bytes=4000) for s in manifest.shards])
     config = tiny_config(data={"shuffle_buffer": 10}, n_dis=2)
     # 1000 bytes a frame; a batch of 3 clips of 4 frames of 16x20 pixels, as bytes and as float32.
-    expected = 10 * 4 * 1000 + cost.BATCHES_IN_FLIGHT * 2 * 3 * (4 * 16 * 20 * 3) * 5
+    expected = 3 * 10 * 4 * 1000 + cost.BATCHES_IN_FLIGHT * 2 * 3 * (4 * 16 * 20 * 3) * 5
     assert cost.pipeline_bytes(config, manifest, 3) == expected
 
 

@@ -103,7 +103,7 @@ class DataConfig:
     normalization: str = option(
         "bytes to [-1, 1]: paper = x / 127.5 - 1, official = (x - 128) / 128", "paper", ("paper", "official")
     )
-    shuffle_buffer: int = option("clips among which the next one is drawn", 1024)
+    shuffle_buffer: int = option("clips in a block, whose order is shuffled; three blocks of JPEG are in memory", 1024)
     frame_step: int = option("distance of the frames of a clip in the video, in frames", 1)
     windows_per_record: int = option("clips drawn from each record that is read; more of them spare a slow disk", 1)
     skip_corrupt_records: bool = option(

@@ -3,7 +3,7 @@
 Addresses go through the file systems of tensorflow-io, which is imported where the first of them is used. What it says
 cannot all be believed: where a server does not answer, its S3 plugin calls a file missing and a folder empty. Only what
 it says of buckets is the truth, so a file counts as missing where it is so before and after the bucket was asked for.
-Its http plugin fetches a whole file to learn its size, so here the standard library asks for sizes over http.
+Its http plugin reads nothing but parts of files, which not every server gives, so http is the standard library's here.
 
 Faults that pass are waited out, with the pauses of `BACK_OFF`. What remains is an OSError.
 
@@ -21,6 +21,7 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import tempfile
 import time
 import urllib.error
@@ -181,7 +182,7 @@ def read_bytes(path: Path) -> bytes:
         return pathlib.Path(path).read_bytes()
     address = _address(path)
     if is_read_only(path):
-        return _retried(address, lambda: _http(address)[1])
+        return _retried(address, lambda: _read_http(address))
 
     def read() -> bytes:
         with _gfile().GFile(address, "rb") as file:
@@ -195,19 +196,46 @@ def read_text(path: Path) -> str:
     return read_bytes(path).decode("utf-8")
 
 
-def register() -> None:
-    """Makes TensorFlow know the schemes; to be called before it gets an address by itself, as in tf.data."""
-    _gfile()
+def copy_folder(source: Path, target: str, last: str) -> None:
+    """Copies what is in a folder of this machine to an address, the file of the name `last` in the end."""
+    folder = pathlib.Path(source)
+    files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+    for name in sorted(files, key=lambda name: (name == last, name)):
+        copy(folder / name, join(target, *name.split("/")))
+
+
+def patiently(path: Path, function: Callable[[], T]) -> T:
+    """What a function gives that uses something at `path`; faults of its server that pass are waited out.
+
+    To be put around what TensorFlow does with an address by itself. Errors remain what they are.
+    """
+    pauses = iter(BACK_OFF if is_remote(path) else ())
+    while True:
+        try:
+            return function()
+        except Exception as error:  # noqa: PERF203 (nothing is tried often)
+            pause = next(pauses, None) if is_transient(error) else None
+            if pause is None:
+                raise
+            logging.warning("%s: %s; trying again in %g s", path, reason(error), pause)
+            time.sleep(pause)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether what a file system of TensorFlow, or http, said may be otherwise when it is asked again."""
+    """Whether what a file system of TensorFlow, or http, said may be otherwise when it is asked again.
+
+    Not so the errors of this module, which has asked again.
+    """
+    if isinstance(error, _StillThereError):
+        return True
     if isinstance(error, urllib.error.HTTPError):
         return error.code in _PASSING_STATUSES
     if isinstance(error, urllib.error.URLError):
         return not (isinstance(error.reason, OSError) and error.reason.errno in (None, -2, -3, -5))  # DNS, certificates
-    if isinstance(error, (http.client.HTTPException, ConnectionError, TimeoutError)):
+    if isinstance(error, (http.client.HTTPException, ConnectionError, TimeoutError, socket.timeout)):
         return True
+    if isinstance(error, OSError):
+        return False
     message, code = str(error), getattr(error, "error_code", None)
     curl = re.search(r"curlCode: (\d+)|Unable to perform \((\d+)\)", message)
     if curl:
@@ -268,26 +296,17 @@ def _status(path: Path) -> Any:
     return _retried(address, lambda: _gfile().stat(address))
 
 
-def _http(address: str, first_byte_only: bool = False) -> tuple[http.client.HTTPResponse, bytes]:
-    request = urllib.request.Request(address, headers={"Range": "bytes=0-0"} if first_byte_only else {})
-    with urllib.request.urlopen(request, timeout=HTTP_TIMEOUT) as response:
-        return response, b"" if first_byte_only else response.read()
+def _read_http(address: str) -> bytes:
+    with urllib.request.urlopen(address, timeout=HTTP_TIMEOUT) as response:
+        return response.read()
 
 
 def _http_size(address: str) -> int:
-    """Bytes of a file, whose server must be able to give parts of it, as the plugin reads nothing but parts."""
-    try:
-        response, _ = _http(address, first_byte_only=True)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:
-            return 0
-        raise
-    total = re.fullmatch(r"bytes 0-0/(\d+)", response.headers.get("Content-Range", ""))
-    if response.status != 206 or not total:
-        raise OSError(
-            errno.EOPNOTSUPP, "its server gives no parts of files (Range), which reading shards needs", address
-        )
-    return int(total[1])
+    with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=HTTP_TIMEOUT) as response:
+        length = response.headers.get("Content-Length")
+    if length is None:
+        raise OSError(errno.EOPNOTSUPP, "its server does not tell how long files are", address)
+    return int(length)
 
 
 def _fetch(source: Path, target: pathlib.Path) -> None:
@@ -310,22 +329,19 @@ def _retried(address: str, function: Callable[[], T], writes: bool = False) -> T
       PermissionError: the server refuses.
       OSError: all else.
     """
-    pauses = iter(BACK_OFF)
-    while True:
+
+    def once() -> T:
         try:
-            try:
-                return function()
-            except Exception as error:
-                if not address.startswith("s3://") or not _says_missing(error) or writes:
-                    raise
+            return function()
+        except Exception as error:
+            if address.startswith("s3://") and _says_missing(error) and not writes:
                 _make_sure_of_absence(address, function)
-                raise
-        except Exception as error:  # noqa: PERF203 (nothing is tried often)
-            pause = next(pauses, None) if is_transient(error) or isinstance(error, _StillThereError) else None
-            if pause is None:
-                raise _as_os_error(error, address) from error
-            logging.warning("%s: %s; trying again in %g s", address, reason(error), pause)
-            time.sleep(pause)
+            raise
+
+    try:
+        return patiently(address, once)
+    except Exception as error:
+        raise _as_os_error(error, address) from error
 
 
 class _StillThereError(Exception):

@@ -127,8 +127,6 @@ class Manifest:
 
     def shard_paths(self, folder: Path) -> list[str]:
         """Paths of the shards, in the order of their numbers, for `tf.data.TFRecordDataset`."""
-        if storage.is_remote(folder):
-            storage.register()
         return [storage.join(folder, shard.file) for shard in self.shards]
 
     def save(self, folder: Path) -> None:

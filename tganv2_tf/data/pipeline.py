@@ -129,6 +129,7 @@ def _slots(share: Share, model: ModelConfig, data: DataConfig, seeds: np.ndarray
     return slots.enumerate(first).map(lambda slot, window: (slot, *window))
 
 
+@tf.autograph.experimental.do_not_convert
 def labelled_clips(
     manifest: Manifest, data: DataConfig, num_frames: int, resolution: int, seed: int, endless: bool = False
 ) -> tf.data.Dataset:
@@ -248,6 +249,7 @@ class Position(NamedTuple):
 START = Position(0, 0)
 
 
+@tf.autograph.experimental.do_not_convert  # which nothing here needs, and which takes a second
 def training_dataset(
     manifest: Manifest,
     model: ModelConfig,

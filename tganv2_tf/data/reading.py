@@ -10,6 +10,10 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
+import os
+import tempfile
+import threading
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -125,13 +129,16 @@ class Share:
           tolerant: as in `read`.
         """
 
+        remote = storage.is_remote(self.files[0].path)
+
         def of_shard(path: tf.Tensor, num_records: tf.Tensor, first: tf.Tensor, skip: tf.Tensor) -> tf.data.Dataset:
-            if tolerant:
+            if tolerant or remote:
                 can_be_opened = tf.ensure_shape(tf.numpy_function(_if_it_opens, [path], tf.string), [None])
+            if tolerant:
                 readable = tf.data.TFRecordDataset(can_be_opened).ignore_errors()
                 rest = tf.data.Dataset.from_tensors(b"").repeat()
             else:
-                readable = tf.data.TFRecordDataset(path)
+                readable = tf.data.TFRecordDataset(can_be_opened if remote else path)
                 rest = tf.data.Dataset.from_tensors(path).map(_ends_early)
             numbered = readable.concatenate(rest).take(num_records).enumerate()
             if self.num_pipelines > 1:
@@ -188,15 +195,52 @@ def _ends_early(path: tf.Tensor) -> tf.Tensor:
 
 
 def _if_it_opens(path: bytes) -> np.ndarray:
-    """The path or nothing. `ignore_errors` would try to open a file that cannot be opened for ever."""
-    address = path.decode()
+    """The path, or that of a copy, or nothing. `ignore_errors` would try to open a file that cannot be opened for ever.
+
+    Raises:
+      OSError: the server of a remote one cannot be reached, which tells nothing of the file.
+    """
+    if storage.is_remote(path.decode()):
+        try:
+            return np.array([COPIES.of(path.decode()).encode()])
+        except FileNotFoundError:
+            return np.array([], "S")
     try:
-        if storage.is_remote(address):
-            return np.array([path] if storage.exists(address) else [], "S")
         with open(path, "rb"):
             return np.array([path])
     except OSError:
         return np.array([], "S")
+
+
+class Copies:
+    """The shards of a remote data set that are being read, on this machine's disk.
+
+    Read where it lies, a shard whose server fails for a moment would look like a damaged one, and each epoch would ask
+    for it again. Copies that were not used for the longest time go; who reads one goes on reading.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number, self._lock = number, threading.Lock()
+        self._paths: collections.OrderedDict[str, str] = collections.OrderedDict()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def of(self, address: str) -> str:
+        """The path of a copy. Raises OSError where there can be none."""
+        with self._lock:
+            self._folder = self._folder or tempfile.TemporaryDirectory(prefix="tganv2_tf-shards-")
+            if address in self._paths:
+                self._paths.move_to_end(address)
+                return self._paths[address]
+        path = os.path.join(self._folder.name, uuid.uuid4().hex)  # another thread may be copying it too
+        storage.copy(address, path)
+        with self._lock:
+            self._paths[address] = path
+            if len(self._paths) > self._number:
+                os.remove(self._paths.popitem(last=False)[1])
+        return path
+
+
+COPIES = Copies(4 * SHARDS_READ_AT_ONCE)
 
 
 def attempt(dataset: tf.data.Dataset, function: Callable[..., Any], substitute: Callable[..., Any]) -> tf.data.Dataset:

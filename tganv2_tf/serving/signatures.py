@@ -214,16 +214,10 @@ def export(
         raise UserError(f"{target} is already there; leave --version out to write the next one")
     if storage.is_remote(folder):
         with tempfile.TemporaryDirectory() as local:
-            _upload(pathlib.Path(export(generator, local, int(number), class_names)), target)
+            storage.copy_folder(export(generator, local, int(number), class_names), target, "saved_model.pb")
         return target
     with whole_folder(target) as temporary:
         module = ServedGenerator(generator, class_names)
         tf.saved_model.save(module, str(temporary), signatures=dict(module.functions))
         write_warmup(temporary, generator.config)
     return target
-
-
-def _upload(folder: pathlib.Path, target: str) -> None:
-    files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
-    for name in sorted(files, key=lambda name: (name == "saved_model.pb", name)):
-        storage.copy(folder / name, storage.join(target, *name.split("/")))

@@ -31,6 +31,7 @@ MEMORY_OVERHEAD = 1.2
 UPDATE_OVERHEAD = 1.6
 # Share of the speed of a convolution alone that a whole step reaches, with its norms, activations and small operations.
 EFFICIENCY = 0.4
+BLOCKS_IN_FLIGHT = 3  # one that is drawn from, the next, and what that is put together from
 BATCHES_IN_FLIGHT = 4  # that the input pipeline makes or holds at one time
 THROUGHPUT_SHAPES = {"CPU": ((2, 8, 16, 16, 64), 64), "GPU": ((16, 8, 32, 32, 128), 128)}
 
@@ -125,7 +126,7 @@ def _bytes(tensor: tf.Tensor | tf.Variable) -> int:
 
 
 def pipeline_bytes(config: Config, manifest: Manifest, batch_size: int) -> int:
-    """Main memory of the input pipeline: clips among which it draws, as JPEG, and decoded batches on their way.
+    """Main memory of the input pipeline: blocks of clips that it shuffles, as JPEG, and decoded batches on their way.
 
     Args:
       config: the run.
@@ -133,7 +134,7 @@ def pipeline_bytes(config: Config, manifest: Manifest, batch_size: int) -> int:
       batch_size: N_1 of the replicas of this machine together.
     """
     frame = sum(shard.bytes for shard in manifest.shards) / max(1, manifest.num_frames)
-    shuffled = config.data.shuffle_buffer * config.model.num_frames * frame
+    shuffled = BLOCKS_IN_FLIGHT * config.data.shuffle_buffer * config.model.num_frames * frame
     # Each batch is decoded at full size, and turned into numbers, before it is subsampled.
     values = batch_size * config.train.n_dis * config.model.num_frames * manifest.height * manifest.width * 3
     return round(shuffled + BATCHES_IN_FLIGHT * values * (1 + FLOAT_BYTES))
