@@ -205,6 +205,8 @@ def damage(run: Run, draw: random.Random) -> str:
         return ""
     newest = files[-1]
     chosen = draw.choice([newest, newest.with_suffix(".data-00000-of-00001")])
+    if not chosen.stat().st_size:  # it was being written
+        return ""
     kinds[kind](chosen, draw)
     return f"{kind} {chosen.name}"
 

@@ -2,8 +2,8 @@
 
 python -m benchmarks.determinism --data_dir=demo/data/train --flagfile_of_run=demo.flags
 
-Every run is the true command, in a new process. The first rows of its scalars, in which the graph is made, are left out.
-Says too whether two runs without the flag ended with the same bits.
+Every run is the true command, in a new process. The first rows of its scalars, in which its graph is made, do not
+count. Says too whether two runs without the flag ended with the same bits.
 """
 
 from __future__ import annotations

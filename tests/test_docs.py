@@ -189,6 +189,14 @@ ELSEWHERE: list[tuple[str, str, Callable[[Command], None]]] = [
     (r"python -m tganv2_tf\.explore\b", "a server; tests/test_explore.py opens it", understood),
     (r"(TF_CONFIG=|srun\b)", "waits for others; tests/test_training_commands.py has two workers", workers_are_named),
     (r"python -m benchmarks\.cost\b", "a minute; tests/test_cost.py", understood),
+    (
+        r"python -m benchmarks\.(crash|crash_preparation|fuzz|load|soak|determinism|storage)\b",
+        "minutes; in small: tests/test_fault_benchmarks.py, tests/test_load.py, tests/test_resumption.py",
+        understood,
+    ),
+    (r"python -m \S+ .*=s3://", "in a bucket; tests/test_storage.py has one", understood),
+    (r"export \w+=", "variables of the shell", nothing_else),
+    (r"pytest\b", "the tests themselves", nothing_else),
     (r"python -m \S+ .*=ablation/", "the record of an hour's run, which benchmarks.ablation writes", understood),
 ]
 

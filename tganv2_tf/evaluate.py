@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
-from tganv2_tf import cli_flags, storage
+from tganv2_tf import cli_flags
 from tganv2_tf.config import DataConfig, EvalConfig, option, require
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.files import write_atomically
@@ -207,11 +207,13 @@ def show_in_tensorboard(model_dir: str, found: Mapping[str, Score], step: int) -
     import tensorflow as tf
 
     from tganv2_tf.evaluation.protocol import write_summaries
-    from tganv2_tf.training.checkpoints import EVENTS_DIR, run_folder
+    from tganv2_tf.training.checkpoints import run_folder
+    from tganv2_tf.training.summaries import event_writer, flush
 
     try:
-        writer = tf.summary.create_file_writer(storage.join(run_folder(model_dir), EVENTS_DIR))
+        writer = event_writer(run_folder(model_dir))
         write_summaries(writer, found, step)
+        flush(writer, model_dir)
     except tf.errors.OpError as error:
         logging.warning("%s: the scores are not shown in TensorBoard: %s", model_dir, error.message.splitlines()[0])
 

@@ -130,12 +130,13 @@ def read_npz(path: Path, whose: str) -> dict[str, np.ndarray]:
     arrays = {}
     name = ""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise UserError(f"{path}: a single array; valid: an .npz that {whose} saved")
-        with loaded:
-            for name in loaded.files:
-                arrays[name] = loaded[name]
+        with storage.on_disk(path) as local:
+            loaded = np.load(local, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                raise UserError(f"{path}: a single array; valid: an .npz that {whose} saved")
+            with loaded:
+                for name in loaded.files:
+                    arrays[name] = loaded[name]
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:

@@ -186,7 +186,9 @@ def read_bytes(path: Path) -> bytes:
 
     def read() -> bytes:
         with _gfile().GFile(address, "rb") as file:
-            return file.read()
+            content = file.read()
+        _check_length(address, len(content))
+        return content
 
     return _retried(address, read)
 
@@ -209,6 +211,8 @@ def patiently(path: Path, function: Callable[[], T]) -> T:
 
     To be put around what TensorFlow does with an address by itself. Errors remain what they are.
     """
+    if is_remote(path) and not is_read_only(path):
+        _gfile()
     pauses = iter(BACK_OFF if is_remote(path) else ())
     while True:
         try:
@@ -226,7 +230,7 @@ def is_transient(error: BaseException) -> bool:
 
     Not so the errors of this module, which has asked again.
     """
-    if isinstance(error, _StillThereError):
+    if isinstance(error, _AgainError):
         return True
     if isinstance(error, urllib.error.HTTPError):
         return error.code in _PASSING_STATUSES
@@ -318,7 +322,21 @@ def _fetch(source: Path, target: pathlib.Path) -> None:
     if is_read_only(source):
         target.write_bytes(read_bytes(source))
         return
-    _retried(address, lambda: _gfile().copy(address, os.fspath(target), overwrite=True))
+
+    def fetch() -> None:
+        _gfile().copy(address, os.fspath(target), overwrite=True)
+        _check_length(address, target.stat().st_size)
+
+    _retried(address, fetch)
+
+
+def _check_length(address: str, length: int) -> None:
+    """Raises _AgainError where a file came in part, or empty, as none is that we read.
+
+    The plugin takes for whole what has broken off on its way.
+    """
+    if not length or _gfile().stat(address).length != length:
+        raise _AgainError("it did not come whole, or is empty")
 
 
 def _retried(address: str, function: Callable[[], T], writes: bool = False) -> T:
@@ -344,8 +362,8 @@ def _retried(address: str, function: Callable[[], T], writes: bool = False) -> T
         raise _as_os_error(error, address) from error
 
 
-class _StillThereError(Exception):
-    """The plugin called something missing that can be read."""
+class _AgainError(Exception):
+    """What the plugin said cannot be believed."""
 
 
 def _says_missing(error: BaseException) -> bool:
@@ -353,7 +371,7 @@ def _says_missing(error: BaseException) -> bool:
 
 
 def _make_sure_of_absence(address: str, function: Callable[[], Any]) -> None:
-    """Returns where something is missing indeed; raises what is wrong with the server, or _StillThereError."""
+    """Returns where something is missing indeed; raises what is wrong with the server, or _AgainError."""
     bucket = "/".join(address.split("/")[:3]) + "/"
     try:
         _gfile().stat(bucket)  # here the plugin tells the truth
@@ -367,7 +385,7 @@ def _make_sure_of_absence(address: str, function: Callable[[], Any]) -> None:
         if not _says_missing(error):
             raise
     else:
-        raise _StillThereError("it was said to be missing, and is not")
+        raise _AgainError("it was said to be missing, and is not")
 
 
 def _as_os_error(error: BaseException, address: str) -> OSError:

@@ -31,6 +31,7 @@ class Command:
     def __post_init__(self) -> None:
         if not self.output.endswith(".npz"):
             raise ConfigError(f"--output={self.output}: valid: a file name that ends in .npz")
+        require("://" not in self.output, "output", self.output, "a file of this machine")
         for name in ("steps", "batch_size", "checkpoint_every_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")

@@ -133,7 +133,9 @@ class Share:
 
         def of_shard(path: tf.Tensor, num_records: tf.Tensor, first: tf.Tensor, skip: tf.Tensor) -> tf.data.Dataset:
             if tolerant or remote:
-                can_be_opened = tf.ensure_shape(tf.numpy_function(_if_it_opens, [path], tf.string), [None])
+                can_be_opened = tf.ensure_shape(
+                    tf.numpy_function(_if_it_opens, [path], tf.string, stateful=False), [None]
+                )
             if tolerant:
                 readable = tf.data.TFRecordDataset(can_be_opened).ignore_errors()
                 rest = tf.data.Dataset.from_tensors(b"").repeat()

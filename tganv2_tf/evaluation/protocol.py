@@ -404,7 +404,7 @@ def report_path(model_dir: Path, step: int, identity: Any) -> str:
 
 
 def write_summaries(writer: tf.summary.SummaryWriter, scores: Mapping[str, Score], step: int) -> None:
-    """TensorBoard's `eval/SCORE`, and `eval/SCORE_std` where there were repetitions."""
+    """TensorBoard's `eval/SCORE`, and `eval/SCORE_std` where there were repetitions; not yet flushed."""
     with writer.as_default(step):
         for name, score in scores.items():
             if name.startswith("class_accuracy/"):  # a card for each of many classes would bury the others
@@ -412,4 +412,3 @@ def write_summaries(writer: tf.summary.SummaryWriter, scores: Mapping[str, Score
             tf.summary.scalar(f"eval/{name}", score.mean)
             if len(score.values) > 1:
                 tf.summary.scalar(f"eval/{name}_std", score.std)
-    writer.flush()

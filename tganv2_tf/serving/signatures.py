@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import functools
 import os
-import pathlib
 import tempfile
 from collections.abc import Sequence
 

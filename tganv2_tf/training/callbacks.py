@@ -36,7 +36,7 @@ from tganv2_tf.training.checkpoints import (
     keep_for_ever,
 )
 from tganv2_tf.training.distribution import any_worker
-from tganv2_tf.training.summaries import record_success
+from tganv2_tf.training.summaries import flush, record_success
 
 PREVIEW_FPS = 8.0
 PREVIEWS_A_CLASS = 4  # where there are too few for all classes
@@ -120,7 +120,7 @@ class Scalars(StepCallback):
                 if norms:
                     tf.summary.scalar(f"train/spectral_norm/level_{number}_max", tf.reduce_max(norms))
                     tf.summary.scalar(f"train/spectral_norm/level_{number}_mean", tf.reduce_mean(norms))
-        self.writer.flush()
+        flush(self.writer, self.config.train.model_dir)
         self.last_time, self.last_step = time.perf_counter(), step
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -164,7 +164,7 @@ class Previews(StepCallback):
                 samples = [self._video(i, number) for i in range(len(self.z))]
                 grid = videos.grid(videos.to_uint8(np.concatenate(samples)), self.columns)
                 write_animation(f"samples/level_{number}", grid)
-        self.writer.flush()
+        flush(self.writer, self.config.train.model_dir)
 
     def _video(self, index: int, level: int) -> np.ndarray:
         labels = None if self.labels is None else tf.constant(self.labels[index : index + 1])
@@ -245,7 +245,7 @@ class SaveCheckpoints(StepCallback):
             self.stopped_by = stopped = stopped or signal.SIGTERM
         if step % train.checkpoint_every_steps == 0 or step == train.train_steps or stopped:
             try:
-                path = self.folder.save(step)
+                path = storage.patiently(self.folder.folder, lambda: self.folder.save(step))
                 kept = train.keep_checkpoint_every_steps
                 if self.chief and kept and step % kept == 0:
                     keep_for_ever(path)
@@ -328,6 +328,7 @@ class Evaluations(StepCallback):
         shown = ", ".join(f"{name} {score.mean:.3f}" for name, score in scores.items() if name in self.scores)
         logging.info("Step %d: %s%s.", step, shown, ", the best so far" if is_best else "")
         protocol.write_summaries(self.writer, scores, step)
+        flush(self.writer, train.model_dir)
         if is_best:
             self.best = value
         if self.chief:

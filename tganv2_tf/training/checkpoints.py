@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -24,6 +24,8 @@ from tganv2_tf.files import sync_folder, write_atomically
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.tganv2 import TGANv2
 
+T = TypeVar("T")
+
 CONFIG_FILE = "config.json"
 CLASSES_FILE = "classes.json"
 CHECKPOINT_DIR = "checkpoints"
@@ -31,6 +33,7 @@ EVENTS_DIR = "events"
 SNAPSHOT_DIR = "snapshots"
 BEST_DIR = "best"
 BEST_FILE = "best.json"
+ATTEMPTS = 3  # to read a checkpoint from a bucket
 # What a network's weights depend on; the other fields of a model may differ from those of a run that it begins with.
 SHAPES = (
     "resolution",
@@ -239,7 +242,7 @@ class CheckpointFolder:
           UserError: it is damaged, of another model, or holds numbers that are not finite.
         """
         try:
-            shapes = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
+            shapes = _patiently(prefix, lambda: tf.train.load_checkpoint(prefix).get_variable_to_shape_map())
         except (tf.errors.OpError, ValueError, RuntimeError) as error:
             raise _unreadable(prefix, error) from error
         found = {name: shapes.get(f"{name}/.ATTRIBUTES/VARIABLE_VALUE") for name in self.OPTIONAL}
@@ -289,9 +292,19 @@ def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
       UserError: it is damaged, or of another model.
     """
     try:
-        checkpoint.read(path).expect_partial().assert_existing_objects_matched()
+        _patiently(path, lambda: checkpoint.read(path).expect_partial().assert_existing_objects_matched())
     except (tf.errors.OpError, AssertionError, ValueError, IndexError, RuntimeError) as error:
         raise _unreadable(path, error) from error
+
+
+def _patiently(prefix: str, function: Callable[[], T]) -> T:
+    """What a function reads of a checkpoint, once more where its server may have been away: that looks like damage."""
+    for _ in range(ATTEMPTS - 1 if storage.is_remote(prefix) else 0):
+        try:
+            return function()
+        except (tf.errors.OpError, ValueError, RuntimeError):  # noqa: PERF203 (three times)
+            storage.read_bytes(f"{prefix}.index")  # waits for the server
+    return function()
 
 
 def _unreadable(path: str, error: Exception) -> UserError:
@@ -429,9 +442,14 @@ def save_generator(
     Raises:
       UserError: the folder is there already.
     """
+    if storage.exists(folder):
+        raise UserError(f"{folder} is already there; name a new folder")
+    if storage.is_remote(folder):
+        with tempfile.TemporaryDirectory() as local:
+            save_generator(generator, config, class_names, step, os.path.join(local, "run"))
+            storage.copy_folder(os.path.join(local, "run"), os.fspath(folder), CONFIG_FILE)
+        return
     target = pathlib.Path(folder)
-    if target.exists():
-        raise UserError(f"{target} is already there; name a new folder")
     # Where the run, its data and its classifier were is nobody's business.
     train = dataclasses.replace(config.train, model_dir="", init_from="", eval_every_steps=0)
     data, scores = dataclasses.replace(config.data, data_dir=""), dataclasses.replace(config.eval, cache_dir="")

@@ -36,7 +36,7 @@ from tganv2_tf.training.distribution import (
     per_replica_batch_size,
     warn_without_gpu,
 )
-from tganv2_tf.training.summaries import record_hparams
+from tganv2_tf.training.summaries import event_writer, flush, record_hparams
 
 LOCK = ".lock"
 
@@ -199,23 +199,28 @@ class _Run:
         if first_step % train.steps_per_execution:
             value = train.steps_per_execution
             raise ConfigError(f"--steps_per_execution={value}: the run is at step {first_step}; valid: a divisor of it")
-        if self.chief and first_step < train.train_steps:
-            record_config(self.config, self.manifest.labels)
-            record_hparams(self.config)
-        if self.chief:
-            self.writer = tf.summary.create_file_writer(self.events)
-        with self.writer.as_default(first_step):
-            tf.summary.text("config", f"```\n{self.config.to_json()}```")
         try:
-            return self._train_with_restarts()
-        finally:
-            self.writer.close()
+            if self.chief and first_step < train.train_steps:
+                record_config(self.config, self.manifest.labels)
+                record_hparams(self.config)
+            if self.chief:
+                self.writer = event_writer(train.model_dir)
+            with self.writer.as_default(first_step):
+                tf.summary.text("config", f"```\n{self.config.to_json()}```")
+            try:
+                return self._train_with_restarts()
+            finally:
+                flush(self.writer, train.model_dir)
+                self.writer.close()
+        except tf.errors.OpError as error:
+            raise UserError(f"{self.events}: cannot be written: {reason(error)}") from error
 
     def _train_with_restarts(self) -> int:
         """Goes back to the newest checkpoint where that may help: other random numbers, or data that come again."""
         train, model = self.config.train, self.model
         alone = num_workers(model.distribute_strategy) == 1  # others cannot be told
-        may_go_back = alone and (train.max_restarts or storage.is_remote(self.config.data.data_dir))
+        folders = (self.config.data.data_dir, train.model_dir)
+        may_go_back = alone and (train.max_restarts or any(map(storage.is_remote, folders)))
         if may_go_back and not checkpoints_in(self.checkpoints.folder):
             self.checkpoints.save(int(model.step.numpy()))
         restarts, waits = 0, iter(storage.BACK_OFF)

@@ -42,6 +42,18 @@ def hparams(config: Config) -> dict[str, bool | int | float | str]:
     return settings
 
 
+def event_writer(model_dir: str, suffix: str | None = None) -> tf.summary.SummaryWriter:
+    """A writer of a run's events; to a bucket nothing goes but by `flush`, for each time the whole file goes there."""
+    folder = storage.join(model_dir, EVENTS_DIR)
+    queue = {"max_queue": 10**6, "flush_millis": 10**9} if storage.is_remote(folder) else {}
+    return storage.patiently(folder, lambda: tf.summary.create_file_writer(folder, filename_suffix=suffix, **queue))
+
+
+def flush(writer: tf.summary.SummaryWriter, model_dir: str) -> None:
+    """Writes what the writer holds; a server that is away for a moment is waited for."""
+    storage.patiently(model_dir, writer.flush)
+
+
 def record_hparams(config: Config) -> None:
     """Writes the run's row with the settings of `config`, in the place of the row that a run taken up again has.
 
@@ -56,9 +68,10 @@ def record_hparams(config: Config) -> None:
     parent, name = os.path.split(config.train.model_dir.rstrip("/"))
     folder = storage.join(config.train.model_dir, EVENTS_DIR)
     earlier = [file for file in storage.names(folder) if file.endswith(HPARAMS_SUFFIX)]
-    writer = tf.summary.create_file_writer(folder, filename_suffix=HPARAMS_SUFFIX)
+    writer = event_writer(config.train.model_dir, HPARAMS_SUFFIX)
     with writer.as_default():
         hparams_api.hparams(hparams(config), trial_id=f"{name} in {parent or '.'}")
+    flush(writer, config.train.model_dir)
     writer.close()
     for file in earlier:
         storage.remove(storage.join(folder, file))

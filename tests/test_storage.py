@@ -1,0 +1,246 @@
+"""Files by address: against a true S3-protocol server on loopback, plain http, and a server that fails on demand."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import http.server
+import os
+import pathlib
+import threading
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+from tests.conftest import TINY_FLAGS
+from tests.forking import fork_command
+from tganv2_tf import files, storage
+from tganv2_tf.data.manifest import Manifest
+from tganv2_tf.errors import UserError
+
+BUCKET = "bucket"
+DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Not you.</Message></Error>"
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """Passes requests on to `target`, but for the next ones, which get the statuses of `faults` instead."""
+
+    target = ""
+    faults: list[int] = []  # noqa: RUF012 (of the one proxy)
+    answered: list[int] = []  # noqa: RUF012
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.faults:
+            status, headers, content = self.faults.pop(0), {}, DENIED
+            self.answered.append(status)
+        else:
+            request = urllib.request.Request(self.target + self.path, body or None, dict(self.headers))
+            request.method = self.command
+            try:
+                with urllib.request.urlopen(request) as answer:
+                    status, headers, content = answer.status, dict(answer.headers), answer.read()
+            except urllib.error.HTTPError as error:
+                status, headers, content = error.code, dict(error.headers), error.read()
+        self.send_response(status)
+        length = headers.get("Content-Length", str(len(content))) if self.command == "HEAD" else str(len(content))
+        for name, value in {**headers, "Content-Length": length}.items():
+            if name not in ("Connection", "Date", "Server", "Transfer-Encoding"):
+                self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
+
+    def log_message(self, *words: Any) -> None:
+        pass
+
+
+class Files(http.server.SimpleHTTPRequestHandler):
+    """Files of a folder, as any web server gives them."""
+
+    def log_message(self, *words: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[dict[str, str]]:
+    """That of commands, with a bucket behind a proxy; this process has it too."""
+    from moto.server import ThreadedMotoServer
+
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    Proxy.target = "http://{}:{}".format(*moto.get_host_and_port())
+    proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    added = {
+        "S3_ENDPOINT": f"http://127.0.0.1:{proxy.server_port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+    }
+    before = dict(os.environ)
+    os.environ.update(added)
+    import boto3
+
+    boto3.client("s3", endpoint_url=Proxy.target).create_bucket(Bucket=BUCKET)
+    yield {**os.environ}
+    os.environ.clear()
+    os.environ.update(before)
+    proxy.shutdown()
+    moto.stop()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "BACK_OFF", (0.01,) * 4)
+    Proxy.faults.clear()
+    Proxy.answered.clear()
+
+
+def serve(folder: pathlib.Path) -> http.server.ThreadingHTTPServer:
+    handler = functools.partial(Files, directory=os.fspath(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def succeed(environment: dict[str, str], module: str, *arguments: str) -> str:
+    result = fork_command(module, *arguments, env=environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.usefixtures("quick")
+def test_files_in_a_bucket(environment: dict[str, str]) -> None:
+    folder = f"s3://{BUCKET}/files"
+    assert storage.names(folder) == []
+    assert not storage.exists(folder)
+    files.write_atomically(storage.join(folder, "a", "b.txt"), "ä")
+    assert storage.names(folder) == ["a"]
+    assert (storage.is_folder(f"{folder}/a"), storage.is_folder(f"{folder}/a/b.txt")) == (True, False)
+    assert (storage.size(f"{folder}/a/b.txt"), storage.read_text(f"{folder}/a/b.txt")) == (2, "ä")
+    storage.copy(f"{folder}/a/b.txt", f"{folder}/c.txt")
+    storage.remove(f"{folder}/a/b.txt")
+    assert storage.names(f"{folder}/") == ["c.txt"]
+    storage.remove_folder(folder)
+    assert not storage.exists(f"{folder}/c.txt")
+    with pytest.raises(FileNotFoundError, match="No such file"):
+        storage.read_bytes(f"{folder}/c.txt")
+    with pytest.raises(ZeroDivisionError), files.whole_file(f"{folder}/d.txt") as path:
+        path.write_text(f"half {1 / 0}")
+    assert storage.names(folder) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_server_that_fails_for_a_while_is_waited_for(environment: dict[str, str]) -> None:
+    """Three attempts are the plugin's own, so more than three faults are ours."""
+    path = f"s3://{BUCKET}/waited/a.txt"
+    files.write_atomically(path, "whole")
+    Proxy.faults += [503] * 7
+    assert storage.read_text(path) == "whole"
+    Proxy.faults += [503] * 8  # both of what the plugin asks about a file, so that it says there is none
+    assert storage.exists(path)
+    assert len(Proxy.answered) == 15
+    assert not Proxy.faults
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_lasts_is_an_error_of_the_system(environment: dict[str, str]) -> None:
+    for call in (storage.exists, storage.names, storage.read_bytes, storage.size):
+        with pytest.raises(FileNotFoundError, match="no such bucket") as missing:
+            call("s3://no-such-bucket/x")
+        assert missing.value.errno == errno.ENODEV
+    Proxy.faults += [403] * 8
+    with pytest.raises(PermissionError, match="AWS_ACCESS_KEY_ID"):
+        storage.read_bytes(f"s3://{BUCKET}/x")
+    Proxy.faults.clear()
+
+
+@pytest.mark.usefixtures("quick")
+def test_http_is_read_only(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.txt").write_text("whole")
+    server = serve(tmp_path)
+    address = f"http://127.0.0.1:{server.server_port}"
+    assert (storage.size(f"{address}/a.txt"), storage.read_text(f"{address}/a.txt")) == (5, "whole")
+    assert not storage.exists(f"{address}/b.txt")
+    with pytest.raises(FileNotFoundError, match="No such file"):
+        storage.read_bytes(f"{address}/b.txt")
+    for call in (storage.make_folder, storage.remove, storage.remove_folder):
+        with pytest.raises(OSError, match="nothing can be written over http"):
+            call(address)
+    with pytest.raises(OSError, match="nothing can be written over http"):
+        files.write_atomically(f"{address}/c.txt", "")
+    server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (tf.errors.UnknownError(None, None, "{{function_node x}} : curlCode: 7, Couldn't connect to server"), True),
+        (tf.errors.UnknownError(None, None, ": curlCode: 6, Couldn't resolve host name"), False),
+        (tf.errors.InternalError(None, None, "Unable to perform (7): Failed to connect"), True),
+        (tf.errors.InternalError(None, None, "SlowDown: Please reduce your request rate."), True),
+        (tf.errors.InternalError(None, None, ": No response body."), True),
+        (tf.errors.UnavailableError(None, None, "Error executing an HTTP request: HTTP response code 503"), True),
+        (tf.errors.PermissionDeniedError(None, None, "AccessDenied"), False),
+        (tf.errors.NotFoundError(None, None, "NoSuchBucket"), False),
+        (tf.errors.DataLossError(None, None, "corrupted record at 0"), False),
+        (ValueError("other"), False),
+        (ConnectionResetError(104, "reset"), True),
+        (OSError(5, "curlCode: 7, Couldn't connect to server"), False),  # of ours, who have waited already
+    ],
+)
+def test_what_may_pass(error: Exception, passes: bool) -> None:
+    assert storage.is_transient(error) is passes
+
+
+def test_the_whole_line_on_a_bucket(environment: dict[str, str], tmp_path: pathlib.Path) -> None:
+    shapes, local = tmp_path / "shapes", tmp_path / "data"
+    succeed(environment, "data_prep.moving_shapes", f"--output_dir={shapes}", "--videos_per_class=2", "--num_frames=8")
+    size = ["--resolution=16", "--min_frames=4", "--num_workers=1"]
+    source = [f"--video_dir={shapes}/videos", f"--split_dir={shapes}/ucfTrainTestlist", *size]
+    data, run = f"s3://{BUCKET}/data", f"s3://{BUCKET}/run"
+    succeed(environment, "tests.quickly", "data_prep.ucf101", *source, f"--output_dir={local}")
+    succeed(environment, "tests.quickly", "data_prep.ucf101", *source, f"--output_dir={data}")
+    assert storage.names(data) == sorted(os.listdir(local))
+    for name in storage.names(data):
+        assert storage.read_bytes(f"{data}/{name}") == (local / name).read_bytes()
+    assert "no faults" in succeed(environment, "data_prep.verify", f"--data_dir={data}")
+    other = fork_command("data_prep.ucf101", *source, f"--output_dir={data}", "--jpeg_quality=50", env=environment)
+    assert (other.returncode, "--jpeg_quality=95 (now 50)" in other.stderr) == (1, True)
+
+    server = serve(local)
+    over_http = f"http://127.0.0.1:{server.server_port}"
+    assert "no faults" in succeed(environment, "data_prep.verify", f"--data_dir={over_http}")
+    train = ["tests.quickly", "tganv2_tf.train", *TINY_FLAGS, f"--model_dir={run}", "--global_batch_size=4"]
+    train += ["--log_every_steps=1", "--preview_every_steps=2", "--num_previews=2", "--checkpoint_every_steps=1"]
+    succeed(environment, *train, f"--data_dir={data}", "--train_steps=1")
+    succeed(environment, *train, f"--data_dir={over_http}", "--train_steps=2")  # resumes
+    server.shutdown()
+    assert "ckpt-2.index" in storage.names(f"{run}/checkpoints")
+    steps = set()
+    for name in storage.names(f"{run}/events"):
+        for event in tf.compat.v1.train.summary_iterator(f"{run}/events/{name}"):
+            steps.add(event.step)
+    assert {1, 2} <= steps
+
+    saved = f"s3://{BUCKET}/saved"
+    exported = succeed(environment, "tganv2_tf.export", f"--model_dir={run}", f"--output_dir={saved}")
+    assert f"{saved}/1" in exported
+    videos = f"s3://{BUCKET}/out/videos.npz"
+    for where in (f"--model_dir={run}", f"--saved_model={saved}/1"):
+        succeed(environment, "tganv2_tf.generate", where, "--seeds=0", f"--output={videos}")
+        assert storage.read_bytes(videos)[:2] == b"PK"
+        storage.remove(videos)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_manifest_that_is_not_there(environment: dict[str, str]) -> None:
+    with pytest.raises(UserError, match=r"no manifest\.json in it"):
+        Manifest.load(f"s3://{BUCKET}/nothing")
