@@ -196,7 +196,6 @@ ELSEWHERE: list[tuple[str, str, Callable[[Command], None]]] = [
     ),
     (r"python -m \S+ .*=s3://", "in a bucket; tests/test_storage.py has one", understood),
     (r"export \w+=", "variables of the shell", nothing_else),
-    (r"pytest\b", "the tests themselves", nothing_else),
     (r"python -m \S+ .*=ablation/", "the record of an hour's run, which benchmarks.ablation writes", understood),
 ]
 

@@ -18,6 +18,7 @@ import tensorflow as tf
 from tests.conftest import TINY_FLAGS
 from tests.forking import fork_command
 from tganv2_tf import files, storage
+from tganv2_tf.data import reading
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
 
@@ -110,10 +111,10 @@ def serve(folder: pathlib.Path) -> http.server.ThreadingHTTPServer:
     return server
 
 
-def succeed(environment: dict[str, str], module: str, *arguments: str) -> str:
+def succeed(environment: dict[str, str], module: str, *arguments: str, stderr: bool = False) -> str:
     result = fork_command(module, *arguments, env=environment)
     assert result.returncode == 0, result.stderr
-    return result.stdout
+    return result.stderr if stderr else result.stdout
 
 
 @pytest.mark.usefixtures("quick")
@@ -148,6 +149,50 @@ def test_a_server_that_fails_for_a_while_is_waited_for(environment: dict[str, st
     assert storage.exists(path)
     assert len(Proxy.answered) == 15
     assert not Proxy.faults
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_did_not_come_whole_is_not_believed(environment: dict[str, str], tmp_path: pathlib.Path) -> None:
+    path = f"s3://{BUCKET}/part/a.txt"
+    files.write_atomically(path, "whole")
+    files.write_atomically(f"{path}.empty", "")
+    with pytest.raises(storage._AgainError):
+        storage._check_length(path, 3)
+    for call in (storage.read_bytes, lambda address: storage.copy(address, tmp_path / "copy")):
+        call(path)
+        with pytest.raises(OSError, match="did not come whole, or is empty"):
+            call(f"{path}.empty")
+    assert (tmp_path / "copy").read_text() == "whole"
+
+
+def test_copies_of_shards_are_kept_while_they_are_used(environment: dict[str, str]) -> None:
+    for name in "abc":
+        files.write_atomically(f"s3://{BUCKET}/copies/{name}", name)
+    copies = reading.Copies(2)
+    first, second = (copies.of(f"s3://{BUCKET}/copies/{name}") for name in "ab")
+    with open(second) as still_read:
+        assert copies.of(f"s3://{BUCKET}/copies/a") == first
+        copies.of(f"s3://{BUCKET}/copies/c")
+        assert (os.path.exists(first), os.path.exists(second)) == (True, False)  # b was used the longest time ago
+        assert still_read.read() == "b"
+    with pytest.raises(FileNotFoundError):
+        copies.of(f"s3://{BUCKET}/copies/d")
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_tensorflow_does_is_waited_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = [tf.errors.UnknownError(None, None, ": curlCode: 7, Couldn't connect to server")] * 3
+
+    def function() -> str:
+        if faults:
+            raise faults.pop()
+        return "done"
+
+    assert storage.patiently(f"s3://{BUCKET}/x", function) == "done"
+    faults += [tf.errors.UnknownError(None, None, ": curlCode: 7, Couldn't connect to server")] * 3
+    with pytest.raises(tf.errors.UnknownError):
+        storage.patiently("local", function)
+    assert len(faults) == 2
 
 
 @pytest.mark.usefixtures("quick")
@@ -221,7 +266,10 @@ def test_the_whole_line_on_a_bucket(environment: dict[str, str], tmp_path: pathl
     train = ["tests.quickly", "tganv2_tf.train", *TINY_FLAGS, f"--model_dir={run}", "--global_batch_size=4"]
     train += ["--log_every_steps=1", "--preview_every_steps=2", "--num_previews=2", "--checkpoint_every_steps=1"]
     succeed(environment, *train, f"--data_dir={data}", "--train_steps=1")
-    succeed(environment, *train, f"--data_dir={over_http}", "--train_steps=2")  # resumes
+    Proxy.faults += [503] * 7
+    said = succeed(environment, *train, f"--data_dir={over_http}", "--train_steps=2", stderr=True)
+    assert "trying again in 1 s" in said
+    assert "Going on from step 1." in said
     server.shutdown()
     assert "ckpt-2.index" in storage.names(f"{run}/checkpoints")
     steps = set()
