@@ -9,6 +9,7 @@ import pathlib
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -138,9 +139,21 @@ def checkpoints_in(folder: str) -> list[str]:
     """Prefixes of the checkpoints in a folder, the newest first.
 
     What is there counts, and not TensorFlow's `checkpoint` file, which a power cut can leave empty or behind.
+
+    Raises:
+      UserError: a bucket seems to be empty, and is not.
     """
-    numbers = {int(match[1]) for name in storage.names(folder) if (match := re.fullmatch(r"ckpt-(\d+)\.index", name))}
-    return [storage.join(folder, f"ckpt-{number}") for number in sorted(numbers, reverse=True)]
+    pauses = iter(storage.BACK_OFF if storage.is_remote(folder) else ())
+    while True:
+        found = [re.fullmatch(r"ckpt-(\d+)\.index", name) for name in storage.names(folder)]
+        numbers = {int(match[1]) for match in found if match}
+        # A listing that breaks off is an empty one for the plugin, and a run would begin anew over its old self.
+        if numbers or not storage.is_remote(folder) or not storage.exists(storage.join(folder, "checkpoint")):
+            return [storage.join(folder, f"ckpt-{number}") for number in sorted(numbers, reverse=True)]
+        pause = next(pauses, None)
+        if pause is None:
+            raise UserError(f"{folder}: no checkpoint is listed, and yet there have been some; try again later")
+        time.sleep(pause)
 
 
 def _step(prefix: str) -> int:
