@@ -48,9 +48,8 @@ FAULTS = {
     "503": "answers 503",
     "silent": "says nothing",
     "slow": "answers after 2 s",
-    "broken": "breaks files off",  # not listings: the plugin would take them for empty folders, as docs/storage.md says
+    "broken": "breaks answers off",
 }
-LONG = 4096  # bytes: more than the head of an answer
 PATIENCE = 600.0  # seconds for a command
 SOON = 300.0  # seconds in which a command must give up
 
@@ -137,7 +136,7 @@ class Proxy:
                     await asyncio.sleep(2)
                 if answers and self._fault == "silent":
                     await asyncio.sleep(PATIENCE)
-                breaks = answers and self._fault == "broken" and len(data) > LONG
+                breaks = answers and self._fault == "broken"
                 self.met += breaks
                 writer.write(data[: len(data) // 2] if breaks else data)
                 await writer.drain()

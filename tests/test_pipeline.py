@@ -19,7 +19,7 @@ def elements(config, count, batch_size=4, n_dis=1, seed=0, first=START):
     """The first elements: lists of numpy levels, and slots used."""
     manifest = pipeline.load_manifest(config.model, config.data)
     dataset = pipeline.training_dataset(manifest, config.model, config.data, batch_size, n_dis, seed, first)
-    return [([level.numpy() for level in levels], int(used)) for levels, _, used in dataset.take(count)]
+    return [([level.numpy() for level in levels], int(used[0])) for levels, _, used in dataset.take(count)]
 
 
 def batches(*args, **kwargs):

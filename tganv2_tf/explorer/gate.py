@@ -30,10 +30,6 @@ class Gate:
         if scope["type"] != "http":
             return None  # a web socket, which nothing here opens
         path, method = scope["path"], scope["method"]
-        if method not in READS and (method != "POST" or path.rstrip("/") not in POSTS):
-            return await _refuse(send, 405, f"{method} {path[:100]}: not offered here")
-        if path.startswith(CLOSED):
-            return await _refuse(send, 403, f"{path[:100]}: not offered here")
         body = bytearray()
         more = True
         while more:
@@ -44,6 +40,11 @@ class Gate:
             more = message.get("more_body", False)
             if len(body) > self._max_bytes:
                 return await _refuse(send, 413, f"a request of more than {self._max_bytes:,} bytes; valid: up to those")
+        # Only now: a connection that is closed with something unread in it may take the answer with it.
+        if method not in READS and (method != "POST" or path.rstrip("/") not in POSTS):
+            return await _refuse(send, 405, f"{method} {path[:100]}: not offered here")
+        if path.startswith(CLOSED):
+            return await _refuse(send, 403, f"{path[:100]}: not offered here")
         given = False
 
         async def replay() -> Message:
