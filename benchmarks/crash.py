@@ -18,7 +18,6 @@ import pathlib
 import random
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -61,7 +60,7 @@ LIFE = 60  # seconds after its first step in which a life must come to its momen
 class Command:
     """The benchmark."""
 
-    work_dir: str = option("folder for data and runs; made anew")
+    work_dir: str = option("new or empty folder for data and runs")
     kills: int = option("kills in all, shared by the configurations", 25)
     configurations: str = option("some of these, with commas between them", ",".join(CONFIGURATIONS))
     train_steps: int = option("steps of each run", 400)
@@ -249,8 +248,9 @@ def finish(run: Run) -> None:
 
 def main(command: Command) -> int:
     folder = pathlib.Path(command.work_dir).resolve()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise UserError(f"--work_dir={folder}: is not empty; name a new folder")
     prepare(folder)
     draw = random.Random(command.seed)
     names = command.configurations.split(",")

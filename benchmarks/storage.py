@@ -20,7 +20,6 @@ import os
 import pathlib
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import threading
@@ -58,7 +57,7 @@ SOON = 300.0  # seconds in which a command must give up
 class Command:
     """The benchmark."""
 
-    work_dir: str = option("folder for data and runs; made anew")
+    work_dir: str = option("new or empty folder for data and runs")
     faults: str = option("some of these, with commas between them", ",".join(FAULTS))
     seconds: float = option("how long each of them lasts", 20.0)
 
@@ -331,8 +330,9 @@ def for_good(bench: Bench, table: Table) -> None:
 
 def main(command: Command) -> int:
     folder = pathlib.Path(command.work_dir).resolve()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise UserError(f"--work_dir={folder}: is not empty; name a new folder")
     bench = Bench(folder)
     logging.info("Preparing and training on the disk, for comparison.")
     bench.must("data_prep.moving_shapes", f"--output_dir={folder}/shapes", "--videos_per_class=4")

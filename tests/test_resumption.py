@@ -136,6 +136,7 @@ def test_an_old_checkpoint_goes_only_when_the_new_one_is_on_the_disk(
 ) -> None:
     model, source = two_checkpoints
     shutil.copytree(source / "checkpoints", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "ckpt-9.index").touch()  # damaged: the run went back to an earlier one
     (tmp_path / "ckpt-3_temp").mkdir()
     (tmp_path / "ckpt-3.data-00000-of-00001").write_bytes(b"half of a checkpoint")
     happened: list[tuple[str, str]] = []
