@@ -5,18 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
 from typing import Any
 
 from tganv2_tf import storage
 from tganv2_tf.data.manifest import MANIFEST_FILE, UNFINISHED_DIR, Manifest
 from tganv2_tf.errors import UserError
 from tganv2_tf.files import locked
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 def refuse_other_options(folder: str, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -59,23 +53,9 @@ def make_folder(folder: str, work: str) -> None:
         raise UserError(f"--output_dir={folder}: {error.strerror}; name a folder that you may write to") from error
 
 
-@contextlib.contextmanager
-def lock(work: str) -> Iterator[None]:
-    """Keeps a second run out of the folder; the system lets go of the lock even when a run is killed.
-
-    A folder in a bucket is locked for this machine only.
-    """
-    if storage.is_remote(work):
-        with locked(storage.join(work, "lock"), f"--output_dir={os.path.dirname(work)}"):
-            yield
-        return
-    with open(storage.join(work, "lock"), "w", encoding="utf-8") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"--output_dir={os.path.dirname(work)}: another run is writing to it") from error
-        yield
+def lock(work: str) -> contextlib.AbstractContextManager[None]:
+    """Keeps a second run out of the folder whose `work` it is; see `files.locked`."""
+    return locked(storage.join(work, "lock"), f"--output_dir={os.path.dirname(work)}")
 
 
 def read_json(path: str, kinds: dict[str, type]) -> dict[str, Any] | None:

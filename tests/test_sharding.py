@@ -595,7 +595,7 @@ def test_two_runs_do_not_share_a_folder(inline: None, tmp_path: pathlib.Path) ->
     (tmp_path / ".unfinished").mkdir()
     with open(tmp_path / ".unfinished" / "lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another run is writing to it"):
+        with pytest.raises(UserError, match="another process of this machine is writing to it"):
             sharding.prepare(_data_set(["20"]), _options(tmp_path))
     assert sharding.prepare(_data_set(["20"]), _options(tmp_path)) == 0
 
