@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -35,6 +36,8 @@ TINY_FLAGS = [
 def pytest_configure() -> None:
     """Makes two logical CPUs, before the first test module touches TensorFlow."""
     import tensorflow as tf
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and all they start, ignore it
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

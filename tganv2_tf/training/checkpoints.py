@@ -23,7 +23,7 @@ from tganv2_tf.data.manifest import checksum
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.files import sync_folder, write_atomically
 from tganv2_tf.models.generator import Generator
-from tganv2_tf.models.tganv2 import TGANv2
+from tganv2_tf.models.tganv2 import TGANv2, scales_losses
 
 T = TypeVar("T")
 
@@ -215,6 +215,15 @@ class CheckpointFolder:
             )
         }
         self.checkpoint = tf.train.Checkpoint(**self.objects)
+        # TensorFlow keeps some 50 KB of every checkpoint that is written eagerly; but in a function Keras leaves out
+        # the loss scales.
+        self._write = self._write_checkpoint
+        if not scales_losses(model.generator_optimizer):
+            self._write = tf.function(self._write_checkpoint, autograph=False)
+
+    def _write_checkpoint(self, prefix: tf.Tensor) -> None:
+        with tf.device(self.model.step.device):  # one device, one file
+            self.checkpoint.write(prefix)
 
     def save(self, step: int) -> str:
         """Writes the checkpoint of a step, and then deletes those that are too old.
@@ -226,7 +235,8 @@ class CheckpointFolder:
         """
         storage.make_folder(self.folder)
         self._delete(lambda name, there: name not in there)  # what a run that was killed while it saved has left
-        prefix = self.checkpoint.write(storage.join(self.folder, f"ckpt-{step}"))
+        prefix = storage.join(self.folder, f"ckpt-{step}")
+        self._write(tf.constant(prefix))
         if not storage.is_remote(self.folder):
             for file in files_of(prefix):  # TensorFlow leaves that to the system, which may take half a minute
                 with open(file, "rb+") as opened:
