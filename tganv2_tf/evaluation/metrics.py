@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 from scipy.linalg.blas import dsyrk
+from scipy.linalg.lapack import dpstrf
 
 LOG_EPSILON = 1e-20  # the authors add it to probabilities before the logarithm
 BLOCK_ROWS = 512  # samples that are compared with all others at a time
@@ -144,13 +145,18 @@ class Moments:
 
     @functools.cached_property
     def covariance_factor(self) -> np.ndarray:
-        """F with F F^T = covariance, float64 [d, d]; kept until the next update.
+        """F with F F^T = covariance, float64 [d, r], where r is the covariance's rank; kept until the next update.
 
-        Up to a minute for 4096 features on two CPU cores.
+        By Cholesky's method with pivots, which needs a tenth of the time of eigenvectors and stops at the rank: that is
+        below the number of samples.
+
+        Raises:
+          ValueError: fewer than two samples.
         """
-        # Of LAPACK's drivers `evr` was the quickest, and it takes the least memory.
-        eigenvalues, factor = scipy.linalg.eigh(self.covariance, driver="evr", overwrite_a=True, check_finite=False)
-        factor *= np.sqrt(np.maximum(eigenvalues, 0))  # those below 0 are 0, but for rounding
+        # It stops where what remains of every variance is below d * 1e-16 of the largest one: rounding.
+        lower, order, rank, _ = dpstrf(self.covariance, lower=1, overwrite_a=1)
+        factor = np.empty((len(lower), rank), order="F")
+        factor[order - 1] = np.tril(lower[:, :rank])
         return factor
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -183,23 +189,24 @@ class Moments:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)), the squared Frechet distance of two Gaussians (Heusel et al., 2017).
 
-    FID of the features of an image or clip network, FVD of those of I3D. The third trace is the sum of the roots of the
-    eigenvalues of F^T B F, where F F^T = A: that matrix is symmetric, so nothing becomes complex and covariances may be
-    of any rank. Equal sides give 0 within 1e-7 of the trace of the covariance, and maybe less than 0.
+    FID of the features of an image or clip network, FVD of those of I3D. The third trace is the sum of the singular
+    values of F^T G, where F F^T = A and G G^T = B: nothing becomes complex, covariances may be of any rank, and few
+    samples on one side make it small. They are the roots of the eigenvalues of its Gram matrix. Equal sides give 0
+    within 1e-7 of the trace of the covariance, and maybe less than 0.
 
     Args:
-      a: the side that stays the same from call to call, such as the real one; its F is kept.
-      b: the other one.
+      a, b: the two sides; what `covariance_factor` keeps of each is used again.
     Raises:
       ValueError: other numbers of features, or fewer than two samples.
     """
     if a.mean.size != b.mean.size:
         raise ValueError(f"{a.mean.size} features on one side and {b.mean.size} on the other; expected as many")
-    factor, covariance = a.covariance_factor, b.covariance
-    traces = np.trace(covariance) + np.square(factor).sum()
-    product = factor.T @ covariance @ factor
-    eigenvalues = scipy.linalg.eigvalsh(product, driver="evr", overwrite_a=True, check_finite=False)
+    left, right = a.covariance_factor, b.covariance_factor
+    product = left.T @ right if left.shape[1] < right.shape[1] else right.T @ left
+    gram = dsyrk(1.0, product, lower=1) if product.size else np.zeros((1, 1))
+    eigenvalues = scipy.linalg.eigvalsh(gram, driver="evr", overwrite_a=True, check_finite=False)
     shift = a.mean - b.mean
+    traces = np.square(left).sum() + np.square(right).sum()
     return float(shift @ shift + traces - 2 * np.sqrt(np.maximum(eigenvalues, 0)).sum())
 
 
