@@ -81,22 +81,26 @@ def video_pyramid(videos: tf.Tensor, spec: PyramidSpec, seed: tf.Tensor) -> list
     nested: the frames of a level are among those of the level before.
 
     Args:
-      videos: float [N_1, T, H, W, C].
+      videos: uint8 or float32 [N_1, T, H, W, C].
       spec: sizes of the levels.
       seed: int32 [2], a stateless seed.
     Returns:
-      L tensors, level l of shape [N_l, T_l, H_l, W_l, C].
+      L tensors, level l float32 [N_l, T_l, H_l, W_l, C], in the units of the videos.
     """
+    num_clips, (num_frames, *frame_shape) = tf.shape(videos)[0], videos.shape[1:]
+    # What is subsampled are the numbers of the frames; the frames themselves are copied and cast once a level.
+    all_frames = tf.reshape(videos, [-1, *frame_shape])
+    numbers = tf.reshape(tf.range(num_clips * num_frames), [num_clips, num_frames])
     levels = []
-    frames = videos
     for level in spec.levels:
+        frames = videos
         if level.number > 1:
             frame_stride = spec.frame_strides[level.number - 2]
-            frames = frames[:: spec.batch_strides[level.number - 2]]
+            numbers = numbers[:: spec.batch_strides[level.number - 2]]
             level_seed = tf.random.experimental.stateless_fold_in(seed, level.number)
-            num_clips = tf.shape(frames)[0]
-            offsets = tf.random.stateless_uniform([num_clips, 1], level_seed, 0, frame_stride, tf.int32)
+            offsets = tf.random.stateless_uniform([tf.shape(numbers)[0], 1], level_seed, 0, frame_stride, tf.int32)
             indices = offsets + tf.range(level.frames)[tf.newaxis] * frame_stride
-            frames = tf.gather(frames, indices, batch_dims=1)
-        levels.append(average_pixels(frames, spec.resolution // level.size))
+            numbers = tf.gather(numbers, indices, batch_dims=1)
+            frames = tf.gather(all_frames, numbers)
+        levels.append(average_pixels(tf.cast(frames, tf.float32), spec.resolution // level.size))
     return levels
