@@ -40,6 +40,7 @@ from tganv2_tf.errors import UserError
 from tganv2_tf.files import whole_folder
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import latents_from_seeds
+from tganv2_tf.serving.folding import folded
 from tganv2_tf.serving.warmup import write_warmup
 
 MAX_PIXEL_BYTES = 2**26  # of one answer: 606 frames of 192x192 pixels, or 21,845 of 32x32
@@ -216,7 +217,7 @@ def export(
             storage.copy_folder(export(generator, local, int(number), class_names), target, "saved_model.pb")
         return target
     with whole_folder(target) as temporary:
-        module = ServedGenerator(generator, class_names)
+        module = ServedGenerator(folded(generator), class_names)
         tf.saved_model.save(module, str(temporary), signatures=dict(module.functions))
         write_warmup(temporary, generator.config)
     return target
