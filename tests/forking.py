@@ -1,8 +1,8 @@
 """True commands without the seconds in which TensorFlow is imported: a process that has it forks for each of them.
 
 `fork_command` is `tests.conftest.run_command` but for its start. What a command does before that import, or to it, does
-not show here: the noise that `quiet.install` keeps away, variables of the environment that TensorFlow reads when it is
-imported (TF_ENABLE_ONEDNN_OPTS). Such tests, and one of each command, take `run_command`.
+not show here, such as the noise that `quiet.install` keeps away. Such tests, and one of each command, take
+`run_command`.
 """
 
 from __future__ import annotations

@@ -197,18 +197,18 @@ def test_counted_operations_are_those_that_run():
 
 # Multiply-adds of the tiny networks (tests/conftest.py), forward, in the forms that run. The generator's map is 1x1, so
 # that its ConvLSTM multiplies matrices: the input once, the state at three of four frames. An up block from C to D
-# channels and H to 2H pixels has 4x4 taps at H x H, 9 taps and the shortcut's one.
+# channels and H to 2H pixels has 9 taps at H x H, 9 taps at 2H x 2H, and the shortcut's one.
 TO_MAP = 4 * (4 * 4)
 RECURRENCE = 4 * (4 * 16) * (1 + 3)
-UP = {h: (16 * h**2 + 9 * (2 * h) ** 2 + h**2) * 4 * 4 for h in (1, 2, 4, 8)}
+UP = {h: (9 * h**2 + 9 * (2 * h) ** 2 + h**2) * 4 * 4 for h in (1, 2, 4, 8)}
 GENERATOR = TO_MAP + RECURRENCE + 16 * (UP[1] + UP[2] + UP[4] + 64 * 9 * 4 * 3) + 4 * (UP[8] + 256 * 9 * 4 * 3)
-# First block: 3 -> 4 channels, 27 taps at all positions, then 3x4x4 at pooled ones, and the shortcut there. Second
-# block: 4 -> 8, the taps 4x4x4, or 4x4 where a single frame is left of two; the linear layer has 8 inputs.
+# First block: 3 -> 4 channels, 27 taps at all positions, then at pooled ones, and the shortcut there. Second block:
+# 4 -> 8; the linear layer has 8 inputs. At level 2 the two frames are one with twice the channels, and 9 taps.
 LINEAR = (4 + 2) * 8
-LEVEL_1 = 4 * (256 * 27 * 12 + 64 * (48 * 16 + 12) + 64 * 27 * 16 + 8 * (64 + 1) * 32)
-LEVEL_2 = 2 * (512 * 27 * 12 + 128 * (48 * 16 + 12) + 128 * 27 * 16 + 16 * (64 + 1) * 32)
+LEVEL_1 = 4 * (256 * 27 * 12 + 64 * (27 * 16 + 12) + 64 * 27 * 16 + 8 * (27 + 1) * 32)
+LEVEL_2 = 2 * (256 * 9 * 6 * 8 + 64 * 9 * 8 * 8 + 128 * 12 + 64 * 9 * 8 * 8 + 16 * (9 * 8 * 8 + 4 * 8))
 DISCRIMINATOR = LEVEL_1 + LEVEL_2 + LINEAR
-FROM_PIXELS = 4 * (256 * 27 * 12 + 64 * 12) + 2 * (512 * 27 * 12 + 128 * 12)  # what meets the videos themselves
+FROM_PIXELS = 4 * (256 * 27 * 12 + 64 * 12) + 2 * (256 * 9 * 6 * 8 + 128 * 12)  # what meets the videos themselves
 
 
 def tiny(**train):
@@ -246,24 +246,18 @@ def test_step_cost_by_hand():
     # Nobody asks for the gradient of the latents.
     generator = 3 * GENERATOR - TO_MAP
     reals = 3 * DISCRIMINATOR - FROM_PIXELS
-    # For the generator back to the pixels; for the discriminators back to the weights, with other upstream gradients.
-    fakes = 2 * DISCRIMINATOR + (2 * DISCRIMINATOR - FROM_PIXELS)
-    step = generator + reals + fakes
-    # Gradients of the logits' sum, back to the pixels; then of these, as far as the linear layer, whose upstream
-    # gradient is constant.
-    penalty = DISCRIMINATOR + (2 * DISCRIMINATOR - LINEAR)
+    # Both networks' gradients go back through the fakes at once, to weights and pixels.
+    step = generator + reals + 3 * DISCRIMINATOR
+    # Forward, slopes back to the pixels, forward again as far as the linear layer, whose slopes are constant; weights.
+    penalty = (4 * DISCRIMINATOR - LINEAR) - reals
     assert products_of_step(tiny(r1_weight=0.0)) == step
     assert products_of_step(tiny()) == step + penalty
     assert products_of_step(tiny(global_batch_size=8)) == 2 * (step + penalty)
-    # A lazy penalty has a forward pass of its own, short of the linear layers. Back through it go the zeros that
-    # TensorFlow makes of a ReLU's second derivative; without laziness they join the gradients of the logits.
-    convolutions = DISCRIMINATOR - LINEAR
-    lazy = convolutions + penalty + (2 * convolutions - FROM_PIXELS)
-    assert products_of_step(tiny(r1_every_steps=4)) == step + lazy / 4
+    assert products_of_step(tiny(r1_every_steps=4)) == step + penalty / 4
     # A second update has fakes of its own and no gradient of the generator.
     second = GENERATOR + reals + (3 * DISCRIMINATOR - FROM_PIXELS)
     assert products_of_step(tiny(n_dis=2)) == step + second + 2 * penalty
-    assert products_of_step(tiny(n_dis=2, r1_every_steps=4)) == step + second + 2 * lazy / 4
+    assert products_of_step(tiny(n_dis=2, r1_every_steps=4)) == step + second + 2 * penalty / 4
 
 
 def test_plain_form_computes_the_same():

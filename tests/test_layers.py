@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tganv2_tf.models import layers
-from tganv2_tf.models.spectral_norm import conv3d, conv3d_pool
+from tganv2_tf.models.convolutions import convolve, upsample, upsample_convolve
 
 RNG = np.random.default_rng(0)
 
@@ -149,7 +149,7 @@ def test_upsample_repeats_pixels_and_its_gradient_adds_them():
     x = normal(2, 3, 3, 2)
     with tf.GradientTape() as tape:
         tape.watch(x)
-        y = layers.upsample(x)
+        y = upsample(x)
     np.testing.assert_array_equal(y, x.numpy().repeat(2, 1).repeat(2, 2))
     upstream = normal(2, 6, 6, 2)
     expected = upstream.numpy().reshape(2, 3, 2, 3, 2, 2).sum((2, 4))
@@ -159,8 +159,8 @@ def test_upsample_repeats_pixels_and_its_gradient_adds_them():
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_fused_upsampling_and_convolution_are_the_two_steps(size):
     x, kernel = normal(2, size, size, 3), normal(3, 3, 3, 4)
-    plain = tf.nn.conv2d(layers.upsample(x), kernel, 1, "SAME")
-    np.testing.assert_allclose(layers.upsample_conv3x3(x, kernel), plain, atol=1e-4)
+    plain = tf.nn.conv2d(upsample(x), kernel, 1, "SAME")
+    np.testing.assert_allclose(upsample_convolve(x, kernel), plain, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -171,13 +171,13 @@ def test_fused_convolution_and_pooling_are_the_two_steps(lengths, pool):
     x, kernel = normal(2, *lengths, 3), normal(3, 3, 3, 3, 4)
     window = [1, *(2 if p else 1 for p in pool), 1]
     plain = tf.nn.avg_pool3d(tf.nn.conv3d(x, kernel, [1] * 5, "SAME"), window, window, "VALID")
-    np.testing.assert_allclose(conv3d_pool(x, kernel, pool), plain, atol=1e-4)
+    np.testing.assert_allclose(convolve(x, kernel, pool), plain, atol=1e-4)
 
 
 @pytest.mark.parametrize("lengths", [(1, 1, 1), (1, 4, 3), (2, 1, 3), (3, 3, 3)])
 def test_convolution_along_axes_of_length_one_loses_nothing(lengths):
     x, kernel = normal(2, *lengths, 3), normal(3, 3, 3, 3, 4)
-    np.testing.assert_allclose(conv3d(x, kernel), tf.nn.conv3d(x, kernel, [1] * 5, "SAME"), atol=1e-4)
+    np.testing.assert_allclose(convolve(x, kernel), tf.nn.conv3d(x, kernel, [1] * 5, "SAME"), atol=1e-4)
 
 
 def test_initial_scales():

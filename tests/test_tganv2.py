@@ -10,6 +10,7 @@ from tests.conftest import tiny_config
 from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import latents_from_seeds, sample_latents
+from tganv2_tf.models.spectral_norm import SpectralDense
 from tganv2_tf.models.tganv2 import TGANv2
 from tganv2_tf.subsampling import video_pyramid
 from tganv2_tf.training.loop import make_model
@@ -102,15 +103,17 @@ def test_the_learning_rate_falls_linearly_to_zero():
 
 
 def linear_model(config):
-    """Discriminators whose logit is w * sum(x), a known gradient; one weight a level."""
+    """Discriminators whose logit is w * sum(x), a known gradient, and a bias of 0; one weight a level."""
 
     class Linear(Discriminator):
         def __init__(self):
             tf.keras.Model.__init__(self)
-            self.w = [tf.Variable(0.1), tf.Variable(0.2)]
+            self.w = [SpectralDense(1, tf.keras.initializers.Constant(w), False) for w in (0.1, 0.2)]
+            self([tf.zeros([1] * 5)] * 2)
 
-        def call(self, videos, labels=None):
-            return [w * tf.reduce_sum(video, [1, 2, 3, 4]) for w, video in zip(self.w, videos)]
+        def call(self, videos, labels=None, bias_scales=(None, None)):
+            sums = [tf.reduce_sum(video, [1, 2, 3, 4])[:, tf.newaxis] for video in videos]
+            return [w(total, scale)[:, 0] for w, total, scale in zip(self.w, sums, bias_scales)]
 
     return TGANv2(Generator(config.model), Linear(), config)
 
@@ -118,11 +121,10 @@ def linear_model(config):
 def test_r1_by_hand():
     config = tiny_config(r1_weight=3.0)
     model = linear_model(config)
-    logits, penalty = model.r1_penalty(reals(config))
+    penalty = model.losses_and_gradients(reals(config), tf.zeros([4, 4]), [1]).losses["r1_penalty"]
     # d D_l / d x = w_l everywhere: level 1 has 4 clips of 4*8*8*3 values, level 2 has 2 clips of 2*16*16*3.
     squares = 4 * 768 * 0.1**2 + 2 * 1536 * 0.2**2
     assert float(penalty) == pytest.approx(3.0 / 4 * squares, rel=1e-5)
-    assert [level.shape[0] for level in logits] == [4, 2]
 
 
 @pytest.mark.parametrize("score", ["sum", "separate"])
@@ -274,9 +276,10 @@ def test_parts_of_a_batch_are_worked_through_one_after_the_other():
         return found
 
     backward = [op for op in graph.get_operations() if op.type == "Conv3DBackpropFilterV2"]
-    # The second half of the forward convolutions stands after backward ones, of the first part.
+    # Each part has three passes forward: reals, their penalty, and fakes, which stand after the gradients of the reals.
+    # All of the second part stands after those of the first.
     waiting = [bool(after(op) & set(backward)) for op in convolutions]
-    assert sum(waiting) == len(waiting) / 2
+    assert sum(waiting) == len(waiting) * 4 / 6
 
 
 def test_two_replicas_give_the_gradients_of_one(two_replicas):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import ROOT, run_command
+from tests.conftest import ROOT
 from tests.data_sets import write_data_set
 from tests.forking import fork_command
 from tests.test_commands import MODEL, RUN, fail
@@ -71,10 +71,8 @@ def test_one_device_compiled_in_pairs_of_steps_and_profiled(data_dir: str, tmp_p
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_half_precision_trains_and_resumes(precision: str, data_dir: str, tmp_path: pathlib.Path) -> None:
     how = [*SMALL, f"--mixed_precision={precision}", "--r1_every_steps=2", "--gradient_clip_norm=10", "--loss=hinge"]
-    # For bfloat16 the command switches oneDNN off, which has to be before TensorFlow is imported.
-    first, second = (run_command,) * 2 if precision == "mixed_bfloat16" else (fork_command, step_by_step)
-    train(data_dir, tmp_path, *how, "--train_steps=2", run=first)
-    said = train(data_dir, tmp_path, *how, "--train_steps=3", "--global_batch_size=8", run=second)
+    train(data_dir, tmp_path, *how, "--train_steps=2", run=fork_command)
+    said = train(data_dir, tmp_path, *how, "--train_steps=3", "--global_batch_size=8", run=step_by_step)
     assert "Going on from step 2" in said
     assert "Changed: --train_steps=3 (the run has 2)" in said
     assert "Changed: --global_batch_size=8 (the run has 4)" in said

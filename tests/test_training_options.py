@@ -95,8 +95,7 @@ def test_xla_computes_the_same_step(plain):
 
 
 def test_half_precision_agrees_with_float32(plain):
-    # float16 has 11 bits of precision, and errors add up over some twenty layers, there and back. (bfloat16 is tested
-    # through the command, which switches oneDNN off.)
+    # float16 has 11 bits of precision, and errors add up over some twenty layers, there and back.
     losses, *gradients = plain
     half_losses, *half_gradients = steps_of(shallow_config(r1_weight=2.0, mixed_precision="mixed_float16"))[0]
     assert half_losses == pytest.approx(losses, rel=0.01)

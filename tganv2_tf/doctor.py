@@ -406,8 +406,6 @@ def check_recipe(
 
 def main(model: ModelConfig, data: DataConfig, train: TrainConfig, eval: EvalConfig) -> int:
     config = Config(model, data, train, eval)
-    if train.mixed_precision == "mixed_bfloat16":
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # as in training
     has_recipe = (model, dataclasses.replace(train, model_dir="")) != (ModelConfig(), TrainConfig())
     num_problems = 0
     for finding in examine(config, has_recipe):

@@ -12,7 +12,6 @@ they fit this machine.
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 
 from tganv2_tf import cli_flags
@@ -28,9 +27,6 @@ class Command:
 
 def main(command: Command, model: ModelConfig, data: DataConfig, train: TrainConfig, eval: EvalConfig) -> int:
     config = Config(model, data, train, eval)
-    if train.mixed_precision == "mixed_bfloat16":
-        # On CPUs, TensorFlow 2.15's oneDNN kernels now and then give NaN for the gradients of its 3D convolutions.
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     from tganv2_tf.training import loop  # TensorFlow, once the flags are known to be right
 
     return loop.train(config, command.dry_run)

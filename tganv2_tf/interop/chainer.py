@@ -366,7 +366,7 @@ def save_discriminator(discriminator: Discriminator, path: Path) -> None:
     Raises:
       OSError: it cannot be written.
     """
-    sigmas = {id(layer.kernel): layer.sigma().numpy() for layer in discriminator.spectral_layers}
+    sigmas = {id(layer.kernel): layer.sigma().numpy() for layer in discriminator.weight_layers if layer.spectral_norm}
     arrays = {}
     for name, weight in discriminator_weights(discriminator).items():
         values = weight.variable.numpy()

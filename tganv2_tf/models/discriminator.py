@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorflow.keras import layers
 
 from tganv2_tf.config import ModelConfig
+from tganv2_tf.models.convolutions import relu
 from tganv2_tf.models.layers import glorot_uniform
 from tganv2_tf.models.residual_3d import ResBlock3D
 from tganv2_tf.models.spectral_norm import SpectralDense, SpectralLayer
@@ -42,16 +43,27 @@ class LevelDiscriminator(layers.Layer):
                 config.num_classes, glorot_uniform(), config.spectral_norm, name="projection", dtype="float32"
             )
 
-    def call(self, videos: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """float [N, T, H, W, 3] in [-1, 1], and int [N] where there are classes -> float32 logits [N]."""
+    def call(
+        self, videos: tf.Tensor, labels: tf.Tensor | None = None, bias_scale: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Scores videos.
+
+        Args:
+          videos: float [N, T, H, W, 3] in [-1, 1].
+          labels: int [N], where there are classes.
+          bias_scale: float32 [N], what all biases are multiplied by for each sample. With it the logits are
+            homogeneous: they grow with the video and this number together.
+        Returns:
+          float32 logits [N].
+        """
         features = tf.cast(videos, self.compute_dtype)
         for block in self.blocks:
-            features = block(features)
-        features = tf.reduce_sum(tf.cast(tf.nn.relu(features), tf.float32), [1, 2, 3])
-        logits = self.linear(features)[:, 0]
+            features = block(features, bias_scale)
+        features = tf.reduce_sum(tf.cast(relu(features), tf.float32), [1, 2, 3])
+        logits = self.linear(features, bias_scale)[:, 0]
         if labels is None:
             return logits
-        of_classes = self.projection(features)
+        of_classes = self.projection(features, bias_scale)
         return logits + tf.reduce_sum(tf.one_hot(labels, of_classes.shape[1]) * of_classes, axis=1)
 
 
@@ -72,12 +84,18 @@ class Discriminator(tf.keras.Model):
         labels = tf.zeros([1], tf.int32) if config.num_classes else None
         self([tf.zeros([1, 1, 2, 2, 3])] * len(self.level_discriminators), labels)  # makes all weights now
 
-    def call(self, videos: Sequence[tf.Tensor], labels: tf.Tensor | None = None) -> list[tf.Tensor]:
+    def call(
+        self,
+        videos: Sequence[tf.Tensor],
+        labels: tf.Tensor | None = None,
+        bias_scales: Sequence[tf.Tensor] | None = None,
+    ) -> list[tf.Tensor]:
         """Scores a pyramid.
 
         Args:
           videos: L tensors, level l float [N_l, T_l, H_l, W_l, 3] in [-1, 1].
           labels: int [N_1], of a conditional model: sample i of level l is sample i * N_1 / N_l of level 1.
+          bias_scales: L tensors, as in `LevelDiscriminator`.
         Returns:
           L tensors of logits, level l float32 [N_l].
         Raises:
@@ -91,15 +109,15 @@ class Discriminator(tf.keras.Model):
         for index, (network, level) in enumerate(zip(self.level_discriminators, videos)):
             if index and labels is not None:
                 labels = labels[:: self.config.batch_strides[index - 1]]
-            logits.append(network(level, labels))
+            logits.append(network(level, labels, None if bias_scales is None else bias_scales[index]))
         return logits
 
     @property
-    def spectral_layers(self) -> list[SpectralLayer]:
-        """All layers whose weights are normalised."""
-        return [m for m in self.submodules if isinstance(m, SpectralLayer) and m.spectral_norm]
+    def weight_layers(self) -> list[SpectralLayer]:
+        """All layers with weights; their kernels and biases are all that is trained here."""
+        return [module for module in self.submodules if isinstance(module, SpectralLayer)]
 
     def update_singular_vectors(self) -> None:
         """One power iteration of every normalised weight; once per discriminator update."""
-        for layer in self.spectral_layers:
+        for layer in self.weight_layers:
             layer.update_singular_vectors()

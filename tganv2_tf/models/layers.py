@@ -12,6 +12,8 @@ from typing import Any, Callable
 import tensorflow as tf
 from tensorflow.keras import layers
 
+from tganv2_tf.models.convolutions import convolve, kernel_gradient, upsample, upsample_convolve
+
 BATCH_NORM_DECAY = 0.9
 BATCH_NORM_EPSILON = 2e-5
 
@@ -117,13 +119,6 @@ class BatchNorm(layers.Layer):
             moving.assign(BATCH_NORM_DECAY * moving + (1 - BATCH_NORM_DECAY) * moment)
 
 
-def conv3x3(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """3x3 convolution with zero padding; on a 1x1 map, where eight of the nine taps meet padding, a matrix product."""
-    if inputs.shape[1:3] == (1, 1):
-        return tf.matmul(inputs[:, 0, 0], kernel[1, 1])[:, tf.newaxis, tf.newaxis]
-    return tf.nn.conv2d(inputs, kernel, 1, "SAME")
-
-
 class ConvLSTM(layers.Layer):
     """Convolutional LSTM (Shi et al., 2015) with 3x3 kernels, without peepholes; gates in the order i, f, o, c.
 
@@ -151,12 +146,48 @@ class ConvLSTM(layers.Layer):
             initializer=lambda shape, dtype: tf.cast(tf.repeat(per_gate, self.channels), dtype),
         )
 
-    def _step(self, driven: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """One frame: `driven` is the input convolution's share of the gates, [N, H, W, 4C] or [4C]."""
-        gates = conv3x3(hidden, self.recurrent_kernel) + driven
+    @staticmethod
+    def _step(gates: tf.Tensor, cell: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Hidden and cell of a frame from its gates, [N, H, W, 4C], and the cell before, zero where it is None."""
         i, f, o, c = tf.split(gates, 4, axis=-1)
-        cell = tf.sigmoid(f) * cell + tf.sigmoid(i) * tf.tanh(c)
+        driven = tf.sigmoid(i) * tf.tanh(c)
+        cell = driven if cell is None else tf.sigmoid(f) * cell + driven
         return tf.sigmoid(o) * tf.tanh(cell), cell
+
+    def _unroll(
+        self, hidden: tf.Tensor, cell: tf.Tensor, driven: tf.Tensor, kernel: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Frames that follow a state, and the last cell; its gradient reads the kernel once a frame, and its own once.
+
+        The kernel of a full-size model has 151 MB. By itself TensorFlow forms its gradient anew at every frame.
+
+        Args:
+          hidden, cell: [N, H, W, C].
+          driven: [T, N, H, W, 4C], the input's share of each frame's gates.
+          kernel: of the recurrence.
+        Returns:
+          [T, N, H, W, C] and [N, H, W, C].
+        """
+
+        @tf.custom_gradient
+        def unroll(hidden: tf.Tensor, cell: tf.Tensor, driven: tf.Tensor, kernel: tf.Tensor) -> tuple:
+            states = [hidden, cell, driven]
+            with tf.GradientTape(persistent=True) as tape:  # a graph may ask for its gradient more than once
+                tape.watch(states)
+                befores = []
+                for share in tf.unstack(driven):
+                    befores.append(hidden)
+                    hidden, cell = self._step(convolve(hidden, kernel) + share, cell)
+                outputs = [tf.stack([*befores[1:], hidden]), cell]
+
+            def gradient(*upstream: tf.Tensor) -> list[tf.Tensor]:
+                of_states = tape.gradient(outputs, states, list(upstream))
+                frames, gates = tf.concat(befores, 0), of_states[-1]
+                return [*of_states, kernel_gradient(frames, tf.reshape(gates, [-1, *gates.shape[2:]]))]
+
+            return outputs, gradient
+
+        return unroll(hidden, cell, driven, kernel)
 
     def call(
         self, inputs: tf.Tensor | None, num_frames: int | tf.Tensor, state: tf.Tensor | None = None
@@ -171,71 +202,40 @@ class ConvLSTM(layers.Layer):
         Returns:
           [N, T, H, W, C], and the state after the last frame.
         """
-        per_frame = False
-        first = self.bias
-        if inputs is not None and inputs.shape.rank == 5:
-            per_frame = True
-            shape = tf.shape(inputs)
-            driven = conv3x3(tf.reshape(inputs, [-1, *inputs.shape[2:]]), self.input_kernel) + self.bias
-            driven = tf.reshape(driven, [shape[0], shape[1], *driven.shape[1:]])
-            first = driven[:, 0]
-        elif inputs is not None:
-            first = conv3x3(inputs, self.input_kernel) + self.bias
-        if state is None:
-            i, _, o, c = tf.split(first, 4, axis=-1)  # the state is zero: neither forget gate nor recurrence act
-            cell = tf.sigmoid(i) * tf.tanh(c)
-            hidden = tf.sigmoid(o) * tf.tanh(cell)
+        kernel, bias = tf.convert_to_tensor(self.recurrent_kernel), tf.convert_to_tensor(self.bias)
+        frames = None  # the input's share of the gates, [N, T, H, W, 4C]
+        if inputs is None:
+            first = bias
         else:
-            hidden, cell = self._step(first, state[0], state[1])
+            driven = convolve(tf.reshape(inputs, [-1, *inputs.shape[-3:]]), self.input_kernel) + bias
+            if inputs.shape.rank == 5:
+                frames = tf.reshape(driven, [-1, num_frames, *driven.shape[1:]])
+            first = driven if frames is None else frames[:, 0]
+        if state is None:  # neither forget gate nor recurrence act
+            hidden, cell = self._step(first, None)
+        else:
+            hidden, cell = self._step(convolve(state[0], kernel) + first, state[1])
         if isinstance(num_frames, int):
-            frames = [hidden]
-            for t in range(1, num_frames):
-                hidden, cell = self._step(driven[:, t] if per_frame else self.bias, hidden, cell)
-                frames.append(hidden)
-            return tf.stack(frames, axis=1), tf.stack([hidden, cell])
+            outputs = hidden[tf.newaxis]
+            if num_frames > 1:
+                shape = [num_frames - 1, hidden.shape[0] or tf.shape(hidden)[0], *hidden.shape[1:3], bias.shape[0]]
+                rest = (
+                    tf.zeros(shape, bias.dtype) + bias
+                    if frames is None
+                    else tf.transpose(frames[:, 1:], [1, 0, 2, 3, 4])
+                )
+                later, cell = self._unroll(hidden, cell, rest, kernel)
+                outputs = tf.concat([outputs, later], 0)
+                hidden = later[-1]
+            return tf.transpose(outputs, [1, 0, 2, 3, 4]), tf.stack([hidden, cell])
 
-        def body(t: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor, frames: tf.TensorArray) -> tuple:
-            hidden, cell = self._step(driven[:, t] if per_frame else self.bias, hidden, cell)
-            return t + 1, hidden, cell, frames.write(t, hidden)
+        def body(t: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor, collected: tf.TensorArray) -> tuple:
+            hidden, cell = self._step(convolve(hidden, kernel) + (bias if frames is None else frames[:, t]), cell)
+            return t + 1, hidden, cell, collected.write(t, hidden)
 
         collected = tf.TensorArray(hidden.dtype, size=num_frames, element_shape=hidden.shape).write(0, hidden)
         _, hidden, cell, collected = tf.while_loop(lambda t, *_: t < num_frames, body, (1, hidden, cell, collected))
         return tf.transpose(collected.stack(), [1, 0, 2, 3, 4]), tf.stack([hidden, cell])
-
-
-def upsample_conv3x3(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Nearest upsampling by 2, then a 3x3 convolution: one transposed convolution with 4x4 taps at stride 2.
-
-    Each output pixel sees 2x2 different inputs instead of 3x3 pixels with repetitions: 4/9 of the multiplications, and
-    no upsampled tensor in memory.
-
-    Args:
-      inputs: [M, H, W, C].
-      kernel: [3, 3, C, C'].
-    Returns:
-      [M, 2H, 2W, C'].
-    """
-    _, height, width, _ = inputs.shape
-    kernel = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
-    for axis in (0, 1):
-        before, after = ([[1, 0] if i == axis else [0, 0] for i in range(4)] for _ in range(2))
-        after[axis] = [0, 1]
-        kernel = tf.pad(kernel, before) + tf.pad(kernel, after)
-    shape = [tf.shape(inputs)[0], 2 * height, 2 * width, kernel.shape[2]]
-    return tf.nn.conv2d_transpose(inputs, kernel, shape, 2, "SAME")
-
-
-@tf.custom_gradient
-def upsample(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """Nearest neighbour, factor 2: [M, H, W, C] -> [M, 2H, 2W, C]."""
-    _, height, width, channels = inputs.shape
-    doubled = tf.tile(inputs[:, :, tf.newaxis, :, tf.newaxis], [1, 1, 2, 1, 2, 1])
-
-    def gradient(upstream: tf.Tensor) -> tf.Tensor:
-        # The sum over each 2x2 pixels; TensorFlow's own, a reduction over axes of length 2, is many times slower.
-        return 4.0 * tf.nn.avg_pool2d(upstream, 2, 2, "VALID")
-
-    return tf.reshape(doubled, [-1, 2 * height, 2 * width, channels]), gradient
 
 
 class Conv2D(layers.Layer):
@@ -254,12 +254,8 @@ class Conv2D(layers.Layer):
 
     def call(self, inputs: tf.Tensor, upsampled: bool = False) -> tf.Tensor:
         """[M, H, W, C] -> [M, H, W, channels], or [M, 2H, 2W, channels] of the input `upsampled` first."""
-        if upsampled:
-            outputs = upsample_conv3x3(inputs, self.kernel)
-        elif self.kernel_size == 3:
-            outputs = conv3x3(inputs, self.kernel)
-        else:
-            outputs = tf.nn.conv2d(inputs, self.kernel, 1, "SAME")
+        kernel = tf.convert_to_tensor(self.kernel)
+        outputs = upsample_convolve(inputs, kernel) if upsampled else convolve(inputs, kernel)
         return tf.nn.bias_add(outputs, self.bias)
 
 

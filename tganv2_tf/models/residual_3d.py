@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.keras import layers
 
+from tganv2_tf.models.convolutions import mean_of_pairs, relu
 from tganv2_tf.models.layers import glorot_uniform, relu_glorot_uniform
 from tganv2_tf.models.spectral_norm import SpectralConv3D
 
@@ -23,21 +24,16 @@ def average_pool(inputs: tf.Tensor, pool_time: bool = True, grow_length_one_axes
     Args:
       inputs: [N, T, H, W, C] with static T, H, W.
     """
-    window, padding = [1], [[0, 0]]
+    axes, padding = [], [[0, 0]]
     for axis, length in enumerate(inputs.shape[1:4]):
         pooled = length > 1 and (pool_time or axis > 0)
         padded = (pooled and length % 2 == 1) or (length == 1 and grow_length_one_axes and (pool_time or axis > 0))
-        window.append(2 if pooled else 1)
+        axes.append(pooled)
         padding.append([1, 1] if padded else [0, 0])
-    window.append(1)
     padding.append([0, 0])
     if any(after for _, after in padding):
         inputs = tf.pad(inputs, padding)
-    if set(window) == {1}:
-        return inputs
-    if inputs.dtype == tf.float16:  # of which TensorFlow has no 3D pooling on CPUs
-        return tf.cast(tf.nn.avg_pool3d(tf.cast(inputs, tf.float32), window, window, "VALID"), tf.float16)
-    return tf.nn.avg_pool3d(inputs, window, window, "VALID")
+    return mean_of_pairs(inputs, axes, axes)
 
 
 class ResBlock3D(layers.Layer):
@@ -67,12 +63,12 @@ class ResBlock3D(layers.Layer):
     def _pool(self, inputs: tf.Tensor) -> tf.Tensor:
         return average_pool(inputs, pool_time=not self.first, grow_length_one_axes=self.grow_length_one_axes)
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """[N, T, H, W, C] -> [N, T', H', W', channels]."""
-        hidden = tf.nn.relu(self.conv1(inputs if self.first else tf.nn.relu(inputs)))
+    def call(self, inputs: tf.Tensor, bias_scale: tf.Tensor | None = None) -> tf.Tensor:
+        """[N, T, H, W, C] -> [N, T', H', W', channels]; `bias_scale` as in `LevelDiscriminator`."""
+        hidden = relu(self.conv1(inputs if self.first else relu(inputs), bias_scale=bias_scale))
         lengths = inputs.shape[1:4]
         if self.first or all(n % 2 == 0 or (n == 1 and not self.grow_length_one_axes) for n in lengths):
             # No zeros are padded in: the mean joins the convolution, and commutes with the shortcut's.
             pool = [n > 1 and not (axis == 0 and self.first) for axis, n in enumerate(lengths)]
-            return self.conv2(hidden, pool) + self.shortcut(self._pool(inputs))
-        return self._pool(self.conv2(hidden) + self.shortcut(inputs))
+            return self.conv2(hidden, pool, bias_scale) + self.shortcut(self._pool(inputs), bias_scale=bias_scale)
+        return self._pool(self.conv2(hidden, bias_scale=bias_scale) + self.shortcut(inputs, bias_scale=bias_scale))

@@ -1,7 +1,7 @@
 """From the levels' logits to scores and losses.
 
-A loss is a pair of pure functions of scores, one for the generator and one for the discriminator; each returns one
-value a score and leaves the mean to its caller. `total_scores` makes the scores.
+A loss is three pure functions of scores, one for the generator and two for the discriminators; each returns one value a
+score and leaves the mean to its caller. `total_scores` makes the scores.
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ def non_saturating_generator_loss(fake_scores: tf.Tensor) -> tf.Tensor:
     return tf.nn.softplus(-fake_scores)
 
 
-def logistic_discriminator_loss(real_scores: tf.Tensor, fake_scores: tf.Tensor) -> tf.Tensor:
-    """-ln sigmoid(D(x)) - ln(1 - sigmoid(D(G(z))))."""
-    return tf.nn.softplus(-real_scores) + tf.nn.softplus(fake_scores)
+def logistic_real_loss(real_scores: tf.Tensor) -> tf.Tensor:
+    """-ln sigmoid(D(x))."""
+    return tf.nn.softplus(-real_scores)
+
+
+def logistic_fake_loss(fake_scores: tf.Tensor) -> tf.Tensor:
+    """-ln(1 - sigmoid(D(G(z))))."""
+    return tf.nn.softplus(fake_scores)
 
 
 def minimax_generator_loss(fake_scores: tf.Tensor) -> tf.Tensor:
@@ -32,23 +37,39 @@ def hinge_generator_loss(fake_scores: tf.Tensor) -> tf.Tensor:
     return -fake_scores
 
 
-def hinge_discriminator_loss(real_scores: tf.Tensor, fake_scores: tf.Tensor) -> tf.Tensor:
-    """max(0, 1 - D(x)) + max(0, 1 + D(G(z)))."""
-    return tf.nn.relu(1.0 - real_scores) + tf.nn.relu(1.0 + fake_scores)
+def hinge_real_loss(real_scores: tf.Tensor) -> tf.Tensor:
+    """max(0, 1 - D(x))."""
+    return tf.nn.relu(1.0 - real_scores)
+
+
+def hinge_fake_loss(fake_scores: tf.Tensor) -> tf.Tensor:
+    """max(0, 1 + D(G(z)))."""
+    return tf.nn.relu(1.0 + fake_scores)
 
 
 class Loss(NamedTuple):
-    """The two functions of an adversarial loss."""
+    """The generator's loss of fake scores, and the discriminators' of real and of fake ones, which add up."""
 
     generator: Callable[[tf.Tensor], tf.Tensor]
-    discriminator: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    real: Callable[[tf.Tensor], tf.Tensor]
+    fake: Callable[[tf.Tensor], tf.Tensor]
 
 
 LOSSES = {
-    "non_saturating": Loss(non_saturating_generator_loss, logistic_discriminator_loss),
-    "minimax": Loss(minimax_generator_loss, logistic_discriminator_loss),
-    "hinge": Loss(hinge_generator_loss, hinge_discriminator_loss),
+    "non_saturating": Loss(non_saturating_generator_loss, logistic_real_loss, logistic_fake_loss),
+    "minimax": Loss(minimax_generator_loss, logistic_real_loss, logistic_fake_loss),
+    "hinge": Loss(hinge_generator_loss, hinge_real_loss, hinge_fake_loss),
 }
+
+
+def mean_loss(
+    loss: Callable[[tf.Tensor], tf.Tensor], logits: Sequence[tf.Tensor], batch_strides: Sequence[int], score: str
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """The mean of a loss over the scores that the levels' logits make, and its derivatives by the logits."""
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        value = tf.reduce_mean(loss(total_scores(logits, batch_strides, score)))
+    return value, tape.gradient(value, logits)
 
 
 def total_scores(logits: Sequence[tf.Tensor], batch_strides: Sequence[int], score: str) -> tf.Tensor:

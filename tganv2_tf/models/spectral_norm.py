@@ -8,11 +8,18 @@ overwrite the kernel, which is wrong where a network is called on reals and on f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import contextlib
+import contextvars
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Callable
 
 import tensorflow as tf
 from tensorflow.keras import layers
+
+from tganv2_tf.models.convolutions import convolve
+
+# By the layers' identities; a strategy's replicas, which share the layers, are threads with a context each.
+_given: contextvars.ContextVar[Mapping[int, Sequence[tf.Tensor]] | None] = contextvars.ContextVar("given", default=None)
 
 
 class SpectralLayer(layers.Layer):
@@ -64,46 +71,54 @@ class SpectralLayer(layers.Layer):
         return tf.tensordot(tf.linalg.matvec(self._matrix(), self.left), self.right, 1)
 
     def normalized_kernel(self) -> tf.Tensor:
-        """W / sigma(W), or W, in the dtype that the layer computes in."""
+        """W / sigma(W), or W, float32."""
         kernel = tf.convert_to_tensor(self.kernel)
-        if self.spectral_norm:
-            kernel = kernel / self.sigma()
-        return tf.cast(kernel, self.compute_dtype)
+        if not self.spectral_norm:
+            return kernel
+        return _normalized(kernel, 1.0 / self.sigma(), tf.identity(self.left), tf.identity(self.right))
+
+    def _weights(self) -> Sequence[tf.Tensor]:
+        """The normalised kernel and the bias in the dtype that the layer computes in, or what stands in their place."""
+        weights = (_given.get() or {}).get(id(self)) or (self.normalized_kernel(), self.bias)
+        return [tf.cast(weight, self.compute_dtype) for weight in weights]
 
 
-def conv3d(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """3D convolution with zero padding; along axes of length 1 only the kernel's middle tap meets more than padding."""
-    middle = kernel.shape[0] // 2
-    taps = [slice(middle, middle + 1) if length == 1 else slice(None) for length in inputs.shape[1:4]]
-    kernel = kernel[tuple(taps)]
-    if kernel.shape[0] == 1 and inputs.shape[1] == 1:
-        return tf.nn.conv2d(inputs[:, 0], kernel[0], 1, "SAME")[:, tf.newaxis]
-    return tf.nn.conv3d(inputs, kernel, [1] * 5, "SAME")
+@tf.custom_gradient
+def _normalized(
+    kernel: tf.Tensor, scale: tf.Tensor, left: tf.Tensor, right: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
+    """K = W / sigma(W), where scale is 1 / sigma(W).
 
-
-def conv3d_pool(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
-    """3x3x3 convolution followed by the mean of pairs along some axes, as one strided convolution.
-
-    The mean of pairs of the outputs is an output of the kernel averaged with itself shifted by one: 4 taps at stride 2
-    instead of 3 taps at stride 1, which for three axes is 64 / 8 instead of 27 multiplications an input voxel.
-
-    Args:
-      inputs: [N, T, H, W, C].
-      kernel: [3, 3, 3, C, C'].
-      pool: for T, H, W: whether the axis is pooled; its length is then even.
+    sigma = u^T W v, so that dW = (dK - <dK, K> v u^T) / sigma. By its parts it would take more passes over memory.
     """
-    strides = [1, 1, 1, 1, 1]
-    for axis, (pooled, length) in enumerate(zip(pool, inputs.shape[1:4])):
-        if pooled:
-            before, after = ([[1, 0] if i == axis else [0, 0] for i in range(5)] for _ in range(2))
-            after[axis] = [0, 1]
-            kernel = 0.5 * (tf.pad(kernel, before) + tf.pad(kernel, after))
-            strides[axis + 1] = 2
-        elif length == 1:
-            kernel = tf.gather(kernel, [1], axis=axis)
-    if inputs.shape[1] == 1:
-        return tf.nn.conv2d(inputs[:, 0], kernel[0], strides[2:4], "SAME")[:, tf.newaxis]
-    return tf.nn.conv3d(inputs, kernel, strides, "SAME")
+    outputs = scale * kernel
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None, None, None]:
+        share = scale * tf.reduce_sum(upstream * outputs)
+        of_sigma = tf.reshape((share * right)[:, tf.newaxis] * left, kernel.shape)
+        return scale * upstream - of_sigma, None, None, None
+
+    return outputs, gradient
+
+
+@contextlib.contextmanager
+def given_weights(
+    layers: Sequence[SpectralLayer], kernels: Sequence[tf.Tensor], biases: Sequence[tf.Tensor]
+) -> Iterator[None]:
+    """In its block, calls of the layers use these normalised kernels and biases, so that those of a step share them."""
+    token = _given.set({id(layer): weights for layer, *weights in zip(layers, kernels, biases)})
+    try:
+        yield
+    finally:
+        _given.reset(token)
+
+
+def _add_bias(outputs: tf.Tensor, bias: tf.Tensor, scale: tf.Tensor | None) -> tf.Tensor:
+    """Adds a bias, times each sample's scale, float32 [N], where there is one."""
+    if scale is None:
+        return tf.nn.bias_add(outputs, bias)
+    shape = [-1] + [1] * (outputs.shape.rank - 1)
+    return outputs + tf.reshape(tf.cast(scale, outputs.dtype), shape) * bias
 
 
 class SpectralConv3D(SpectralLayer):
@@ -123,19 +138,18 @@ class SpectralConv3D(SpectralLayer):
     def build(self, input_shape: tf.TensorShape) -> None:
         self.add_kernel([self.kernel_size] * 3 + [input_shape[-1], self.channels])
 
-    def call(self, inputs: tf.Tensor, pool: Sequence[bool] | None = None) -> tf.Tensor:
+    def call(
+        self, inputs: tf.Tensor, pool: Sequence[bool] | None = None, bias_scale: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """[N, T, H, W, C] -> [N, T, H, W, channels].
 
         Args:
           inputs: a video or its features.
           pool: which of T, H, W to halve by means of pairs; these lengths are even.
+          bias_scale: float32 [N], what each sample's bias is multiplied by.
         """
-        kernel = self.normalized_kernel()
-        if pool is not None and any(pool) and self.kernel_size == 3:
-            outputs = conv3d_pool(inputs, kernel, pool)
-        else:
-            outputs = conv3d(inputs, kernel)
-        return outputs + tf.cast(self.bias, outputs.dtype)
+        kernel, bias = self._weights()
+        return _add_bias(convolve(inputs, kernel, pool), bias, bias_scale)
 
 
 class SpectralDense(SpectralLayer):
@@ -150,7 +164,7 @@ class SpectralDense(SpectralLayer):
     def build(self, input_shape: tf.TensorShape) -> None:
         self.add_kernel([input_shape[-1], self.units])
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """[N, C] -> [N, units]."""
-        outputs = tf.matmul(inputs, self.normalized_kernel())
-        return outputs + tf.cast(self.bias, outputs.dtype)
+    def call(self, inputs: tf.Tensor, bias_scale: tf.Tensor | None = None) -> tf.Tensor:
+        """[N, C] -> [N, units]; each sample's bias is multiplied by its `bias_scale`, float32 [N]."""
+        kernel, bias = self._weights()
+        return _add_bias(tf.matmul(inputs, kernel), bias, bias_scale)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import tensorflow as tf
 
@@ -12,12 +12,20 @@ from tganv2_tf.models.augmentation import augment
 from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import sample_latents
-from tganv2_tf.models.scoring import LOSSES, total_scores
+from tganv2_tf.models.scoring import LOSSES, mean_loss
+from tganv2_tf.models.spectral_norm import given_weights
 from tganv2_tf.subsampling import random_frame_offsets
 
 # What the numbers of a step are drawn from: (seed, restarts) folded with the step and one of these, so that a resumed
 # run repeats them.
 LATENTS, OFFSETS, AUGMENTATION = 0, 1, 2
+# Below it a slope of the discriminators' loss by a logit counts as nothing: weights have 8 digits.
+TINY = 1e-20
+
+
+def _move(average: tf.Variable, variable: tf.Variable, share: tf.Tensor) -> None:
+    """Moves an average by a share of its distance, with one pass over its memory and one over a difference."""
+    tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=share, delta=average - variable)
 
 
 class Step(NamedTuple):
@@ -71,6 +79,11 @@ def _part_of(tensor: tf.Tensor, part: int, parts: int) -> tf.Tensor:
         return tensor
     size = (tensor.shape[0] or tf.shape(tensor)[0]) // parts
     return tensor[part * size : (part + 1) * size]
+
+
+def _times(videos: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """[N, T, H, W, C] times a factor a sample, [N]."""
+    return videos * tf.reshape(factors, [-1, 1, 1, 1, 1])
 
 
 def _folded(seed: tf.Tensor | None, part: int) -> tf.Tensor | None:
@@ -131,48 +144,109 @@ class TGANv2(tf.keras.Model):
         generator_optimizer.build(self.generator.trainable_variables)
         discriminator_optimizer.build(self.discriminator.trainable_variables)
 
-    def r1_penalty(
-        self, real_videos: Sequence[tf.Tensor], labels: tf.Tensor | None = None
-    ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Logits of real clips and r1_weight / N_1 * sum_l sum_n |d D_l / d x_l|^2 (Mescheder et al., 2018).
+    def _real_part(
+        self, videos: Sequence[tf.Tensor], labels: tf.Tensor | None, weights: Sequence[tf.Tensor], penalty: float
+    ) -> list[Any]:
+        """What real clips give the discriminators: loss, logits, r1_penalty, gradients by `weights`.
 
-        The sum over levels and the missing 1/2 are those of the authors' code; the division by the replica's N_1 makes
-        it independent of the number of replicas.
+        The penalty is r1_weight / N_1 * sum_l sum_n |d D_l / d x_l|^2 (Mescheder et al., 2018). The sum over levels and
+        the missing 1/2 are those of the authors' code; the division by the replica's N_1 makes it independent of the
+        number of replicas.
+
+        With it, the gradients of loss and penalty are one: D is linear around each clip, and, with a number a sample
+        that its biases are multiplied by, homogeneous. So its logits are <x, dD/dx> + dD/d(number): both losses are
+        functions of these slopes, and their gradients go back through them at once. That makes four passes (forward,
+        slopes, and two for the kernels), where the gradients of each loss for itself take six.
+
+        Args:
+          videos: the levels as D sees them.
+          labels: of the clips, in a conditional model.
+          weights: D's kernels, normalised, and biases.
+          penalty: by how much r1_weight is multiplied; 0 for no penalty, and three passes.
         """
-        # The root of the loss scale, since what is differentiated twice is multiplied by both.
-        scales = scales_losses(self.discriminator_optimizer)
-        scale = tf.sqrt(self.discriminator_optimizer.loss_scale) if scales else 1.0
-        with tf.GradientTape() as tape:
-            tape.watch(real_videos)
-            logits = self.discriminator(real_videos, labels)
-            total = scale * tf.add_n([tf.reduce_sum(level) for level in logits])
-        gradients = tape.gradient(total, real_videos)
-        squares = tf.add_n([tf.reduce_sum(tf.square(gradient / scale)) for gradient in gradients])
-        return logits, self.config.train.r1_weight * squares / tf.cast(tf.shape(logits[0])[0], tf.float32)
-
-    def _lazy_penalty(
-        self, real_videos: Sequence[tf.Tensor], labels: tf.Tensor | None
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """The latest penalty, and its gradients: every `r1_every_steps` steps, as many times as strong, else zeros.
-
-        (Karras et al., 2020.) It has a pass of D of its own, since a graph leaves out only what is inside a branch.
-        """
-        every, variables = self.config.train.r1_every_steps, self.discriminator.trainable_variables
+        train, strides = self.config.train, self.config.model.batch_strides
         optimizer = self.discriminator_optimizer
 
-        def penalty() -> list[tf.Tensor]:
+        def loss_of(logits: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            return mean_loss(LOSSES[train.loss].real, logits, strides, train.score)
+
+        if not penalty:
             with tf.GradientTape() as tape:
-                value = self.r1_penalty(real_videos, labels)[1]
-                loss = scaled(every * value, optimizer)
-            # The biases at the end do not act on the penalty.
-            gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            return [value, *unscaled(gradients, optimizer)]
+                tape.watch(weights)
+                logits = self.discriminator(videos, labels)
+            loss, upstream = loss_of(logits)
+            gradients = tape.gradient(logits, weights, [scaled(slope, optimizer) for slope in upstream])
+            return [loss, logits, tf.constant(0.0), gradients]
+        # The root of the loss scale, as these slopes are multiplied by it a second time.
+        scale = tf.sqrt(optimizer.loss_scale) if scales_losses(optimizer) else 1.0
+        ones = [tf.ones(tf.shape(level)[:1]) for level in videos]
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            with tf.GradientTape() as inner:
+                inner.watch([videos, ones])
+                logits = self.discriminator(videos, labels, ones)
+            slopes = inner.gradient(logits, [*videos, *ones], [scale * one for one in ones])
+        loss, upstream = loss_of(logits)
+        of_videos = [slope / scale for slope in slopes[: len(videos)]]
+        weight = train.r1_weight / tf.cast(tf.shape(logits[0])[0], tf.float32)
+        r1_penalty = weight * tf.add_n([tf.reduce_sum(tf.square(slope)) for slope in of_videos])
+        directions = [
+            _times(level, change) + 2.0 * penalty * weight * slope
+            for level, change, slope in zip(videos, upstream, of_videos)
+        ]
+        gradients = tape.gradient(slopes, weights, [scale * direction for direction in (*directions, *upstream)])
+        return [loss, logits, r1_penalty, gradients]
 
-        def none() -> list[tf.Tensor]:
-            return [tf.convert_to_tensor(self.latest_penalty), *(tf.zeros_like(variable) for variable in variables)]
+    def _fake_part(
+        self,
+        z: tf.Tensor,
+        frame_offsets: Sequence[int | tf.Tensor] | None,
+        labels: tf.Tensor | None,
+        weights: Sequence[tf.Tensor],
+        seen: Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]],
+        train_generator: bool,
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor], list[tf.Tensor], list[tf.Tensor]]:
+        """What fakes give both networks: their losses, logits, the generator's gradients and those by `weights`.
 
-        value, *gradients = tf.cond(self.step % every == 0, penalty, none)
-        return value, gradients
+        D mixes no samples, so that the gradients of both losses go back through it as one, which differ by a factor a
+        sample. Float16 has no room for that factor.
+        """
+        train, model = self.config.train, self.config.model
+        with tf.GradientTape() as generation:
+            fake_videos = self.generator.pyramid(
+                z,
+                frame_strides=model.frame_strides,
+                batch_strides=model.batch_strides,
+                frame_offsets=frame_offsets,
+                labels=labels,
+            )
+            videos = seen(fake_videos)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch([weights, videos])
+            logits = self.discriminator(videos, labels)
+        loss = LOSSES[train.loss]
+        losses, (for_generator, for_discriminator) = zip(
+            *(mean_loss(function, logits, model.batch_strides, train.score) for function in (loss.generator, loss.fake))
+        )
+        for_generator = [scaled(slope, self.generator_optimizer) for slope in for_generator]
+        for_discriminator = [scaled(slope, self.discriminator_optimizer) for slope in for_discriminator]
+        of_generator: list[tf.Tensor] = []
+        if not train_generator:
+            of_weights = tape.gradient(logits, weights, for_discriminator)
+        else:
+            if scales_losses(self.discriminator_optimizer):
+                of_weights = tape.gradient(logits, weights, for_discriminator)
+                of_videos = tape.gradient(logits, videos, for_generator)
+            else:
+                # Where D is so sure of a fake that its own gradient vanishes, the factor would have no bounds.
+                shared = [tf.where(tf.abs(slope) < TINY, TINY, slope) for slope in for_discriminator]
+                of_weights, of_videos = tape.gradient(logits, (weights, videos), shared)
+                of_videos = [
+                    _times(slope, wanted / there) for slope, wanted, there in zip(of_videos, for_generator, shared)
+                ]
+            of_generator = generation.gradient(videos, self.generator.trainable_variables, of_videos)
+            of_generator = [tf.convert_to_tensor(gradient) for gradient in of_generator]  # a table's has only some rows
+        return list(losses), logits, of_generator, of_weights
 
     def _part(
         self,
@@ -182,11 +256,10 @@ class TGANv2(tf.keras.Model):
         labels: tf.Tensor | None,
         augmentation_seed: tf.Tensor | None,
         train_generator: bool,
+        weights: Sequence[tf.Tensor],
     ) -> Step:
-        """`losses_and_gradients` of clips that are worked through at once."""
+        """`losses_and_gradients` of clips that are worked through at once; those of D are by `weights`."""
         train, model = self.config.train, self.config.model
-        loss = LOSSES[train.loss]
-        lazy = train.r1_every_steps > 1
 
         def seen(videos: Sequence[tf.Tensor], whose: int) -> Sequence[tf.Tensor]:
             """What the discriminators see of a pyramid."""
@@ -195,41 +268,29 @@ class TGANv2(tf.keras.Model):
             seed = tf.random.experimental.stateless_fold_in(augmentation_seed, whose)
             return augment(videos, train.augmentations, model.batch_strides, seed)
 
-        real_videos = seen(real_videos, 0)
-        with tf.GradientTape(persistent=True) as tape:
-            if train.r1_weight and not lazy:
-                real_logits, r1_penalty = self.r1_penalty(real_videos, labels)
-            else:
-                real_logits, r1_penalty = self.discriminator(real_videos, labels), tf.constant(0.0)
-            fake_videos = self.generator.pyramid(
-                z,
-                frame_strides=model.frame_strides,
-                batch_strides=model.batch_strides,
-                frame_offsets=frame_offsets,
-                labels=labels,
-            )
-            if not train_generator:
-                fake_videos = [tf.stop_gradient(videos) for videos in fake_videos]
-            fake_logits = self.discriminator(seen(fake_videos, 1), labels)
-            real_scores = total_scores(real_logits, model.batch_strides, train.score)
-            fake_scores = total_scores(fake_logits, model.batch_strides, train.score)
-            generator_loss = tf.reduce_mean(loss.generator(fake_scores))
-            discriminator_loss = tf.reduce_mean(loss.discriminator(real_scores, fake_scores))
-            for_generator = scaled(generator_loss, self.generator_optimizer)
-            for_discriminator = scaled(discriminator_loss + r1_penalty, self.discriminator_optimizer)
-        generator_gradients = []
-        if train_generator:
-            gradients = tape.gradient(for_generator, self.generator.trainable_variables)
-            gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # a table's has only some rows
-            generator_gradients = unscaled(gradients, self.generator_optimizer)
-        gradients = tape.gradient(for_discriminator, self.discriminator.trainable_variables)
-        discriminator_gradients = unscaled(gradients, self.discriminator_optimizer)
-        if train.r1_weight and lazy:
-            r1_penalty, of_penalty = self._lazy_penalty(real_videos, labels)
-            discriminator_gradients = [a + b for a, b in zip(discriminator_gradients, of_penalty)]
+        every = train.r1_every_steps if train.r1_weight else 0
+        reals = seen(real_videos, 0)
+
+        def with_penalty() -> list[Any]:
+            return self._real_part(reals, labels, weights, float(every))
+
+        def without() -> list[Any]:
+            loss, logits, _, gradients = self._real_part(reals, labels, weights, 0.0)
+            return [loss, logits, tf.convert_to_tensor(self.latest_penalty), gradients]
+
+        if every > 1:  # as many times as strong (Karras et al., 2020)
+            real = tf.cond(self.step % every == 0, with_penalty, without)
+        else:
+            real = self._real_part(reals, labels, weights, float(every))
+        real_loss, real_logits, r1_penalty, of_reals = real
+        with tf.control_dependencies(of_reals):  # so that only one of the two parts is in memory
+            z = tf.identity(z)
+        (generator_loss, fake_loss), fake_logits, of_generator, of_fakes = self._fake_part(
+            z, frame_offsets, labels, weights, lambda videos: seen(videos, 1), train_generator
+        )
         losses = {
             "generator_loss": generator_loss,
-            "discriminator_loss": discriminator_loss,
+            "discriminator_loss": real_loss + fake_loss,
             "r1_penalty": r1_penalty,
         }
         mean_logits = {
@@ -237,7 +298,8 @@ class TGANv2(tf.keras.Model):
             for name, levels in (("real_logits", real_logits), ("fake_logits", fake_logits))
             for number, logits in enumerate(levels, start=1)
         }
-        return Step(losses, mean_logits, generator_gradients, discriminator_gradients)
+        of_discriminator = [tf.cast(a, tf.float32) + tf.cast(b, tf.float32) for a, b in zip(of_reals, of_fakes)]
+        return Step(losses, mean_logits, of_generator, of_discriminator)
 
     def losses_and_gradients(
         self,
@@ -265,20 +327,28 @@ class TGANv2(tf.keras.Model):
         parts = train.gradient_accumulation_steps
         total: Any = None
         norms, moments = self.generator.batch_norms, []
+        # Every kernel is normalised once a step, and the gradient by what comes of it goes back through that once.
+        layers = self.discriminator.weight_layers
+        with tf.GradientTape() as normalization:
+            kernels = [layer.normalized_kernel() for layer in layers]
+        in_use = [tf.cast(kernel, layer.compute_dtype) for kernel, layer in zip(kernels, layers)]
+        biases = [tf.convert_to_tensor(layer.bias) for layer in layers]
         for part in range(parts):
             inputs = [_part_of(tensor, part, parts) for tensor in (*real_videos, z)]
             if total is not None:
                 # All that follows depends on these, so that two parts are never in memory at once.
                 with tf.control_dependencies(tf.nest.flatten(total)):
                     inputs = [tf.identity(tensor) for tensor in inputs]
-            step = self._part(
-                inputs[:-1],
-                inputs[-1],
-                frame_offsets,
-                None if labels is None else _part_of(labels, part, parts),
-                _folded(augmentation_seed, part),
-                train_generator,
-            )
+            with given_weights(layers, in_use, biases):
+                step = self._part(
+                    inputs[:-1],
+                    inputs[-1],
+                    frame_offsets,
+                    None if labels is None else _part_of(labels, part, parts),
+                    _folded(augmentation_seed, part),
+                    train_generator,
+                    [*in_use, *biases],
+                )
             moments.append([norm.batch_moments for norm in norms])
             total = step if total is None else tf.nest.map_structure(tf.add, total, step)
         if parts > 1:
@@ -289,7 +359,16 @@ class TGANv2(tf.keras.Model):
             # Loss scaling lets single penalties overflow; the ones that are shown until the next do not have to.
             value = total.losses["r1_penalty"]
             self.latest_penalty.assign(tf.where(tf.math.is_finite(value), value, self.latest_penalty))
-        return total
+        of_kernels = total.discriminator_gradients[: len(kernels)]
+        of_kernels = normalization.gradient(kernels, [layer.kernel for layer in layers], of_kernels)
+        by_variable = {layer.kernel.ref(): gradient for layer, gradient in zip(layers, of_kernels)}
+        of_biases = total.discriminator_gradients[len(kernels) :]
+        by_variable |= {layer.bias.ref(): gradient for layer, gradient in zip(layers, of_biases)}
+        of_discriminator = [by_variable[variable.ref()] for variable in self.discriminator.trainable_variables]
+        return total._replace(
+            generator_gradients=unscaled(total.generator_gradients, self.generator_optimizer),
+            discriminator_gradients=unscaled(of_discriminator, self.discriminator_optimizer),
+        )
 
     def draw(self, update: int, num_clips: int | tf.Tensor) -> Draws:
         """The random numbers of this replica for one discriminator update of this step."""
@@ -361,4 +440,4 @@ class TGANv2(tf.keras.Model):
         step = tf.cast(tf.convert_to_tensor(self.step), tf.float32)
         decay = tf.minimum(self.config.train.ema_decay, (1.0 + step) / (10.0 + step))
         for average, variable in zip(self.ema_generator.variables, self.generator.variables):
-            strategy.extended.update(average, lambda a, v: a.assign(a + (1.0 - decay) * (v - a)), args=(variable,))
+            strategy.extended.update(average, _move, args=(variable, 1.0 - decay))

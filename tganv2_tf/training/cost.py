@@ -85,40 +85,45 @@ def step_cost(config: Config, batch_size: int) -> StepCost:
 
 
 def _step_cost(config: Config, batch_size: int) -> StepCost:
-    train, policy = config.train, tf.keras.mixed_precision.global_policy()
-    parts, lazy = train.gradient_accumulation_steps, train.r1_weight > 0 and train.r1_every_steps > 1
-    # One part, for they follow each other. A lazy penalty stands in a branch and is counted apart. No average: its
-    # weights would be copies of values.
-    traced = dataclasses.replace(
-        train, ema_decay=0.0, gradient_accumulation_steps=1, r1_weight=0.0 if lazy else train.r1_weight
-    )
+    train = config.train
+    parts, every = train.gradient_accumulation_steps, train.r1_every_steps if train.r1_weight else 1
     with tf.Graph().as_default():
-        tf.keras.mixed_precision.set_global_policy(train.mixed_precision)
-        try:
-            networks = Generator(config.model), Discriminator(config.model)
-        finally:
-            tf.keras.mixed_precision.set_global_policy(policy)
-        model = TGANv2(*networks, dataclasses.replace(config, train=traced))
-        z, real_videos = placeholders(config.model, batch_size // parts, config.model.pyramid)
-        labels = tf.zeros([batch_size // parts], tf.int64) if config.model.conditional else None
-        step = model.losses_and_gradients(real_videos, z, labels=labels, augmentation_seed=tf.constant([0, 0]))
-        gradients = [*step.generator_gradients, *step.discriminator_gradients]
-        products: float = multiply_adds(gradients) + (train.n_dis - 1) * multiply_adds(step.discriminator_gradients)
-        activations = peak_bytes(gradients)
-        if parts > 1:
-            activations += sum(map(_bytes, gradients))  # their sum so far
-        if lazy:
-            with tf.GradientTape() as tape:
-                _, penalty = model.r1_penalty(real_videos, labels)
-            # The biases at the end do not act on the penalty.
-            of_penalty = [g for g in tape.gradient(penalty, model.discriminator.trainable_variables) if g is not None]
-            products += train.n_dis * multiply_adds(of_penalty) / train.r1_every_steps
-            activations += peak_bytes(of_penalty)  # nothing makes it wait for the rest of the step
-        trained = [*model.generator.trainable_variables, *model.discriminator.trainable_variables]
-        kept = [*model.generator.variables, *model.discriminator.variables, *trained, *trained]
+        products, activations = _traced(config, batch_size, train.r1_weight)
+    if every > 1:  # the graph has a branch with the penalty and one without
+        with tf.Graph().as_default():
+            products += (every - 1) * (_traced(config, batch_size, 0.0)[0] - products) / every
+    with tf.Graph().as_default():
+        generator, discriminator = Generator(config.model), Discriminator(config.model)
+        trained = [*generator.trainable_variables, *discriminator.trainable_variables]
+        kept = [*generator.variables, *discriminator.variables, *trained, *trained]
         if train.ema_decay:
-            kept += model.generator.variables
-    return StepCost(parts * products, sum(map(_bytes, kept)), sum(map(_bytes, trained)), activations)
+            kept += generator.variables
+        kept_bytes, trained_bytes = sum(map(_bytes, kept)), sum(map(_bytes, trained))
+    if parts > 1:
+        activations += trained_bytes  # the sum of gradients so far
+    return StepCost(parts * products, kept_bytes, trained_bytes, activations)
+
+
+def _traced(config: Config, batch_size: int, r1_weight: float) -> tuple[float, int]:
+    """Multiply-adds and activations, in bytes, of one part of a step; adds to the graph."""
+    train, policy = config.train, tf.keras.mixed_precision.global_policy()
+    # One part, for they follow each other. No average: its weights would be copies of values.
+    traced = dataclasses.replace(
+        train, ema_decay=0.0, gradient_accumulation_steps=1, r1_weight=r1_weight, r1_every_steps=1
+    )
+    tf.keras.mixed_precision.set_global_policy(train.mixed_precision)
+    try:
+        networks = Generator(config.model), Discriminator(config.model)
+    finally:
+        tf.keras.mixed_precision.set_global_policy(policy)
+    model = TGANv2(*networks, dataclasses.replace(config, train=traced))
+    clips = batch_size // train.gradient_accumulation_steps
+    z, real_videos = placeholders(config.model, clips, config.model.pyramid)
+    labels = tf.zeros([clips], tf.int64) if config.model.conditional else None
+    step = model.losses_and_gradients(real_videos, z, labels=labels, augmentation_seed=tf.constant([0, 0]))
+    gradients = [*step.generator_gradients, *step.discriminator_gradients]
+    products = multiply_adds(gradients) + (train.n_dis - 1) * multiply_adds(step.discriminator_gradients)
+    return products, peak_bytes(gradients)
 
 
 def _bytes(tensor: tf.Tensor | tf.Variable) -> int:

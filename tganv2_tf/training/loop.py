@@ -21,6 +21,7 @@ from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.tganv2 import TGANv2
 from tganv2_tf.training import callbacks
+from tganv2_tf.training.adam import Adam
 from tganv2_tf.training.checkpoints import (
     EVENTS_DIR,
     CheckpointFolder,
@@ -50,7 +51,7 @@ def make_optimizer(config: Config, learning_rate: float, updates_per_step: int) 
     last_rate = 0.0 if train.learning_rate_decay == "linear" else learning_rate
     steps = train.train_steps * updates_per_step
     schedule = tf.keras.optimizers.schedules.PolynomialDecay(learning_rate, steps, last_rate)
-    optimizer = tf.keras.optimizers.Adam(
+    optimizer = Adam(
         schedule,
         train.adam_beta1,
         train.adam_beta2,

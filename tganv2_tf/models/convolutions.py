@@ -1,0 +1,199 @@
+"""Convolutions of frames and of videos, each in the cheapest of the forms that give the same values.
+
+The networks are defined with 3x3 and 3x3x3 convolutions, zero padding, means of pairs after them and nearest upsampling
+before them. What is computed instead, and why, stands here and nowhere else; `docs/performance.md` has the times.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Callable
+
+import numpy as np
+import tensorflow as tf
+
+# Small maps are convolved by a matrix product of their patches. There the weights are what takes time, and a product
+# reads them once, where a convolution brings them into an order of its own at each call. Making patches costs as much
+# as the product, times positions by channels out; so these have to be so many times as many, by the number of axes. Of
+# single frames a batch has more than of videos, and the weights matter less.
+CHANNELS_PER_POSITION = {2: 16, 3: 4}
+
+
+def convolve(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool] | None = None) -> tf.Tensor:
+    """Convolution at stride 1 with zero padding, and then, along some axes, the mean of pairs.
+
+    The mean of pairs commutes with the convolution: it is taken of the inputs, at every position, and the kernel moves
+    by two. That is an eighth of the multiplications where three axes are pooled.
+
+    Args:
+      inputs: [N, H, W, C] or [N, T, H, W, C], with static lengths.
+      kernel: one or three taps an axis, [3, 3, C, C'] or [3, 3, 3, C, C'].
+      pool: for each axis whether it is halved; its length is then even. None pools nothing.
+    Returns:
+      [N, H', W', C'] or [N, T', H', W', C'].
+    """
+    lengths = inputs.shape[1:-1].as_list()
+    pool = [False] * len(lengths) if pool is None else list(pool)
+    if set(kernel.shape[:-2]) == {1}:
+        outputs = tf.matmul(tf.reshape(inputs, [-1, kernel.shape[-2]]), tf.reshape(kernel, kernel.shape[-2:]))
+        return mean_of_pairs(tf.reshape(outputs, [-1, *lengths, kernel.shape[-1]]), pool, pool)
+    # Along an axis of length 1 the outer taps meet only padding.
+    if 1 in lengths:
+        outer = [length == 1 and taps == 3 for length, taps in zip(lengths, kernel.shape)]
+        kernel = tf.slice(kernel, [*map(int, outer), 0, 0], [1 if cut else -1 for cut in outer] + [-1, -1])
+    channels, positions = kernel.shape[-1], math.prod(lengths)
+    if CHANNELS_PER_POSITION[len(lengths)] * positions <= channels:
+        patches = inputs if positions == 1 else _patches(inputs, pool)
+        outputs = _product(tf.reshape(patches, [-1, math.prod(kernel.shape[:-1])]), tf.reshape(kernel, [-1, channels]))
+        halved = [length // 2 if pooled else length for length, pooled in zip(lengths, pool)]
+        return tf.reshape(outputs, [-1, *halved, channels])
+    if lengths[0] == 2 and len(lengths) == 3:
+        return _two_frames(inputs, kernel, pool)
+    if not any(pool):
+        return _strided(inputs, kernel, pool, "SAME")
+    padding = [[0, 0] if length == 1 else [1, 1] for length in lengths]
+    padded = tf.pad(inputs, [[0, 0], *padding, [0, 0]])
+    return _strided(mean_of_pairs(padded, pool), kernel, pool, "VALID")
+
+
+def _two_frames(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
+    """Two frames are one with twice the channels: [N, 2, H, W, C] -> [N, 2 or 1, H', W', C'], without taps in padding.
+
+    At the largest sizes, where clips have two frames, this makes the gradients of kernels several times as fast.
+    """
+    *_, height, width, channels = inputs.shape
+    merged = tf.reshape(tf.transpose(inputs, [0, 2, 3, 1, 4]), [-1, height, width, 2 * channels])
+    before, same, after = tf.unstack(kernel)
+    if pool[0]:
+        both = tf.concat([0.5 * (same + before), 0.5 * (same + after)], 2)
+        return convolve(merged, both, pool[1:])[:, tf.newaxis]
+    first, second = tf.concat([same, after], 2), tf.concat([before, same], 2)
+    outputs = convolve(merged, tf.concat([first, second], 3), pool[1:])
+    outputs = tf.reshape(outputs, [-1, *outputs.shape[1:3], 2, kernel.shape[-1]])
+    return tf.transpose(outputs, [0, 3, 1, 2, 4])
+
+
+def _strided(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool], padding: str) -> tf.Tensor:
+    strides = [2 if pooled else 1 for pooled in pool]
+    if len(pool) == 2:
+        return tf.nn.conv2d(inputs, kernel, strides, padding)
+    if inputs.shape[1] == 1:
+        return tf.nn.conv2d(inputs[:, 0], kernel[0], strides[1:], padding)[:, tf.newaxis]
+    return tf.nn.conv3d(inputs, kernel, [1, *strides, 1], padding)
+
+
+def mean_of_pairs(inputs: tf.Tensor, axes: Sequence[bool], strides: Sequence[bool] | None = None) -> tf.Tensor:
+    """Means of neighbours along some axes.
+
+    Args:
+      inputs: [N, H, W, C] or [N, T, H, W, C].
+      axes: for each axis whether means are taken along it.
+      strides: for each axis whether every second one is left out; None leaves none out.
+    Returns:
+      Along such an axis one less than the inputs, or half as many.
+    """
+    if not any(axes):
+        return inputs
+    window = [1, *(2 if chosen else 1 for chosen in axes), 1]
+    moves = [1, *(2 if chosen else 1 for chosen in strides or [False] * len(axes)), 1]
+    average = tf.nn.avg_pool2d if len(axes) == 2 else tf.nn.avg_pool3d
+    average = tf.nn.avg_pool2d if len(axes) == 2 else tf.nn.avg_pool3d
+    if inputs.dtype == tf.float16:  # of which TensorFlow has no 3D pooling on CPUs
+        return tf.cast(average(tf.cast(inputs, tf.float32), window, moves, "VALID"), tf.float16)
+    return average(inputs, window, moves, "VALID")
+
+
+@functools.cache
+def _patch_matrix(lengths: tuple[int, ...], pool: tuple[bool, ...]) -> np.ndarray:
+    """What makes patches of positions: [positions out * taps, positions in]."""
+    matrix = np.ones([1, 1, 1], np.float32)  # positions out, taps, positions in
+    for length, pooled in zip(lengths, pool):
+        taps = [0] if length == 1 else [-1, 0, 1]
+        axis = np.stack([np.eye(length, k=tap, dtype=np.float32) for tap in taps], axis=1)
+        if pooled:
+            axis = axis.reshape(length // 2, 2, len(taps), length).mean(1)
+        shape = [a * b for a, b in zip(matrix.shape, axis.shape)]
+        matrix = np.einsum("abc,def->adbecf", matrix, axis).reshape(shape)
+    return matrix.reshape(-1, matrix.shape[-1])
+
+
+def _patches(inputs: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
+    """[N, *lengths, C] -> [N, positions * taps, C]: what an output sees, the mean of two where it is pooled."""
+    *lengths, channels = inputs.shape[1:].as_list()
+    matrix = tf.constant(_patch_matrix(tuple(lengths), tuple(pool)), inputs.dtype)
+    return tf.matmul(matrix, tf.reshape(inputs, [-1, matrix.shape[1], channels]))
+
+
+@tf.custom_gradient
+def _product(patches: tf.Tensor, matrix: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
+    """A product with few rows, [M, K] and [K, C']; to go back through it TensorFlow would bring the matrix in order."""
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        of_patches = tf.transpose(tf.matmul(matrix, upstream, transpose_b=True))
+        return of_patches, tf.matmul(patches, upstream, transpose_a=True)
+
+    return tf.matmul(patches, matrix), gradient
+
+
+def kernel_gradient(inputs: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    """The gradient of a 3x3 convolution of small maps with respect to its kernel, as one matrix product.
+
+    Args:
+      inputs: [N, H, W, C].
+      upstream: [N, H, W, C'].
+    Returns:
+      [3, 3, C, C'].
+    """
+    kernel = tf.zeros([3, 3, inputs.shape[-1], upstream.shape[-1]], inputs.dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(kernel)
+        outputs = convolve(inputs, kernel)
+    return tape.gradient(outputs, kernel, upstream)
+
+
+def upsample_convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """Nearest upsampling by 2, then a 3x3 convolution with zero padding.
+
+    Upsampling puts zeros between the pixels and adds up pairs. The adding commutes with the convolution and comes after
+    it; the rest is a transposed convolution at stride 2: a quarter of the multiplications, no upsampled tensor.
+
+    Args:
+      inputs: [M, H, W, C].
+      kernel: [3, 3, C, C'].
+    Returns:
+      [M, 2H, 2W, C'].
+    """
+    _, height, width, _ = inputs.shape
+    flipped = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
+    shape = [tf.shape(inputs)[0], 2 * height + 1, 2 * width + 1, kernel.shape[-1]]
+    spread = tf.nn.conv2d_transpose(inputs, flipped, shape, 2, "VALID")
+    return 4.0 * tf.nn.avg_pool2d(spread, 2, 1, "VALID")
+
+
+@tf.custom_gradient
+def upsample(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    """Nearest neighbour, factor 2: [M, H, W, C] -> [M, 2H, 2W, C]."""
+    _, height, width, channels = inputs.shape
+    doubled = tf.tile(inputs[:, :, tf.newaxis, :, tf.newaxis], [1, 1, 2, 1, 2, 1])
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        # The sum over each 2x2 pixels; TensorFlow's own, a reduction over axes of length 2, is many times slower.
+        return 4.0 * tf.nn.avg_pool2d(upstream, 2, 2, "VALID")
+
+    return tf.reshape(doubled, [-1, 2 * height, 2 * width, channels]), gradient
+
+
+@tf.custom_gradient
+def relu(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    """max(x, 0), whose derivative is constant as far as second derivatives go.
+
+    TensorFlow's own has a second derivative of explicit zeros, and walks them back through the whole network.
+    """
+    outputs = tf.nn.relu(inputs)
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        return tf.raw_ops.ReluGrad(gradients=upstream, features=tf.stop_gradient(outputs))
+
+    return outputs, gradient
