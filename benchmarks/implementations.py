@@ -1,0 +1,259 @@
+"""The package, its plain form and PyTorch, as contestants; and that they compute the same, which comes before a race.
+
+TensorFlow and PyTorch are never in one process: each brings its own oneDNN and OpenMP, which get in each other's way.
+Weights, inputs and results go from one to the other as an .npz, in the authors' names and layout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Callable
+
+import numpy as np
+
+from benchmarks.contest import in_new_process
+from tganv2_tf.config import Config, ModelConfig
+from tganv2_tf.errors import UserError
+from tganv2_tf.files import read_npz
+
+if TYPE_CHECKING:
+    from tganv2_tf.models.tganv2 import TGANv2
+
+TOLERANCE = 1e-3
+LOSSES = ("generator_loss", "discriminator_loss", "r1_penalty")
+
+
+def require_torch() -> None:
+    """Raises UserError where PyTorch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("PyTorch is not installed: pip install -r requirements-peers.txt, or leave torch out")
+
+
+def narrowed(model: ModelConfig, divisor: int) -> ModelConfig:
+    """The same network with so many times fewer channels, but with four at least where it has them."""
+
+    def fewer(channels: int) -> int:
+        return min(channels, max(4, channels // divisor))
+
+    return dataclasses.replace(
+        model,
+        lstm_channels=fewer(model.lstm_channels),
+        up_channels=tuple(map(fewer, model.up_channels)),
+        discriminator_channels=tuple(map(fewer, model.discriminator_channels)),
+    )
+
+
+def random_inputs(config: Config) -> tuple[list[np.ndarray], np.ndarray]:
+    """Reals of all levels, float32 [N_l, T_l, H_l, W_l, 3] in [-1, 1), and latents, float32 [N_1, z_dim]."""
+    random, clips = np.random.default_rng(0), config.train.global_batch_size
+    reals = [
+        random.uniform(-1, 1, (level.batch_size(clips), level.frames, level.size, level.size, 3)).astype(np.float32)
+        for level in config.model.pyramid.levels
+    ]
+    return reals, random.uniform(-1, 1, (clips, config.model.z_dim)).astype(np.float32)
+
+
+@contextlib.contextmanager
+def form_of(implementation: str) -> Iterator[None]:
+    """In its block the package's networks are `ours`, or `plain`."""
+    if implementation == "plain":
+        from benchmarks.plain_form import plain_form
+
+        with plain_form():
+            yield
+    else:
+        yield
+
+
+def tensorflow_model(config: Config) -> TGANv2:
+    """As `tganv2_tf.train` makes it."""
+    from tganv2_tf.training.distribution import make_strategy
+    from tganv2_tf.training.loop import make_model
+
+    with make_strategy(config.train.distribution).scope():
+        return make_model(config)
+
+
+def tensorflow_step(implementation: str, config: Config) -> Callable[[], object]:
+    """The function that `fit` calls for each step of `tganv2_tf.train`, on a batch in memory."""
+    with form_of(implementation):
+        model = tensorflow_model(config)
+    import tensorflow as tf
+
+    reals, _ = random_inputs(config)
+    batch = (
+        tuple(tf.constant(level[np.newaxis]) for level in reals),
+        tf.zeros([1, config.train.global_batch_size], tf.int64),
+        tf.ones([1], tf.int64),
+    )
+    strategy = model.distribute_strategy
+    batches = iter(strategy.distribute_datasets_from_function(lambda _: tf.data.Dataset.from_tensors(batch).repeat()))
+
+    def step() -> object:
+        with form_of(implementation), strategy.scope():  # the graph is made at the first one
+            return {name: float(value) for name, value in model.make_train_function()(batches).items()}
+
+    return step
+
+
+def torch_step(config: Config) -> Callable[[], object]:
+    """The step of the baseline."""
+    import torch
+
+    from benchmarks.torch_baseline import TrainingStep
+
+    torch.manual_seed(0)
+    reals, z = random_inputs(config)
+    levels = [torch.from_numpy(level).permute(0, 4, 1, 2, 3) for level in reals]
+    latents = torch.from_numpy(z)
+    offsets = [0] * len(config.model.frame_strides)
+    training = TrainingStep(config)
+    return lambda: {name: float(value) for name, value in training(levels, latents, offsets).items()}
+
+
+def named_arrays(model: TGANv2) -> dict[str, np.ndarray]:
+    """All weights, by the authors' names; singular vectors with /u and /v at the end."""
+    from tganv2_tf.interop.chainer import discriminator_weights, generator_weights
+    from tganv2_tf.models.spectral_norm import SpectralLayer
+
+    weights = {**generator_weights(model.generator), **discriminator_weights(model.discriminator)}
+    arrays = {name: weight.theirs(weight.variable.numpy()) for name, weight in weights.items()}
+    layers = {id(layer.kernel): layer for layer in model.discriminator.submodules if isinstance(layer, SpectralLayer)}
+    for name, weight in weights.items():
+        layer = layers.get(id(weight.variable))
+        if layer is not None:
+            right = layer.right.numpy().reshape(*layer.kernel.shape[:-1], 1)
+            arrays[f"{name[:-1]}u"], arrays[f"{name[:-1]}v"] = layer.left.numpy(), weight.theirs(right).ravel()
+    return arrays
+
+
+def perturb(model: TGANv2) -> None:
+    """Changes all weights and statistics a little: a bias that is 0 would hide an order that is wrong."""
+    random = np.random.default_rng(1)
+    for variable in [*model.generator.variables, *model.discriminator.trainable_variables]:
+        variable.assign_add(0.02 * random.standard_normal(variable.shape).astype(np.float32))
+    for _ in range(10):  # so that no divisor is far below the largest singular value, and no logit far from 0
+        model.discriminator.update_singular_vectors()
+
+
+def write_references(config: Config, paths: Mapping[str, str]) -> None:
+    """`write_reference` of several implementations."""
+    for implementation, path in paths.items():
+        write_reference(config, implementation, path)
+
+
+def write_reference(config: Config, implementation: str, path: str) -> None:
+    """Weights that are no initial ones, inputs, losses and gradients of the package, as an .npz."""
+    from tganv2_tf.interop.chainer import discriminator_weights, generator_weights
+
+    with form_of(implementation):
+        model = tensorflow_model(config)
+        import tensorflow as tf
+
+        perturb(model)
+        variables = [*model.generator.trainable_variables, *model.discriminator.trainable_variables]
+        reals, z = random_inputs(config)
+        offsets = [stride - 1 for stride in config.model.frame_strides]
+        step = tf.function(model.losses_and_gradients, autograph=False)(reals, z, offsets)
+    gradients = {
+        variable.ref(): gradient
+        for variable, gradient in zip(variables, [*step.generator_gradients, *step.discriminator_gradients])
+    }
+    weights = {**generator_weights(model.generator), **discriminator_weights(model.discriminator)}
+    arrays: dict[str, Any] = {f"weight {name}": array for name, array in named_arrays(model).items()}
+    for name, weight in weights.items():
+        if weight.variable.ref() in gradients:
+            arrays[f"gradient {name}"] = weight.theirs(gradients[weight.variable.ref()].numpy())
+    arrays |= {f"real {index}": level for index, level in enumerate(reals)}
+    np.savez(path, z=z, offsets=offsets, **arrays, **{name: step.losses[name].numpy() for name in LOSSES})
+
+
+def torch_results(config: Config, path: str) -> dict[str, np.ndarray]:
+    """Losses and gradients of the baseline, with the weights and inputs of a reference."""
+    import torch
+
+    from benchmarks.torch_baseline import TrainingStep, load_weights, named_weights
+
+    arrays = read_npz(path, "benchmarks")
+    training = TrainingStep(config)
+    networks = training.generator, training.discriminator
+    load_weights(*networks, {name.partition(" ")[2]: arrays[name] for name in arrays if name.startswith("weight ")})
+    reals = [
+        torch.from_numpy(arrays[f"real {index}"]).permute(0, 4, 1, 2, 3)
+        for index in range(len(config.model.pyramid.levels))
+    ]
+    losses = training.backward(reals, torch.from_numpy(arrays["z"]), arrays["offsets"].tolist())
+    results = {name: value.numpy() for name, value in losses.items()}
+    for name, weight in named_weights(*networks).items():
+        if weight.requires_grad:
+            results[f"gradient {name}"] = weight.grad.numpy()
+    return results
+
+
+def _group(name: str) -> str:
+    if name in LOSSES:
+        return name
+    return "discriminator" if name.startswith("gradient level") else "generator"
+
+
+def errors(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """|found - expected| / |expected| of every loss and gradient; infinite where one of them is not finite.
+
+    A gradient that is 0 by its mathematics, such as that of a bias in front of a batch norm, is rounding on both sides.
+    It is held against a hundredth of the largest gradient of its network.
+
+    Raises:
+      ValueError: one side has a gradient that the other has not, or all gradients of a network are 0.
+    """
+    names = {name for name in expected if name in LOSSES or name.startswith("gradient ")}
+    if missing := names - found.keys():
+        raise ValueError(f"not found: {sorted(missing)}")
+    largest: dict[str, float] = {}
+    for name in names:
+        largest[_group(name)] = max(largest.get(_group(name), 0.0), float(np.linalg.norm(expected[name])))
+    if not all(largest.values()):
+        raise ValueError(f"nothing to compare, as all are 0: {largest}")
+    relative = {}
+    for name in names:
+        scale = max(float(np.linalg.norm(expected[name])), 0.01 * largest[_group(name)])
+        error = float(np.linalg.norm(found[name] - expected[name])) / scale
+        relative[name] = error if np.isfinite(error) else np.inf
+    return relative
+
+
+def check(config: Config, implementations: tuple[str, ...]) -> dict[str, float]:
+    """Holds the others against the package in float32: losses, penalty and every gradient.
+
+    Returns:
+      The largest error of each.
+    Raises:
+      UserError: one is above TOLERANCE.
+    """
+    # Against initial weights a penalty is next to nothing; this one's gradients weigh as much as those of the losses.
+    train = dataclasses.replace(config.train, mixed_precision="float32", r1_weight=1e5)
+    config = dataclasses.replace(config, train=train)
+    largest = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(pathlib.Path(folder, "ours.npz"))
+        other = str(pathlib.Path(folder, "plain.npz"))
+        of_tensorflow = {"ours": path} | ({"plain": other} if "plain" in implementations else {})
+        in_new_process(write_references, config, of_tensorflow)
+        expected = read_npz(path, "benchmarks")
+        for implementation in implementations:
+            if implementation == "plain":
+                found = read_npz(other, "benchmarks")
+            elif implementation == "torch":
+                found = in_new_process(torch_results, config, path)
+            else:
+                continue
+            found_errors = errors(found, expected)
+            worst = max(found_errors, key=lambda name: found_errors[name])
+            largest[implementation] = found_errors[worst]
+            if not found_errors[worst] <= TOLERANCE:
+                raise UserError(f"{implementation} is not the same: {worst} is off by {found_errors[worst]:.1e}")
+    return largest

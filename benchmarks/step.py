@@ -1,0 +1,89 @@
+"""One training step of G, D and penalty: the package against a plain TensorFlow graph and PyTorch.
+
+python -m benchmarks.step --clips=2 --output=step.json
+python -m benchmarks.step --flagfile_of_run=faceforensics.flags --clips=4 --dtype=bfloat16 --implementations=ours,torch
+
+`ours` is the step of tganv2_tf.train; `plain` the same model by its definitions, without the cheaper forms; `torch`
+what benchmarks/torch_baseline.py says (pip install -r requirements-peers.txt). Each runs in a process of its own, on
+random clips in memory, in turns; the first step of each, in which graphs are made, does not count. Before that, the
+losses, the penalty and all gradients of the others are held against ours, in float32 with a sixteenth of the channels;
+where they differ nothing is timed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+
+from benchmarks import contest, implementations
+from benchmarks.rows import Row, report
+from tganv2_tf import cli_flags
+from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option, require
+
+IMPLEMENTATIONS = ("ours", "plain", "torch")
+CHECK_DIVISOR = 16
+PRECISION = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What is timed."""
+
+    flagfile_of_run: str = option("the recipe, whose widths and optimisers count", "ucf.flags")
+    implementations: str = option("ours, and with what it is compared: some of plain,torch", "ours,plain,torch")
+    resolution: int = option("pixels of the last level; 0 = the recipe's", 0)
+    clips: int = option("clips of a step at level 1", 2)
+    dtype: str = option(
+        "what the networks compute in; bfloat16 leaves weights and norms in float32", "float32", tuple(PRECISION)
+    )
+    frame_strides: tuple[int, ...] = option("frame stride after each level but the last", (2, 2, 2))
+    batch_strides: tuple[int, ...] = option("batch stride after each level but the last", (1, 1, 1))
+    width_divisor: int = option("divide all channels by it, for a quick look", 1)
+    rounds: int = option("timed steps of each implementation", 3)
+    output: str = option("JSON file for the figures as well", "")
+
+    def __post_init__(self) -> None:
+        names = self.implementations.split(",")
+        valid = len(set(names)) == len(names) >= 2 and "ours" in names and set(names) <= set(IMPLEMENTATIONS)
+        require(valid, "implementations", self.implementations, "ours and at least one of plain,torch")
+        for name in ("clips", "width_divisor", "rounds"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
+
+    @property
+    def config(self) -> Config:
+        """The run whose step is timed."""
+        flags = [f"--global_batch_size={self.clips}", f"--mixed_precision={PRECISION[self.dtype]}"]
+        strides = {"frame_strides": self.frame_strides, "batch_strides": self.batch_strides}
+        flags += [f"--{name}={','.join(map(str, value))}" for name, value in strides.items()]
+        if self.resolution:
+            flags.append(f"--resolution={self.resolution}")
+        options = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
+        model, data, train, scores = cli_flags.parse([f"--flagfile={self.flagfile_of_run}", *flags], *options)
+        return Config(implementations.narrowed(model, self.width_divisor), data, train, scores)
+
+
+def main(command: Command) -> int:
+    names, config = command.implementations.split(","), command.config
+    if "torch" in names:
+        implementations.require_torch()
+    narrow = dataclasses.replace(config, model=implementations.narrowed(config.model, CHECK_DIVISOR))
+    for name, error in implementations.check(narrow, tuple(names)).items():
+        print(f"{name} computes the same as ours: the largest relative error of a loss or gradient is {error:.1e}")
+    size = f"{config.model.resolution} px, {command.clips} clips, {command.dtype}"
+    contestants: dict[str, contest.Contestant] = {}
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            make = (implementations.torch_step,) if name == "torch" else (implementations.tensorflow_step, name)
+            contestants[name] = stack.enter_context(contest.Contestant(name, *make, config))
+        contest.race(list(contestants.values()), command.rounds)
+    found: list[Row] = []
+    for name in names:
+        if name != "ours":
+            found += contest.compared(f"step, {size}, against {name}", contestants["ours"], contestants[name])
+    report("step", found, command.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli_flags.run(main, (Command,), "benchmarks.step", __doc__ or ""))
