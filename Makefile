@@ -1,6 +1,7 @@
 # make demo    train a small TGANv2 on rendered shapes, generate, export, score     (about 13 minutes on two cores)
 # make test    make lint, then every test
 # make lint    ruff and mypy
+# make bench   speed and memory beside PyTorch, plain TensorFlow and plain scripts; hours  (benchmarks/results.md)
 # make clean   remove what the demo made and the caches of the tools; the environment stays
 #
 # Each sets up .venv on its own when it is missing or when the pins or the Python version changed.
@@ -20,7 +21,9 @@ VERSION := $(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[
 RUNTIME := $(VENV)/.runtime-$(VERSION)-$(firstword $(shell cksum < requirements.txt))
 DEV := $(VENV)/.dev-$(VERSION)-$(firstword $(shell cat requirements.txt requirements-benchmarks.txt requirements-explore.txt requirements-dev.txt | cksum))
 
-.PHONY: demo test lint clean
+PEERS := $(VENV)/.peers-$(VERSION)-$(firstword $(shell cat requirements.txt requirements-peers.txt | cksum))
+
+.PHONY: demo test bench lint clean
 .DELETE_ON_ERROR:
 
 SCORE = $(PY) -m tganv2_tf.evaluate --data_dir=demo/data/train --classifier=demo/classifier.npz --num_samples=1000 \
@@ -54,6 +57,9 @@ demo: opencv
 test: opencv lint
 	$(PY) -m pytest
 
+bench: opencv $(PEERS)
+	$(PY) -m benchmarks.bench --output_dir=bench $(if $(wildcard demo/data/train/manifest.json),--data_dir=demo/data/train)
+
 lint: $(DEV)
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
@@ -79,6 +85,12 @@ $(DEV): $(RUNTIME)
 	@echo "Adding requirements-dev.txt"
 	@rm -f $(VENV)/.dev-*
 	@$(INSTALL) requirements-dev.txt
+	@touch $@
+
+$(PEERS): $(DEV)
+	@echo "Adding requirements-peers.txt"
+	@rm -f $(VENV)/.peers-*
+	@$(INSTALL) requirements-peers.txt
 	@touch $@
 
 .PHONY: supported opencv

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
+import os
+import pathlib
+import platform
+import re
 import statistics
 import sys
 from collections.abc import Sequence
 
 from tganv2_tf.files import write_atomically
+from tganv2_tf.machine import installed_version, memory, num_cpus
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +56,29 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def machine() -> str:
+    """Processor, memory, versions, and what else runs, in one line."""
+    info = pathlib.Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    total = memory()
+    versions = {name: installed_version(name) for name in ("tensorflow", "torch", "opencv-python")}
+    return (
+        f"{num_cpus()} cores ({names[0].strip() if names else platform.machine()}), "
+        f"{0 if total is None else total.total / 2**30:.0f} GiB, Python {platform.python_version()}, "
+        + ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+        + f"; load {os.getloadavg()[0]:.1f} at the end; {datetime.date.today()}"
+    )
+
+
 def report(name: str, rows: Sequence[Row], output: str) -> None:
     """Prints the table; writes it as JSON too, with the command that repeats it, where `output` names a file."""
     print(markdown(rows))
     if output:
         command = " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
-        content = {"name": name, "command": command, "rows": [dataclasses.asdict(row) for row in rows]}
+        content = {
+            "name": name,
+            "command": command,
+            "machine": machine(),
+            "rows": [dataclasses.asdict(row) for row in rows],
+        }
         write_atomically(output, json.dumps(content, indent=2) + "\n")

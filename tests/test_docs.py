@@ -179,6 +179,11 @@ def nothing_else(command: Command) -> None:
 
 
 ELSEWHERE: list[tuple[str, str, Callable[[Command], None]]] = [
+    (
+        r"make bench\b",
+        "hours; its parts in small: tests/test_step_benchmark.py, tests/test_speed_benchmarks.py",
+        target_exists,
+    ),
     (r"make (demo|test)\b", "minutes; .ci/run is `make test`, and each command of the demo runs here", target_exists),
     (r"pip install\b", "changes the environment", file_is_there),
     (r"(unrar|unzip|7z)\b", "the archives of UCF101 are downloads of 6.5 GB", nothing_else),
@@ -189,6 +194,11 @@ ELSEWHERE: list[tuple[str, str, Callable[[Command], None]]] = [
     (r"python -m tganv2_tf\.explore\b", "a server; tests/test_explore.py opens it", understood),
     (r"(TF_CONFIG=|srun\b)", "waits for others; tests/test_training_commands.py has two workers", workers_are_named),
     (r"python -m benchmarks\.cost\b", "a minute; tests/test_cost.py", understood),
+    (
+        r"python -m benchmarks\.(bench|step|inference|levels|evaluation|input_pipeline|preparation|startup)\b",
+        "minutes; in small: tests/test_step_benchmark.py, tests/test_speed_benchmarks.py",
+        understood,
+    ),
     (
         r"python -m benchmarks\.(crash|crash_preparation|fuzz|load|soak|determinism|storage)\b",
         "minutes; in small: tests/test_fault_benchmarks.py, tests/test_load.py, tests/test_resumption.py",

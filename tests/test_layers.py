@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tganv2_tf.models import layers
-from tganv2_tf.models.convolutions import convolve, upsample, upsample_convolve
+from tganv2_tf.models.convolutions import upsample
 
 RNG = np.random.default_rng(0)
 
@@ -156,30 +156,6 @@ def test_upsample_repeats_pixels_and_its_gradient_adds_them():
     np.testing.assert_allclose(tape.gradient(y, x, upstream), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_fused_upsampling_and_convolution_are_the_two_steps(size):
-    x, kernel = normal(2, size, size, 3), normal(3, 3, 3, 4)
-    plain = tf.nn.conv2d(upsample(x), kernel, 1, "SAME")
-    np.testing.assert_allclose(upsample_convolve(x, kernel), plain, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("lengths", "pool"),
-    [((4, 4, 6), (True, True, True)), ((3, 4, 4), (False, True, True)), ((1, 2, 2), (False, True, True))],
-)
-def test_fused_convolution_and_pooling_are_the_two_steps(lengths, pool):
-    x, kernel = normal(2, *lengths, 3), normal(3, 3, 3, 3, 4)
-    window = [1, *(2 if p else 1 for p in pool), 1]
-    plain = tf.nn.avg_pool3d(tf.nn.conv3d(x, kernel, [1] * 5, "SAME"), window, window, "VALID")
-    np.testing.assert_allclose(convolve(x, kernel, pool), plain, atol=1e-4)
-
-
-@pytest.mark.parametrize("lengths", [(1, 1, 1), (1, 4, 3), (2, 1, 3), (3, 3, 3)])
-def test_convolution_along_axes_of_length_one_loses_nothing(lengths):
-    x, kernel = normal(2, *lengths, 3), normal(3, 3, 3, 3, 4)
-    np.testing.assert_allclose(convolve(x, kernel), tf.nn.conv3d(x, kernel, [1] * 5, "SAME"), atol=1e-4)
-
-
 def test_initial_scales():
     # Variances: LeCun 1 / fan_in; Glorot uniform 2 / (fan_in + fan_out), twice that with the gain of sqrt(2).
     shape, fan_in, fan_out = [3, 3, 64, 96], 9 * 64, 9 * 96
@@ -190,3 +166,34 @@ def test_initial_scales():
     ]:
         assert np.var(initializer(shape)) == pytest.approx(variance, rel=0.05)
     assert np.abs(layers.lecun_normal()(shape)).max() > 3.5 / np.sqrt(fan_in), "not truncated"
+
+
+@pytest.mark.parametrize("size", [2, 9])
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_gradients_of_the_recurrence_are_those_of_its_definition(size, per_frame):
+    lstm = layers.ConvLSTM(4)
+    inputs = normal(2, 5, size, size, 4) if per_frame else normal(2, size, size, 4)
+    lstm(inputs, 5)
+    lstm.bias.assign(RNG.normal(size=16))
+    upstream = normal(2, 5, size, size, 4)
+
+    def by_definition(inputs):
+        hidden = cell = tf.zeros([2, size, size, 4])
+        frames = []
+        for t in range(5):
+            x = inputs[:, t] if per_frame else inputs if t == 0 else tf.zeros_like(inputs)
+            gates = lstm.bias + tf.nn.conv2d(x, lstm.input_kernel, 1, "SAME")
+            i, f, o, c = tf.split(gates + tf.nn.conv2d(hidden, lstm.recurrent_kernel, 1, "SAME"), 4, -1)
+            cell = tf.sigmoid(f) * cell + tf.sigmoid(i) * tf.tanh(c)
+            hidden = tf.sigmoid(o) * tf.tanh(cell)
+            frames.append(hidden)
+        return tf.stack(frames, 1)
+
+    def gradients(function):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = function(inputs)
+        return tape.gradient(outputs, [inputs, *lstm.trainable_variables], upstream)
+
+    for ours, expected in zip(gradients(lambda x: lstm(x, 5)[0]), gradients(by_definition)):
+        np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import pathlib
 
+import cv2
 import pytest
 
-from benchmarks import evaluation, input_pipeline
+from benchmarks import bench, evaluation, input_pipeline, levels
 from benchmarks.rows import Row, compared, report
 from tests.data_sets import write_data_set
+from tganv2_tf import cli_flags
+from tganv2_tf.errors import UserError
 
 
 def test_ratios_are_of_rounds_and_say_how_many_times_better_ours_is() -> None:
@@ -56,3 +60,38 @@ def test_stages_of_the_input_pipeline_give_what_they_say(tmp_path: pathlib.Path)
     shapes = [(2, 16, 8, 8, 3), (1, 8, 16, 16, 3)]
     assert [tuple(level.shape) for level in found["normalisation, pyramid"]] == shapes
     assert [tuple(level.shape) for level in found["whole pipeline"][0]] == [(1, *shape) for shape in shapes]
+
+
+def test_the_report_has_every_part_that_is_there_and_says_which_failed(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = {"ours": 2.0, "baseline": 8.0, "ratio": 4.0, "ratio_min": 3.5, "ratio_max": 4.5}
+    row = {"what": "a step", "unit": "s", **numbers}
+    part = {"name": "levels", "command": "python -m benchmarks.levels", "machine": "2 cores", "rows": [row]}
+    (tmp_path / "levels.json").write_text(json.dumps(part))
+    monkeypatch.setitem(bench.PARTS, "startup", ["there_is_no_such_benchmark"])
+    command = bench.Command(str(tmp_path), "levels,startup", report=str(tmp_path / "results.md"))
+    with pytest.raises(UserError, match=r"startup: .*there_is_no_such_benchmark.* ended with status 1"):
+        bench.main(command)
+    text = (tmp_path / "results.md").read_text()
+    assert "| a step | s | 2 | 8 | 4 | 3.5 to 4.5 |" in text
+    assert "`python -m benchmarks.levels`" in text
+    picture = cv2.imread(str(tmp_path / "results.png"))
+    assert picture is not None and picture.std() > 1, "something is drawn"
+
+
+def test_each_part_is_a_command_that_exists() -> None:
+    for program, *flags in bench.PARTS.values():
+        module = importlib.import_module(f"benchmarks.{program}")
+        cli_flags.parse([*flags, "--output=x.json"], module.Command)
+
+
+def test_a_level_more_has_twice_the_pixels_and_half_the_clips_and_frames() -> None:
+    spec = levels.config_of(levels.Command(), 5).model.pyramid
+    assert [(level.size, level.frames, level.batch_size(32)) for level in spec.levels] == [
+        (24, 32, 32),
+        (48, 16, 16),
+        (96, 8, 8),
+        (192, 4, 4),
+        (384, 2, 2),
+    ]

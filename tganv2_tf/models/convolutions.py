@@ -122,8 +122,18 @@ def _patch_matrix(lengths: tuple[int, ...], pool: tuple[bool, ...]) -> np.ndarra
 def _patches(inputs: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
     """[N, *lengths, C] -> [N, positions * taps, C]: what an output sees, the mean of two where it is pooled."""
     *lengths, channels = inputs.shape[1:].as_list()
-    matrix = tf.constant(_patch_matrix(tuple(lengths), tuple(pool)), inputs.dtype)
-    return tf.matmul(matrix, tf.reshape(inputs, [-1, matrix.shape[1], channels]))
+    matrix = _patch_matrix(tuple(lengths), tuple(pool))
+    return _mixed(matrix, tf.reshape(inputs, [-1, matrix.shape[1], channels]))
+
+
+def _mixed(matrix: np.ndarray, values: tf.Tensor) -> tf.Tensor:
+    """A constant matrix times each of [N, K, C]. TensorFlow's gradient would look for axes to add up, at each step."""
+
+    @tf.custom_gradient
+    def mixed(values: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        return tf.matmul(tf.constant(matrix, values.dtype), values), lambda upstream: _mixed(matrix.T, upstream)
+
+    return mixed(values)
 
 
 @tf.custom_gradient

@@ -1,0 +1,135 @@
+"""All measurements of speed and memory, one after the other, and their report.
+
+python -m benchmarks.bench --output_dir=bench                  (hours: nothing else should run)
+python -m benchmarks.bench --output_dir=bench --parts=step_192_2,inference
+
+Every part is a command of its own, which the report names. A part whose figures are in the folder is not measured
+again; the report is made of all that are there. `make bench` runs this.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.rows import Row, markdown
+from tganv2_tf import cli_flags
+from tganv2_tf.config import option, require
+from tganv2_tf.errors import UserError
+from tganv2_tf.files import whole_file, write_atomically
+
+FACES, BFLOAT16 = "--flagfile_of_run=faceforensics.flags", "--dtype=bfloat16"
+# Both baselines of a step beside ours do not fit into 24 GB.
+PARTS = {
+    "step_192_2": ["step", "--implementations=ours,torch"],
+    "step_192_2_plain": ["step", "--implementations=ours,plain"],
+    "step_192_4": ["step", "--implementations=ours,torch", "--clips=4", "--rounds=2"],
+    "step_192_4_plain": ["step", "--implementations=ours,plain", "--clips=4", "--rounds=2"],
+    "step_256_2": ["step", "--implementations=ours,torch", FACES, "--rounds=2"],
+    "step_256_2_plain": ["step", "--implementations=ours,plain", FACES, "--rounds=2"],
+    "step_256_4": ["step", "--implementations=ours,torch", FACES, "--clips=4", "--rounds=2"],
+    "step_192_2_bfloat16": ["step", "--implementations=ours,torch", BFLOAT16],
+    "step_192_4_bfloat16": ["step", "--implementations=ours,torch", BFLOAT16, "--clips=4", "--rounds=2"],
+    "step_256_2_bfloat16": ["step", "--implementations=ours,torch", BFLOAT16, FACES, "--rounds=2"],
+    "step_256_4_bfloat16": ["step", "--implementations=ours,torch", BFLOAT16, FACES, "--clips=4", "--rounds=2"],
+    "levels": ["levels"],
+    "inference": ["inference"],
+    "evaluation": ["evaluation"],
+    "input_pipeline": ["input_pipeline"],
+    "preparation": ["preparation"],
+    "startup": ["startup"],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What is measured, and where the figures go."""
+
+    output_dir: str = option("folder of the figures, a JSON file a part")
+    parts: str = option("parts to measure; nothing = all: " + ",".join(PARTS), "")
+    data_dir: str = option("shards of the demo, for the time to its first step; nothing leaves it out", "")
+    report: str = option("the report, Markdown; its plot is beside it, as .png", "benchmarks/results.md")
+
+    def __post_init__(self) -> None:
+        require(set(self.names) <= set(PARTS), "parts", self.parts, f"some of {','.join(PARTS)}")
+
+    @property
+    def names(self) -> list[str]:
+        """The parts to measure, in their order."""
+        return self.parts.split(",") if self.parts else list(PARTS)
+
+
+def measure(name: str, command: Command, path: pathlib.Path) -> None:
+    """Runs the command of a part, whose figures then are in the file.
+
+    Raises:
+      UserError: it failed; what it said has gone to stderr.
+    """
+    program, *flags = PARTS[name]
+    if program == "startup" and command.data_dir:
+        flags.append(f"--data_dir={command.data_dir}")
+    arguments = [sys.executable, "-m", f"benchmarks.{program}", *flags, f"--output={path}"]
+    status = subprocess.run(arguments, stdout=subprocess.DEVNULL, check=False).returncode
+    if status or not path.exists():
+        raise UserError(f"{name}: `{' '.join(arguments[1:])}` ended with status {status}")
+
+
+def document(found: dict[str, dict[str, Any]]) -> str:
+    """The report, of the contents of the parts' files."""
+    lines = [
+        "# Measurements",
+        "",
+        "Made by `make bench`; each table names the command that repeats it. Ratios are of rounds in turns on one",
+        "machine, the median and the spread; above 1 ours is better. Absolute times are of that machine, on that day.",
+    ]
+    for name, part in found.items():
+        rows = [Row(**row) for row in part["rows"]]
+        lines += ["", f"## {name}", f"`{part['command']}`  ", part["machine"], "", markdown(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def plot(path: pathlib.Path, found: dict[str, dict[str, Any]]) -> None:
+    """Draws every ratio with its spread."""
+    from matplotlib.figure import Figure
+
+    rows = [Row(**row) for part in found.values() for row in part["rows"] if row["ratio"] is not None]
+    figure = Figure(figsize=(9, 1 + 0.3 * len(rows)), layout="constrained")
+    axis = figure.add_subplot()
+    places = range(len(rows), 0, -1)
+    axis.barh(places, [row.ratio for row in rows], color="tab:blue")
+    for place, row in zip(places, rows):
+        axis.plot([row.ratio_min, row.ratio_max], [place, place], color="black")
+    axis.axvline(1, color="gray", linewidth=1)
+    axis.set_yticks(places, [row.what for row in rows], fontsize=8)
+    axis.set_xlabel("times better than the baseline")
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def main(command: Command) -> int:
+    folder, failed = pathlib.Path(command.output_dir).resolve(), []
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in tqdm(command.names, desc="measuring", unit="part"):
+        path = folder / f"{name}.json"
+        if not path.exists():
+            try:
+                measure(name, command, path)
+            except UserError as error:
+                failed.append(str(error))
+    found = {name: json.loads(path.read_text()) for name in PARTS if (path := folder / f"{name}.json").exists()}
+    if found:
+        write_atomically(command.report, document(found))
+        plot(pathlib.Path(command.report).with_suffix(".png"), found)
+    if failed:
+        raise UserError("; ".join(failed) + "; the others are in the report, and the same command measures these again")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli_flags.run(main, (Command,), "benchmarks.bench", __doc__ or ""))
