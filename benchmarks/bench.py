@@ -98,15 +98,15 @@ def plot(path: pathlib.Path, found: dict[str, dict[str, Any]]) -> None:
     """Draws every ratio with its spread."""
     from matplotlib.figure import Figure
 
-    rows = [Row(**row) for part in found.values() for row in part["rows"] if row["ratio"] is not None]
+    rows = [row for part in found.values() for row in part["rows"] if row["ratio"] is not None]
     figure = Figure(figsize=(9, 1 + 0.3 * len(rows)), layout="constrained")
     axis = figure.add_subplot()
     places = range(len(rows), 0, -1)
-    axis.barh(places, [row.ratio for row in rows], color="tab:blue")
+    axis.barh(places, [row["ratio"] for row in rows], color="tab:blue")
     for place, row in zip(places, rows):
-        axis.plot([row.ratio_min, row.ratio_max], [place, place], color="black")
+        axis.plot([row["ratio_min"], row["ratio_max"]], [place, place], color="black")
     axis.axvline(1, color="gray", linewidth=1)
-    axis.set_yticks(places, [row.what for row in rows], fontsize=8)
+    axis.set_yticks(places, [row["what"] for row in rows], fontsize=8)
     axis.set_xlabel("times better than the baseline")
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=120)
