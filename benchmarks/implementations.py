@@ -24,7 +24,7 @@ from tganv2_tf.files import read_npz
 if TYPE_CHECKING:
     from tganv2_tf.models.tganv2 import TGANv2
 
-TOLERANCE = 1e-3
+TOLERANCE = 5e-3  # of the largest value; float32 sums in other orders, through a dozen batch norms, reach 1.3e-3
 LOSSES = ("generator_loss", "discriminator_loss", "r1_penalty")
 
 

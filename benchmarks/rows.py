@@ -74,7 +74,8 @@ def report(name: str, rows: Sequence[Row], output: str) -> None:
     """Prints the table; writes it as JSON too, with the command that repeats it, where `output` names a file."""
     print(markdown(rows))
     if output:
-        command = " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
+        flags = [flag for flag in sys.argv[1:] if not flag.startswith("--output=")]
+        command = " ".join(["python", "-m", f"benchmarks.{name}", *flags])
         content = {
             "name": name,
             "command": command,
