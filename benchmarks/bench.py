@@ -1,10 +1,11 @@
 """All measurements of speed and memory, one after the other, and their report.
 
-python -m benchmarks.bench --output_dir=bench                  (hours: nothing else should run)
+python -m benchmarks.bench --output_dir=bench
 python -m benchmarks.bench --output_dir=bench --parts=step_192_2,inference
 
-Every part is a command of its own, which the report names. A part whose figures are in the folder is not measured
-again; the report is made of all that are there. `make bench` runs this.
+All of it takes hours, in which nothing else should run. Every part is a command of its own, which the report names. A
+part whose figures are in the folder is not measured again; the report is made of all that are there. `make bench` runs
+this.
 """
 
 from __future__ import annotations
