@@ -260,6 +260,14 @@ def test_step_cost_by_hand():
     assert products_of_step(tiny(n_dis=2, r1_every_steps=4)) == step + second + 2 * penalty / 4
 
 
+def test_recomputing_trades_operations_for_memory():
+    kept, again = (step_cost(tiny(global_batch_size=32, recompute=on), 32) for on in (False, True))
+    # A level but for its last convolution, whose output nobody asks for, and the blocks of the discriminators likewise.
+    assert kept.multiply_adds < again.multiply_adds < kept.multiply_adds + 8 * (GENERATOR + DISCRIMINATOR)
+    assert again.activation_bytes < 0.75 * kept.activation_bytes
+    assert again.state_bytes == kept.state_bytes
+
+
 def test_a_full_size_step_takes_no_more_operations_than_it_did():
     """Of two clips of the recipe of UCF101; what is written here is what was measured when it was last improved."""
     config = step.Command(clips=2).config

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.conftest import tiny_config
+from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.residual_3d import ResBlock3D, average_pool
 
 RNG = np.random.default_rng(0)
@@ -52,6 +54,16 @@ def test_residual_block_is_its_plain_definition(lengths, grow):
     expected = pool(hidden) + pool(plain(x, block.shortcut))
     np.testing.assert_allclose(block(x), expected, atol=1e-4)
     assert y.shape == expected.shape
+    assert block.lengths_after(lengths) == expected.shape[1:4].as_list()
+
+
+def test_what_convolutions_get_by_hand():
+    discriminator = Discriminator(tiny_config({"discriminator_channels": (4,) * 4}).model)
+    level = discriminator.level_discriminators[1]
+    found = discriminator.input_lengths([(4, 8, 8), (2, 16, 16)])
+    lengths = [tuple(found[block.conv1]) for block in level.blocks]
+    assert lengths == [tuple(found[block.conv2]) for block in level.blocks]
+    assert lengths == [(2, 16, 16), (2, 8, 8), (1, 4, 4), (1, 2, 2)]  # time is not pooled by the first
 
 
 def test_first_block_has_no_pre_activation_and_keeps_time():

@@ -29,6 +29,23 @@ def test_sigma_converges_to_the_largest_singular_value():
     assert normalized == pytest.approx(1, rel=1e-4)
 
 
+def test_taps_that_meet_only_padding_are_left_out_of_the_kernel_and_not_of_sigma():
+    conv = SpectralConv3D(6, 3, glorot_uniform())
+    conv(tf.zeros([1, 2, 4, 4, 3]))
+    converge(conv, 5)
+    upstream = np.random.default_rng(0).normal(size=(1, 3, 1, 3, 6)).astype(np.float32)
+
+    def gradient(kernel_in_use):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(kernel_in_use() * upstream)
+        return tape.gradient(loss, conv.kernel)
+
+    np.testing.assert_array_equal(conv.normalized_kernel((1, 2, 1)), conv.normalized_kernel()[1:2, :, 1:2])
+    ours = gradient(lambda: conv.normalized_kernel((1, 2, 1)))
+    theirs = gradient(lambda: (conv.kernel / conv.sigma())[1:2, :, 1:2])
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
 def test_one_update_is_one_power_iteration():
     layer = dense()
     w, left = layer.kernel.numpy(), layer.left.numpy()

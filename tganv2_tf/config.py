@@ -149,6 +149,11 @@ class TrainConfig:
     gradient_accumulation_steps: int = option(
         "parts in which a replica works through its batch, one after the other, to spare memory", 1
     )
+    recompute: bool = option(
+        "compute the generator's levels, and the discriminators' blocks on fakes, a second time to go back through "
+        "them, to spare memory",
+        False,
+    )
     ema_decay: float = option("decay of the averaged generator's weights a step; 0 = no averaging", 0.999)
     distribution: str = option(
         "mirrored = all devices of this machine; one_device; multi_worker = all machines that TF_CONFIG or Slurm names",

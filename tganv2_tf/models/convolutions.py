@@ -14,10 +14,12 @@ from typing import Callable
 import numpy as np
 import tensorflow as tf
 
+from tganv2_tf.models.recomputation import recomputed
+
 # Small maps are convolved by a matrix product of their patches. There the weights are what takes time, and a product
-# reads them once, where a convolution brings them into an order of its own at each call. Making patches costs as much
-# as the product, times positions by channels out; so these have to be so many times as many, by the number of axes. Of
-# single frames a batch has more than of videos, and the weights matter less.
+# reads them once, where a convolution brings them into an order of its own at each call. Patches pay where channels out
+# are so many times as many as positions, by the number of axes: a batch has more single frames than videos, so that
+# their weights matter less.
 CHANNELS_PER_POSITION = {2: 16, 3: 4}
 
 
@@ -29,7 +31,7 @@ def convolve(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool] | None =
 
     Args:
       inputs: [N, H, W, C] or [N, T, H, W, C], with static lengths.
-      kernel: one or three taps an axis, [3, 3, C, C'] or [3, 3, 3, C, C'].
+      kernel: three taps an axis, [3, 3, C, C'] or [3, 3, 3, C, C'], or one along all, or without its `unused_taps`.
       pool: for each axis whether it is halved; its length is then even. None pools nothing.
     Returns:
       [N, H', W', C'] or [N, T', H', W', C'].
@@ -39,23 +41,30 @@ def convolve(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool] | None =
     if set(kernel.shape[:-2]) == {1}:
         outputs = tf.matmul(tf.reshape(inputs, [-1, kernel.shape[-2]]), tf.reshape(kernel, kernel.shape[-2:]))
         return mean_of_pairs(tf.reshape(outputs, [-1, *lengths, kernel.shape[-1]]), pool, pool)
-    # Along an axis of length 1 the outer taps meet only padding.
-    if 1 in lengths:
-        outer = [length == 1 and taps == 3 for length, taps in zip(lengths, kernel.shape)]
-        kernel = tf.slice(kernel, [*map(int, outer), 0, 0], [1 if cut else -1 for cut in outer] + [-1, -1])
+    kernel = without(unused_taps(kernel, lengths), kernel)
     channels, positions = kernel.shape[-1], math.prod(lengths)
     if CHANNELS_PER_POSITION[len(lengths)] * positions <= channels:
         patches = inputs if positions == 1 else _patches(inputs, pool)
         outputs = _product(tf.reshape(patches, [-1, math.prod(kernel.shape[:-1])]), tf.reshape(kernel, [-1, channels]))
         halved = [length // 2 if pooled else length for length, pooled in zip(lengths, pool)]
         return tf.reshape(outputs, [-1, *halved, channels])
-    if lengths[0] == 2 and len(lengths) == 3:
-        return _two_frames(inputs, kernel, pool)
+    form = _two_frames if lengths[0] == 2 and len(lengths) == 3 else _strided
     if not any(pool):
-        return _strided(inputs, kernel, pool, "SAME")
-    padding = [[0, 0] if length == 1 else [1, 1] for length in lengths]
-    padded = tf.pad(inputs, [[0, 0], *padding, [0, 0]])
-    return _strided(mean_of_pairs(padded, pool), kernel, pool, "VALID")
+        return form(inputs, kernel, pool)
+    # The means that the kernel meets are as large as the inputs, and made in no time.
+    return recomputed(lambda inputs, kernel: form(inputs, kernel, pool), inputs, kernel)
+
+
+def unused_taps(kernel: tf.Tensor, lengths: Sequence[int]) -> list[int]:
+    """For each axis of a kernel, how many taps at each end meet only padding, in inputs of these lengths."""
+    return [*(int(length == 1 and taps == 3) for length, taps in zip(lengths, kernel.shape)), 0, 0]
+
+
+def without(unused: Sequence[int], kernel: tf.Tensor) -> tf.Tensor:
+    """The kernel without its `unused_taps`."""
+    if not any(unused):
+        return kernel
+    return tf.slice(kernel, unused, [taps - 2 * cut for taps, cut in zip(kernel.shape, unused)])
 
 
 def _two_frames(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
@@ -75,7 +84,12 @@ def _two_frames(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> t
     return tf.transpose(outputs, [0, 3, 1, 2, 4])
 
 
-def _strided(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool], padding: str) -> tf.Tensor:
+def _strided(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
+    """By TensorFlow's convolution, at stride 2 of means where it is pooled."""
+    padding = "SAME"
+    if any(pool):
+        zeros = [[0, 0] if length == 1 else [1, 1] for length in inputs.shape[1:-1]]
+        inputs, padding = mean_of_pairs(tf.pad(inputs, [[0, 0], *zeros, [0, 0]]), pool), "VALID"
     strides = [2 if pooled else 1 for pooled in pool]
     if len(pool) == 2:
         return tf.nn.conv2d(inputs, kernel, strides, padding)
@@ -98,7 +112,6 @@ def mean_of_pairs(inputs: tf.Tensor, axes: Sequence[bool], strides: Sequence[boo
         return inputs
     window = [1, *(2 if chosen else 1 for chosen in axes), 1]
     moves = [1, *(2 if chosen else 1 for chosen in strides or [False] * len(axes)), 1]
-    average = tf.nn.avg_pool2d if len(axes) == 2 else tf.nn.avg_pool3d
     average = tf.nn.avg_pool2d if len(axes) == 2 else tf.nn.avg_pool3d
     if inputs.dtype == tf.float16:  # of which TensorFlow has no 3D pooling on CPUs
         return tf.cast(average(tf.cast(inputs, tf.float32), window, moves, "VALID"), tf.float16)

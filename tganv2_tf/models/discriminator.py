@@ -44,7 +44,11 @@ class LevelDiscriminator(layers.Layer):
             )
 
     def call(
-        self, videos: tf.Tensor, labels: tf.Tensor | None = None, bias_scale: tf.Tensor | None = None
+        self,
+        videos: tf.Tensor,
+        labels: tf.Tensor | None = None,
+        bias_scale: tf.Tensor | None = None,
+        recompute: bool = False,
     ) -> tf.Tensor:
         """Scores videos.
 
@@ -53,12 +57,13 @@ class LevelDiscriminator(layers.Layer):
           labels: int [N], where there are classes.
           bias_scale: float32 [N], what all biases are multiplied by for each sample. With it the logits are
             homogeneous: they grow with the video and this number together.
+          recompute: keep, of each block, only what it begins with, and compute it again to go back through it.
         Returns:
           float32 logits [N].
         """
         features = tf.cast(videos, self.compute_dtype)
         for block in self.blocks:
-            features = block(features, bias_scale)
+            features = (block.recomputed if recompute else block)(features, bias_scale)
         features = tf.reduce_sum(tf.cast(relu(features), tf.float32), [1, 2, 3])
         logits = self.linear(features, bias_scale)[:, 0]
         if labels is None:
@@ -89,6 +94,7 @@ class Discriminator(tf.keras.Model):
         videos: Sequence[tf.Tensor],
         labels: tf.Tensor | None = None,
         bias_scales: Sequence[tf.Tensor] | None = None,
+        recompute: bool = False,
     ) -> list[tf.Tensor]:
         """Scores a pyramid.
 
@@ -96,6 +102,7 @@ class Discriminator(tf.keras.Model):
           videos: L tensors, level l float [N_l, T_l, H_l, W_l, 3] in [-1, 1].
           labels: int [N_1], of a conditional model: sample i of level l is sample i * N_1 / N_l of level 1.
           bias_scales: L tensors, as in `LevelDiscriminator`.
+          recompute: as in `LevelDiscriminator`.
         Returns:
           L tensors of logits, level l float32 [N_l].
         Raises:
@@ -109,8 +116,18 @@ class Discriminator(tf.keras.Model):
         for index, (network, level) in enumerate(zip(self.level_discriminators, videos)):
             if index and labels is not None:
                 labels = labels[:: self.config.batch_strides[index - 1]]
-            logits.append(network(level, labels, None if bias_scales is None else bias_scales[index]))
+            bias_scale = None if bias_scales is None else bias_scales[index]
+            logits.append(network(level, labels, bias_scale, recompute))
         return logits
+
+    def input_lengths(self, levels: Sequence[Sequence[int]]) -> dict[SpectralLayer, Sequence[int]]:
+        """T, H, W of what each 3x3x3 convolution gets where level l has the lengths T_l, H_l, W_l."""
+        found = {}
+        for network, lengths in zip(self.level_discriminators, levels):
+            for block in network.blocks:
+                found[block.conv1] = found[block.conv2] = lengths
+                lengths = block.lengths_after(lengths)
+        return found
 
     @property
     def weight_layers(self) -> list[SpectralLayer]:

@@ -13,6 +13,7 @@ from tensorflow.keras import layers
 
 from tganv2_tf.config import ModelConfig
 from tganv2_tf.models.layers import BatchNorm, ConvLSTM, RenderingBlock, UpBlock, lecun_normal
+from tganv2_tf.models.recomputation import recomputed
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS
 from tganv2_tf.subsampling import subsample
 
@@ -37,9 +38,15 @@ class GeneratorLevel(layers.Layer):
 
 
 def _per_frame(
-    layer: Callable[..., tf.Tensor], videos: tf.Tensor, training: bool, labels: tf.Tensor | None
+    layer: Callable[..., tf.Tensor],
+    videos: tf.Tensor,
+    training: bool,
+    labels: tf.Tensor | None,
+    recompute: bool = False,
 ) -> tf.Tensor:
     """Applies to [N, T, H, W, C] and labels [N] a layer that works on frames [N * T, H, W, C]."""
+    if recompute:
+        return recomputed(lambda videos: _per_frame(layer, videos, training, labels), videos)
     shape = tf.shape(videos)
     if labels is not None:
         labels = tf.repeat(labels, shape[1])
@@ -182,6 +189,7 @@ class Generator(tf.keras.Model):
         batch_strides: Sequence[int] | None = None,
         frame_offsets: Sequence[int | tf.Tensor] | None = None,
         labels: tf.Tensor | None = None,
+        recompute: bool = False,
     ) -> list[tf.Tensor]:
         """Training: every level, with the subsampling layers S^G between them (paper, equations of G'_1 to G'_L).
 
@@ -192,6 +200,7 @@ class Generator(tf.keras.Model):
           batch_strides: s_n of each layer; the config's where it is None.
           frame_offsets: b_t of each layer; drawn anew where it is None.
           labels: int [N_1], of a conditional model.
+          recompute: keep, of each level, only what it begins with, and compute it again to go back through it.
         Returns:
           L tensors, level l float32 [N_l, T_l, H_l, W_l, 3] in [-1, 1].
         """
@@ -206,8 +215,8 @@ class Generator(tf.keras.Model):
                 i = index - 1
                 features = subsample(features, frame_offsets[i], frame_strides[i], batch_strides[i])
                 labels = None if labels is None else labels[:: batch_strides[i]]
-            features = _per_frame(level, features, training, labels)
-            videos.append(_per_frame(level.render, features, training, labels))
+            features = _per_frame(level, features, training, labels, recompute)
+            videos.append(_per_frame(level.render, features, training, labels, recompute))
         return videos
 
     @property

@@ -5,6 +5,7 @@ Details, such as what happens to odd axes, are those of the authors' implementat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -12,7 +13,20 @@ from tensorflow.keras import layers
 
 from tganv2_tf.models.convolutions import mean_of_pairs, relu
 from tganv2_tf.models.layers import glorot_uniform, relu_glorot_uniform
-from tganv2_tf.models.spectral_norm import SpectralConv3D
+from tganv2_tf.models.recomputation import recomputed
+from tganv2_tf.models.spectral_norm import SpectralConv3D, given_weights
+
+
+def pooling(
+    lengths: Sequence[int], pool_time: bool = True, grow_length_one_axes: bool = False
+) -> tuple[list[bool], list[int]]:
+    """For each of T, H, W whether `average_pool` halves it, and how many zeros it pads on both sides before."""
+    pooled = [length > 1 and (pool_time or axis > 0) for axis, length in enumerate(lengths)]
+    padded = [
+        (halved and length % 2 == 1) or (length == 1 and grow_length_one_axes and (pool_time or axis > 0))
+        for axis, (length, halved) in enumerate(zip(lengths, pooled))
+    ]
+    return pooled, list(map(int, padded))
 
 
 def average_pool(inputs: tf.Tensor, pool_time: bool = True, grow_length_one_axes: bool = False) -> tf.Tensor:
@@ -24,16 +38,10 @@ def average_pool(inputs: tf.Tensor, pool_time: bool = True, grow_length_one_axes
     Args:
       inputs: [N, T, H, W, C] with static T, H, W.
     """
-    axes, padding = [], [[0, 0]]
-    for axis, length in enumerate(inputs.shape[1:4]):
-        pooled = length > 1 and (pool_time or axis > 0)
-        padded = (pooled and length % 2 == 1) or (length == 1 and grow_length_one_axes and (pool_time or axis > 0))
-        axes.append(pooled)
-        padding.append([1, 1] if padded else [0, 0])
-    padding.append([0, 0])
-    if any(after for _, after in padding):
-        inputs = tf.pad(inputs, padding)
-    return mean_of_pairs(inputs, axes, axes)
+    pooled, zeros = pooling(inputs.shape[1:4], pool_time, grow_length_one_axes)
+    if any(zeros):
+        inputs = tf.pad(inputs, [[count, count] for count in (0, *zeros, 0)])
+    return mean_of_pairs(inputs, pooled, pooled)
 
 
 class ResBlock3D(layers.Layer):
@@ -60,8 +68,24 @@ class ResBlock3D(layers.Layer):
         self.conv2 = SpectralConv3D(channels, 3, relu_glorot_uniform(), spectral_norm, name="conv2")
         self.shortcut = SpectralConv3D(channels, 1, glorot_uniform(), spectral_norm, name="shortcut")
 
+    def recomputed(self, inputs: tf.Tensor, bias_scale: tf.Tensor | None = None) -> tf.Tensor:
+        """`call`, which is computed again to go back through it; only the inputs are kept."""
+        convolutions = (self.conv1, self.conv2, self.shortcut)
+        weights = [layer.weights_in_use() for layer in convolutions]
+
+        def block(inputs: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
+            with given_weights(convolutions, weights[:3], weights[3:]):
+                return self(inputs, bias_scale)
+
+        return recomputed(block, inputs, *(kernel for kernel, _ in weights), *(bias for _, bias in weights))
+
     def _pool(self, inputs: tf.Tensor) -> tf.Tensor:
         return average_pool(inputs, pool_time=not self.first, grow_length_one_axes=self.grow_length_one_axes)
+
+    def lengths_after(self, lengths: Sequence[int]) -> list[int]:
+        """T', H', W' of what it makes of inputs with T, H, W."""
+        pooled, zeros = pooling(lengths, not self.first, self.grow_length_one_axes)
+        return [(length + 2 * count) // (2 if halved else 1) for length, count, halved in zip(lengths, zeros, pooled)]
 
     def call(self, inputs: tf.Tensor, bias_scale: tf.Tensor | None = None) -> tf.Tensor:
         """[N, T, H, W, C] -> [N, T', H', W', channels]; `bias_scale` as in `LevelDiscriminator`."""

@@ -16,7 +16,7 @@ from typing import Any, Callable
 import tensorflow as tf
 from tensorflow.keras import layers
 
-from tganv2_tf.models.convolutions import convolve
+from tganv2_tf.models.convolutions import convolve, unused_taps, without
 
 # By the layers' identities; a strategy's replicas, which share the layers, are threads with a context each.
 _given: contextvars.ContextVar[Mapping[int, Sequence[tf.Tensor]] | None] = contextvars.ContextVar("given", default=None)
@@ -70,35 +70,47 @@ class SpectralLayer(layers.Layer):
         """The estimate of the largest singular value, float32 scalar; differentiable with respect to the kernel."""
         return tf.tensordot(tf.linalg.matvec(self._matrix(), self.left), self.right, 1)
 
-    def normalized_kernel(self) -> tf.Tensor:
-        """W / sigma(W), or W, float32."""
-        kernel = tf.convert_to_tensor(self.kernel)
-        if not self.spectral_norm:
-            return kernel
-        return _normalized(kernel, 1.0 / self.sigma(), tf.identity(self.left), tf.identity(self.right))
+    def normalized_kernel(self, lengths: Sequence[int] | None = None) -> tf.Tensor:
+        """W / sigma(W), or W, float32.
 
-    def _weights(self) -> Sequence[tf.Tensor]:
+        Args:
+          lengths: of the inputs that it is for, T, H, W; taps that meet only padding there are left out.
+        """
+        kernel = tf.convert_to_tensor(self.kernel)
+        unused = [0] * kernel.shape.rank if lengths is None else unused_taps(kernel, lengths)
+        if not self.spectral_norm:
+            return without(unused, kernel)
+        return _normalized(kernel, 1.0 / self.sigma(), tf.identity(self.left), tf.identity(self.right), unused)
+
+    def weights_in_use(self) -> Sequence[tf.Tensor]:
         """The normalised kernel and the bias in the dtype that the layer computes in, or what stands in their place."""
         weights = (_given.get() or {}).get(id(self)) or (self.normalized_kernel(), self.bias)
         return [tf.cast(weight, self.compute_dtype) for weight in weights]
 
 
-@tf.custom_gradient
 def _normalized(
-    kernel: tf.Tensor, scale: tf.Tensor, left: tf.Tensor, right: tf.Tensor
-) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
-    """K = W / sigma(W), where scale is 1 / sigma(W).
+    kernel: tf.Tensor, scale: tf.Tensor, left: tf.Tensor, right: tf.Tensor, unused: Sequence[int]
+) -> tf.Tensor:
+    """K = W / sigma(W), without unused taps, where scale is 1 / sigma(W).
 
     sigma = u^T W v, so that dW = (dK - <dK, K> v u^T) / sigma. By its parts it would take more passes over memory.
     """
-    outputs = scale * kernel
 
-    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None, None, None]:
-        share = scale * tf.reduce_sum(upstream * outputs)
-        of_sigma = tf.reshape((share * right)[:, tf.newaxis] * left, kernel.shape)
-        return scale * upstream - of_sigma, None, None, None
+    @tf.custom_gradient
+    def normalized(
+        kernel: tf.Tensor, scale: tf.Tensor, left: tf.Tensor, right: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None, None, None]:
+            upstream = scale * upstream
+            share = scale * tf.reduce_sum(upstream * without(unused, kernel))  # W is there; K may be so no more
+            of_sigma = tf.reshape((share * right)[:, tf.newaxis] * left, kernel.shape)
+            if any(unused):
+                upstream = tf.pad(upstream, [[cut, cut] for cut in unused])
+            return upstream - of_sigma, None, None, None
 
-    return outputs, gradient
+        return scale * without(unused, kernel), gradient
+
+    return normalized(kernel, scale, left, right)
 
 
 @contextlib.contextmanager
@@ -117,8 +129,24 @@ def _add_bias(outputs: tf.Tensor, bias: tf.Tensor, scale: tf.Tensor | None) -> t
     """Adds a bias, times each sample's scale, float32 [N], where there is one."""
     if scale is None:
         return tf.nn.bias_add(outputs, bias)
-    shape = [-1] + [1] * (outputs.shape.rank - 1)
-    return outputs + tf.reshape(tf.cast(scale, outputs.dtype), shape) * bias
+    return _add_rows(outputs, tf.cast(scale, outputs.dtype)[:, tf.newaxis] * bias)
+
+
+def _everywhere(rows: tf.Tensor, rank: int) -> tf.Tensor:
+    """[N, C] -> [N, 1, ..., 1, C]."""
+    return tf.reshape(rows, [-1, *[1] * (rank - 2), rows.shape[-1]])
+
+
+@tf.custom_gradient
+def _add_rows(outputs: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
+    """[N, ..., C] plus [N, C]. TensorFlow's second derivative of it would make a tensor as large as the outputs."""
+
+    @tf.custom_gradient
+    def gradient(upstream: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable[..., tf.Tensor]]:
+        of_rows = tf.reduce_sum(upstream, list(range(1, upstream.shape.rank - 1)))
+        return (tf.identity(upstream), of_rows), lambda a, b: a + _everywhere(b, a.shape.rank)
+
+    return outputs + _everywhere(rows, outputs.shape.rank), gradient
 
 
 class SpectralConv3D(SpectralLayer):
@@ -148,7 +176,7 @@ class SpectralConv3D(SpectralLayer):
           pool: which of T, H, W to halve by means of pairs; these lengths are even.
           bias_scale: float32 [N], what each sample's bias is multiplied by.
         """
-        kernel, bias = self._weights()
+        kernel, bias = self.weights_in_use()
         return _add_bias(convolve(inputs, kernel, pool), bias, bias_scale)
 
 
@@ -166,5 +194,5 @@ class SpectralDense(SpectralLayer):
 
     def call(self, inputs: tf.Tensor, bias_scale: tf.Tensor | None = None) -> tf.Tensor:
         """[N, C] -> [N, units]; each sample's bias is multiplied by its `bias_scale`, float32 [N]."""
-        kernel, bias = self._weights()
+        kernel, bias = self.weights_in_use()
         return _add_bias(tf.matmul(inputs, kernel), bias, bias_scale)

@@ -219,11 +219,12 @@ class TGANv2(tf.keras.Model):
                 batch_strides=model.batch_strides,
                 frame_offsets=frame_offsets,
                 labels=labels,
+                recompute=train.recompute,
             )
             videos = seen(fake_videos)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch([weights, videos])
-            logits = self.discriminator(videos, labels)
+            logits = self.discriminator(videos, labels, recompute=train.recompute)
         loss = LOSSES[train.loss]
         losses, (for_generator, for_discriminator) = zip(
             *(mean_loss(function, logits, model.batch_strides, train.score) for function in (loss.generator, loss.fake))
@@ -327,10 +328,12 @@ class TGANv2(tf.keras.Model):
         parts = train.gradient_accumulation_steps
         total: Any = None
         norms, moments = self.generator.batch_norms, []
-        # Every kernel is normalised once a step, and the gradient by what comes of it goes back through that once.
+        # Every kernel is normalised once a step, and the gradient by what comes of it goes back through that once. In
+        # the deep blocks of short levels most taps meet only padding: those are not even made.
         layers = self.discriminator.weight_layers
+        lengths = self.discriminator.input_lengths([level.shape[1:4] for level in real_videos])
         with tf.GradientTape() as normalization:
-            kernels = [layer.normalized_kernel() for layer in layers]
+            kernels = [layer.normalized_kernel(lengths.get(layer)) for layer in layers]
         in_use = [tf.cast(kernel, layer.compute_dtype) for kernel, layer in zip(kernels, layers)]
         biases = [tf.convert_to_tensor(layer.bias) for layer in layers]
         for part in range(parts):
