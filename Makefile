@@ -58,7 +58,8 @@ test: opencv lint
 	$(PY) -m pytest
 
 bench: opencv $(PEERS)
-	$(PY) -m benchmarks.bench --output_dir=bench $(if $(wildcard demo/data/train/manifest.json),--data_dir=demo/data/train)
+	$(PY) -m benchmarks.bench --output_dir=bench $(if $(wildcard demo/data/train/manifest.json),--data_dir=demo/data/train \
+		$(if $(wildcard demo/classifier.npz),--classifier=demo/classifier.npz))
 
 lint: $(DEV)
 	$(PY) -m ruff check

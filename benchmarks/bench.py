@@ -30,6 +30,8 @@ FACES, BFLOAT16 = "--flagfile_of_run=faceforensics.flags", "--dtype=bfloat16"
 PARTS = {
     "step_192_2": ["step", "--implementations=ours,torch"],
     "step_192_2_plain": ["step", "--implementations=ours,plain"],
+    "step_192_2_products": ["step", "--implementations=ours,products"],
+    "step_192_2_bfloat16_products": ["step", "--implementations=ours,products", BFLOAT16],
     "step_192_4": ["step", "--implementations=ours,torch", "--clips=4", "--rounds=2"],
     "step_192_4_plain": ["step", "--implementations=ours,plain", "--clips=4", "--rounds=2"],
     "step_256_2": ["step", "--implementations=ours,torch", FACES, "--rounds=2"],
@@ -38,6 +40,7 @@ PARTS = {
     "step_192_2_bfloat16": ["step", "--implementations=ours,torch", BFLOAT16],
     "step_192_4_bfloat16": ["step", "--implementations=ours,torch", BFLOAT16, "--clips=4", "--rounds=2"],
     "step_256_2_bfloat16": ["step", "--implementations=ours,torch", BFLOAT16, FACES, "--rounds=2"],
+    "step_256_2_products": ["step", "--implementations=ours,products", FACES],
     "step_256_4_bfloat16": ["step", "--implementations=ours,torch", BFLOAT16, FACES, "--clips=4", "--rounds=2"],
     "levels": ["levels"],
     "inference": ["inference"],
@@ -45,6 +48,7 @@ PARTS = {
     "input_pipeline": ["input_pipeline"],
     "preparation": ["preparation"],
     "startup": ["startup"],
+    "race": ["race"],
 }
 
 
@@ -55,15 +59,21 @@ class Command:
     output_dir: str = option("folder of the figures, a JSON file a part")
     parts: str = option("parts to measure; nothing = all: " + ",".join(PARTS), "")
     data_dir: str = option("shards of the demo, for the time to its first step; nothing leaves it out", "")
+    classifier: str = option("with --data_dir: the demo's C3D, for the race; nothing leaves that out", "")
     report: str = option("the report, Markdown; its plot is beside it, as .png", "benchmarks/results.md")
 
     def __post_init__(self) -> None:
         require(set(self.names) <= set(PARTS), "parts", self.parts, f"some of {','.join(PARTS)}")
+        require(not self.classifier or bool(self.data_dir), "classifier", self.classifier, "with --data_dir only")
+        raced = "race" not in self.names or bool(self.classifier)
+        require(raced, "parts", self.parts, "race with --data_dir and --classifier only")
 
     @property
     def names(self) -> list[str]:
         """The parts to measure, in their order."""
-        return self.parts.split(",") if self.parts else list(PARTS)
+        if self.parts:
+            return self.parts.split(",")
+        return [name for name in PARTS if name != "race" or self.classifier]
 
 
 def measure(name: str, command: Command, path: pathlib.Path) -> None:
@@ -73,8 +83,10 @@ def measure(name: str, command: Command, path: pathlib.Path) -> None:
       UserError: it failed; what it said has gone to stderr.
     """
     program, *flags = PARTS[name]
-    if program == "startup" and command.data_dir:
+    if program in ("startup", "race") and command.data_dir:
         flags.append(f"--data_dir={command.data_dir}")
+    if program == "race":
+        flags.append(f"--classifier={command.classifier}")
     arguments = [sys.executable, "-m", f"benchmarks.{program}", *flags, f"--output={path}"]
     status = subprocess.run(arguments, stdout=subprocess.DEVNULL, check=False).returncode
     if status or not path.exists():

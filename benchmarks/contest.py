@@ -8,6 +8,8 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any, Callable
@@ -22,6 +24,15 @@ _work: Callable[[], object]  # of a contestant's process
 def peak_bytes() -> int:
     """The most memory that this process has had so far."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def seconds_of(module: str, *arguments: str) -> float:
+    """How long `python -m MODULE ARGUMENTS` takes. Raises UserError, with the last line of its stderr, if it fails."""
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{module}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+    return time.perf_counter() - start
 
 
 def _prepare(make: Callable[..., Callable[[], object]], arguments: Sequence[Any]) -> int:

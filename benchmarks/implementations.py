@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tganv2_tf.models.tganv2 import TGANv2
 
 TOLERANCE = 5e-3  # of the largest value; float32 sums in other orders, through a dozen batch norms, reach 1.3e-3
+PRODUCT_SIDE = 4096  # of the matrices of `products_step`
 LOSSES = ("generator_loss", "discriminator_loss", "r1_penalty")
 
 
@@ -101,6 +102,19 @@ def tensorflow_step(implementation: str, config: Config) -> Callable[[], object]
     return step
 
 
+def products_step(config: Config) -> Callable[[], object]:
+    """A product of two large matrices with as many multiply-adds as our step executes: what the machine can do."""
+    import tensorflow as tf
+
+    from tganv2_tf.training.cost import step_cost
+
+    multiply_adds = step_cost(config, config.train.global_batch_size).multiply_adds
+    dtype = tf.bfloat16 if config.train.mixed_precision == "mixed_bfloat16" else tf.float32
+    shapes = [round(multiply_adds / PRODUCT_SIDE**2), PRODUCT_SIDE], [PRODUCT_SIDE] * 2
+    left, right = (tf.cast(tf.random.stateless_normal(shape, [0, 0]), dtype) for shape in shapes)
+    return lambda: float(tf.matmul(left, right)[0, 0])
+
+
 def torch_step(config: Config) -> Callable[[], object]:
     """The step of the baseline."""
     import torch
@@ -119,11 +133,10 @@ def torch_step(config: Config) -> Callable[[], object]:
 def named_arrays(model: TGANv2) -> dict[str, np.ndarray]:
     """All weights, by the authors' names; singular vectors with /u and /v at the end."""
     from tganv2_tf.interop.chainer import discriminator_weights, generator_weights
-    from tganv2_tf.models.spectral_norm import SpectralLayer
 
     weights = {**generator_weights(model.generator), **discriminator_weights(model.discriminator)}
     arrays = {name: weight.theirs(weight.variable.numpy()) for name, weight in weights.items()}
-    layers = {id(layer.kernel): layer for layer in model.discriminator.submodules if isinstance(layer, SpectralLayer)}
+    layers = {id(layer.kernel): layer for layer in model.discriminator.weight_layers if layer.spectral_norm}
     for name, weight in weights.items():
         layer = layers.get(id(weight.variable))
         if layer is not None:

@@ -99,7 +99,7 @@ def check(config: Config) -> float:
     Returns:
       The largest difference of a value in [-1, 1].
     Raises:
-      UserError: it is above a thousandth.
+      UserError: it is above `implementations.TOLERANCE`.
     """
     config = dataclasses.replace(config, model=implementations.narrowed(config.model, CHECK_DIVISOR))
     z = latents(config, 2)

@@ -5,25 +5,27 @@ python -m benchmarks.input_pipeline --data_dir=data/ucf101/train --output=input_
 
 Times are those of the processor, so that one core's share is known however many there are: 8 GPUs that consume c clips
 a second each need 8 c divided by the clips a second a core. Each stage is measured alone, on what the one before gave.
+
+Training steps of the recipe of UCF101 are timed as well, with two clips, on a batch in memory and on batches from
+shards, in turns.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from benchmarks.rows import Row, report
+from benchmarks import step
+from benchmarks.contest import seconds_of
+from benchmarks.implementations import tensorflow_model
+from benchmarks.rows import Row, compared, report
 from tganv2_tf import cli_flags
-from tganv2_tf.config import DataConfig, ModelConfig, option, require
-from tganv2_tf.errors import UserError
+from tganv2_tf.config import Config, DataConfig, ModelConfig, option, require
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -39,6 +41,8 @@ class Command:
     resolution: int = option("pixels of level 4", 192)
     batch_size: int = option("clips of a batch", 8)
     clips: int = option("clips of each measurement", 160)
+    steps: int = option("training steps of each measurement; 0 = none", 5)
+    width_divisor: int = option("divide all channels of these steps by it, for a quick look", 1)
     rounds: int = option("how often everything is measured", 3)
     output: str = option("JSON file for the table as well", "")
 
@@ -47,26 +51,17 @@ class Command:
         require(self.batch_size % 8 == 0 < self.batch_size, "batch_size", self.batch_size, "a multiple of 8")
         valid = self.clips % self.batch_size == 0 < self.clips
         require(valid, "clips", self.clips, f"a multiple of --batch_size={self.batch_size}")
+        require(self.steps >= 0, "steps", self.steps, "a whole number of at least 0")
         require(self.rounds >= 1, "rounds", self.rounds, "a whole number of at least 1")
 
 
-@contextlib.contextmanager
-def shards(command: Command) -> Iterator[str]:
-    """The folder of the data set: the one that was given, or one of moving shapes that goes with the block."""
-    if command.data_dir:
-        yield command.data_dir
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        videos, data = pathlib.Path(folder, "videos"), pathlib.Path(folder, "data")
-        for arguments in (
-            ["data_prep.moving_shapes", f"--output_dir={videos}"],
-            ["data_prep.ucf101", f"--video_dir={videos}", f"--output_dir={data}", "--split=all"]
-            + [f"--resolution={command.resolution}"],
-        ):
-            done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True)
-            if done.returncode:
-                raise UserError(f"{arguments[0]}: {done.stderr.strip().splitlines()[-1]}")
-        yield str(data)
+def prepare(folder: pathlib.Path, resolution: int) -> str:
+    """Shards of the embedded data set; returns their folder. Raises UserError."""
+    videos, shards = folder / "videos", folder / "data"
+    seconds_of("data_prep.moving_shapes", f"--output_dir={videos}")
+    arguments = [f"--video_dir={videos}", "--split=all", f"--resolution={resolution}", f"--output_dir={shards}"]
+    seconds_of("data_prep.ucf101", *arguments)
+    return str(shards)
 
 
 def processor_seconds(dataset: tf.data.Dataset, elements: int) -> tuple[float, float]:
@@ -102,7 +97,8 @@ def stages(data: DataConfig, model: ModelConfig, batch_size: int) -> dict[str, t
         return pipeline.augment(clip, model.resolution, data.flip, tf.stack([0, index]))
 
     def pyramid(clips: tf.Tensor) -> list[tf.Tensor]:
-        return video_pyramid(pipeline.normalize(clips, data.normalization), model.pyramid, seed)
+        levels = video_pyramid(clips, model.pyramid, seed)
+        return [pipeline.normalize(level, data.normalization) for level in levels]
 
     read = Share.of(manifest, data.data_dir).read_endlessly(0)
     encoded = read.map(windows).unbatch().take(batch_size).cache().repeat()
@@ -115,26 +111,61 @@ def stages(data: DataConfig, model: ModelConfig, batch_size: int) -> dict[str, t
         "decoding": (encoded.map(decode), 1),
         "crop, flip": (decoded.enumerate().map(augment), 1),
         "batch": (batches, batch_size),
-        "normalisation, pyramid": (batches.take(1).cache().repeat().map(pyramid), batch_size),
+        "pyramid, normalisation": (batches.take(1).cache().repeat().map(pyramid), batch_size),
     }
+
+
+def step_seconds(config: Config, steps: int, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds a training step takes, a number a round: on one batch held in memory, and on batches from the shards."""
+    from tganv2_tf.data import pipeline
+    from tganv2_tf.training.distribution import per_replica_batch_size
+
+    network = tensorflow_model(config)
+    strategy = network.distribute_strategy
+    batch_size = per_replica_batch_size(config, strategy.num_replicas_in_sync)
+    manifest = pipeline.load_manifest(config.model, config.data)
+    shards = pipeline.training_dataset(manifest, config.model, config.data, batch_size, config.train.n_dis, 0)
+    sources = [shards.take(1).cache().repeat(), shards]
+    with strategy.scope():
+        train = network.make_train_function()
+        batches = [iter(strategy.distribute_datasets_from_function(lambda _, each=each: each)) for each in sources]
+
+        def run(source: int, count: int) -> float:
+            start = time.perf_counter()
+            for _ in range(count):
+                losses = train(batches[source])
+            float(losses["generator_loss"])  # a step is over when its losses are there
+            return (time.perf_counter() - start) / count
+
+        for source in (0, 1):
+            run(source, WARM_UP)
+        took = [(run(0, steps), run(1, steps)) for _ in range(rounds)]
+    return [memory for memory, _ in took], [streamed for _, streamed in took]
 
 
 def main(command: Command) -> int:
     model = ModelConfig(resolution=command.resolution)
-    with shards(command) as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = command.data_dir or prepare(pathlib.Path(temporary), command.resolution)
         data = DataConfig(data_dir=folder, flip=True, shuffle_buffer=64)
         found = stages(data, model, command.batch_size)
         took: dict[str, list[tuple[float, float]]] = {name: [] for name in found}
         for _ in range(command.rounds):
             for name, (dataset, clips) in found.items():
                 took[name].append(processor_seconds(dataset, command.clips // clips))
-    whole = took["whole pipeline"]
-    rows = [
-        Row("whole pipeline, a core", "clips/s", command.clips / statistics.median(cpu for cpu, _ in whole)),
-        Row("whole pipeline, this machine", "clips/s", command.clips / statistics.median(wall for _, wall in whole)),
-    ]
-    for name, times in took.items():
-        rows.append(Row(name, "ms/clip", 1000 * statistics.median(cpu for cpu, _ in times) / command.clips))
+        medians = {name: [statistics.median(times) for times in zip(*rounds)] for name, rounds in took.items()}
+        processor, wall = medians["whole pipeline"]
+        rows = [
+            Row("whole pipeline, a core", "clips/s", command.clips / processor),
+            Row("whole pipeline, this machine", "clips/s", command.clips / wall),
+        ]
+        rows += [Row(name, "ms/clip", 1000 * processor / command.clips) for name, (processor, _) in medians.items()]
+        if command.steps:
+            recipe = step.Command(resolution=command.resolution, clips=2, width_divisor=command.width_divisor).config
+            config = dataclasses.replace(recipe, data=data)
+            memory, streamed = step_seconds(config, command.steps, command.rounds)
+            what = f"step, {command.resolution} px, 2 clips, data from shards against memory"
+            rows.append(compared(what, "s", streamed, memory, less_is_better=True))
     report("input_pipeline", rows, command.output)
     return 0
 

@@ -14,14 +14,13 @@ import itertools
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 
 import numpy as np
 
+from benchmarks.contest import seconds_of
 from benchmarks.rows import Row, compared, report
 from tganv2_tf import cli_flags
 from tganv2_tf.config import option, require
@@ -39,7 +38,7 @@ class Command:
     video_dir: str = option("folder of UCF101 videos; nothing = of the embedded data set", "")
     videos: int = option("videos to prepare: those of the folder, over and over under other names", 128)
     resolution: int = option("height and width of the frames, in pixels", 192)
-    jpeg_quality: int = option("quality of our JPEG frames", 95)
+    jpeg_quality: int = option("quality of our JPEG frames", 92)
     num_workers: tuple[int, ...] = option("worker processes of each comparison", (1, 2))
     rounds: int = option("how often everything is measured", 3)
     output: str = option("JSON file for the table as well", "")
@@ -49,15 +48,6 @@ class Command:
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         valid = bool(self.num_workers) and min(self.num_workers) >= 1
         require(valid, "num_workers", self.num_workers, "whole numbers of at least 1")
-
-
-def seconds(*command: str) -> float:
-    """How long a command takes. Raises UserError where it fails."""
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{command[0]}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
-    return time.perf_counter() - start
 
 
 def link_videos(source: pathlib.Path, folder: pathlib.Path, count: int) -> None:
@@ -118,7 +108,7 @@ def main(command: Command) -> int:
         source = pathlib.Path(command.video_dir)
         if not command.video_dir:
             source = work / "moving_shapes"
-            seconds("data_prep.moving_shapes", f"--output_dir={source}")
+            seconds_of("data_prep.moving_shapes", f"--output_dir={source}")
         link_videos(source, videos, command.videos)
         speeds: dict[int, tuple[list[float], list[float]]] = {workers: ([], []) for workers in command.num_workers}
         for _ in range(command.rounds):
@@ -128,9 +118,9 @@ def main(command: Command) -> int:
                 arguments = [f"--video_dir={videos}", "--split=all", f"--resolution={command.resolution}"]
                 arguments += [f"--output_dir={data}", f"--num_workers={workers}"]
                 arguments += [f"--jpeg_quality={command.jpeg_quality}"]
-                ours.append(command.videos / seconds("data_prep.ucf101", *arguments))
+                ours.append(command.videos / seconds_of("data_prep.ucf101", *arguments))
                 arguments = [str(videos), str(plain), str(command.resolution), str(workers)]
-                theirs.append(command.videos / seconds("benchmarks.plain_preparation", *arguments))
+                theirs.append(command.videos / seconds_of("benchmarks.plain_preparation", *arguments))
         for workers, (ours, theirs) in speeds.items():
             what = f"preparation, {workers} workers" if workers > 1 else "preparation, 1 worker"
             rows.append(compared(what, "videos/s", ours, theirs, less_is_better=False))

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 
+from benchmarks.contest import seconds_of
 from benchmarks.rows import Row, report
 from tganv2_tf import cli_flags
 from tganv2_tf.__main__ import GROUPS, commands
@@ -33,15 +34,6 @@ class Command:
 
     def __post_init__(self) -> None:
         require(self.rounds >= 1, "rounds", self.rounds, "a whole number of at least 1")
-
-
-def seconds_of_help(module: str) -> float:
-    """Of `python -m MODULE --help`. Raises UserError where it fails."""
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{module} --help: {done.stderr.strip().splitlines()[-1]}")
-    return time.perf_counter() - start
 
 
 def seconds_to_first_step(command: Command) -> float:
@@ -72,7 +64,7 @@ def seconds_to_first_step(command: Command) -> float:
 def main(command: Command) -> int:
     rows = []
     for module in [name for folder in GROUPS for name in commands(folder)]:
-        took = statistics.median(seconds_of_help(module) for _ in range(command.rounds))
+        took = statistics.median(seconds_of(module, "--help") for _ in range(command.rounds))
         rows.append(Row(f"python -m {module} --help", "s", took))
     if command.data_dir:
         firsts = statistics.median(seconds_to_first_step(command) for _ in range(command.rounds))

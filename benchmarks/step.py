@@ -4,10 +4,11 @@ python -m benchmarks.step --clips=2 --output=step.json
 python -m benchmarks.step --flagfile_of_run=faceforensics.flags --clips=4 --dtype=bfloat16 --implementations=ours,torch
 
 `ours` is the step of tganv2_tf.train; `plain` the same model by its definitions, without the cheaper forms; `torch`
-what benchmarks/torch_baseline.py says (pip install -r requirements-peers.txt). Each runs in a process of its own, on
-random clips in memory, in turns; the first step of each, in which graphs are made, does not count. Before that, the
-losses, the penalty and all gradients of the others are held against ours, in float32 with a sixteenth of the channels;
-where they differ nothing is timed.
+what benchmarks/torch_baseline.py says (pip install -r requirements-peers.txt). `products` is one product of matrices
+with as many multiply-adds as ours executes, so that the ratio to it is the share of the machine's speed that ours
+reaches. Each runs in a process of its own, on random clips in memory, in turns; the first step of each, in which graphs
+are made, does not count. Before that, the losses, the penalty and all gradients of the others are held against ours, in
+float32 with a sixteenth of the channels; where they differ nothing is timed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from benchmarks.rows import Row, report
 from tganv2_tf import cli_flags
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option, require
 
-IMPLEMENTATIONS = ("ours", "plain", "torch")
+IMPLEMENTATIONS = ("ours", "plain", "torch", "products")
 CHECK_DIVISOR = 16
 PRECISION = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -31,7 +32,9 @@ class Command:
     """What is timed."""
 
     flagfile_of_run: str = option("the recipe, whose widths and optimisers count", "ucf.flags")
-    implementations: str = option("ours, and with what it is compared: some of plain,torch", "ours,plain,torch")
+    implementations: str = option(
+        "ours, and with what it is compared: some of plain,torch,products", "ours,plain,torch"
+    )
     resolution: int = option("pixels of the last level; 0 = the recipe's", 0)
     clips: int = option("clips of a step at level 1", 2)
     dtype: str = option(
@@ -46,7 +49,7 @@ class Command:
     def __post_init__(self) -> None:
         names = self.implementations.split(",")
         valid = len(set(names)) == len(names) >= 2 and "ours" in names and set(names) <= set(IMPLEMENTATIONS)
-        require(valid, "implementations", self.implementations, "ours and at least one of plain,torch")
+        require(valid, "implementations", self.implementations, "ours and at least one of plain,torch,products")
         for name in ("clips", "width_divisor", "rounds"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
 
@@ -74,13 +77,15 @@ def main(command: Command) -> int:
     contestants: dict[str, contest.Contestant] = {}
     with contextlib.ExitStack() as stack:
         for name in names:
-            make = (implementations.torch_step,) if name == "torch" else (implementations.tensorflow_step, name)
+            others = {"torch": (implementations.torch_step,), "products": (implementations.products_step,)}
+            make = others.get(name, (implementations.tensorflow_step, name))
             contestants[name] = stack.enter_context(contest.Contestant(name, *make, config))
         contest.race(list(contestants.values()), command.rounds)
     found: list[Row] = []
     for name in names:
         if name != "ours":
-            found += contest.compared(f"step, {size}, against {name}", contestants["ours"], contestants[name])
+            rows = contest.compared(f"step, {size}, against {name}", contestants["ours"], contestants[name])
+            found += rows[:1] if name == "products" else rows  # whose memory says nothing
     report("step", found, command.output)
     return 0
 

@@ -36,7 +36,7 @@ class ShardingOptions:
 
     output_dir: str = option("folder for the shards and their manifest.json")
     encoding: str = option("how frames are stored: png is lossless and several times larger", "jpeg", ("jpeg", "png"))
-    jpeg_quality: int = option("quality of JPEG frames, 1 to 100", 95)
+    jpeg_quality: int = option("quality of JPEG frames, 1 to 100", 92)
     shard_mib: int = option("rough size of a shard in MiB", 128)
     min_frames: int = option("shorter videos are skipped, in frames", 16)
     max_record_frames: int = option("longer videos become several records, each of at most so many frames", 1024)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import cv2
 
 from data_prep.video import encode_frame
 from tganv2_tf.data.manifest import Shard, Skipped, checksum
-from tganv2_tf.data.records import NO_LABEL, encode_record, segment_id
+from tganv2_tf.data.records import NO_LABEL, encode_record, segment_id, write_record
 from tganv2_tf.decoding import VideoError, VideoFrames, claimed_num_frames
 from tganv2_tf.errors import UserError
 from tganv2_tf.files import sync_folder
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 READ_ERRORS = (VideoError, OSError, MemoryError, cv2.error)
 PROBED_FRAMES = 8
@@ -132,7 +127,7 @@ def _write_temporary(
 ) -> tuple[Shard, list[Skipped]]:
     skipped, without = list(lost), {skip.video for skip in lost}
     num_videos = num_records = num_frames = 0
-    with _record_writer(task.temporary) as writer:
+    with open(task.temporary, "wb") as file:
         for video in task.videos:
             if video.id in without:
                 continue
@@ -152,28 +147,16 @@ def _write_temporary(
                     num_videos += 1
                     break
                 frames, serialized = record
-                writer.write(serialized)
+                write_record(file, serialized)
                 written += 1
                 num_records += 1
                 num_frames += frames
                 announce(video.id)
         announce(None)
-    with open(task.temporary, "rb+") as file:
+        file.flush()
         os.fsync(file.fileno())
     size, digest = os.path.getsize(task.temporary), checksum(task.temporary)
     return Shard(os.path.basename(task.file), size, digest, num_videos, num_records, num_frames), skipped
-
-
-@contextlib.contextmanager
-def _record_writer(path: str) -> Iterator[tf.io.TFRecordWriter]:
-    """A TFRecord writer whose errors are OSErrors."""
-    import tensorflow as tf
-
-    try:
-        with tf.io.TFRecordWriter(path) as writer:
-            yield writer
-    except tf.errors.OpError as error:
-        raise OSError(error.message.rpartition("; ")[2]) from error  # "PATH; No space left on device"
 
 
 def _encoded_records(video: Video, task: ShardTask) -> Iterator[tuple[int, bytes]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pathlib
 import subprocess
 import sys
 from typing import Any
@@ -41,6 +42,35 @@ def test_record_round_trip(in_graph: bool) -> None:
     for name in ("label", "height", "width"):
         assert parsed[name].numpy() == FIELDS[name] and parsed[name].dtype == tf.int64
     assert parsed["fps"].numpy() == np.float32(29.97)
+
+
+@pytest.mark.parametrize("frames", [[], [b""], FRAMES, [bytes(127), bytes(128), bytes(20_000)] * 150])
+@pytest.mark.parametrize("label", [-1, 0, 2, 127, 128, 2**40])
+def test_a_record_has_the_bytes_that_tensorflow_writes(frames: list[bytes], label: int, tmp_path: pathlib.Path) -> None:
+    fields = {**FIELDS, "label": label, "label_name": "Jürgen" * (label > 0), "fps": 29.97 * (label > 0)}
+    serialized = records.encode_record(frames, **fields)
+    example = tf.train.SequenceExample.FromString(serialized)
+    assert example.SerializeToString(deterministic=True) == serialized
+    context = example.context.feature
+    assert context["label"].int64_list.value == [label]
+    assert context["fps"].float_list.value == [np.float32(fields["fps"])]
+    listed = example.feature_lists.feature_list["frames"].feature
+    assert [frame.bytes_list.value for frame in listed] == [[frame] for frame in frames]
+    with tf.io.TFRecordWriter(str(tmp_path / "theirs")) as writer, open(tmp_path / "ours", "wb") as file:
+        for record in (serialized, b"", b"two"):
+            writer.write(record)
+            records.write_record(file, record)
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_records_are_written_without_tensorflow(tmp_path: pathlib.Path) -> None:
+    code = (
+        "import sys; from data_prep import readers, shard_writer; from tganv2_tf.data import records;"
+        f"file = open({str(tmp_path / 'shard')!r}, 'wb');"
+        f"records.write_record(file, records.encode_record({FRAMES!r}, **{FIELDS!r}));"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_shapes_known_to_a_pipeline() -> None:

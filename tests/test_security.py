@@ -46,6 +46,7 @@ ALLOWED = {
     # What the package is measured against; nothing is loaded by it.
     *((f"benchmarks/{name}.py", "torch") for name in ("implementations", "inference", "torch_baseline")),
     *(("benchmarks/torch_baseline.py", name) for name in ("torch.nn", "torch.nn.utils")),
+    *(("benchmarks/torch_training.py", f"torch{name}") for name in ("", ".nn", ".nn.utils", ".optim.swa_utils")),
     ("tganv2_tf/evaluation/i3d.py", "tensorflow_hub.resolve"),
     # Python's own objects, between a process and the children that it has started.
     ("data_prep/workers.py", ".recv"),

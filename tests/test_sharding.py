@@ -12,7 +12,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -498,7 +498,7 @@ def test_other_options_are_refused_by_name(
     before = _times(tmp_path)
     fewer = dataclasses.replace(data_set, videos=data_set.videos[1:])
     for other, options, named in [
-        (data_set, _options(tmp_path, jpeg_quality=80, seed=2), "--jpeg_quality=95 (now 80), --seed=0 (now 2); choose"),
+        (data_set, _options(tmp_path, jpeg_quality=80, seed=2), "--jpeg_quality=92 (now 80), --seed=0 (now 2); choose"),
         (_data_set(["20"] * 64, resolution=128), _options(tmp_path), "made with --resolution=64 (now 128);"),
         (dataclasses.replace(data_set, name="other"), _options(tmp_path), "made with data_set=made_up (now other);"),
         (fewer, _options(tmp_path), "made with videos=64 with digest "),
@@ -513,16 +513,16 @@ def test_disk_full_leaves_nothing_half_written(
     inline: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data_set, written = _data_set(["20"] * 64), []
-    original = tf.io.TFRecordWriter.write
+    original = shard_writer.write_record
 
-    def write(self: Any, record: bytes) -> None:
+    def write(file: IO[bytes], record: bytes) -> None:
         written.append(record)
         if len(written) == 40:  # in the third of four shards of 16
-            raise tf.errors.ResourceExhaustedError(None, None, "/a/path; No space left on device")
-        original(self, record)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(file, record)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tf.io.TFRecordWriter, "write", write)
+        patch.setattr(shard_writer, "write_record", write)
         with pytest.raises(UserError) as caught:
             sharding.prepare(data_set, _options(tmp_path))
     third = str(tmp_path / "made_up-train-00002-of-00004.tfrecord")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import pathlib
+from collections.abc import Iterator
+from typing import Any, Callable
 
 import cv2
 import pytest
@@ -13,6 +15,7 @@ from benchmarks import bench, evaluation, input_pipeline, levels
 from benchmarks.rows import Row, compared, report
 from tests.data_sets import write_data_set
 from tganv2_tf import cli_flags
+from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.errors import UserError
 
 
@@ -49,8 +52,6 @@ def test_the_two_frechet_distances_are_equal_whatever_the_ranks() -> None:
 
 
 def test_stages_of_the_input_pipeline_give_what_they_say(tmp_path: pathlib.Path) -> None:
-    from tganv2_tf.config import DataConfig, ModelConfig
-
     write_data_set(tmp_path / "data", [20, 20], height=16, width=16)
     model = ModelConfig(resolution=16, frame_strides=(2,), batch_strides=(2,), up_channels=(4,) * 4)
     data = DataConfig(data_dir=str(tmp_path / "data"), flip=True, shuffle_buffer=2)
@@ -58,8 +59,36 @@ def test_stages_of_the_input_pipeline_give_what_they_say(tmp_path: pathlib.Path)
     assert found["decoding"].shape == found["crop, flip"].shape == (16, 16, 16, 3)
     assert found["batch"].shape == (2, 16, 16, 16, 3)
     shapes = [(2, 16, 8, 8, 3), (1, 8, 16, 16, 3)]
-    assert [tuple(level.shape) for level in found["normalisation, pyramid"]] == shapes
+    assert [tuple(level.shape) for level in found["pyramid, normalisation"]] == shapes
     assert [tuple(level.shape) for level in found["whole pipeline"][0]] == [(1, *shape) for shape in shapes]
+
+
+def test_steps_on_one_batch_and_on_shards_take_turns(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tganv2_tf.models.tganv2 import TGANv2
+
+    write_data_set(tmp_path / "data", [20] * 3, height=16, width=16)
+    flags = ["--resolution=16", "--frame_strides=2", "--batch_strides=1", "--global_batch_size=2", "--shuffle_buffer=2"]
+    flags += ["--z_dim=4", "--lstm_channels=4", "--up_channels=4,4,4,4", "--discriminator_channels=4,4,4"]
+    flags += [f"--data_dir={tmp_path / 'data'}"]
+    options = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
+    config = Config(*cli_flags.parse(["--flagfile=demo.flags", *flags], *options))
+    batches: list[tuple[bytes, ...]] = []
+
+    def make_train_function(self: TGANv2) -> Callable[[Iterator[Any]], dict[str, float]]:
+        def step(iterator: Iterator[Any]) -> dict[str, float]:
+            levels, _, _ = next(iterator)
+            batches.append(tuple(part.numpy().tobytes() for level in levels for part in level.values))
+            return {"generator_loss": 0.0}
+
+        return step
+
+    monkeypatch.setattr(TGANv2, "make_train_function", make_train_function)
+    memory, streamed = input_pipeline.step_seconds(config, steps=2, rounds=2)
+    assert len(memory) == len(streamed) == 2
+    warm_up = input_pipeline.WARM_UP
+    of_memory = [*batches[:warm_up], *batches[2 * warm_up :][:2], *batches[2 * warm_up + 4 :][:2]]
+    of_shards = [*batches[warm_up : 2 * warm_up], *batches[2 * warm_up + 2 :][:2], *batches[2 * warm_up + 6 :][:2]]
+    assert len(set(of_memory)) == 1 and len(set(of_shards)) > 4
 
 
 def test_the_report_has_every_part_that_is_there_and_says_which_failed(
@@ -83,7 +112,8 @@ def test_the_report_has_every_part_that_is_there_and_says_which_failed(
 def test_each_part_is_a_command_that_exists() -> None:
     for program, *flags in bench.PARTS.values():
         module = importlib.import_module(f"benchmarks.{program}")
-        cli_flags.parse([*flags, "--output=x.json"], module.Command)
+        needed = ["--data_dir=shards", "--classifier=c3d.npz"] if program == "race" else []
+        cli_flags.parse([*flags, *needed, "--output=x.json"], module.Command)
 
 
 def test_a_level_more_has_twice_the_pixels_and_half_the_clips_and_frames() -> None:

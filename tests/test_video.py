@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from data_prep import video
 from data_prep.moving_shapes import write_video
-from tganv2_tf.decoding import VideoError, centre_square, open_video
+from tganv2_tf.decoding import VideoError, centre_square, open_video, resize_square
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 RED = (255, 0, 0)
@@ -111,6 +111,39 @@ def test_paper_geometry_by_hand() -> None:
     frame = np.broadcast_to(10 * np.arange(6, dtype=np.uint8)[None, :, None], (4, 6, 3))
     expected = np.broadcast_to(np.array([15, 35])[None, :, None], (2, 2, 3))
     np.testing.assert_array_equal(video.fit(frame, "paper", 2), expected)
+
+
+def _exact_means(line: np.ndarray, parts: int) -> np.ndarray:
+    """[pixels] whole numbers -> [parts], means over equal lengths, times the number of pixels; by Python's integers."""
+    fine = [int(value) for value in line for _ in range(parts)]
+    return np.array([sum(fine[part * len(line) : (part + 1) * len(line)]) for part in range(parts)])
+
+
+@pytest.mark.parametrize(("side", "resolution"), [(5, 4), (30, 24), (15, 8), (48, 9), (12, 5), (16, 15)])
+def test_squares_shrink_to_means_over_areas(side: int, resolution: int) -> None:
+    square = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
+    square[: side // 2, : side // 2] = 255  # the largest sums
+    sums = np.apply_along_axis(_exact_means, 0, square.astype(int), resolution)
+    sums = np.apply_along_axis(_exact_means, 1, sums, resolution)
+    shrunk = resize_square(square, resolution)
+    assert shrunk.shape == (resolution, resolution, 3) and shrunk.dtype == np.uint8
+    assert np.abs(shrunk - sums / side**2).max() <= 0.5 + 1e-5
+    # A cut-out of a frame is not contiguous in memory.
+    frame = np.zeros((side, side + 3, 3), np.uint8)
+    frame[:, 2:-1] = square
+    np.testing.assert_array_equal(resize_square(frame[:, 2:-1], resolution), shrunk)
+
+
+@pytest.mark.parametrize(
+    ("side", "resolution", "differing"),
+    [(240, 192, 0), (240, 128, 0), (256, 192, 0), (480, 192, 0), (240, 100, 2e-3), (241, 192, 0), (240, 80, 0)],
+)
+def test_squares_shrink_as_with_opencv(side: int, resolution: int, differing: float) -> None:
+    # Where a mean lies in the middle of two levels, OpenCV's rounding errors choose one of them.
+    square = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    reference = cv2.resize(square, (resolution, resolution), interpolation=cv2.INTER_AREA)
+    difference = np.abs(resize_square(square, resolution).astype(int) - reference)
+    assert difference.max() <= (differing > 0) and (difference > 0).mean() <= differing
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Everything streams: at no time is more than one decoded frame of a video in memo
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -29,6 +30,7 @@ VIDEO_NAME = re.compile(
 )
 
 
+MAX_PERIOD = 16  # pixels
 TEXT_BYTES = 64
 TEXT = bytes([*b"\t\n\r\f", *range(32, 127)])
 
@@ -116,9 +118,40 @@ def claimed_num_frames(path: Path) -> int:
 
 def resize_square(square: np.ndarray, resolution: int) -> np.ndarray:
     """uint8 [s, s, 3] -> uint8 [resolution, resolution, 3]."""
+    side = square.shape[0]
+    divisor = math.gcd(side, resolution)
+    if divisor < resolution < side <= MAX_PERIOD * divisor:
+        return _averaged(square, resolution, divisor)
     # Averaging over areas does not alias when shrinking, but makes blocks when enlarging.
-    interpolation = cv2.INTER_AREA if square.shape[0] >= resolution else cv2.INTER_CUBIC
+    interpolation = cv2.INTER_AREA if side >= resolution else cv2.INTER_CUBIC
     return cv2.resize(square, (resolution, resolution), interpolation=interpolation)
+
+
+def _averaged(square: np.ndarray, resolution: int, divisor: int) -> np.ndarray:
+    """What OpenCV's INTER_AREA computes, in less than half its time, where the side is no multiple of the resolution.
+
+    The side is `divisor` times some pixels, and the result as often some parts of those: 5 and 4 for 240 to 192. Sums
+    of whole numbers below 2^24 are exact in float32, in whatever order they are taken; only the last step rounds.
+    """
+    side = square.shape[0]
+    pixels, parts = side // divisor, resolution // divisor
+    weights = _overlaps(pixels, parts)
+    down = weights @ square.astype(np.float32).reshape(divisor, pixels, side * 3)
+    turned = cv2.transpose(down.reshape(resolution, side, 3))
+    across = weights @ turned.reshape(divisor, pixels, resolution * 3)
+    means = cv2.convertScaleAbs(across.reshape(resolution, resolution * 3), alpha=1 / pixels**2)
+    return cv2.transpose(means.reshape(resolution, resolution, 3))
+
+
+@functools.lru_cache
+def _overlaps(pixels: int, parts: int) -> np.ndarray:
+    """How much of each pixel is in each part when a line of them is cut into equal parts: [parts, pixels].
+
+    In units in which a pixel is `parts` long, and a part `pixels`, so that all are whole numbers.
+    """
+    part, pixel = np.arange(parts)[:, np.newaxis], np.arange(pixels)
+    overlaps = np.minimum((part + 1) * pixels, (pixel + 1) * parts) - np.maximum(part * pixels, pixel * parts)
+    return np.maximum(overlaps, 0).astype(np.float32)
 
 
 def centre_square(frame: np.ndarray) -> np.ndarray:

@@ -1,14 +1,18 @@
 """The record, the contract between `data_prep` and training: a video or, of a long video, a segment.
 
-It is one `tf.train.SequenceExample` with the frames as JPEG or PNG files. TensorFlow is imported only where records are
-encoded, parsed or decoded.
+It is one `tf.train.SequenceExample` with the frames as JPEG or PNG files, in a TFRecord file. Both are written without
+TensorFlow, whose import would cost each worker process of a preparation seconds and hundreds of megabytes; it is
+imported only where records are parsed or decoded.
 """
 
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
+
+import google_crc32c
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -40,30 +44,65 @@ def encode_record(
     Returns:
       A serialized `tf.train.SequenceExample`.
     """
-    import tensorflow as tf
-
-    def of_bytes(value: bytes) -> tf.train.Feature:
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-    def of_int(value: int) -> tf.train.Feature:
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-
+    # A map is written as its entries. Protobuf leaves their order open; this one is of its deterministic form, in C.
     context = {
-        "video_id": of_bytes(video_id.encode()),
-        "label": of_int(label),
-        "label_name": of_bytes(label_name.encode()),
-        "num_frames": of_int(len(frames)),
-        "height": of_int(height),
-        "width": of_int(width),
-        "fps": tf.train.Feature(float_list=tf.train.FloatList(value=[fps])),
+        "fps": _field(2, _field(1, struct.pack("<f", fps))),
+        "height": _int_feature(height),
+        "label_name": _bytes_feature(label_name.encode()),
+        "label": _int_feature(label),
+        "num_frames": _int_feature(len(frames)),
+        "video_id": _bytes_feature(video_id.encode()),
+        "width": _int_feature(width),
     }
-    example = tf.train.SequenceExample(
-        context=tf.train.Features(feature=context),
-        feature_lists=tf.train.FeatureLists(
-            feature_list={"frames": tf.train.FeatureList(feature=[of_bytes(frame) for frame in frames])}
-        ),
-    )
-    return example.SerializeToString(deterministic=True)  # the order of a protobuf map is otherwise left open
+    features = b"".join(_field(1, _entry(name, feature)) for name, feature in context.items())
+    feature_list = b"".join(_field(1, _bytes_feature(frame)) for frame in frames)
+    return _field(1, features) + _field(2, _field(1, _entry("frames", feature_list)))
+
+
+def write_record(file: IO[bytes], serialized: bytes) -> None:
+    """Appends a record to a TFRecord file: its length, what it holds, and after each of them its checksum.
+
+    Raises:
+      OSError: a full disk, for one.
+    """
+    length = struct.pack("<Q", len(serialized))
+    for part in (length, serialized):
+        file.write(part)
+        file.write(struct.pack("<I", _masked_checksum(part)))
+
+
+def _masked_checksum(data: bytes) -> int:
+    """CRC-32C, turned by 15 bits and shifted by a constant, as the format asks for."""
+    checksum = google_crc32c.value(data)
+    return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _varint(value: int) -> bytes:
+    """A whole number in protobuf's form: seven bits a byte, the lowest first."""
+    value &= 2**64 - 1  # negative ones are those of 64 bits
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of a protobuf message that holds bytes, a text, packed numbers or another message."""
+    return bytes([number << 3 | 2]) + _varint(len(content)) + content
+
+
+def _entry(key: str, value: bytes) -> bytes:
+    return _field(1, key.encode()) + _field(2, value)
+
+
+def _bytes_feature(value: bytes) -> bytes:
+    """`tf.train.Feature` with a `BytesList` of one value; fields 2 and 3 are a `FloatList` and an `Int64List`."""
+    return _field(1, _field(1, value))
+
+
+def _int_feature(value: int) -> bytes:
+    return _field(3, _field(1, _varint(value)))
 
 
 def parse_record(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
