@@ -32,6 +32,7 @@ PARTS = {
     "step_192_2_plain": ["step", "--implementations=ours,plain"],
     "step_192_2_products": ["step", "--implementations=ours,products"],
     "step_192_2_bfloat16_products": ["step", "--implementations=ours,products", BFLOAT16],
+    "step_192_8_recompute": ["step", "--implementations=ours,recompute", "--clips=8", "--rounds=2"],
     "step_192_4": ["step", "--implementations=ours,torch", "--clips=4", "--rounds=2"],
     "step_192_4_plain": ["step", "--implementations=ours,plain", "--clips=4", "--rounds=2"],
     "step_256_2": ["step", "--implementations=ours,torch", FACES, "--rounds=2"],

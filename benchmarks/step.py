@@ -4,11 +4,11 @@ python -m benchmarks.step --clips=2 --output=step.json
 python -m benchmarks.step --flagfile_of_run=faceforensics.flags --clips=4 --dtype=bfloat16 --implementations=ours,torch
 
 `ours` is the step of tganv2_tf.train; `plain` the same model by its definitions, without the cheaper forms; `torch`
-what benchmarks/torch_baseline.py says (pip install -r requirements-peers.txt). `products` is one product of matrices
-with as many multiply-adds as ours executes, so that the ratio to it is the share of the machine's speed that ours
-reaches. Each runs in a process of its own, on random clips in memory, in turns; the first step of each, in which graphs
-are made, does not count. Before that, the losses, the penalty and all gradients of the others are held against ours, in
-float32 with a sixteenth of the channels; where they differ nothing is timed.
+what benchmarks/torch_baseline.py says (pip install -r requirements-peers.txt); `recompute` ours with that flag;
+`products` one product of matrices with as many multiply-adds as ours executes, so that the ratio to it is the share of
+the machine's speed that ours reaches. Each runs in a process of its own, on random clips in memory, in turns; the first
+step of each, in which graphs are made, does not count. Before that, the losses, the penalty and all gradients of the
+baselines are held against ours, in float32 with a sixteenth of the channels; where they differ nothing is timed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+from typing import Any
 
 from benchmarks import contest, implementations
 from benchmarks.rows import Row, report
 from tganv2_tf import cli_flags
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option, require
 
-IMPLEMENTATIONS = ("ours", "plain", "torch", "products")
+IMPLEMENTATIONS = ("ours", "plain", "torch", "recompute", "products")
 CHECK_DIVISOR = 16
 PRECISION = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -33,7 +34,7 @@ class Command:
 
     flagfile_of_run: str = option("the recipe, whose widths and optimisers count", "ucf.flags")
     implementations: str = option(
-        "ours, and with what it is compared: some of plain,torch,products", "ours,plain,torch"
+        "ours, and with what it is compared: some of plain,torch,recompute,products", "ours,plain,torch"
     )
     resolution: int = option("pixels of the last level; 0 = the recipe's", 0)
     clips: int = option("clips of a step at level 1", 2)
@@ -49,7 +50,8 @@ class Command:
     def __post_init__(self) -> None:
         names = self.implementations.split(",")
         valid = len(set(names)) == len(names) >= 2 and "ours" in names and set(names) <= set(IMPLEMENTATIONS)
-        require(valid, "implementations", self.implementations, "ours and at least one of plain,torch,products")
+        others = ",".join(IMPLEMENTATIONS[1:])
+        require(valid, "implementations", self.implementations, f"ours and at least one of {others}")
         for name in ("clips", "width_divisor", "rounds"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
 
@@ -66,6 +68,17 @@ class Command:
         return Config(implementations.narrowed(model, self.width_divisor), data, train, scores)
 
 
+def contestant(name: str, config: Config) -> tuple[Any, ...]:
+    """What makes the step of an implementation, and its arguments."""
+    if name == "torch":
+        return implementations.torch_step, config
+    if name == "products":
+        return implementations.products_step, config
+    if name == "recompute":
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, recompute=True))
+    return implementations.tensorflow_step, name, config
+
+
 def main(command: Command) -> int:
     names, config = command.implementations.split(","), command.config
     if "torch" in names:
@@ -77,9 +90,7 @@ def main(command: Command) -> int:
     contestants: dict[str, contest.Contestant] = {}
     with contextlib.ExitStack() as stack:
         for name in names:
-            others = {"torch": (implementations.torch_step,), "products": (implementations.products_step,)}
-            make = others.get(name, (implementations.tensorflow_step, name))
-            contestants[name] = stack.enter_context(contest.Contestant(name, *make, config))
+            contestants[name] = stack.enter_context(contest.Contestant(name, *contestant(name, config)))
         contest.race(list(contestants.values()), command.rounds)
     found: list[Row] = []
     for name in names:

@@ -62,6 +62,8 @@ def test_command_refuses_what_cannot_be_compared(recipe):
             step.Command(implementations=names)
     command = step.Command(str(recipe), clips=4, frame_strides=(4,), batch_strides=(1,), dtype="bfloat16")
     config = command.config
+    *_, recomputing = step.contestant("recompute", config)
+    assert recomputing.train.recompute and not config.train.recompute
     assert (config.train.global_batch_size, config.train.mixed_precision) == (4, "mixed_bfloat16")
     assert [level.frames for level in config.model.pyramid.levels] == [4, 1]
     assert [level.shape for level in random_inputs(config)[0]] == [(4, 4, 8, 8, 3), (4, 1, 16, 16, 3)]
