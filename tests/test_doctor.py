@@ -260,6 +260,11 @@ LEAST = dataclasses.replace(STEP, activation_bytes=GIB // 16)  # of a single cli
 PLAIN = {"frame_strides": (2,), "batch_strides": (1,)}
 
 
+def least_or_step(config, clips):
+    """What a step of so many clips costs, where recomputing spares nothing."""
+    return LEAST if clips == 1 else STEP
+
+
 def test_what_a_step_takes_by_hand():
     assert STEP.device_bytes == pytest.approx((1 + 1.2 * 2) * GIB, abs=1)
     assert dataclasses.replace(STEP, trained_bytes=GIB).device_bytes == pytest.approx((1 + 1.2 * 2 + 1.6) * GIB, abs=1)
@@ -312,7 +317,7 @@ def test_memory_of_a_run_on_the_cpu(host, level, advice):
     config = tiny_config(PLAIN, global_batch_size=32)
     available = None if host is None else host * GIB
     findings = list(
-        doctor.check_memory_of_run(config, Device("CPU", 1, "", available), STEP, GIB, available, lambda: LEAST)
+        doctor.check_memory_of_run(config, Device("CPU", 1, "", available), STEP, GIB, available, least_or_step)
     )
     (finding,) = findings
     of_host = "" if host is None else f" of {host:.1f} GiB free"
@@ -320,10 +325,27 @@ def test_memory_of_a_run_on_the_cpu(host, level, advice):
     assert finding == (level, "memory", f"about 5.3 GiB at the peak{of_host}: {parts}{advice}")
 
 
+def test_recomputing_is_named_where_that_is_enough():
+    config, device = tiny_config(PLAIN, global_batch_size=32), Device("CPU", 1, "", None)
+
+    def count(config, clips):
+        step = least_or_step(config, clips)
+        return (
+            dataclasses.replace(step, activation_bytes=step.activation_bytes // 2) if config.train.recompute else step
+        )
+
+    # 2.2 GiB where 0.85 * 5.25 GiB, less 1 of the input and 0.91 of the process, are for the step.
+    (finding,) = doctor.check_memory_of_run(config, device, STEP, GIB, 21 * GIB // 4, count)
+    assert finding.text.endswith("; --recompute or --gradient_accumulation_steps=2 or --global_batch_size=20 would fit")
+    recomputing = tiny_config(PLAIN, global_batch_size=32, recompute=True)
+    (finding,) = doctor.check_memory_of_run(recomputing, device, STEP, GIB, 21 * GIB // 4, count)
+    assert "--recompute" not in finding.text
+
+
 def test_memory_of_a_run_on_gpus():
     config = tiny_config(PLAIN, global_batch_size=64)
     device = Device("GPU", 2, "", 3 * GIB)
-    host, gpu = doctor.check_memory_of_run(config, device, STEP, 3 * GIB, 2 * GIB, lambda: LEAST)
+    host, gpu = doctor.check_memory_of_run(config, device, STEP, 3 * GIB, 2 * GIB, least_or_step)
     assert (host.level, host.subject) == (PROBLEM, "main memory")
     assert "about 3.9 GiB at the peak of 2.0 GiB free" in host.text and "lower --shuffle_buffer=1024" in host.text
     assert (gpu.level, gpu.subject) == (PROBLEM, "memory of a GPU")

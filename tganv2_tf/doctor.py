@@ -231,7 +231,9 @@ def verdict(needed: float, available: float | None) -> str:
     return NOTE if needed <= available else PROBLEM
 
 
-def what_would_fit(config: Config, replicas: int, cost: StepCost, least: StepCost, room: float) -> str:
+def what_would_fit(
+    config: Config, replicas: int, cost: StepCost, least: StepCost, room: float, recomputed: StepCost | None = None
+) -> str:
     """What to change where a step takes too much memory.
 
     Args:
@@ -240,6 +242,7 @@ def what_would_fit(config: Config, replicas: int, cost: StepCost, least: StepCos
       cost: of a step of a replica.
       least: the same with as few clips as there can be.
       room: bytes of a device that the step may take.
+      recomputed: as `cost`, with --recompute, where that is not on yet.
     """
     from tganv2_tf.training.cost import MEMORY_OVERHEAD
 
@@ -253,7 +256,8 @@ def what_would_fit(config: Config, replicas: int, cost: StepCost, least: StepCos
 
     # The first split has to keep the sum of the gradients as well.
     sum_so_far = MEMORY_OVERHEAD * cost.trained_bytes if parts == 1 else 0
-    ways = [
+    ways = ["--recompute"] if recomputed and recomputed.device_bytes <= room else []
+    ways += [
         f"--gradient_accumulation_steps={parts * split}"
         for split in range(2, clips // unit + 1)
         if clips % (split * unit) == 0 and fit(clips // split, sum_so_far)
@@ -267,7 +271,12 @@ def what_would_fit(config: Config, replicas: int, cost: StepCost, least: StepCos
 
 
 def check_memory_of_run(
-    config: Config, device: Device, cost: StepCost, pipeline: int, host: int | None, least: Callable[[], StepCost]
+    config: Config,
+    device: Device,
+    cost: StepCost,
+    pipeline: int,
+    host: int | None,
+    step_cost: Callable[[Config, int], StepCost],
 ) -> Iterator[Finding]:
     """Memory of a training step, and of the process that feeds it.
 
@@ -277,7 +286,7 @@ def check_memory_of_run(
       cost: of a step of a replica.
       pipeline: bytes of main memory that the input takes.
       host: bytes of main memory that can be had; None where that is not known.
-      least: makes the cost of a step with as few clips as there can be; called where the run does not fit.
+      step_cost: counts a step of a run with so many clips on a replica; called where this one does not fit.
     """
     from tganv2_tf.training.cost import PROCESS_BYTES
 
@@ -296,7 +305,13 @@ def check_memory_of_run(
         yield Finding(level, "main memory", f"{_share(beside, host)}: {process}{advice}")
     level, advice = verdict(needed, available), ""
     if level != OK:
-        advice = f"; {what_would_fit(config, device.count, cost, least(), room)}"
+        train = config.train
+        least = step_cost(config, config.model.pyramid.levels[-1].clip_stride * train.gradient_accumulation_steps)
+        recomputed = None
+        if not train.recompute:
+            recomputing = dataclasses.replace(config, train=dataclasses.replace(train, recompute=True))
+            recomputed = step_cost(recomputing, train.global_batch_size // device.count)
+        advice = f"; {what_would_fit(config, device.count, cost, least, room, recomputed)}"
         if device.kind == "GPU" and config.train.mixed_precision == "float32":
             advice += "; --mixed_precision=mixed_float16 stores most activations in half of the bytes"
     yield Finding(level, subject, f"{_share(needed, available)}: {detail}{advice}")
@@ -397,9 +412,8 @@ def check_recipe(
     snapshots = train.train_steps // train.keep_checkpoint_every_steps if train.keep_checkpoint_every_steps else 0
     newest = (train.keep_checkpoints + 1) * step.state_bytes  # one is written before another goes
     yield check_folder("--model_dir", train.model_dir, newest, newest + snapshots * step.state_bytes)
-    unit = config.model.pyramid.levels[-1].clip_stride * train.gradient_accumulation_steps
     host = memory.available if memory else None
-    yield from check_memory_of_run(config, device, step, pipeline, host, lambda: cost.step_cost(config, unit))
+    yield from check_memory_of_run(config, device, step, pipeline, host, cost.step_cost)
     throughput = cost.measure_throughput(device.kind, train.mixed_precision.removeprefix("mixed_"))
     yield check_time(config, device, step, throughput)
 
