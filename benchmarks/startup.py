@@ -40,13 +40,13 @@ def seconds_to_first_step(command: Command) -> float:
     """From the start of the training command to its progress bar's first step. Raises UserError where there is none."""
     import tensorflow as tf
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
         arguments = [f"--flagfile={command.flagfile_of_run}", f"--data_dir={command.data_dir}"]
         # The second step is never waited for; the scalars of the first one are written as soon as it is done.
         arguments += [f"--model_dir={folder}", "--train_steps=100", "--log_every_steps=1"]
         start, wall = time.perf_counter(), time.time()
         process = subprocess.Popen(
-            [sys.executable, "-m", "tganv2_tf.train", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "tganv2_tf.train", *arguments], stdout=subprocess.DEVNULL, stderr=errors
         )
         try:
             while process.poll() is None and time.perf_counter() - start < 600:
@@ -57,8 +57,10 @@ def seconds_to_first_step(command: Command) -> float:
                             return event.wall_time - wall
         finally:
             process.kill()
-            process.wait()
-    raise UserError("tganv2_tf.train: no first step in 600 s")
+            status = process.wait()
+        errors.seek(0)
+        last = (errors.read().strip().splitlines() or ["nothing"])[-1]
+    raise UserError(f"tganv2_tf.train has not made a step; status {status}; it said: {last}")
 
 
 def main(command: Command) -> int:
