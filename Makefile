@@ -19,7 +19,7 @@ INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --requiremen
 # A stamp is the last thing that an installation writes, and its name holds what was installed.
 VERSION := $(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 RUNTIME := $(VENV)/.runtime-$(VERSION)-$(firstword $(shell cksum < requirements.txt))
-DEV := $(VENV)/.dev-$(VERSION)-$(firstword $(shell cat requirements.txt requirements-benchmarks.txt requirements-explore.txt requirements-dev.txt | cksum))
+DEV := $(VENV)/.dev-$(VERSION)-$(firstword $(shell cat requirements.txt requirements-benchmarks.txt requirements-explore.txt requirements-ray.txt requirements-dev.txt | cksum))
 
 PEERS := $(VENV)/.peers-$(VERSION)-$(firstword $(shell cat requirements.txt requirements-peers.txt | cksum))
 

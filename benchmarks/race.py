@@ -245,10 +245,11 @@ def score(command: Command, entered: Mapping[float, tuple[Entrant, Entrant]]) ->
 
     from tganv2_tf.data.manifest import Manifest
     from tganv2_tf.evaluation import protocol, samples
+    from tganv2_tf.evaluation.networks import load_c3d_network
     from tganv2_tf.training.checkpoints import load_generator
 
     config = command.config
-    networks = {"c3d": protocol.load_c3d_network(config.eval)}
+    networks = {"c3d": load_c3d_network(config.eval)}
     manifest = Manifest.load(command.data_dir)
     real = {"c3d": protocol.real_features(networks["c3d"], manifest, config.data, config.eval)}
 
@@ -277,7 +278,7 @@ def main(command: Command) -> int:
     folder = pathlib.Path(command.work_dir)
     if folder.exists():
         raise UserError(f"--work_dir={folder} is already there; name a new folder")
-    from tganv2_tf.evaluation.protocol import load_c3d_network
+    from tganv2_tf.evaluation.networks import load_c3d_network
 
     load_c3d_network(command.config.eval)  # what is wrong with it is said now
     folder.mkdir(parents=True)

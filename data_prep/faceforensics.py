@@ -27,6 +27,7 @@ from tganv2_tf import cli_flags
 from tganv2_tf.config import option, require
 from tganv2_tf.decoding import VIDEO_NAME
 from tganv2_tf.errors import UserError
+from tganv2_tf.ray_cluster import RunnerOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +100,11 @@ def data_set(options: FaceForensicsOptions) -> DataSet:
     )
 
 
-def main(options: FaceForensicsOptions, sharding: ShardingOptions) -> int:
+def main(options: FaceForensicsOptions, sharding: ShardingOptions, runner: RunnerOptions) -> int:
     """Prepares one split."""
-    return prepare(data_set(options), sharding)
+    return prepare(data_set(options), sharding, runner)
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, [FaceForensicsOptions, ShardingOptions], "data_prep.faceforensics", __doc__))
+    option_types = (FaceForensicsOptions, ShardingOptions, RunnerOptions)
+    sys.exit(cli_flags.run(main, option_types, "data_prep.faceforensics", __doc__))

@@ -8,6 +8,7 @@ output folder keeps the plan and one report a finished shard.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import json
@@ -21,6 +22,7 @@ from typing import Any
 
 import tqdm
 
+from data_prep import ray_shards
 from data_prep.options import ShardingOptions
 from data_prep.output_folder import is_complete, lock, make_folder, read_json, refuse_other_options, remove_unfinished
 from data_prep.shard_writer import WHAT_TO_DO, ProbeTask, Reader, ShardReport, ShardTask, Video, probe, write_shard
@@ -30,6 +32,7 @@ from tganv2_tf.data.manifest import MANIFEST_FILE, UNFINISHED_DIR, Manifest, Sha
 from tganv2_tf.data.records import source_video
 from tganv2_tf.errors import UserError
 from tganv2_tf.files import write_atomically
+from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
 
 MIB = 2**20
 PROBED_VIDEOS = 16
@@ -68,9 +71,13 @@ class DataSet:
     source: str = "--video_dir"
 
 
-def prepare(data_set: DataSet, options: ShardingOptions) -> int:
+def prepare(data_set: DataSet, options: ShardingOptions, runner: RunnerOptions = LOCAL) -> int:
     """Writes the shards and the manifest, going on where an earlier run with the same options stopped.
 
+    Args:
+      data_set: what is to be prepared.
+      options: of the shards.
+      runner: where they are written; the bytes are the same.
     Returns:
       The exit status: 0, or 130 after Ctrl-C or SIGTERM.
     Raises:
@@ -97,7 +104,7 @@ def prepare(data_set: DataSet, options: ShardingOptions) -> int:
     make_folder(folder, work)
     try:
         with lock(work), tempfile.TemporaryDirectory() as staging:
-            _Preparation(data_set, options, made_with, staging).run()
+            _Preparation(data_set, options, runner, made_with, staging).run()
     except KeyboardInterrupt:
         message = "interrupted; finished shards are kept, the same command continues"
         print(f"{data_set.name}: {message}", file=sys.stderr)
@@ -124,12 +131,18 @@ def num_shards(num_videos: int, bytes_a_video: float, shard_mib: int) -> int:
 class _Preparation:
     """One run, in a folder that is ours."""
 
-    def __init__(self, data_set: DataSet, options: ShardingOptions, made_with: dict[str, Any], staging: str) -> None:
-        self.data_set, self.options, self.made_with = data_set, options, made_with
+    def __init__(
+        self,
+        data_set: DataSet,
+        options: ShardingOptions,
+        runner: RunnerOptions,
+        made_with: dict[str, Any],
+        staging: str,
+    ) -> None:
+        self.data_set, self.options, self.runner, self.made_with = data_set, options, runner, made_with
         self.folder = _output_folder(options)
         self.work = storage.join(self.folder, UNFINISHED_DIR)
         self.staging = staging if storage.is_remote(self.folder) else ""  # where shards wait for their upload
-        self.num_workers = options.num_workers or num_processors()
         self.reports: dict[int, ShardReport] = {}
 
     def run(self) -> None:
@@ -155,7 +168,9 @@ class _Preparation:
     def _write_shards(self, tasks: list[ShardTask]) -> None:
         # Now, so that a video which changes while its shard is being written counts as changed.
         sources = {task.index: [_state(video) for video in task.videos] for task in tasks}
-        self.reports = {task.index: report for task in tasks if (report := self._finished(task, sources[task.index]))}
+        with concurrent.futures.ThreadPoolExecutor(num_processors()) as pool:  # checksums let go of Python's lock
+            found = pool.map(lambda task: self._finished(task, sources[task.index]), tasks)
+            self.reports = {task.index: report for task, report in zip(tasks, found) if report}
         begun = {video.id for task in tasks if task.index in self.reports for video in task.videos}
         done = len(begun)
         if done:
@@ -172,24 +187,40 @@ class _Preparation:
 
             def on_done(task: ShardTask, report: ShardReport) -> None:
                 self.reports[task.index] = report
-                if self.staging:
-                    storage.copy(task.file, storage.join(self.folder, report.shard.file))
-                    os.remove(task.file)
                 saved = {"sources": sources[task.index], **dataclasses.asdict(report)}
                 write_atomically(self._sidecar(task), json.dumps(saved, indent=2))
 
-            def on_lost(task: ShardTask, video_id: str, reason: str) -> ShardTask:
-                return dataclasses.replace(task, lost=(*task.lost, Skipped(video_id, reason)))
+            def upload(task: ShardTask, report: ShardReport) -> None:
+                if self.staging:
+                    storage.copy(task.file, storage.join(self.folder, report.shard.file))
+                    os.remove(task.file)
+                on_done(task, report)
 
-            run_supervised(
-                write_shard,
-                [task for task in tasks if task.index not in self.reports],
-                num_workers=self.num_workers,
-                item_timeout=self.options.video_timeout,
-                on_begin=on_begin,
-                on_done=on_done,
-                on_lost=on_lost,
-            )
+            def on_written(task: ShardTask, report: ShardReport) -> None:
+                for video in task.videos:
+                    on_begin(task, video.id)
+                on_done(task, report)
+
+            left, timeout = [task for task in tasks if task.index not in self.reports], self.options.video_timeout
+            if self.runner.runner == "ray":
+                ray_shards.run(
+                    left,
+                    self.folder,
+                    self.runner,
+                    at_once=self.options.num_workers,
+                    item_timeout=timeout,
+                    on_done=on_written,
+                )
+            else:
+                run_supervised(
+                    write_shard,
+                    left,
+                    num_workers=self.options.num_workers or num_processors(),
+                    item_timeout=timeout,
+                    on_begin=on_begin,
+                    on_done=upload,
+                    on_lost=ray_shards.without,
+                )
 
     def _plan(self) -> list[ShardTask]:
         """The tasks of all shards; their number is that of the first run, should the estimate come out differently."""

@@ -27,6 +27,7 @@ from data_prep.video import frame_size
 from tganv2_tf import cli_flags
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.ray_cluster import RunnerOptions
 
 NAME = re.compile(r"(?P<id>v_(?P<class_name>[^/\\]+)_g\d+_c\d+)\.avi", re.IGNORECASE)
 
@@ -167,9 +168,9 @@ def data_set(options: Ucf101Options) -> DataSet:
     )
 
 
-def main(options: Ucf101Options, sharding: ShardingOptions) -> int:
+def main(options: Ucf101Options, sharding: ShardingOptions, runner: RunnerOptions) -> int:
     """Prepares one split."""
-    return prepare(data_set(options), sharding)
+    return prepare(data_set(options), sharding, runner)
 
 
 def _lines(path: pathlib.Path) -> list[str]:
@@ -180,4 +181,5 @@ def _lines(path: pathlib.Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, [Ucf101Options, ShardingOptions], "data_prep.ucf101", __doc__))
+    option_types = (Ucf101Options, ShardingOptions, RunnerOptions)
+    sys.exit(cli_flags.run(main, option_types, "data_prep.ucf101", __doc__))

@@ -1,6 +1,7 @@
 """Holds the shards of a data set against its manifest: sizes, checksums, every record, and some decoded videos.
 
 python -m data_prep.verify --data_dir=data/ucf101/train --contact_sheet=ucf101.png
+python -m data_prep.verify --data_dir=s3://bucket/ucf101/train --runner=ray --ray_address=auto
 
 Each fault is one line: file, record (numbered from 0), what is wrong. A file whose framing is damaged is read up to
 there, as TFRecord does not find the next record. The exit status is 0 where there are no faults and 1 where there are.
@@ -9,22 +10,27 @@ there, as TFRecord does not find the next record. The exit status is 0 where the
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import os
 import pathlib
+import platform
 import statistics
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tqdm
 
-from tganv2_tf import cli_flags, storage
+from tganv2_tf import cli_flags, ray_cluster, storage
 from tganv2_tf.config import option, require
 from tganv2_tf.data.inspection import DamagedError, read_frames, read_record, read_shard
 from tganv2_tf.data.manifest import MANIFEST_FILE, WHAT_TO_DO, Manifest, Shard, checksum
 from tganv2_tf.data.records import NO_LABEL, source_video
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
 from tganv2_tf.videos import grid, write_image
 
 SHEET_VIDEOS = 24
@@ -65,106 +71,177 @@ class SourceVideo:
     num_frames: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """What to look at in one shard, in whatever process.
+
+    Attributes:
+      data_dir: folder of the shard.
+      shard: what the manifest says of it.
+      height: of all frames, in pixels, by the manifest.
+      width: likewise.
+      labels: names of the classes.
+      decoded: numbers of the records of which all frames are decoded.
+      shown: numbers of the records of which a tile is made.
+    """
+
+    data_dir: str
+    shard: Shard
+    height: int
+    width: int
+    labels: tuple[str, ...]
+    decoded: frozenset[int]
+    shown: frozenset[int]
+
+
+@dataclasses.dataclass
+class ShardReport:
+    """What a shard holds.
+
+    Attributes:
+      faults: lines, without the name of the file.
+      record_ids: of the records that could be read, by their numbers.
+      videos: by their ids.
+      tiles: first, middle and last frame of the `shown` records, uint8 [height, 3 * width, 3] each.
+    """
+
+    faults: list[str] = dataclasses.field(default_factory=list)
+    record_ids: dict[int, str] = dataclasses.field(default_factory=dict)
+    videos: dict[str, SourceVideo] = dataclasses.field(default_factory=dict)
+    tiles: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+
+def verify_shard(task: ShardTask) -> ShardReport:
+    """Reads one shard.
+
+    Raises:
+      UserError: this machine does not see the folder.
+    """
+    if not storage.is_remote(task.data_dir) and not os.path.isdir(task.data_dir):
+        raise UserError(
+            f"{task.data_dir}: node {platform.node()} does not see it; put it on a disk that all nodes mount at the "
+            "same path, or in a bucket"
+        )
+    report, path = ShardReport(), storage.join(task.data_dir, task.shard.file)
+    fault = task.shard.fault(task.data_dir)
+    if fault:
+        report.faults.append(fault)
+    if storage.exists(path):
+        with storage.on_disk(path) as local:
+            if fault is None and checksum(local) != task.shard.checksum:
+                report.faults.append(f"its checksum is not the one in {MANIFEST_FILE}: other bytes than were written")
+            _verify_records(local, task, report)
+    return report
+
+
+def _verify_records(path: str, task: ShardTask, report: ShardReport) -> None:
+    num_records, num_frames, all_read = 0, 0, True
+    try:
+        for serialized in read_shard(path):
+            number = num_records
+            num_records += 1
+            try:
+                record = read_record(serialized)
+            except DamagedError as error:
+                report.faults.append(f"record {number}: {error}")
+                all_read = False
+                continue
+            num_frames += len(record["frames"])
+            report.record_ids[number] = _text(record["video_id"])
+            video_id = source_video(report.record_ids[number])
+            first = SourceVideo(_text(record["label_name"]), float(record["fps"]))
+            video = report.videos.setdefault(video_id, first)
+            video.num_records += 1
+            video.num_frames += len(record["frames"])
+            report.faults += (f"record {number}: {fault}" for fault in _faults(record, task))
+            try:
+                for _ in read_frames(record["frames"] if number in task.decoded else [], task.height, task.width):
+                    pass
+                if number in task.shown:
+                    report.tiles.append(_tile(record["frames"], task.height, task.width))
+            except DamagedError as error:
+                report.faults.append(f"record {number}: {error}")
+    except DamagedError as error:
+        report.faults.append(f"record {num_records}: {error}")
+        return
+    found = {"num_videos": len(report.videos), "num_records": num_records, "num_frames": num_frames}
+    for name, count in found.items():
+        said = getattr(task.shard, name)
+        if count != said and (all_read or name == "num_records"):
+            report.faults.append(f"{name} is {count}, but {MANIFEST_FILE} says {said}")
+
+
+def _faults(record: dict[str, Any], task: ShardTask) -> Iterator[str]:
+    """What is wrong with a record that could be parsed, but for its frames."""
+    label, labels = int(record["label"]), task.labels
+    if record["num_frames"] != len(record["frames"]):
+        yield f"it has {len(record['frames'])} frames and says {record['num_frames']}"
+    if (record["height"], record["width"]) != (task.height, task.width):
+        yield f"{record['width']}x{record['height']} pixels, but {MANIFEST_FILE} says {task.width}x{task.height}"
+    if not 0 <= label < len(labels):
+        if label != NO_LABEL:
+            yield f"label {label}, but {MANIFEST_FILE} has {len(labels)} labels"
+    elif labels[label] != _text(record["label_name"]):
+        yield f"label {label} is called {_text(record['label_name'])!r}, but {labels[label]!r} in {MANIFEST_FILE}"
+
+
+def _tile(frames: Sequence[bytes], height: int, width: int) -> np.ndarray:
+    three = (frames[index] for index in (0, len(frames) // 2, len(frames) - 1))
+    return np.concatenate(list(read_frames(three, height, width)), axis=1)
+
+
 class Verification:
     """One reading of a data set, done when it is made: every fault is printed as it is found.
 
     Attributes:
       num_faults: lines printed.
       videos: by their ids, over all shards.
-      tiles: first, middle and last frame of the sampled records, uint8 [height, 3 * width, 3] each.
+      tiles: of the sampled records.
     """
 
-    def __init__(self, manifest: Manifest, options: VerifyOptions) -> None:
+    def __init__(self, manifest: Manifest, options: VerifyOptions, runner: RunnerOptions = LOCAL) -> None:
         self.num_faults = 0
         self.videos: dict[str, SourceVideo] = {}
         self.tiles: list[np.ndarray] = []
-        self._manifest, self._options = manifest, options
         self._record_ids: set[str] = set()
-        draw = np.random.default_rng(options.seed)
-        on_sheet = _sample(draw, manifest.num_records, SHEET_VIDEOS if options.contact_sheet else 0)
         interval = 0.5 if sys.stderr.isatty() else 30  # not a line every moment in a log file
-        first = 0
-        with tqdm.tqdm(total=manifest.num_records, unit="record", desc=manifest.name, mininterval=interval) as bar:
-            for shard in manifest.shards:
-                decoded = _sample(draw, shard.num_records, options.num_decoded)
-                self._verify(shard, decoded, {number - first for number in on_sheet}, bar)
-                first += shard.num_records
+        bar_of = functools.partial(tqdm.tqdm, unit="record", desc=manifest.name, mininterval=interval)
+        with contextlib.ExitStack() as stack:
+            if runner.runner == "ray":
+                stack.enter_context(ray_cluster.connected(runner.ray_address))
+                reports = ray_cluster.run_tasks(verify_shard, _tasks(manifest, options), runner, ordered=True)
+            else:
+                reports = ((task, verify_shard(task)) for task in _tasks(manifest, options))
+            bar = stack.enter_context(bar_of(total=manifest.num_records))
+            for task, report in reports:
+                self._add(task.shard.file, report)
+                bar.update(task.shard.num_records)
 
-    def _report(self, file: str, fault: str) -> None:
-        self.num_faults += 1
-        tqdm.tqdm.write(f"{file}: {fault}")
+    def _add(self, file: str, report: ShardReport) -> None:
+        for number, record_id in report.record_ids.items():
+            if record_id in self._record_ids:
+                report.faults.append(f"record {number}: video_id {record_id} is there a second time")
+            self._record_ids.add(record_id)
+        for fault in report.faults:
+            tqdm.tqdm.write(f"{file}: {fault}")
+        self.num_faults += len(report.faults)
+        for video_id, found in report.videos.items():
+            video = self.videos.setdefault(video_id, SourceVideo(found.class_name, found.fps))
+            video.num_records += found.num_records
+            video.num_frames += found.num_frames
+        self.tiles += report.tiles
 
-    def _verify(self, shard: Shard, decoded: set[int], shown: set[int], bar: tqdm.tqdm) -> None:
-        path = storage.join(self._options.data_dir, shard.file)
-        fault = shard.fault(self._options.data_dir)
-        if fault:
-            self._report(shard.file, fault)
-        if not storage.exists(path):
-            return
-        with storage.on_disk(path) as local:
-            self._verify_content(local, shard, fault is None, decoded, shown, bar)
 
-    def _verify_content(
-        self, path: str, shard: Shard, has_its_size: bool, decoded: set[int], shown: set[int], bar: tqdm.tqdm
-    ) -> None:
-        if has_its_size and checksum(path) != shard.checksum:
-            self._report(shard.file, f"its checksum is not the one in {MANIFEST_FILE}: other bytes than were written")
-        video_ids, num_records, num_frames, all_read = set(), 0, 0, True
-        try:
-            for serialized in read_shard(path):
-                number = num_records
-                num_records += 1
-                bar.update()
-                try:
-                    record = read_record(serialized)
-                except DamagedError as error:
-                    self._report(shard.file, f"record {number}: {error}")
-                    all_read = False
-                    continue
-                video_ids.add(self._add(record))
-                num_frames += len(record["frames"])
-                for fault in self._faults(record, number in decoded, number in shown):
-                    self._report(shard.file, f"record {number}: {fault}")
-        except DamagedError as error:
-            self._report(shard.file, f"record {num_records}: {error}")
-            return
-        found = {"num_videos": len(video_ids), "num_records": num_records, "num_frames": num_frames}
-        for name, count in found.items():
-            if count != getattr(shard, name) and (all_read or name == "num_records"):
-                self._report(shard.file, f"{name} is {count}, but {MANIFEST_FILE} says {getattr(shard, name)}")
-
-    def _add(self, record: dict[str, Any]) -> str:
-        """Counts a record to its video, whose id it returns."""
-        video_id = source_video(_text(record["video_id"]))
-        video = self.videos.setdefault(video_id, SourceVideo(_text(record["label_name"]), float(record["fps"])))
-        video.num_records += 1
-        video.num_frames += len(record["frames"])
-        return video_id
-
-    def _faults(self, record: dict[str, Any], decoded: bool, shown: bool) -> Iterator[str]:
-        """What is wrong with a record that could be parsed; keeps its tile where it is `shown`."""
-        record_id, label, frames = _text(record["video_id"]), int(record["label"]), record["frames"]
-        height, width, labels = self._manifest.height, self._manifest.width, self._manifest.labels
-        if record_id in self._record_ids:
-            yield f"video_id {record_id} is there a second time"
-        self._record_ids.add(record_id)
-        if record["num_frames"] != len(frames):
-            yield f"it has {len(frames)} frames and says {record['num_frames']}"
-        if (record["height"], record["width"]) != (height, width):
-            yield f"{record['width']}x{record['height']} pixels, but {MANIFEST_FILE} says {width}x{height}"
-        if not 0 <= label < len(labels):
-            if label != NO_LABEL:
-                yield f"label {label}, but {MANIFEST_FILE} has {len(labels)} labels"
-        elif labels[label] != _text(record["label_name"]):
-            yield f"label {label} is called {_text(record['label_name'])!r}, but {labels[label]!r} in {MANIFEST_FILE}"
-        try:
-            for _ in read_frames(frames if decoded else [], height, width):
-                pass
-            if shown:
-                three = (frames[index] for index in (0, len(frames) // 2, len(frames) - 1))
-                self.tiles.append(np.concatenate(list(read_frames(three, height, width)), axis=1))
-        except DamagedError as error:
-            yield str(error)
+def _tasks(manifest: Manifest, options: VerifyOptions) -> Iterator[ShardTask]:
+    """One for each shard; the records that are drawn do not depend on who reads them."""
+    draw = np.random.default_rng(options.seed)
+    on_sheet = _sample(draw, manifest.num_records, SHEET_VIDEOS if options.contact_sheet else 0)
+    folder, labels, first = ray_cluster.placed(options.data_dir), tuple(manifest.labels), 0
+    for shard in manifest.shards:
+        decoded = _sample(draw, shard.num_records, options.num_decoded)
+        shown = frozenset(number - first for number in on_sheet if 0 <= number - first < shard.num_records)
+        yield ShardTask(folder, shard, manifest.height, manifest.width, labels, decoded, shown)
+        first += shard.num_records
 
 
 def _text(value: bytes) -> str:
@@ -172,9 +249,9 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "backslashreplace")
 
 
-def _sample(draw: np.random.Generator, count: int, size: int) -> set[int]:
+def _sample(draw: np.random.Generator, count: int, size: int) -> frozenset[int]:
     """`size` of the numbers 0 .. count - 1, or all of them."""
-    return {int(number) for number in draw.choice(count, min(count, size), replace=False)}
+    return frozenset(int(number) for number in draw.choice(count, min(count, size), replace=False))
 
 
 def summary(manifest: Manifest, videos: Collection[SourceVideo]) -> str:
@@ -207,10 +284,10 @@ def summary(manifest: Manifest, videos: Collection[SourceVideo]) -> str:
     return "\n".join(lines)
 
 
-def main(options: VerifyOptions) -> int:
+def main(options: VerifyOptions, runner: RunnerOptions = LOCAL) -> int:
     """Verifies a data set."""
     manifest = Manifest.read(options.data_dir)
-    verification = Verification(manifest, options)
+    verification = Verification(manifest, options, runner)
     listed = {shard.file for shard in manifest.shards}
     for name in storage.names(options.data_dir):
         if name.endswith(".tfrecord") and name not in listed:
@@ -226,4 +303,4 @@ def main(options: VerifyOptions) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, [VerifyOptions], "data_prep.verify", __doc__))
+    sys.exit(cli_flags.run(main, [VerifyOptions, RunnerOptions], "data_prep.verify", __doc__))

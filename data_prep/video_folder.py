@@ -36,6 +36,7 @@ from tganv2_tf.config import option, require
 from tganv2_tf.data.records import NO_LABEL
 from tganv2_tf.decoding import VIDEO_NAME
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.ray_cluster import RunnerOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,10 +141,11 @@ def _label_name(video_id: str) -> str:
     return video_id.rpartition("/")[0]
 
 
-def main(options: VideoFolderOptions, sharding: ShardingOptions) -> int:
+def main(options: VideoFolderOptions, sharding: ShardingOptions, runner: RunnerOptions) -> int:
     """Prepares one split."""
-    return prepare(data_set(options), sharding)
+    return prepare(data_set(options), sharding, runner)
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, [VideoFolderOptions, ShardingOptions], "data_prep.video_folder", __doc__))
+    option_types = (VideoFolderOptions, ShardingOptions, RunnerOptions)
+    sys.exit(cli_flags.run(main, option_types, "data_prep.video_folder", __doc__))

@@ -205,6 +205,14 @@ ELSEWHERE: list[tuple[str, str, Callable[[Command], None]]] = [
         understood,
     ),
     (r"python -m \S+ .*=s3://", "in a bucket; tests/test_storage.py has one", understood),
+    (r"python -m \S+ .*--runner=ray", "on a Ray cluster; tests/test_ray.py has one", understood),
+    (r"python -m \S+ .*--distribution=ray", "on a Ray cluster; tests/test_ray_training.py has one", understood),
+    (
+        r"(ray|kubectl|sbatch)\b",
+        "tests/ray_nodes.py makes a cluster of Ray's; of the others there is none",
+        nothing_else,
+    ),
+    (r"python -m benchmarks\.scaling", "minutes; in small: tests/test_scaling.py", understood),
     (r"export \w+=", "variables of the shell", nothing_else),
     (r"python -m \S+ .*=ablation/", "the record of an hour's run, which benchmarks.ablation writes", understood),
 ]
@@ -214,7 +222,7 @@ BROUGHT = {
     "README.md": ["examples"],
     "docs/conditional.md": [],
     "docs/faceforensics.md": ["FaceForensics_compressed", "INTERVIEWS", "conv3d_deepnetA_ucf.npz", "i3d-kinetics-400"],
-    "docs/multi_gpu.md": ["data/ucf101/train"],
+    "docs/distributed.md": ["UCF-101", "ucfTrainTestlist"],
     "docs/own_videos.md": ["VIDEOS"],
     "docs/serving.md": ["demo/run"],
     "docs/troubleshooting.md": ["data/own/train"],

@@ -10,7 +10,7 @@ FLOORS = [
     {"storage"},
     {"augmentation_policy", "files", "machine", "pyramid", "quiet"},
     {"config", "decoding", "encoding"},
-    {"cli_flags", "subsampling", "videos"},
+    {"cli_flags", "ray_cluster", "subsampling", "videos"},
     {"models", "data"},
     {"evaluation"},
     {"training"},
@@ -72,6 +72,7 @@ def test_data_prep_uses_only_the_contract():
         "errors",
         "files",
         "quiet",
+        "ray_cluster",
         "storage",
         "videos",
     )

@@ -17,6 +17,7 @@ from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.evaluation import metrics, protocol
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig, resize
 from tganv2_tf.evaluation.classifier import save_classifier
+from tganv2_tf.evaluation.networks import Network, load_c3d_network
 
 CONFIG = EvalConfig(num_samples=64, repetitions=3, eval_batch_size=20, real_passes=4, cache_dir="")
 
@@ -33,7 +34,7 @@ def network(name="c3d", identity="a"):
         features = features_of(videos)
         return features, tf.one_hot(tf.cast(features[:, 0] >= 0, tf.int32), 4)
 
-    return protocol.Network(name, {"network": name, "files": identity}, describe)
+    return Network(name, {"network": name, "files": identity}, describe)
 
 
 def normal_videos(seed=0, size=20, shift=0.0):
@@ -244,7 +245,7 @@ def test_the_papers_protocol_resizes_first(tmp_path):
     save_classifier(c3d, {"format": 1, "shape": dataclasses.asdict(shape), "labels": []}, tmp_path / "c.npz")
     videos = tf.random.stateless_uniform([2, 16, 24, 40, 3], [0, 1], -1.0, 1.0)
     for name, seen in (("official", videos), ("paper", resize(videos, 128))):
-        described = protocol.load_c3d_network(EvalConfig(classifier=str(tmp_path / "c.npz"), protocol=name))
+        described = load_c3d_network(EvalConfig(classifier=str(tmp_path / "c.npz"), protocol=name))
         features, probabilities = described.describe(videos)
         assert probabilities is not None
         np.testing.assert_allclose(features, c3d(seen)["fc7"], atol=1e-6)

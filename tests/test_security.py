@@ -50,6 +50,8 @@ ALLOWED = {
     ("tganv2_tf/evaluation/i3d.py", "tensorflow_hub.resolve"),
     # Python's own objects, between a process and the children that it has started.
     ("data_prep/workers.py", ".recv"),
+    ("benchmarks/scaling.py", ".recv"),
+    ("benchmarks/scaling_data.py", "pickle"),  # only to see how large Ray's are
     # OUTPUT.unfinished, which only the same command on the same machine goes on with.
     ("tganv2_tf/evaluation/classifier.py", "CheckpointManager"),
 }

@@ -8,13 +8,14 @@ import http.server
 import os
 import pathlib
 import threading
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import tensorflow as tf
 
+from tests import buckets
+from tests.buckets import Proxy
 from tests.conftest import TINY_FLAGS
 from tests.forking import fork_command
 from tganv2_tf import files, storage
@@ -23,43 +24,6 @@ from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
 
 BUCKET = "bucket"
-DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Not you.</Message></Error>"
-
-
-class Proxy(http.server.BaseHTTPRequestHandler):
-    """Passes requests on to `target`, but for the next ones, which get the statuses of `faults` instead."""
-
-    target = ""
-    faults: list[int] = []  # noqa: RUF012 (of the one proxy)
-    answered: list[int] = []  # noqa: RUF012
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.faults:
-            status, headers, content = self.faults.pop(0), {}, DENIED
-            self.answered.append(status)
-        else:
-            request = urllib.request.Request(self.target + self.path, body or None, dict(self.headers))
-            request.method = self.command
-            try:
-                with urllib.request.urlopen(request) as answer:
-                    status, headers, content = answer.status, dict(answer.headers), answer.read()
-            except urllib.error.HTTPError as error:
-                status, headers, content = error.code, dict(error.headers), error.read()
-        self.send_response(status)
-        length = headers.get("Content-Length", str(len(content))) if self.command == "HEAD" else str(len(content))
-        for name, value in {**headers, "Content-Length": length}.items():
-            if name not in ("Connection", "Date", "Server", "Transfer-Encoding"):
-                self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
-
-    def log_message(self, *words: Any) -> None:
-        pass
 
 
 class Files(http.server.SimpleHTTPRequestHandler):
@@ -71,30 +35,9 @@ class Files(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def environment() -> Iterator[dict[str, str]]:
-    """That of commands, with a bucket behind a proxy; this process has it too."""
-    from moto.server import ThreadedMotoServer
-
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    Proxy.target = "http://{}:{}".format(*moto.get_host_and_port())
-    proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    threading.Thread(target=proxy.serve_forever, daemon=True).start()
-    added = {
-        "S3_ENDPOINT": f"http://127.0.0.1:{proxy.server_port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-    }
-    before = dict(os.environ)
-    os.environ.update(added)
-    import boto3
-
-    boto3.client("s3", endpoint_url=Proxy.target).create_bucket(Bucket=BUCKET)
-    yield {**os.environ}
-    os.environ.clear()
-    os.environ.update(before)
-    proxy.shutdown()
-    moto.stop()
+    """That of commands, with a bucket; this process has it too."""
+    with buckets.bucket(BUCKET):
+        yield {**os.environ}
 
 
 @pytest.fixture

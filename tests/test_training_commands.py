@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -20,6 +21,10 @@ from tests.conftest import ROOT
 from tests.data_sets import write_data_set
 from tests.forking import fork_command
 from tests.test_commands import MODEL, RUN, fail
+from tests.test_evaluate import write_classifier
+from tganv2_tf import videos
+from tganv2_tf.models.latents import sample_latents
+from tganv2_tf.training.callbacks import PREVIEWS_SEED
 from tganv2_tf.training.checkpoints import load_generator
 
 # Of one level: graphs of more take longer to be made, and show no more here.
@@ -29,7 +34,7 @@ SMALL = ["--frame_strides=", "--batch_strides=", "--up_channels=4,4,4", "--discr
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("data")
-    write_data_set(folder, [8] * 16, num_shards=4)
+    write_data_set(folder, [16] * 16, num_shards=4)
     return str(folder)
 
 
@@ -148,16 +153,40 @@ def test_two_workers_train_one_model_and_only_the_chief_writes(data_dir: str, tm
     run = tmp_path / "run"
     (tmp_path / "temporary").mkdir()
     every = [f"--{what}_every_steps=1" for what in ("checkpoint", "keep_checkpoint")]
-    workers = start_workers(data_dir, run, "--train_steps=2", *every)
+    write_classifier(tmp_path / "classifier.npz")
+    scored = [f"--classifier={tmp_path / 'classifier.npz'}", "--num_samples=10", "--repetitions=2", "--cache_dir="]
+    scored += ["--eval_batch_size=4", "--real_passes=1"]
+    shown = ["--num_previews=3", "--eval_every_steps=2"]
+    workers = start_workers(data_dir, run, "--train_steps=2", *every, *scored, *shown)
     chief, other = finish(workers)
     assert [worker.returncode for worker in workers] == [0, 0], chief + other
     assert "2/2" in chief
     assert "2/2" not in other
     assert load_generator(str(run))[2] == 2
     assert checkpoints(run / "checkpoints") == ["ckpt-1.index", "ckpt-2.index"]
-    assert sorted(path.name for path in run.glob("[!.]*")) == ["checkpoints", "config.json", "events", "snapshots"]
+    names = ["best", "checkpoints", "config.json", "evaluations", "events", "snapshots"]
+    assert sorted(path.name for path in run.glob("[!.]*")) == names
     assert list((tmp_path / "temporary").iterdir()) == []
     assert sorted(path.suffix for path in run.glob("events/*")) == [".hparams", ".v2"]
+    # They have taken turns at the samples: scores and previews are those of one.
+    (report,) = run.glob("evaluations/*.json")
+    alone = fork_command("tganv2_tf.evaluate", f"--model_dir={run}", *scored, f"--output={tmp_path / 'alone.json'}")
+    assert alone.returncode == 0, alone.stderr
+    together, expected = (json.loads(path.read_text())["scores"] for path in (report, tmp_path / "alone.json"))
+    for name, score in expected.items():
+        np.testing.assert_allclose(together[name]["values"], score["values"], rtol=1e-4)
+    generator, config, _ = load_generator(str(run))
+    z = sample_latents(3, config.model.z_dim, tf.constant([config.train.seed, PREVIEWS_SEED]))
+    grid = videos.grid(videos.to_uint8(generator(z, level=1).numpy()))
+    (event,) = (
+        value.tensor.string_val[2]
+        for path in run.glob("events/*.v2")
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+        if value.tag == "samples/level_1"
+    )
+    found, wanted = (iio.imread(content, extension=".gif") for content in (event, videos.gif_bytes(grid, 8.0)))
+    np.testing.assert_array_equal(found, wanted)
     # A signal to one worker stops both at the same step; and the run goes on from where it was.
     workers = start_workers(data_dir, run, "--train_steps=100000")
     deadline = time.monotonic() + 200

@@ -156,9 +156,10 @@ class TrainConfig:
     )
     ema_decay: float = option("decay of the averaged generator's weights a step; 0 = no averaging", 0.999)
     distribution: str = option(
-        "mirrored = all devices of this machine; one_device; multi_worker = all machines that TF_CONFIG or Slurm names",
+        "mirrored = all devices of this machine; one_device; multi_worker = all machines that TF_CONFIG or Slurm "
+        "names; ray = the workers of a Ray cluster",
         "mirrored",
-        ("mirrored", "one_device", "multi_worker"),
+        ("mirrored", "one_device", "multi_worker", "ray"),
         group="Devices and speed",
     )
     mixed_precision: str = option(

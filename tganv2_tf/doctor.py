@@ -166,7 +166,7 @@ def check_shards(data: DataConfig) -> tuple[Finding, Manifest | None]:
         f"{manifest.name}, {manifest.split}: {manifest.num_videos} videos, {len(manifest.labels)} labels, "
         f"{manifest.width}x{manifest.height} pixels, {manifest.num_shards} shards, {in_bytes(size)}"
     )
-    faults = [f"{shard.file}: {fault}" for shard in manifest.shards if (fault := shard.fault(data.data_dir))]
+    faults = [f"{file}: {fault}" for file, fault in manifest.faults(data.data_dir).items()]
     if faults:
         level, advice = (NOTE, "") if data.skip_corrupt_records else (PROBLEM, "; copy or prepare the data set again")
         return Finding(level, "data", f"{text}; {len(faults)} are damaged, the first {faults[0]}{advice}"), manifest
@@ -393,7 +393,7 @@ def check_recipe(
 
     if config.train.distribution == "one_device":
         device = dataclasses.replace(device, count=1)
-    elif config.train.distribution == "multi_worker":
+    elif config.train.distribution in ("multi_worker", "ray"):
         yield Finding(NOTE, "recipe", "reckoned as if this machine trained alone, with the whole batch")
     pipeline = 0
     try:

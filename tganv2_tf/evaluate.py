@@ -5,28 +5,36 @@ python -m tganv2_tf.evaluate --saved_model=saved_models/ucf101/1 --data_dir=data
   --classifier=conv3d_deepnetA_ucf.npz --c3d_mean=mean2.npz --output=scores.json
 python -m tganv2_tf.evaluate --video_dir=samples --scores=fvd,kvd --i3d=i3d-kinetics-400 --data_dir=data/ucf101/train
 
+On a Ray cluster, with the same scores (docs/distributed.md):
+  python -m tganv2_tf.evaluate --model_dir=runs/ucf101 --classifier=classifier.npz --runner=ray --gpus_per_task=1
+
 Where the videos come from is one of --model_dir, --saved_model, --video_dir and --clips_dir. What is printed is also
 written as JSON, with all that is needed to repeat it; a run's scores go to TensorBoard as well.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import itertools
 import sys
 from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
-from tganv2_tf import cli_flags
+from tganv2_tf import cli_flags, ray_cluster
 from tganv2_tf.config import DataConfig, EvalConfig, option, require
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.files import write_atomically
+from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tganv2_tf.evaluation.protocol import Score
     from tganv2_tf.evaluation.samples import Batches
+    from tganv2_tf.serving.scored import Source
 
 SOURCES = ("model_dir", "saved_model", "video_dir", "clips_dir")
 
@@ -87,6 +95,16 @@ def data_config(command: Command, of_run: DataConfig | None, authors_c3d: bool) 
     return dataclasses.replace(data, **changes)
 
 
+def generator_of(command: Command, config: EvalConfig) -> Source | None:
+    """The generator to score; None where videos are there already."""
+    from tganv2_tf.serving.scored import Source
+
+    if not (command.model_dir or command.saved_model):
+        return None
+    batches = config.recalibration_batches if command.model_dir else 0
+    return Source(command.model_dir, command.untrained, command.saved_model, command.seed, command.truncation, batches)
+
+
 def source(command: Command, config: EvalConfig) -> tuple[Batches, DataConfig, dict[str, Any], tuple[str, ...]]:
     """The videos to score, how real clips are drawn, where they come from, for the report, and the generator's classes.
 
@@ -96,28 +114,18 @@ def source(command: Command, config: EvalConfig) -> tuple[Batches, DataConfig, d
     """
     from tganv2_tf.data.manifest import Manifest, folder_checksum
     from tganv2_tf.evaluation import samples
+    from tganv2_tf.serving.scored import load_scored
 
-    batch_size = config.eval_batch_size
-    if command.model_dir:
-        return of_run(command, config)
-    data = data_config(command, None, bool(config.c3d_mean))
-    about: dict[str, Any] = {"normalization": data.normalization}
-    if command.saved_model:
-        from tganv2_tf.serving.sampler import load_sampler
-
-        sampler = load_sampler(saved_model=command.saved_model)
-        about |= {"saved_model": command.saved_model, "checksum": folder_checksum(command.saved_model)}
-        about["truncation"] = command.truncation
-        classes = sampler.class_names
-        batches = samples.of_generator(
-            lambda z, labels: sampler.float_videos(z, samples.NUM_FRAMES, labels=labels),
-            sampler.z_dim,
-            command.seed,
-            batch_size,
-            len(classes),
-            command.truncation,
-        )
-        return batches, data, about, classes
+    batch_size, authors_c3d = config.eval_batch_size, bool(config.c3d_mean)
+    generator = generator_of(command, config)
+    if generator is not None:
+        scored = load_scored(generator)
+        data = data_config(command, scored.run.data if scored.run else None, authors_c3d)
+        about = scored.about if scored.run else {"normalization": data.normalization, **scored.about}
+        batches = (scored.batch(generator, number, batch_size) for number in itertools.count())
+        return batches, data, about, scored.class_names
+    data = data_config(command, None, authors_c3d)
+    about = {"normalization": data.normalization}
     if command.video_dir:
         paths = samples.videos_in(command.video_dir)
         about |= {"video_dir": command.video_dir, "num_videos": len(paths)}
@@ -130,44 +138,13 @@ def source(command: Command, config: EvalConfig) -> tuple[Batches, DataConfig, d
     return samples.of_shards(manifest, clips, command.seed + 1, batch_size), data, about, ()  # 0 is the real side's
 
 
-def of_run(command: Command, config: EvalConfig) -> tuple[Batches, DataConfig, dict[str, Any], tuple[str, ...]]:
-    """`source`, where that is a run."""
-    import tensorflow as tf
-
-    from tganv2_tf.evaluation import samples
-    from tganv2_tf.models.generator import Generator
-    from tganv2_tf.models.recalibration import recalibrate
-    from tganv2_tf.training import checkpoints
-
-    about: dict[str, Any] = {"model_dir": command.model_dir, "truncation": command.truncation}
-    if command.untrained:
-        run, step = checkpoints.load_config(str(checkpoints.run_folder(command.model_dir))), 0
-        if run.train.init_from:
-            raise ConfigError(f"--untrained: the run began with the networks of {run.train.init_from}; score that run")
-        tf.keras.utils.set_random_seed(run.train.seed)  # as training begins
-        generator = Generator(run.model)
-    else:
-        generator, run, step = checkpoints.load_generator(command.model_dir)
-        about["checkpoint"] = checkpoints.checksums(command.model_dir)
-    if config.recalibration_batches:
-        recalibrate(generator, config.recalibration_batches, run.train.seed)
-    class_names = checkpoints.load_class_names(command.model_dir)
-    sample = tf.function(
-        lambda z, labels: generator(z, num_frames=samples.NUM_FRAMES, labels=labels), reduce_retracing=True
-    )
-    batches = samples.of_generator(
-        sample, run.model.z_dim, command.seed, config.eval_batch_size, len(class_names), command.truncation
-    )
-    data = data_config(command, run.data, bool(config.c3d_mean))
-    return batches, data, {**about, "step": step, "config": dataclasses.asdict(run)}, class_names
-
-
-def main(command: Command, config: EvalConfig) -> int:
+def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) -> int:
     from tganv2_tf.data.manifest import Manifest
     from tganv2_tf.evaluation import protocol
+    from tganv2_tf.evaluation.networks import NetworkFiles, described, load_networks
 
     names = protocol.parse_scores(command.scores)
-    kinds = {protocol.NETWORK_OF[name] for name in names}
+    kinds = tuple(sorted({protocol.NETWORK_OF[name] for name in names}))
     with_real = {protocol.NETWORK_OF[name] for name in names if name not in protocol.WITHOUT_REAL_CLIPS}
     if "i3d" in kinds and not command.i3d:
         raise ConfigError("--i3d is missing: the network of fvd and kvd, a SavedModel or TF-Hub module")
@@ -175,27 +152,42 @@ def main(command: Command, config: EvalConfig) -> int:
     if with_real and not data.data_dir:
         raise ConfigError("--data_dir is missing: the shards of real videos; only inception_score goes without")
     manifest = Manifest.load(data.data_dir) if with_real else None
-    networks, real = {}, {}
-    if "c3d" in kinds:
-        networks["c3d"] = protocol.load_c3d_network(config)
-    if "i3d" in kinds:
-        networks["i3d"] = protocol.load_i3d_network(command.i3d)
-    if manifest is not None:
-        real = {kind: protocol.real_features(networks[kind], manifest, data, config) for kind in sorted(with_real)}
-    found = protocol.evaluate(names, batches, networks, real, config, class_names=class_names)
+    files = NetworkFiles(kinds, config, command.i3d)
+    networks = load_networks(files)
+    real = {}
+    with contextlib.ExitStack() as stack:
+        if runner.runner == "local":
+            of_videos = functools.partial(described, networks=networks)
+            answers = of_videos(batches, kinds=kinds)
+        else:
+            from tganv2_tf.serving import scored
+
+            stack.enter_context(ray_cluster.connected(runner.ray_address))
+            of_videos = functools.partial(scored.described_by_nodes, files=files, options=runner)
+            generator = generator_of(command, config)
+            if generator is None:
+                answers = of_videos(batches, kinds=kinds)
+            else:
+                answers = scored.answers_from_nodes(generator, files, runner)
+        if manifest is not None:
+            for kind in sorted(with_real):
+                of_clips = functools.partial(of_videos, kinds=(kind,))
+                real[kind] = protocol.real_features(networks[kind], manifest, data, config, of_clips)
+        labels = networks["c3d"].labels if "c3d" in networks else ()
+        found = protocol.score_answers(names, answers, labels, real, config, class_names=class_names)
     width = max(16, *map(len, found))
     for name, score in found.items():
         print(f"{name:<{width}} {score.mean:.4f} +- {score.std:.4f}")
 
-    described = protocol.describe_protocol(networks, data, manifest, config)
+    about = protocol.describe_protocol(networks, data, manifest, config)
     output = command.output
     if command.model_dir and not output:
         from tganv2_tf.training.checkpoints import run_folder
 
-        identity = [names, command.seed, described, command.truncation, config.recalibration_batches]
+        identity = [names, command.seed, about, command.truncation, config.recalibration_batches]
         output = protocol.report_path(run_folder(command.model_dir), generated["step"], identity)
     if output:
-        write_atomically(output, protocol.report(found, {**generated, "seed": command.seed}, described, config))
+        write_atomically(output, protocol.report(found, {**generated, "seed": command.seed}, about, config))
         print(f"Report: {output}")
     if command.model_dir:
         show_in_tensorboard(command.model_dir, found, generated["step"])
@@ -219,4 +211,4 @@ def show_in_tensorboard(model_dir: str, found: Mapping[str, Score], step: int) -
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command, EvalConfig), "tganv2_tf.evaluate", __doc__))
+    sys.exit(cli_flags.run(main, (Command, EvalConfig, RunnerOptions), "tganv2_tf.evaluate", __doc__))

@@ -87,6 +87,10 @@ def whole_folder(path: Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+class InUseError(UserError):
+    """Another process has the lock."""
+
+
 @contextlib.contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
     """Keeps other processes of this machine out; the system lets go of the lock even when a process is killed.
@@ -95,7 +99,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
       path: of the lock, an empty file that stays. For a remote one a file among this machine's temporary ones.
       what: is in use, for the message.
     Raises:
-      UserError: another process has the lock.
+      InUseError: another process has the lock.
     """
     address = os.fspath(path)
     if "://" in address:
@@ -106,7 +110,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise UserError(f"{what}: another process of this machine is writing to it") from error
+                raise InUseError(f"{what}: another process of this machine is writing to it") from error
         yield
 
 

@@ -14,6 +14,9 @@ Every level of the same samples, enlarged to one size (the paper's Figure 4):
 A long video, in constant memory, and arrays for programs (`videos`, `seeds`, `z`, `names`, `labels`):
   python -m tganv2_tf.generate --model_dir=runs/ucf101 --seeds=3 --num_frames=5000 --output=long.mp4
   python -m tganv2_tf.generate --model_dir=runs/ucf101 --seeds=0-99 --output=samples.npz
+Many files, each made on some node of a Ray cluster (docs/distributed.md):
+  python -m tganv2_tf.generate --model_dir=runs/ucf101 --seeds=0-9999 --layout=single --output=samples/video.mp4 \\
+    --runner=ray --gpus_per_task=1
 
 Interpolation: `linear` is the straight line between two latents; `spherical` keeps to what training has shown, see
 tganv2_tf/serving/latent_paths.py. In a walk each frame comes from the clip of its own latent, at a time that goes
@@ -29,9 +32,10 @@ import os
 import sys
 from typing import TYPE_CHECKING, Callable
 
-from tganv2_tf import cli_flags, machine
+from tganv2_tf import cli_flags, machine, ray_cluster
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
 from tganv2_tf.serving.selection import parse_labels, parse_seeds
 
 if TYPE_CHECKING:
@@ -197,6 +201,43 @@ def write_single(command: Command, sampler: Sampler, chosen: Selection, progress
     return f"{named[0]}{slash}" if len(named) == 1 else f"{root}-seed*{suffix}{slash}"
 
 
+def write_on_ray(command: Command, runner: RunnerOptions, progress: tqdm) -> str:
+    """`write_single`, of some seeds on each node of the cluster. Returns what the files are called."""
+    from tganv2_tf.training.checkpoints import find_checkpoint
+
+    # Of a run that goes on, the checkpoint that is its newest now.
+    command = dataclasses.replace(
+        command,
+        model_dir=ray_cluster.placed(command.model_dir and (find_checkpoint(command.model_dir) or command.model_dir)),
+        saved_model=ray_cluster.placed(command.saved_model),
+        output=ray_cluster.placed(command.output),
+    )
+    seeds, size = parse_seeds(command.seeds), command.batch_size
+    parts = (
+        dataclasses.replace(command, seeds=",".join(map(str, seeds[first : first + size])))
+        for first in range(0, len(seeds), size)
+    )
+    names: set[str] = set()
+    for _, (name, frames) in ray_cluster.run_tasks(write_part, parts, runner):
+        names.add(name)
+        progress.update(frames)
+    root, suffix = os.path.splitext(command.output.rstrip("/"))
+    return names.pop() if len(names) == 1 else f"{root}-seed*{suffix}{'/' * command.output.endswith('/')}"
+
+
+def write_part(command: Command) -> tuple[str, int]:
+    """Writes single files in a process of a cluster. Returns what they are called, and the number of frames."""
+    from tqdm import tqdm
+
+    from tganv2_tf.serving.sampler import kept_sampler
+
+    sampler = kept_sampler(command.model_dir, command.saved_model)
+    with tqdm(disable=True) as progress:
+        chosen = choose(command, sampler)
+        name = write_single(command, sampler, chosen, progress)
+    return name, len(chosen) * (command.num_frames or sampler.num_frames)
+
+
 def write_grid(command: Command, sampler: Sampler, chosen: Selection, progress: tqdm) -> str:
     """All videos in one file. Returns its name."""
     from tganv2_tf import videos
@@ -212,10 +253,12 @@ def write_grid(command: Command, sampler: Sampler, chosen: Selection, progress: 
     return command.output
 
 
-def main(command: Command) -> int:
+def main(command: Command, runner: RunnerOptions = LOCAL) -> int:
     from tganv2_tf import videos
 
     videos.check_suffix(command.output)
+    apart = command.layout == "single" and command.interpolate == "none"
+    require(runner.runner == "local" or apart, "runner", "ray", "with --layout=single and without --interpolate")
     import tensorflow as tf
     from tqdm import tqdm
 
@@ -227,10 +270,14 @@ def main(command: Command) -> int:
     chosen = choose(command, sampler)
     frames = chosen.z.shape[1] if command.layout == "walk" else command.num_frames or sampler.num_frames
     total = len(chosen) * frames * (sampler.num_levels if command.layout == "levels" else 1)
-    write = write_single if command.layout == "single" else write_grid
+    cluster = ray_cluster.connected(runner.ray_address) if runner.runner == "ray" else contextlib.nullcontext()
     try:
-        with tqdm(total=total, unit=" frames", unit_scale=True, disable=total <= 16) as progress:
-            name = write(command, sampler, chosen, progress)
+        with cluster, tqdm(total=total, unit=" frames", unit_scale=True, disable=total <= 16) as progress:
+            if runner.runner == "ray":
+                name = write_on_ray(command, runner, progress)
+            else:
+                write = write_single if command.layout == "single" else write_grid
+                name = write(command, sampler, chosen, progress)
     except tf.errors.ResourceExhaustedError as error:
         raise UserError(
             f"--batch_size={command.batch_size}: not enough memory to render as many videos together; try a smaller one"
@@ -240,4 +287,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "tganv2_tf.generate", __doc__))
+    sys.exit(cli_flags.run(main, (Command, RunnerOptions), "tganv2_tf.generate", __doc__))

@@ -4,6 +4,9 @@ python -m tganv2_tf.train --flagfile=demo.flags --data_dir=demo/data/train --mod
 python -m tganv2_tf.train --flagfile=ucf.flags --data_dir=data/ucf101/train --model_dir=runs/ucf101 --dry_run
 python -m tganv2_tf.train --flagfile=own_videos.flags --data_dir=data/own/train --model_dir=runs/own \\
   --init_from=runs/ucf101
+On a Ray cluster (docs/distributed.md):
+  python -m tganv2_tf.train --flagfile=ucf.flags --data_dir=s3://bucket/ucf101/train --model_dir=s3://bucket/run \\
+    --distribution=ray --num_workers=8 --gpus_per_worker=1
 
 The same command goes on where it stopped; Ctrl-C saves. `python -m tganv2_tf.doctor` with the same flags says whether
 they fit this machine.
@@ -16,6 +19,8 @@ import sys
 
 from tganv2_tf import cli_flags
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option
+from tganv2_tf.training import ray_training
+from tganv2_tf.training.ray_training import Cluster
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +30,21 @@ class Command:
     dry_run: bool = option("print the resolved config, the level table and the devices, and exit", False)
 
 
-def main(command: Command, model: ModelConfig, data: DataConfig, train: TrainConfig, eval: EvalConfig) -> int:
+def main(
+    command: Command, model: ModelConfig, data: DataConfig, train: TrainConfig, eval: EvalConfig, cluster: Cluster
+) -> int:
     config = Config(model, data, train, eval)
+    cluster.check(train.distribution)
     from tganv2_tf.training import loop  # TensorFlow, once the flags are known to be right
 
-    return loop.train(config, command.dry_run)
+    if train.distribution != "ray":
+        return loop.train(config, command.dry_run)
+    if command.dry_run:
+        print(loop.describe(config, cluster.devices, cluster.num_workers))
+        return 0
+    return ray_training.train(config, cluster)
 
 
 if __name__ == "__main__":
-    options = (Command, ModelConfig, DataConfig, TrainConfig, EvalConfig)
+    options = (Command, ModelConfig, DataConfig, TrainConfig, EvalConfig, Cluster)
     sys.exit(cli_flags.run(main, options, "tganv2_tf.train", __doc__))

@@ -6,6 +6,7 @@ written last. TensorFlow is not imported here.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import json
@@ -22,6 +23,7 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 UNFINISHED_DIR = ".unfinished"  # what a preparation keeps in the data folder until its manifest is written
 CHUNK_BYTES = 1 << 20
+LOOKS_AT_ONCE = 16  # a bucket takes tens of milliseconds to say how large a shard is
 MAX_PIXELS = 65535  # across or down: no JPEG has more
 
 
@@ -129,6 +131,12 @@ class Manifest:
         """Paths of the shards, in the order of their numbers, for `tf.data.TFRecordDataset`."""
         return [storage.join(folder, shard.file) for shard in self.shards]
 
+    def faults(self, folder: Path) -> dict[str, str]:
+        """What is wrong at first sight with the shards in `folder`, by their names."""
+        with concurrent.futures.ThreadPoolExecutor(LOOKS_AT_ONCE) as pool:
+            found = pool.map(lambda shard: shard.fault(folder), self.shards)
+        return {shard.file: fault for shard, fault in zip(self.shards, found) if fault}
+
     def save(self, folder: Path) -> None:
         """Writes `manifest.json`, whole or not at all."""
         counts = {key: getattr(self, key) for key in ("num_videos", "num_records", "num_frames", "num_shards")}
@@ -165,10 +173,10 @@ class Manifest:
           UserError: as `read` does, or a shard is missing or has another size.
         """
         manifest = cls.read(folder)
-        for shard in manifest.shards:
-            fault = shard.fault(folder)
-            if fault:
-                raise UserError(f"{storage.join(folder, shard.file)}: {fault}; {WHAT_TO_DO}")
+        faults = manifest.faults(folder)
+        if faults:
+            file, fault = next(iter(faults.items()))
+            raise UserError(f"{storage.join(folder, file)}: {fault}; {WHAT_TO_DO}")
         return manifest
 
 

@@ -195,7 +195,12 @@ def load_manifest(model: ModelConfig, data: DataConfig) -> Manifest:
     """
     if not data.data_dir:
         raise ConfigError("--data_dir is missing: the folder of the shards; `python -m data_prep.ucf101` makes one")
-    manifest = Manifest.read(data.data_dir) if data.skip_corrupt_records else Manifest.load(data.data_dir)
+    if data.skip_corrupt_records:
+        manifest = Manifest.read(data.data_dir)
+        for file, fault in manifest.faults(data.data_dir).items():
+            logging.warning("%s: %s", file, fault)
+    else:
+        manifest = Manifest.load(data.data_dir)
     if manifest.height != model.resolution or manifest.width < model.resolution:
         raise ConfigError(
             f"--resolution={model.resolution}: the frames in {data.data_dir} have {manifest.height}x{manifest.width} "
@@ -210,10 +215,6 @@ def load_manifest(model: ModelConfig, data: DataConfig) -> Manifest:
         raise ConfigError(
             f"--num_classes={model.num_classes}: {data.data_dir} has {len(manifest.labels)} classes; valid: that, or 0"
         )
-    for shard in manifest.shards:
-        fault = shard.fault(data.data_dir)
-        if fault:  # and yet it may be used
-            logging.warning("%s: %s", shard.file, fault)
     _require_long_enough(manifest, Share.of(manifest, data.data_dir), model.num_frames, data)
     return manifest
 

@@ -107,14 +107,15 @@ class Share:
           first_record: records of this endless stream to leave out. Of those of its epoch none is read but what comes
             before in the shards that are open there.
         """
-        epoch, record = divmod(first_record, self.num_records)
+        counts = self.counts
+        epoch, record = divmod(first_record, sum(counts))
 
         def of_epoch(number: tf.Tensor | int) -> tf.Tensor:
             # Not `Dataset.shuffle`: it would depend on TensorFlow's global seed too.
             return tf.argsort(tf.random.stateless_uniform([len(self.files)], tf.stack([seed, number])))
 
         order = of_epoch(epoch)
-        rounds, rest = _rounds([sum(self.counts[i] for i in lane) for lane in _lanes(order.numpy().tolist())], record)
+        rounds, rest = _rounds([sum(counts[i] for i in lane) for lane in _lanes(order.numpy().tolist())], record)
         begun = self._epoch(order, tf.constant(rounds, tf.int64), tolerant).skip(rest)
         later = tf.data.Dataset.counter(tf.constant(epoch + 1, tf.int64))
         none = tf.zeros([], tf.int64)

@@ -29,11 +29,11 @@ from tqdm import tqdm
 
 from tganv2_tf import __version__, storage
 from tganv2_tf.config import DataConfig, EvalConfig
-from tganv2_tf.data.manifest import Manifest, checksum
+from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.evaluation import metrics
-from tganv2_tf.evaluation.c3d import C3D, NUM_FRAMES, load_c3d, resize
-from tganv2_tf.evaluation.classifier import load_classifier
+from tganv2_tf.evaluation.c3d import NUM_FRAMES
+from tganv2_tf.evaluation.networks import Answers, Network, described
 from tganv2_tf.evaluation.samples import Batches, Stream, of_shards
 from tganv2_tf.files import Path, read_npz, whole_file
 
@@ -52,25 +52,8 @@ NETWORK_OF = {
 WITHOUT_REAL_CLIPS = {"inception_score", "class_accuracy"}
 COMPARE_SAMPLES = {"kvd", "precision", "recall", "density", "coverage"}
 NEIGHBOURS = 5  # the most that one of the scores looks for: there must be more samples
-PAPER_SIZE = 128
 REAL_SEED = 0  # the same real clips in all evaluations
 CACHE_FORMAT = 1
-
-
-class Network(NamedTuple):
-    """What sees videos for the scores.
-
-    Attributes:
-      name: `c3d` or `i3d`.
-      identity: what its answers depend on, for the cache and the report: checksums of files, preprocessing.
-      describe: float32 [n, 16, H, W, 3] in [-1, 1] -> features [n, d], and class probabilities [n, K] or None.
-      labels: names of the K classes; empty where they are not known.
-    """
-
-    name: str
-    identity: dict[str, Any]
-    describe: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor | None]]
-    labels: tuple[str, ...] = ()
 
 
 class Real(NamedTuple):
@@ -110,47 +93,6 @@ def parse_scores(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def load_c3d_network(config: EvalConfig) -> Network:
-    """The C3D in `--classifier`, with the preprocessing of `--protocol`.
-
-    Raises:
-      ConfigError: no `--classifier`.
-      UserError: no such file, or not one of a C3D.
-    """
-    if not config.classifier:
-        raise ConfigError(
-            "--classifier is missing: a C3D; `python -m tganv2_tf.train_classifier` makes one, or use the authors' "
-            "conv3d_deepnetA_ucf.npz with their --c3d_mean=mean2.npz"
-        )
-    files = [config.classifier]
-    if config.c3d_mean:
-        network: C3D = load_c3d(config.classifier, config.c3d_mean)
-        files.append(config.c3d_mean)
-    else:
-        network = load_classifier(config.classifier)
-
-    @tf.function(reduce_retracing=True)
-    def describe(videos: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        outputs = network(resize(videos, PAPER_SIZE) if config.protocol == "paper" else videos)
-        return outputs["fc7"], outputs["probabilities"]
-
-    identity = {"network": "c3d", "files": [checksum(file) for file in files], "protocol": config.protocol}
-    return Network("c3d", identity, describe, network.labels)
-
-
-def load_i3d_network(path: str) -> Network:
-    """The I3D of FVD and KVD, from a SavedModel or a TF-Hub module; see `tganv2_tf.evaluation.i3d`.
-
-    Raises:
-      UserError: it cannot be loaded.
-    """
-    from tganv2_tf.evaluation.i3d import load_i3d
-
-    network = load_i3d(path)
-    identity = {"network": "i3d", "files": [network.checksum]}
-    return Network("i3d", identity, lambda videos: (network(videos), None))
-
-
 def digest(identity: Any) -> str:
     """24 hexadecimal digits of whatever JSON can hold."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
@@ -188,7 +130,13 @@ def _memory() -> Iterator[None]:
         raise UserError("out of memory; lower --eval_batch_size") from error
 
 
-def real_features(network: Network, manifest: Manifest, data: DataConfig, config: EvalConfig) -> Real:
+def real_features(
+    network: Network,
+    manifest: Manifest,
+    data: DataConfig,
+    config: EvalConfig,
+    describe: Callable[[Batches], Iterator[Answers]] | None = None,
+) -> Real:
     """Features of `real_passes` clips of each real video, on average; from the cache if they have been computed before.
 
     Args:
@@ -196,6 +144,7 @@ def real_features(network: Network, manifest: Manifest, data: DataConfig, config
       manifest: of the data set in `data.data_dir`.
       data: how training draws clips.
       config: `real_passes`, `num_samples`, `cache_dir`.
+      describe: gives what the network says of each batch, where another machine asks it.
     Raises:
       ConfigError: no video has 16 frames.
       UserError: damaged data.
@@ -218,10 +167,11 @@ def real_features(network: Network, manifest: Manifest, data: DataConfig, config
         if cached is not None:
             return cached
     moments, kept = metrics.Moments(), []
-    batches = Stream(of_shards(manifest, data, REAL_SEED, config.eval_batch_size))
+    batches = Stream(of_shards(manifest, data, REAL_SEED, config.eval_batch_size)).take(count)
+    answers = described(batches, [network.name], {network.name: network}) if describe is None else describe(batches)
     with _memory(), tqdm(total=count, desc="real clips", unit="clip", mininterval=1) as bar:
-        for videos in batches.take(count):
-            features = network.describe(videos)[0].numpy()
+        for answer in answers:
+            features = answer[network.name][0]
             if not np.isfinite(features).all():
                 raise UserError("what the network says of real clips are no finite numbers; its weights are of no use")
             moments.update(features)
@@ -259,12 +209,27 @@ def evaluate(
     progress: bool = True,
     class_names: Sequence[str] = (),
 ) -> dict[str, Score]:
+    """`score_answers`, of what networks say of videos on this machine."""
+    answers = described(batches, networks.keys(), networks)
+    labels = networks["c3d"].labels if "c3d" in networks else ()
+    return score_answers(scores, answers, labels, real, config, progress, class_names)
+
+
+def score_answers(
+    scores: Collection[str],
+    answers: Iterator[Answers],
+    labels: Sequence[str],
+    real: Mapping[str, Real],
+    config: EvalConfig,
+    progress: bool = True,
+    class_names: Sequence[str] = (),
+) -> dict[str, Score]:
     """Scores videos. Memory does not grow with their number, but for scores that compare samples with one another.
 
     Args:
       scores: names, of `NETWORK_OF`.
-      batches: the videos.
-      networks: by name, those that the scores need.
+      answers: what networks say of the videos, batch by batch, wherever they were asked.
+      labels: of the classifier.
       real: by name of the network, features of real clips.
       config: `num_samples` and `repetitions`; fewer, where there are fewer videos.
       progress: show a bar.
@@ -275,30 +240,31 @@ def evaluate(
       ConfigError: `class_accuracy` of a generator without classes, or of a class that the classifier does not know.
       UserError: too few videos, or some that are not finite.
     """
-    stream = Stream(batches)
-    columns = classifier_columns(class_names, networks["c3d"].labels) if "class_accuracy" in scores else None
+    stream = Stream(answers)
+    columns = classifier_columns(class_names, labels) if "class_accuracy" in scores else None
     values: dict[str, list[float]] = collections.defaultdict(list)
     number = 0
     total = config.repetitions * config.num_samples
     with _memory(), tqdm(total=total, desc="generated", unit="video", mininterval=1, disable=not progress) as bar:
         for repetition in range(config.repetitions):
-            described = {name: _Described(network, scores) for name, network in networks.items()}
+            repetitions = {name: _Repetition(name, scores) for name in {NETWORK_OF[score] for score in scores}}
             count = 0
-            for videos in stream.take(config.num_samples):
-                numbers = range(number, number + len(videos))
-                asked_for = None if columns is None else np.array([columns[i % len(columns)] for i in numbers])
-                for each in described.values():
-                    each.update(videos, asked_for)
-                count, number = count + len(videos), number + len(videos)
-                bar.update(len(videos))
+            for answer in stream.take(config.num_samples):
+                for name, each in repetitions.items():
+                    features, probabilities = answer[name]
+                    numbers = range(number, number + len(features))
+                    asked_for = None if columns is None else np.array([columns[i % len(columns)] for i in numbers])
+                    each.update(features, probabilities, asked_for)
+                count, number = count + len(features), number + len(features)
+                bar.update(len(features))
             if count < config.num_samples and repetition:
                 break  # a last part, smaller than the others, would have another bias
             if count <= NEIGHBOURS:
                 raise UserError(f"{count} videos are too few to be scored; expected more than {NEIGHBOURS}")
             if count < config.num_samples:
                 logging.warning("Only %d videos, and not --num_samples=%d.", count, config.num_samples)
-            for name in described:
-                for score, value in described[name].scores(real.get(name)).items():
+            for name, each in repetitions.items():
+                for score, value in each.scores(real.get(name)).items():
                     values[score].append(value)
     found = {name: Score.of(values[name]) for name in scores}
     if columns is not None:
@@ -324,26 +290,23 @@ def classifier_columns(class_names: Sequence[str], labels: Sequence[str]) -> lis
     return [list(labels or class_names).index(name) for name in class_names]
 
 
-class _Described:
+class _Repetition:
     """What one network said of the videos of one repetition."""
 
-    def __init__(self, network: Network, scores: Collection[str]) -> None:
-        self.network = network
-        self.wanted = [score for score in scores if NETWORK_OF[score] == network.name]
+    def __init__(self, network: str, scores: Collection[str]) -> None:
+        self.wanted = [score for score in scores if NETWORK_OF[score] == network]
         self.inception_score, self.moments = metrics.InceptionScore(), metrics.Moments()
         self.features: list[np.ndarray] = []
         self.correct: dict[int, list[bool]] = collections.defaultdict(list)  # by the classifier's number of the class
 
-    def update(self, videos: tf.Tensor, asked_for: np.ndarray | None = None) -> None:
-        """Adds videos, and the classifier's numbers of the classes that they were to be of."""
-        described, probabilities = self.network.describe(videos)
-        features = described.numpy()
+    def update(self, features: np.ndarray, probabilities: np.ndarray | None, asked_for: np.ndarray | None) -> None:
+        """Adds what was said of videos, and the classifier's numbers of the classes that they were to be of."""
         if not np.isfinite(features).all():
             raise UserError("the videos, or what the network says of them, are not finite numbers; nothing to score")
         if "inception_score" in self.wanted and probabilities is not None:
-            self.inception_score.update(probabilities.numpy())
+            self.inception_score.update(probabilities)
         if "class_accuracy" in self.wanted and probabilities is not None and asked_for is not None:
-            for column, said in zip(asked_for, probabilities.numpy().argmax(1)):
+            for column, said in zip(asked_for, probabilities.argmax(1)):
                 self.correct[int(column)].append(said == column)
         if {"c3d_fid", "fvd"} & set(self.wanted):
             self.moments.update(features)

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -30,23 +31,27 @@ class Stream:
     """Batches, of which any number of videos can be taken.
 
     Args:
-      batches: float32 [n, T, H, W, 3].
+      batches: whatever has one entry a video along its first axis: tensors, arrays, nests of them and of None.
     """
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: Iterator[Any]) -> None:
         self._batches = batches
-        self._rest: tf.Tensor | None = None
+        self._rest: Any = None
 
-    def take(self, count: int) -> Batches:
+    def take(self, count: int) -> Iterator[Any]:
         """The next `count` videos in batches; fewer only where there are no more."""
         while count:
             batch = next(self._batches, None) if self._rest is None else self._rest
             if batch is None:
                 return
-            now, rest = batch[:count], batch[count:]
-            self._rest = rest if len(rest) else None
-            count -= len(now)
-            yield now
+            size = len(tf.nest.flatten(batch)[0])
+            self._rest = _sliced(batch, slice(count, None)) if size > count else None
+            yield _sliced(batch, slice(count))
+            count -= min(size, count)
+
+
+def _sliced(batch: Any, which: slice) -> Any:
+    return tf.nest.map_structure(lambda values: None if values is None else values[which], batch)
 
 
 def of_generator(
@@ -67,11 +72,26 @@ def of_generator(
       num_classes: of a conditional generator, whose classes take turns: video number i is of class i % num_classes.
       truncation: psi in (0, 1]: latents are of U(-psi, psi).
     """
-    for first in itertools.count(0, batch_size):
-        numbers = tf.range(first, first + batch_size, dtype=tf.int64)
-        labels = tf.cast(numbers % num_classes, tf.int32) if num_classes else None
-        z = truncation * latents_from_seeds(numbers + (seed << 32), z_dim)
-        yield tf.clip_by_value(sample(z, labels), -1.0, 1.0)
+    return (
+        batch_of_generator(sample, z_dim, seed, number, batch_size, num_classes, truncation)
+        for number in itertools.count()
+    )
+
+
+def batch_of_generator(
+    sample: Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor],
+    z_dim: int,
+    seed: int,
+    number: int,
+    batch_size: int,
+    num_classes: int = 0,
+    truncation: float = 1.0,
+) -> tf.Tensor:
+    """Batch `number`, from 0, of `of_generator`, with the same other arguments: the same on every machine."""
+    numbers = tf.range(number * batch_size, (number + 1) * batch_size, dtype=tf.int64)
+    labels = tf.cast(numbers % num_classes, tf.int32) if num_classes else None
+    z = truncation * latents_from_seeds(numbers + (seed << 32), z_dim)
+    return tf.clip_by_value(sample(z, labels), -1.0, 1.0)
 
 
 def videos_in(folder: str) -> list[pathlib.Path]:

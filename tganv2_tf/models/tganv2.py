@@ -120,6 +120,7 @@ class TGANv2(tf.keras.Model):
     ) -> None:
         super().__init__(**kwargs)
         self.generator, self.discriminator, self.config = generator, discriminator, config
+        self.distribute_reduction_method = "first"  # fit would add up over replicas what are means over them already
         self.generator_optimizer: Any = None
         self.discriminator_optimizer: Any = None
         self.latest_penalty = tf.Variable(

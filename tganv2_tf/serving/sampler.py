@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Union
 
@@ -145,3 +146,7 @@ def load_sampler(model_dir: str = "", saved_model: str = "") -> Sampler:
             f"--saved_model={saved_model}: no generator that this version of tganv2_tf.export wrote; export it again"
         )
     return Sampler(served, saved_model)
+
+
+# For processes of a cluster, which are asked again and again.
+kept_sampler = functools.lru_cache(maxsize=1)(load_sampler)

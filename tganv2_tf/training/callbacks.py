@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import math
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,8 @@ from tganv2_tf.config import Config
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation import protocol
-from tganv2_tf.evaluation.samples import NUM_FRAMES, of_generator
+from tganv2_tf.evaluation.networks import Answers, describe, load_c3d_network
+from tganv2_tf.evaluation.samples import NUM_FRAMES, batch_of_generator
 from tganv2_tf.files import write_atomically
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.recalibration import recalibrate
@@ -35,7 +38,7 @@ from tganv2_tf.training.checkpoints import (
     keep_best,
     keep_for_ever,
 )
-from tganv2_tf.training.distribution import any_worker
+from tganv2_tf.training.distribution import any_worker, gatherer, num_workers, worker_number
 from tganv2_tf.training.summaries import flush, record_success
 
 PREVIEW_FPS = 8.0
@@ -43,6 +46,7 @@ PREVIEWS_A_CLASS = 4  # where there are too few for all classes
 LOSS_SCALE_HALVINGS = 15  # from Keras' first loss scale, 2^15, to 1
 PREVIEWS_SEED = 1  # second word of the stateless seed; training folds the step into its own
 EVAL_SCORES = ("inception_score", "c3d_fid")
+BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 BAR_LOSSES = {"generator_loss": "G", "discriminator_loss": "D", "r1_penalty": "R1"}
 
 
@@ -154,17 +158,28 @@ class Previews(StepCallback):
         self.sample = tf.function(
             lambda z, level, labels: self.model.ema_generator(z, level=level, labels=labels), autograph=False
         )
+        self.gather = gatherer(self.model.distribute_strategy)
 
     def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
         if step % self.config.train.preview_every_steps and step != self.config.train.train_steps:
             return
         with self.writer.as_default(step):
             for number in range(1, self.config.model.pyramid.num_levels + 1):
-                # One at a time: all frames of all samples at once could take more memory than a training step.
-                samples = [self._video(i, number) for i in range(len(self.z))]
-                grid = videos.grid(videos.to_uint8(np.concatenate(samples)), self.columns)
+                grid = videos.grid(self._videos(number), self.columns)
                 write_animation(f"samples/level_{number}", grid)
         flush(self.writer, self.config.train.model_dir)
+
+    def _videos(self, level: int) -> np.ndarray:
+        """All samples, uint8 [N, T, H, W, 3]; workers take turns at them, and none waits for another."""
+        strategy, last = self.model.distribute_strategy, len(self.z) - 1
+        own, workers = worker_number(strategy), num_workers(strategy)
+        # One at a time: all frames of all samples at once could take more memory than a training step.
+        shown = [
+            of_worker
+            for first in range(0, last + 1, workers)
+            for of_worker in self.gather(self._video(min(first + own, last), level))
+        ]
+        return videos.to_uint8(np.concatenate(shown[: last + 1]))
 
     def _video(self, index: int, level: int) -> np.ndarray:
         labels = None if self.labels is None else tf.constant(self.labels[index : index + 1])
@@ -227,7 +242,9 @@ class SaveCheckpoints(StepCallback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
         self.on_any_worker = any_worker(self.model.distribute_strategy)
-        self.old_handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        if threading.current_thread() is threading.main_thread():  # no other may; Ray trains in one, see `Tell`
+            numbers = (signal.SIGTERM, signal.SIGINT)
+            self.old_handlers = {number: signal.signal(number, self._stop) for number in numbers}
 
     def _stop(self, number: int, frame: Any) -> None:
         # The step under way ends first; a second signal, with the old handlers back, ends the process at once.
@@ -260,6 +277,17 @@ class SaveCheckpoints(StepCallback):
         self.restore_handlers()
 
 
+class Tell(StepCallback):
+    """Tells of every step whoever has started the run, who may answer with a signal; comes before `SaveCheckpoints`."""
+
+    def __init__(self, tell: Callable[[int, dict[str, Any]], int | None], saving: SaveCheckpoints) -> None:
+        super().__init__()
+        self.tell, self.saving = tell, saving
+
+    def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
+        self.saving.stopped_by = self.tell(step, logs) or self.saving.stopped_by
+
+
 class Evaluations(StepCallback):
     """Scores the averaged generator every `eval_every_steps`, and keeps the best checkpoint in `best/`.
 
@@ -276,7 +304,7 @@ class Evaluations(StepCallback):
     ) -> None:
         super().__init__()
         self.writer, self.config, self.chief = writer, config, chief
-        self.networks = {"c3d": protocol.load_c3d_network(config.eval)}
+        self.networks = {"c3d": load_c3d_network(config.eval)}
         self.real = {"c3d": protocol.real_features(self.networks["c3d"], manifest, config.data, config.eval)}
         self.described = protocol.describe_protocol(self.networks, config.data, manifest, config.eval)
         self.class_names = manifest.labels if config.model.conditional else []
@@ -293,6 +321,7 @@ class Evaluations(StepCallback):
             autograph=False,
             reduce_retracing=True,
         )
+        self.gather = gatherer(self.model.distribute_strategy)
         if self.step and not storage.exists(self._report(self.step)):  # the run was stopped before it had been scored
             self.on_step_end(self.step, {})
 
@@ -311,6 +340,20 @@ class Evaluations(StepCallback):
             for variable, value in zip(generator.non_trainable_variables, kept):
                 variable.assign(value)
 
+    def _answers(self) -> Iterator[Answers]:
+        """What the classifier says of batch after batch; workers take turns at them, and none waits for another."""
+        config, model, strategy = self.config, self.config.model, self.model.distribute_strategy
+        own, size = worker_number(strategy), config.eval.eval_batch_size
+        for first in itertools.count(0, num_workers(strategy)):
+            videos = batch_of_generator(
+                self.sample, model.z_dim, config.train.seed, first + own, size, model.num_classes
+            )
+            features, probabilities = describe(videos, ["c3d"], self.networks)["c3d"]
+            assert probabilities is not None
+            both = self.gather(np.concatenate([features, probabilities], axis=1))
+            for of_worker in both:
+                yield {"c3d": (of_worker[:, : features.shape[1]], of_worker[:, features.shape[1] :])}
+
     def _report(self, step: int) -> str:
         return protocol.report_path(self.config.train.model_dir, step, self.protocol)
 
@@ -318,10 +361,16 @@ class Evaluations(StepCallback):
         train, config = self.config.train, self.config.eval
         if (step % train.eval_every_steps and step != train.train_steps) or self.model.stop_training:
             return
-        model = self.config.model
-        videos = of_generator(self.sample, model.z_dim, train.seed, config.eval_batch_size, model.num_classes)
         with self._recalibrated():
-            scores = protocol.evaluate(self.scores, videos, self.networks, self.real, config, False, self.class_names)
+            scores = protocol.score_answers(
+                self.scores,
+                self._answers(),
+                self.networks["c3d"].labels,
+                self.real,
+                config,
+                progress=False,
+                class_names=self.class_names,
+            )
         value = scores[train.best_score].mean
         lower_is_better = train.best_score == "c3d_fid"
         is_best = self.best is None or (value < self.best if lower_is_better else value > self.best)
@@ -358,7 +407,7 @@ def progress_bar(first_step: int, train_steps: int) -> tf.keras.callbacks.Callba
                 self.epoch_progress_tqdm.refresh()
 
         def format_metrics(self, logs: dict[str, Any] | None = None, factor: float = 1) -> str:
-            return " ".join(f"{short} {self.latest[name]:.3f}" for name, short in BAR_LOSSES.items())
+            return shown_losses(self.latest)
 
         def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
             self.latest = logs or {}
@@ -374,7 +423,16 @@ def progress_bar(first_step: int, train_steps: int) -> tf.keras.callbacks.Callba
             if self.epoch_progress_tqdm is not None:
                 self.epoch_progress_tqdm.close()
 
-    bar_format = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
-    bar = ProgressBar(epoch_bar_format=bar_format, show_overall_progress=False)
-    bar.update_interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file would grow for days
+    bar = ProgressBar(epoch_bar_format=BAR_FORMAT, show_overall_progress=False)
+    bar.update_interval = bar_interval()
     return bar
+
+
+def shown_losses(logs: Mapping[str, float]) -> str:
+    """The losses of a step as the bar has them."""
+    return " ".join(f"{short} {logs[name]:.3f}" for name, short in BAR_LOSSES.items())
+
+
+def bar_interval() -> float:
+    """Seconds between two pictures of the bar; a log file would grow for days."""
+    return 0.5 if sys.stderr.isatty() else 30.0

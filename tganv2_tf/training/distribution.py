@@ -6,13 +6,20 @@ import json
 import os
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
+from tensorflow.python.eager import context  # the coordination service has no public name
+from tensorflow.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
 
 from tganv2_tf.config import Config
 from tganv2_tf.errors import ConfigError
 
 LARGE_RESOLUTION = 128  # pixels from which a run without a GPU is a mistake more often than not
+# Seconds without a sign of life after which a worker counts as lost. TensorFlow's own, 10, are soon over where a switch
+# is replaced or a virtual machine moves.
+HEARTBEAT_SECONDS = 60.0
+HEARTBEAT_VARIABLE = "TGANV2_HEARTBEAT_SECONDS"
 
 
 def make_strategy(distribution: str = "mirrored") -> tf.distribute.Strategy:
@@ -20,14 +27,21 @@ def make_strategy(distribution: str = "mirrored") -> tf.distribute.Strategy:
 
     Args:
       distribution: a value of `TrainConfig.distribution`. `multi_worker` waits until all workers are there, and must
-        come before anything else that TensorFlow computes.
+        come before anything else that TensorFlow computes. From then on, what workers do together fails on each of
+        them soon after one is lost or cut off (`is_loss_of_worker`).
     Raises:
       ConfigError: `multi_worker`, and nothing says who the workers are, or they cannot be reached.
     """
     if distribution == "multi_worker":
         resolver = cluster_resolver()
+        _watch_workers(resolver)
+        # Left to itself, TensorFlow 2.15 takes its ring over gRPC between GPUs too. A list of devices does not begin to
+        # use them, which would be too early.
+        kinds = tf.distribute.experimental.CommunicationImplementation
+        kind = kinds.NCCL if tf.config.list_physical_devices("GPU") else kinds.RING
+        options = tf.distribute.experimental.CommunicationOptions(implementation=kind)
         try:
-            return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+            return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
         except (ValueError, tf.errors.OpError) as error:
             workers = resolver.cluster_spec().as_dict()
             raise ConfigError(
@@ -71,6 +85,36 @@ def cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
     raise ConfigError(f"{flag}: set TF_CONFIG on every worker, or start the workers with srun; neither is there")
 
 
+def _watch_workers(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> None:
+    """Has TensorFlow's coordination service watch over the workers as the strategy would, but for its patience.
+
+    Raises:
+      ConfigError: the environment sets a patience that is no number of seconds.
+    """
+    text = os.environ.get(HEARTBEAT_VARIABLE) or HEARTBEAT_SECONDS
+    try:
+        seconds = float(text)
+        if not 1 <= seconds <= 86400:
+            raise ValueError
+    except ValueError as error:
+        raise ConfigError(f"{HEARTBEAT_VARIABLE}={text}: valid: 1 to 86400 seconds") from error
+    cluster = resolver.cluster_spec().as_dict()
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader=f"/job:{'chief' if 'chief' in cluster else 'worker'}/replica:0/task:0",
+        heartbeat_timeout_in_ms=int(1000 * seconds),
+        coordinated_jobs=[
+            CoordinatedJob(name=job, num_tasks=len(cluster[job])) for job in ("chief", "worker") if job in cluster
+        ],
+    )
+
+
+def is_loss_of_worker(error: tf.errors.OpError) -> bool:
+    """Whether an error of what workers do together says that one of them is gone, or cannot be reached."""
+    lost = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
+    return isinstance(error, lost) or "Collective ops is aborted" in error.message
+
+
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one that writes: the only one, the chief, or, where none is named, worker 0."""
     resolver = strategy.cluster_resolver
@@ -85,6 +129,32 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
     resolver = strategy.cluster_resolver
     spec = {} if resolver is None else resolver.cluster_spec().as_dict()
     return max(1, sum(len(spec.get(job, ())) for job in ("chief", "worker")))
+
+
+def worker_number(strategy: tf.distribute.Strategy) -> int:
+    """Number of this process among those that train together, from 0, in the order in which `gatherer` has them."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or resolver.task_id is None:
+        return 0
+    chiefs = len(resolver.cluster_spec().as_dict().get("chief", ()))
+    return int(resolver.task_id) + (chiefs if resolver.task_type == "worker" else 0)
+
+
+def gatherer(strategy: tf.distribute.Strategy) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """A function that gives each worker what all have; they must call it at the same time, with arrays of one shape."""
+    if num_workers(strategy) == 1:
+        return lambda array: [array]
+
+    def gather(array: tf.Tensor) -> tf.Tensor:
+        return tf.distribute.get_replica_context().all_gather(tf.identity(array)[None], axis=0)
+
+    gathered = tf.function(lambda array: strategy.run(gather, (array,)), autograph=False, reduce_retracing=True)
+    each = strategy.num_replicas_in_sync // num_workers(strategy)  # a worker's replicas have the same array
+
+    def of_all(array: np.ndarray) -> list[np.ndarray]:
+        return list(strategy.experimental_local_results(gathered(tf.constant(array)))[0].numpy()[::each])
+
+    return of_all
 
 
 def any_worker(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:

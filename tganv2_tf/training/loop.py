@@ -7,6 +7,8 @@ import dataclasses
 import signal
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -32,6 +34,7 @@ from tganv2_tf.training.checkpoints import (
 )
 from tganv2_tf.training.distribution import (
     is_chief,
+    is_loss_of_worker,
     make_strategy,
     num_workers,
     per_replica_batch_size,
@@ -90,8 +93,10 @@ def with_classes(config: Config, manifest: Manifest) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=len(manifest.labels)))
 
 
-def describe(config: Config, strategy: tf.distribute.Strategy) -> str:
-    """The resolved config, the level table and the devices, as `--dry_run` prints them."""
+def describe(config: Config, devices: Sequence[str], workers: int) -> str:
+    """The resolved config, the level table and the devices of a worker, as `--dry_run` prints them."""
+    if config.data.data_dir and config.model.conditional:
+        config = with_classes(config, load_manifest(config.model, config.data))
     if config.model.conditional and not config.model.num_classes:
         raise ConfigError("--num_classes=0: the number of classes is not known without --data_dir; give one of them")
     generator, discriminator = Generator(config.model), Discriminator(config.model)
@@ -107,9 +112,7 @@ def describe(config: Config, strategy: tf.distribute.Strategy) -> str:
             f"{network.count_params():>24,}"
         )
     lines.append(f"total{'':>26}{generator.count_params():>22,}  {discriminator.count_params():>24,}")
-    devices = strategy.extended.worker_devices
-    share = per_replica_batch_size(config, strategy.num_replicas_in_sync)
-    workers = num_workers(strategy)
+    share = per_replica_batch_size(config, workers * len(devices))
     of_all = f" of this one of {workers} workers" if workers > 1 else ""
     lines.append(f"devices{of_all}: {', '.join(devices)}; {share} clips a step on each")
     return "\n".join(lines)
@@ -122,26 +125,31 @@ def reason(error: tf.errors.OpError) -> str:
     return next((line for line in reversed(lines) if line and not line.startswith(context)), lines[0])
 
 
-def train(config: Config, dry_run: bool = False) -> int:
+def train(
+    config: Config,
+    dry_run: bool = False,
+    strategy: tf.distribute.Strategy | None = None,
+    tell: Callable[[int, dict[str, Any]], int | None] | None = None,
+) -> int:
     """Trains, or goes on with, the run in `model_dir`.
 
     Args:
       config: the run.
       dry_run: print what would be done, and do nothing.
+      strategy: where it computes; that of `config` where it is None.
+      tell: called with every step and its scalars; a signal that it returns ends the run as the signal itself would.
     Returns:
       The exit status: 0, or 128 + the signal that stopped the run.
     Raises:
       UserError: input that cannot be used, losses that are not finite, or a folder that cannot be written.
     """
     train = config.train
-    strategy = make_strategy(train.distribution)
+    strategy = strategy or make_strategy(train.distribution)
     chief = is_chief(strategy)
     batch_size = per_replica_batch_size(config, strategy.num_replicas_in_sync)
     warn_without_gpu(config)
     if dry_run:
-        if config.data.data_dir and config.model.conditional:
-            config = with_classes(config, load_manifest(config.model, config.data))
-        print(describe(config, strategy))
+        print(describe(config, strategy.extended.worker_devices, num_workers(strategy)))
         return 0
     if not train.model_dir:
         raise ConfigError("--model_dir is missing: the folder of the run")
@@ -174,7 +182,7 @@ def train(config: Config, dry_run: bool = False) -> int:
             logging.info("A new run.")
         if not chief:
             checkpoints.folder = stack.enter_context(tempfile.TemporaryDirectory())
-        return _Run(config, model, checkpoints, manifest, batch_size, chief).train()
+        return _Run(config, model, checkpoints, manifest, batch_size, chief, tell).train()
 
 
 class _Run:
@@ -188,9 +196,10 @@ class _Run:
         manifest: Manifest,
         batch_size: int,
         chief: bool,
+        tell: Callable[[int, dict[str, Any]], int | None] | None = None,
     ) -> None:
         self.config, self.model, self.checkpoints, self.manifest = config, model, checkpoints, manifest
-        self.batch_size, self.chief = batch_size, chief
+        self.batch_size, self.chief, self.tell = batch_size, chief, tell
         self.events = storage.join(config.train.model_dir, EVENTS_DIR)
         self.writer = tf.summary.create_noop_writer()
 
@@ -252,8 +261,9 @@ class _Run:
     def _explained(self, error: tf.errors.OpError) -> UserError:
         if isinstance(error, tf.errors.ResourceExhaustedError):
             return UserError(f"out of memory: {reason(error)}; lower --global_batch_size")
-        if isinstance(error, tf.errors.UnavailableError) and num_workers(self.model.distribute_strategy) > 1:
-            return UserError(f"the run ended at step {int(self.model.step.numpy())}: another worker is gone")
+        if num_workers(self.model.distribute_strategy) > 1 and is_loss_of_worker(error):
+            step = int(self.model.step.numpy())
+            return UserError(f"the run ended at step {step}: another worker is gone, or cannot be reached")
         damage = explain(error, self.manifest, self.config.data)
         return UserError(damage or f"the run ended at step {int(self.model.step.numpy())}: {reason(error)}")
 
@@ -293,6 +303,7 @@ class _Run:
             callbacks.StopOnNonFinite(config),
             callbacks.Scalars(self.writer, config),
             callbacks.Previews(self.writer, config),
+            *([callbacks.Tell(self.tell, saving)] if self.tell else []),
             saving,
             *evaluations,
         ]

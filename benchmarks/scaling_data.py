@@ -1,0 +1,300 @@
+"""What millions of videos cost that nobody decodes: plans, manifests, orders, reports, checks, at made-up videos.
+
+python -m benchmarks.scaling_data
+python -m benchmarks.scaling_data --videos=100000 --target=10000000 --output=scaling_data.json
+
+Each piece of work is done by the package's own functions, at a smaller number, and what it takes is extended to the
+target: in proportion, or where twice as many take more than that, by the power that was found. Shards have as many
+videos as UCF101's would have at 192 pixels and 128 MiB.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import pathlib
+import pickle
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from data_prep import sharding
+from data_prep.options import ShardingOptions
+from data_prep.readers import read_resized
+from data_prep.shard_writer import ShardTask, Video
+from tganv2_tf import cli_flags, storage
+from tganv2_tf.config import DataConfig, EvalConfig, option, require
+from tganv2_tf.data.manifest import Manifest, Shard, checksum, shard_name
+from tganv2_tf.data.records import encode_record, write_record
+from tganv2_tf.files import write_atomically
+
+# UCF101 at 192 pixels: 27 hours at 25 frames a second in 13,320 videos, and 14 KB a frame (docs/ucf101.md: 12 to 16).
+FRAMES_A_VIDEO = 182
+BYTES_A_FRAME = 14_000
+SHARD_BYTES = 128 * 2**20
+VIDEOS_A_SHARD = round(SHARD_BYTES / (FRAMES_A_VIDEO * BYTES_A_FRAME))
+CLASSES = 101
+SIZE = 192
+READER = functools.partial(read_resized, geometry="paper", resolution=SIZE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What is measured."""
+
+    videos: int = option("videos to make up", 500_000)
+    target: int = option("videos to extend the figures to", 10_000_000)
+    output: str = option("JSON file for the figures as well", "")
+
+    def __post_init__(self) -> None:
+        least = 16 * VIDEOS_A_SHARD
+        require(self.videos >= least, "videos", self.videos, f"a whole number of at least {least}")
+        require(self.target >= self.videos, "target", self.target, f"at least --videos={self.videos}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One figure.
+
+    Attributes:
+      what: it is of.
+      pieces: of what there are so many: videos or shards.
+      measured: at so many pieces, in its unit.
+      target: what it comes to at the target.
+      unit: of both.
+      power: of the number of pieces that it grows with; 1 = in proportion.
+    """
+
+    what: str
+    pieces: str
+    measured: float
+    target: float
+    unit: str
+    power: float = 1.0
+
+
+def power_of(smaller: float, larger: float) -> float:
+    """With which power of its size a piece of work grows that takes so long, and so long at twice the size."""
+    return math.log2(larger / smaller)
+
+
+def resident_bytes() -> int:
+    """Memory of this process."""
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds, and what it returns."""
+    start = time.perf_counter()
+    result = function()
+    return time.perf_counter() - start, result
+
+
+def made_up_videos(number: int) -> list[Video]:
+    """Videos with names as long as UCF101's, of which there are no files."""
+
+    def video(index: int) -> Video:
+        label = index % CLASSES
+        file = f"class{label:03d}/v_class{label:03d}_g{index:08d}_c01.avi"
+        return Video(file, f"/mnt/videos/{file}", label, f"class{label:03d}")
+
+    return [video(index) for index in range(number)]
+
+
+def made_up_manifest(shards: int) -> Manifest:
+    """A manifest of so many shards that are not there."""
+    size = VIDEOS_A_SHARD * FRAMES_A_VIDEO * BYTES_A_FRAME
+    frames = VIDEOS_A_SHARD * FRAMES_A_VIDEO
+    entries = [
+        Shard(
+            shard_name("videos", "train", index, shards),
+            size,
+            f"sha256:{index:064x}",
+            VIDEOS_A_SHARD,
+            VIDEOS_A_SHARD,
+            frames,
+        )
+        for index in range(shards)
+    ]
+    return Manifest("videos", "train", SIZE, SIZE, [f"class{label:03d}" for label in range(CLASSES)], {}, entries)
+
+
+class Measurement:
+    """All findings, in a folder that it may fill."""
+
+    def __init__(self, command: Command, folder: pathlib.Path) -> None:
+        self.videos, self.target, self.folder = command.videos, command.target, folder
+        self.shards, self.target_shards = command.videos // VIDEOS_A_SHARD, command.target // VIDEOS_A_SHARD
+
+    def of_videos(self, what: str, measured: float, unit: str) -> Finding:
+        """In proportion to the videos."""
+        return Finding(what, f"{self.videos:,} videos", measured, measured * self.target / self.videos, unit)
+
+    def of_shards(self, what: str, measured: float, unit: str, shards: int = 0, power: float = 1.0) -> Finding:
+        """By a power of the number of shards."""
+        number = shards or self.shards
+        extended = measured * (self.target_shards / number) ** power
+        pieces = f"{number:,} shards" if number > 1 else "1 shard"
+        return Finding(what, pieces, measured, extended, unit, power)
+
+    def preparation(self) -> Iterator[Finding]:
+        """What is done before the first shard, and beside the work."""
+        before = resident_bytes()
+        seconds, videos = timed(lambda: made_up_videos(self.videos))
+        yield self.of_videos("preparation: list of videos, memory", (resident_bytes() - before) / 1e9, "GB")
+        seconds, order = timed(lambda: sharding.shuffled(videos, 0))
+        yield self.of_videos("preparation: their order", seconds, "s")
+        labels = [f"class{label:03d}" for label in range(CLASSES)]
+        data_set = sharding.DataSet("videos", "train", SIZE, SIZE, labels, videos, [], READER, {})
+        seconds, _ = timed(lambda: sharding._made_with(data_set, ShardingOptions(str(self.folder))))
+        yield self.of_videos("preparation: digest of the list", seconds, "s")
+        there = dataclasses.replace(videos[0], path=str(self.folder / "one.avi"))
+        (self.folder / "one.avi").touch()
+        before = resident_bytes()
+        seconds, states = timed(lambda: [sharding._state(there) for _ in videos])
+        yield self.of_videos("preparation: state of each file, on this disk", seconds, "s")
+        yield self.of_videos("preparation: states, memory", (resident_bytes() - before) / 1e9, "GB")
+        options = ShardingOptions(str(self.folder))
+        task = ShardTask(
+            0,
+            str(self.folder / shard_name("videos", "train", 0, self.target_shards)),
+            str(self.folder / "0.tmp"),
+            tuple(order[:VIDEOS_A_SHARD]),
+            READER,
+            options.encoding,
+            options.jpeg_quality,
+            options.min_frames,
+            options.max_record_frames,
+        )
+        yield Finding("preparation: a task, as it is sent", "1 shard", len(pickle.dumps(task)) / 1e3, 0, "KB")
+        sidecar = json.dumps({"sources": states[:VIDEOS_A_SHARD]}, indent=2)
+        paths = [self.folder / "reports" / f"{index}.json" for index in range(min(1000, self.shards))]
+
+        def write() -> None:
+            for path in paths:
+                write_atomically(path, sidecar)
+
+        seconds, _ = timed(write)
+        yield self.of_shards("preparation: reports of shards, written one by one", seconds, "s", len(paths))
+        seconds, _ = timed(lambda: [storage.read_text(path) for path in paths])
+        yield self.of_shards("preparation: the same, read to go on", seconds, "s", len(paths))
+
+    def manifest(self) -> Iterator[Finding]:
+        """The manifest, and what is made of it."""
+        manifest = made_up_manifest(self.shards)
+        folder = self.folder / "data"
+        seconds, _ = timed(lambda: manifest.save(folder))
+        yield self.of_shards("manifest: written", seconds, "s")
+        yield self.of_shards("manifest: size", (folder / "manifest.json").stat().st_size / 1e6, "MB")
+        before = resident_bytes()
+        seconds, read = timed(lambda: Manifest.read(folder))
+        yield self.of_shards("manifest: read", seconds, "s")
+        yield self.of_shards("manifest: memory", (resident_bytes() - before) / 1e6, "MB")
+        seconds, _ = timed(lambda: [shard.fault(folder) for shard in read.shards])
+        yield self.of_shards("manifest: size of each shard, on this disk", seconds, "s")
+        from tganv2_tf.evaluation.protocol import describe_real
+
+        real = json.dumps(describe_real(DataConfig(), manifest, EvalConfig()))
+        yield self.of_shards("evaluation: the shards in each report", len(real) / 1e6, "MB")
+
+    def reading(self) -> Iterator[Finding]:
+        """The order of an epoch."""
+        from tganv2_tf.data.reading import Share
+
+        def begin(number: int) -> float:
+            share = Share.of(made_up_manifest(number), str(self.folder))
+            return min(timed(lambda: share.read_endlessly(0))[0] for _ in range(2))
+
+        number = min(4000, self.shards // 2)
+        begin(16)  # TensorFlow starts
+        smaller, larger = begin(number), begin(2 * number)
+        power = max(1.0, power_of(smaller, larger))
+        yield self.of_shards("training: start of the stream of records", larger, "s", 2 * number, power)
+
+    def checks(self) -> Iterator[Finding]:
+        """One shard of its full size, by checksum and by `data_prep.verify`."""
+        import cv2
+
+        from data_prep.verify import SourceVideo, Verification, VerifyOptions
+
+        noise = np.random.default_rng(0).normal(128, 18, (SIZE, SIZE, 3)).clip(0, 255).astype(np.uint8)
+        frame = cv2.imencode(".jpg", cv2.GaussianBlur(noise, (0, 0), 0.6), [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+        data = self.folder / "shard"
+        data.mkdir()
+        file = shard_name("videos", "train", 0, 1)
+        with open(data / file, "wb") as out:
+            for video in made_up_videos(VIDEOS_A_SHARD):
+                record = encode_record(
+                    [frame] * FRAMES_A_VIDEO,
+                    video_id=video.id,
+                    label=video.label,
+                    label_name=video.label_name,
+                    height=SIZE,
+                    width=SIZE,
+                )
+                write_record(out, record)
+        size = os.path.getsize(data / file)
+        seconds, digest = timed(lambda: checksum(data / file))
+        yield self.of_shards(f"preparation: checksums of shards of {size / 1e6:.0f} MB, to go on", seconds, "s", 1)
+        count = VIDEOS_A_SHARD
+        entry = Shard(file, size, digest, count, count, count * FRAMES_A_VIDEO)
+        manifest = dataclasses.replace(made_up_manifest(1), shards=[entry])
+        manifest.save(data)
+        seconds, found = timed(lambda: Verification(manifest, VerifyOptions(str(data))))
+        assert not found.num_faults
+        yield self.of_shards("data_prep.verify", seconds, "s", 1)
+        before = resident_bytes()
+        names = [f"v_class{index % CLASSES:03d}_g{index:08d}_c01" for index in range(self.videos)]
+        kept = {name: SourceVideo(f"class{index % CLASSES:03d}", 25.0, 1, 182) for index, name in enumerate(names)}
+        ids = set(kept)
+        yield self.of_videos("data_prep.verify: what it keeps of each video", (resident_bytes() - before) / 1e9, "GB")
+        assert len(ids) == self.videos
+
+    def all(self) -> Iterator[Finding]:
+        """All parts."""
+        for part in (self.preparation, self.manifest, self.reading, self.checks):
+            yield from part()
+
+
+def shown(value: float, unit: str) -> str:
+    """With a unit that fits."""
+    if unit == "s" and value >= 7200:
+        return f"{value / 3600:.3g} h"
+    if unit == "s" and value >= 120:
+        return f"{value / 60:.3g} min"
+    return f"{value:.3g} {unit}"
+
+
+def markdown(findings: list[Finding], target: int) -> str:
+    """A table."""
+    lines = [f"| what | measured at | measured | at {target:,} videos |", "|---|---|---|---|"]
+    for found in findings:
+        extended = shown(found.target, found.unit) if found.target else "the same"
+        if found.power > 1.2:
+            extended += f" (grows with the power {found.power:.1f})"
+        lines.append(f"| {found.what} | {found.pieces} | {shown(found.measured, found.unit)} | {extended} |")
+    return "\n".join(lines)
+
+
+def main(command: Command) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        findings = list(tqdm(Measurement(command, pathlib.Path(folder)).all(), desc="measuring", unit="figure"))
+    shards, gigabytes = command.target // VIDEOS_A_SHARD, command.target * FRAMES_A_VIDEO * BYTES_A_FRAME / 1e9
+    print(f"{command.target:,} videos: {shards:,} shards of {VIDEOS_A_SHARD} videos, {gigabytes / 1e3:,.1f} TB")
+    print(markdown(findings, command.target))
+    if command.output:
+        write_atomically(command.output, json.dumps([dataclasses.asdict(found) for found in findings], indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli_flags.run(main, (Command,), "benchmarks.scaling_data", __doc__ or ""))

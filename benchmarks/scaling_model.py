@@ -1,0 +1,292 @@
+"""What training costs on 8, 64 and 512 GPUs, on paper: from counted operations and bytes, and assumed rates.
+
+python -m benchmarks.scaling_model
+python -m benchmarks.scaling_model --flagfile_of_run=faceforensics.flags --output=scaling.md
+
+Counted on the model's own graph: multiply-adds a clip, bytes of the gradients, all-reduces. Assumed: what is in
+DEVICES, LINKS and the constants beside them. A step is computation, then the exchange of gradients, then the update:
+each network's gradients are one all-reduce, which begins when the last of them is there, and all-reduces follow each
+other in one order, so that nothing hides behind computation. Those of the batch norms lie inside the generator's
+passes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from tganv2_tf import cli_flags
+from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option
+from tganv2_tf.errors import ConfigError
+from tganv2_tf.files import write_atomically
+
+FLOAT_BYTES = 4
+GPUS_A_NODE = 8
+GPUS = (8, 64, 512)
+UTILISATION_OF_MEMORY = 0.8
+# Each weight's gradient, two moments, value and average are read, and all but the gradient written: Adam and average.
+UPDATE_PASSES = 9
+LAUNCH = 20e-6  # seconds from the end of one operation to the start of an all-reduce
+HOP_INSIDE = 3e-6  # seconds from one GPU of a node to another
+BATCH_NORM_ALL_REDUCES = 4  # mean and variance, and the gradients of both
+OTHER_ALL_REDUCES = 3  # of the scalars, of the place in the data, and of whether a worker was told to stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """A GPU, and how it is joined to the others of its node.
+
+    Attributes:
+      name: with what it computes in.
+      flops: operations a second at its peak, a multiply-add counted as two.
+      utilisation: share of it that a step reaches.
+      memory: bytes a second of its memory.
+      inside: bytes a second that it sends to, and at the same time receives from, others of its node.
+    """
+
+    name: str
+    flops: float
+    utilisation: float
+    memory: float
+    inside: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """What joins a node to the others.
+
+    Attributes:
+      name: of it.
+      bandwidth: bytes a second that a node sends, and at the same time receives, after protocols.
+      hop: seconds from one node to another.
+    """
+
+    name: str
+    bandwidth: float
+    hop: float
+
+
+# Peaks are the makers'; shares of them are those of docs/performance.md. NVLink reaches about 80 % of 150 and 450 GB/s.
+DEVICES = (
+    Device("V100, float32, PCIe", 15.7e12, 1 / 2, 0.9e12, 10e9),
+    Device("V100, float16, NVLink", 125e12, 1 / 4, 0.9e12, 120e9),
+    Device("H100, bfloat16, NVLink", 989e12, 1 / 5, 3.35e12, 360e9),
+)
+# Ethernet by TCP is taken to reach 80 % of its rate and 30 us, InfiniBand 90 % and 5 us.
+LINKS = (
+    Link("25 Gb/s Ethernet", 0.8 * 25e9 / 8, 30e-6),
+    Link("100 Gb/s Ethernet", 0.8 * 100e9 / 8, 30e-6),
+    Link("200 Gb/s InfiniBand", 0.9 * 200e9 / 8, 5e-6),
+    Link("400 Gb/s InfiniBand", 0.9 * 400e9 / 8, 5e-6),
+    Link("8 x 400 Gb/s InfiniBand", 8 * 0.9 * 400e9 / 8, 5e-6),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """What a step is, whatever it runs on.
+
+    Attributes:
+      multiply_adds: of one clip, forward and backward.
+      trained_bytes: gradients of both networks, float32.
+      batch_norm_channels: of each synchronised batch norm.
+      least_clips: of a GPU: the product of the batch strides.
+    """
+
+    multiply_adds: float
+    trained_bytes: int
+    batch_norm_channels: tuple[int, ...]
+    least_clips: int
+
+    @classmethod
+    def of(cls, config: Config) -> Workload:
+        """Counts them on the graph of the smallest batch; all but the bytes grow with it in proportion."""
+        import tensorflow as tf
+
+        from tganv2_tf.models.generator import Generator
+        from tganv2_tf.training.cost import step_cost
+
+        clips = config.model.pyramid.levels[-1].clip_stride
+        cost = step_cost(config, clips)
+        with tf.Graph().as_default():
+            channels = tuple(norm.gamma.shape[-1] for norm in Generator(config.model).batch_norms)
+        return cls(cost.multiply_adds / clips, cost.trained_bytes, channels, clips)
+
+    @property
+    def small_all_reduces(self) -> int:
+        """All-reduces of a step besides those of the gradients."""
+        return BATCH_NORM_ALL_REDUCES * len(self.batch_norm_channels) + OTHER_ALL_REDUCES
+
+
+def ring_bytes(size: float, workers: int) -> float:
+    """What each worker sends, and receives, for the all-reduce of so many bytes in a ring."""
+    return 2 * (workers - 1) / workers * size
+
+
+def all_reduce_seconds(size: float, gpus: int, device: Device, link: Link) -> float:
+    """All-reduce of so many bytes: the bandwidth of a ring, the latency of a tree, as NCCL has both.
+
+    A ring enters and leaves each node once, so that its slowest part carries what every GPU sends.
+    """
+    if gpus == 1:
+        return 0.0
+    nodes = math.ceil(gpus / GPUS_A_NODE)
+    bandwidth = device.inside if nodes == 1 else min(device.inside, link.bandwidth)
+    inside, between = math.ceil(math.log2(min(gpus, GPUS_A_NODE))), math.ceil(math.log2(nodes))
+    latency = LAUNCH + 2 * (inside * HOP_INSIDE + between * link.hop)
+    return ring_bytes(size, gpus) / bandwidth + latency
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Seconds of a step.
+
+    Attributes:
+      computation: forward and backward.
+      update: Adam and the average, which each GPU does for all weights.
+      gradients: their all-reduces.
+      small: all other all-reduces.
+    """
+
+    computation: float
+    update: float
+    gradients: float
+    small: float
+
+    @property
+    def seconds(self) -> float:
+        return self.computation + self.update + self.gradients + self.small
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the time that a GPU alone would take for its clips."""
+        return (self.computation + self.update) / self.seconds
+
+    @property
+    def hidden_efficiency(self) -> float:
+        """The same if the exchange of gradients ran beside computation: what cannot be surpassed."""
+        alone = self.computation + self.update
+        return alone / (max(self.computation, self.gradients) + self.update + self.small)
+
+
+def predict(work: Workload, clips: float, gpus: int, device: Device, link: Link) -> Step:
+    """A step of so many clips a GPU."""
+    norms = sum(
+        BATCH_NORM_ALL_REDUCES * all_reduce_seconds(FLOAT_BYTES * channels, gpus, device, link)
+        for channels in work.batch_norm_channels
+    )
+    others = OTHER_ALL_REDUCES * all_reduce_seconds(0, gpus, device, link)
+    # One all-reduce a network: the bytes of both, and a second latency.
+    gradients = sum(all_reduce_seconds(size, gpus, device, link) for size in (work.trained_bytes, 0))
+    return Step(
+        computation=2 * work.multiply_adds * clips / (device.utilisation * device.flops),
+        update=UPDATE_PASSES * work.trained_bytes / (UTILISATION_OF_MEMORY * device.memory),
+        gradients=gradients,
+        small=norms + others,
+    )
+
+
+def hiding_clips(work: Workload, gpus: int, device: Device, link: Link) -> float:
+    """Clips a GPU whose computation takes as long as the exchange of gradients."""
+    step = predict(work, 1, gpus, device, link)
+    return step.gradients / step.computation
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What is predicted."""
+
+    flagfile_of_run: str = option("the recipe", "ucf.flags")
+    clips: tuple[int, ...] = option("clips a GPU, for weak scaling", (8, 64))
+    global_batch_sizes: tuple[int, ...] = option("clips of all GPUs, for strong scaling", (256, 2048, 4096))
+    output: str = option("file for the tables as well, .md", "")
+
+    def __post_init__(self) -> None:
+        if self.output and not self.output.endswith(".md"):
+            raise ConfigError(f"--output={self.output}: valid: a file whose name ends in .md")
+        for name in ("clips", "global_batch_sizes"):
+            value = getattr(self, name)
+            if not value or min(value) < 1:
+                raise ConfigError(f"--{name}={','.join(map(str, value))}: valid: whole numbers of at least 1")
+
+
+def _pairs() -> Iterator[tuple[Device, Link]]:
+    """Each GPU with the links up to the first that is no slower than the inside of its node."""
+    for device in DEVICES:
+        for link in LINKS:
+            yield device, link
+            if link.bandwidth >= device.inside:
+                break
+
+
+def _table(columns: Sequence[str], cell: Callable[[Device, Link, int], str]) -> str:
+    """One line a GPU and link; `cell` is asked for each with the number of the column."""
+    head = ["GPU", "between nodes", *columns]
+    lines = [
+        [device.name, link.name, *(cell(device, link, column) for column in range(len(columns)))]
+        for device, link in _pairs()
+    ]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
+
+
+def weak(work: Workload, clips: int) -> str:
+    """Steps of so many clips a GPU."""
+
+    def cell(device: Device, link: Link, column: int) -> str:
+        step = predict(work, clips, GPUS[column], device, link)
+        rate = clips * GPUS[column] / step.seconds
+        return f"{1e3 * step.seconds:,.0f} ms, {rate:,.0f}, {step.efficiency:.0%} ({step.hidden_efficiency:.0%})"
+
+    return _table([f"{gpus} GPUs" for gpus in GPUS], cell)
+
+
+def strong(work: Workload, batches: Sequence[int]) -> str:
+    """Steps of so many clips in all, up to the number of GPUs that can share them."""
+    columns = [
+        (batch, gpus)
+        for batch in batches
+        for gpus in sorted({batch // work.least_clips, *GPUS})
+        if gpus <= batch // work.least_clips
+    ]
+
+    def cell(device: Device, link: Link, column: int) -> str:
+        batch, gpus = columns[column]
+        step = predict(work, batch / gpus, gpus, device, link)
+        return f"{1e3 * step.seconds:,.0f} ms, {step.efficiency:.0%}"
+
+    return _table([f"{batch} on {gpus}" for batch, gpus in columns], cell)
+
+
+def hiding(work: Workload) -> str:
+    """Clips a GPU behind which the exchange of gradients could hide."""
+
+    def cell(device: Device, link: Link, column: int) -> str:
+        return f"{hiding_clips(work, GPUS[column], device, link):,.1f}"
+
+    return _table([f"{gpus} GPUs" for gpus in GPUS], cell)
+
+
+def main(command: Command) -> int:
+    options = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
+    work = Workload.of(Config(*cli_flags.parse([f"--flagfile={command.flagfile_of_run}"], *options)))
+    parts = [
+        f"{command.flagfile_of_run}: {work.multiply_adds / 1e9:.1f} x 10^9 multiply-adds a clip, "
+        f"{work.trained_bytes / 1e6:.0f} MB of gradients, {work.small_all_reduces} other all-reduces a step, "
+        f"at least {work.least_clips} clips a GPU",
+    ]
+    for clips in command.clips:
+        what = "a step, clips a second, efficiency (if the exchange of gradients hid behind computation)"
+        parts += [f"{clips} clips a GPU: {what}", weak(work, clips)]
+    parts += ["Clips of all on so many GPUs: a step, efficiency", strong(work, command.global_batch_sizes)]
+    parts += ["Clips a GPU whose computation takes as long as the exchange of gradients", hiding(work)]
+    text = "\n\n".join(parts) + "\n"
+    print(text, end="")
+    if command.output:
+        write_atomically(command.output, text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli_flags.run(main, (Command,), "benchmarks.scaling_model", __doc__ or ""))

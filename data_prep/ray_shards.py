@@ -1,0 +1,95 @@
+"""Shards written on the nodes of a Ray cluster, one a task, each under the supervision of `workers` on its node.
+
+So a decoder that crashes or hangs costs its video, as on one machine, and a node that is lost costs the shards that it
+was at, which others write again: the bytes are the same. All nodes must see the videos under the paths that this one
+sees, and the output folder too, unless it is in a bucket.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import platform
+import tempfile
+import uuid
+from collections.abc import Callable
+
+from data_prep.shard_writer import ShardReport, ShardTask, write_shard
+from data_prep.workers import run_supervised
+from tganv2_tf import ray_cluster, storage
+from tganv2_tf.data.manifest import Skipped
+from tganv2_tf.errors import UserError
+
+
+def run(
+    tasks: list[ShardTask],
+    folder: str,
+    options: ray_cluster.RunnerOptions,
+    *,
+    at_once: int,
+    item_timeout: float,
+    on_done: Callable[[ShardTask, ShardReport], None],
+) -> None:
+    """Writes shards into a folder; returns when all are there.
+
+    Args:
+      tasks: of the shards.
+      folder: of the output; a folder that all nodes see, or an address in a bucket.
+      options: of the cluster.
+      at_once: shards that are written at the same time; 0 = as many as the cluster takes.
+      item_timeout: seconds that a video may take.
+      on_done: called here with each shard that is in the folder.
+    Raises:
+      UserError: as `run_supervised`, or there is no cluster, or a node does not see the videos.
+    """
+    if not tasks:
+        return
+    function = functools.partial(write_on_node, folder=folder, item_timeout=item_timeout)
+    with ray_cluster.connected(options.ray_address):
+        for task, report in ray_cluster.run_tasks(function, map(placed, tasks), options, at_once=at_once):
+            on_done(task, report)
+
+
+def placed(task: ShardTask) -> ShardTask:
+    """The same task for processes in other folders."""
+    at = ray_cluster.placed
+    videos = tuple(dataclasses.replace(video, path=at(video.path), mask=at(video.mask)) for video in task.videos)
+    return dataclasses.replace(task, videos=videos, file=at(task.file), temporary=at(task.temporary))
+
+
+def write_on_node(task: ShardTask, folder: str, item_timeout: float) -> ShardReport:
+    """Writes one shard, in a process of its own on this node.
+
+    Raises:
+      UserError: it cannot be written, or none of its videos is here.
+    """
+    if not any(os.path.exists(video.path) for video in task.videos):
+        raise UserError(
+            f"{task.videos[0].path}: node {platform.node()} sees none of the videos of {os.path.basename(task.file)}; "
+            "put them on a disk that all nodes mount at the same path"
+        )
+    # A node that was given up may still be at this shard: each attempt has a name of its own.
+    with tempfile.TemporaryDirectory(prefix="tganv2_tf-shard-") as staging:
+        name = os.path.basename(task.file)
+        if storage.is_remote(folder):
+            task = dataclasses.replace(task, file=os.path.join(staging, name), temporary=f"{staging}/{name}.tmp")
+        else:
+            task = dataclasses.replace(task, temporary=f"{task.temporary.removesuffix('.tmp')}.{uuid.uuid4().hex}.tmp")
+        reports: list[ShardReport] = []
+        run_supervised(
+            write_shard,
+            [task],
+            num_workers=1,
+            item_timeout=item_timeout,
+            on_done=lambda done, report: reports.append(report),
+            on_lost=without,
+        )
+        if storage.is_remote(folder):
+            storage.copy(task.file, storage.join(folder, name))
+    return reports[0]
+
+
+def without(task: ShardTask, video_id: str, reason: str) -> ShardTask:
+    """The task without a video that was lost."""
+    return dataclasses.replace(task, lost=(*task.lost, Skipped(video_id, reason)))

@@ -1,0 +1,220 @@
+"""Tasks on a Ray cluster: the same functions as on one machine, on whatever nodes there are.
+
+Ray is asked for what it does best, placing tasks and running them again where a node was lost. What a task means, its
+seeds and its files are its own, so that results depend neither on the nodes nor on their number. Tasks may run twice:
+they write under names of their own, and rename.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import importlib.util
+import itertools
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from absl import logging
+
+from tganv2_tf.config import option, require
+from tganv2_tf.errors import ConfigError, UserError
+
+ATTEMPTS = 10  # of a task whose nodes or processes are lost
+CONNECT_SECONDS = 10
+CODE = ("tganv2_tf", "data_prep")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunnerOptions:
+    """Where the work is done."""
+
+    runner: str = option("local = on this machine; ray = on a Ray cluster", "local", ("local", "ray"))
+    ray_address: str = option(
+        "of the cluster: HOST:6379, or auto, the one that runs here; none = RAY_ADDRESS, or a new one of this machine",
+        "",
+    )
+    cpus_per_task: float = option("processors that Ray keeps for each task", 1.0)
+    gpus_per_task: float = option("GPUs that Ray keeps for each task; 0.5 = two tasks share one", 0.0)
+
+    def __post_init__(self) -> None:
+        require(self.cpus_per_task > 0, "cpus_per_task", self.cpus_per_task, "a number above 0")
+        require(self.gpus_per_task >= 0, "gpus_per_task", self.gpus_per_task, "a number of at least 0")
+        others = {"ray_address": "", "cpus_per_task": 1.0, "gpus_per_task": 0.0}
+        for name, default in others.items():
+            value = getattr(self, name)
+            require(self.runner == "ray" or value == default, name, value, "with --runner=ray only")
+
+
+LOCAL = RunnerOptions()
+
+
+@contextlib.contextmanager
+def connected(address: str = "", log_to_driver: bool = False) -> Iterator[None]:
+    """In its block this process drives a Ray cluster, and sends it the code of these packages.
+
+    Args:
+      address: as in `RunnerOptions`.
+      log_to_driver: show what workers print.
+    Raises:
+      ConfigError: Ray is not installed.
+      UserError: there is no cluster at that address, or it has other versions of Ray or Python.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked for it to be told
+    if not log_to_driver:  # else it prints pages for each lost node
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(f"Ray cannot be imported ({error}); pip install -r requirements-ray.txt") from error
+    where = address or os.environ.get("RAY_ADDRESS") or "a new cluster of this machine"
+    host, _, port = where.rpartition(":")
+    if host and port.isdigit():  # Ray would try for a quarter of an hour
+        try:
+            socket.create_connection((host.rpartition("/")[2], int(port)), CONNECT_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"--ray_address={address}: nothing answers at {where}: {error}") from error
+    modules = {name: importlib.util.find_spec(name) for name in CODE}
+    folders = [os.path.dirname(spec.origin) for spec in modules.values() if spec and spec.origin]
+    there_is_one = address or os.environ.get("RAY_ADDRESS")
+    if not there_is_one:
+        # Ray Train asks a dashboard whether it is alive, and takes its workers away if not. Here is none, and that of
+        # another cluster on this machine, which it would find, does not know it.
+        os.environ.setdefault("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+    try:
+        with _sigterm_interrupts():
+            ray.init(
+                # Without an address Ray would take whatever cluster it finds on this machine.
+                address=there_is_one or "local",
+                runtime_env={"py_modules": folders, "excludes": ["__pycache__"]},
+                log_to_driver=log_to_driver,
+                logging_level="ERROR",
+                **({} if there_is_one else {"include_dashboard": False}),
+            )
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"--ray_address={address}: cannot use {where}: {said}") from error
+    try:
+        with _sigterm_interrupts():
+            yield
+    finally:
+        ray.shutdown()
+
+
+def placed(path: str) -> str:
+    """The same path for processes in other folders; addresses and nothing stay as they are."""
+    if not path or "://" in path:
+        return path
+    return os.path.abspath(path) + "/" * path.endswith("/")
+
+
+def run_tasks(
+    function: Callable[[Any], Any],
+    tasks: Iterable[Any],
+    options: RunnerOptions,
+    *,
+    at_once: int = 0,
+    ordered: bool = False,
+) -> Iterator[tuple[Any, Any]]:
+    """Runs tasks on the cluster that this process drives; those of lost nodes run again.
+
+    Args:
+      function: called with each task; importable on the nodes, and free of state that results depend on.
+      tasks: picklable; taken one by one, a few more than the cluster can run.
+      options: what each needs.
+      at_once: tasks that run at the same time, at most; 0 = as many as the cluster takes.
+      ordered: in the order of the tasks; else as they are done.
+    Yields:
+      A task and what the function returned.
+    Raises:
+      UserError: the function raised one, or an OSError; or a task was lost too often.
+      RuntimeError: the function raised anything else; the message is its traceback.
+    """
+    ray = sys.modules["ray"]
+    needs = {"num_cpus": options.cpus_per_task, "num_gpus": options.gpus_per_task}
+    # Without max_calls Ray ends a process after each task with a GPU, and with it what tasks keep for the next.
+    remote = ray.remote(**needs, max_retries=ATTEMPTS, max_calls=0)(_reported)
+    warn_of_missing({"CPU": options.cpus_per_task, "GPU": options.gpus_per_task}, ray.cluster_resources())
+    left, running = iter(tasks), collections.OrderedDict[Any, Any]()
+    nodes = _living(ray.nodes())
+    while True:
+        room = (at_once or 2 * _slots(options, ray.cluster_resources())) - len(running)
+        for task in itertools.islice(left, max(0, room)):
+            running[remote.remote(function, task)] = task
+        if not running:
+            return
+        ready = next(iter(running)) if ordered else ray.wait(list(running), num_returns=1)[0][0]
+        try:
+            kind, value = ray.get(ready)
+        except ray.exceptions.RayError as error:
+            said = " ".join(str(error).split())[:300]
+            raise UserError(f"Ray gave a task up: {said}; the same command goes on with what is left") from error
+        task = running.pop(ready)
+        lost, nodes = nodes - _living(ray.nodes()), _living(ray.nodes())
+        if lost:
+            logging.warning("Ray: node %s is gone; its tasks run on others.", ", ".join(sorted(lost)))
+        if kind == "user_error":
+            raise UserError(value)
+        if kind == "bug":
+            raise RuntimeError(f"in a task:\n{value}")
+        yield task, value
+
+
+def _living(nodes: list[dict[str, Any]]) -> set[str]:
+    return {f"{node['NodeName']} ({node['NodeID'][:8]})" for node in nodes if node["Alive"]}
+
+
+def warn_of_missing(needs: dict[str, float], there: dict[str, float]) -> None:
+    """Says so where Ray will wait for resources, as it does without a word."""
+    for name, number in needs.items():
+        if number > there.get(name, 0):
+            logging.warning(
+                "Ray: %g %s asked for, and the cluster has %g; waiting for nodes that have them.",
+                number,
+                name,
+                there.get(name, 0),
+            )
+
+
+def _slots(options: RunnerOptions, there: dict[str, float]) -> int:
+    """Tasks that the cluster can run at the same time; at least 1, as nodes may come."""
+    slots = there.get("CPU", 0) / options.cpus_per_task
+    if options.gpus_per_task:
+        slots = min(slots, there.get("GPU", 0) / options.gpus_per_task)
+    return max(1, math.floor(slots))
+
+
+def _reported(function: Callable[[Any], Any], task: Any) -> tuple[str, Any]:
+    """On a node: what became of a task. Ray would wrap an error into pages of text."""
+    import traceback
+
+    try:
+        return "done", function(task)
+    except UserError as error:
+        return "user_error", str(error)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        return "user_error", f"{error.strerror or error}{where} (on node {os.uname().nodename})"
+    except Exception:  # noqa: BLE001 (the driver raises it)
+        return "bug", traceback.format_exc()
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Makes SIGTERM the same as Ctrl-C, so that the cluster hears of the end. Ray has handlers of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)

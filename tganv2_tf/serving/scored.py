@@ -1,0 +1,164 @@
+"""Generators that are scored: found again, with the same videos, by every process that is asked for some of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import tensorflow as tf
+
+from tganv2_tf import ray_cluster
+from tganv2_tf.config import Config
+from tganv2_tf.data.manifest import folder_checksum
+from tganv2_tf.errors import ConfigError
+from tganv2_tf.evaluation import samples
+from tganv2_tf.evaluation.networks import Answers, NetworkFiles, describe, load_networks
+from tganv2_tf.models.generator import Generator
+from tganv2_tf.models.recalibration import recalibrate
+from tganv2_tf.serving.sampler import load_sampler
+from tganv2_tf.training import checkpoints
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a generator is, and which of its videos are meant.
+
+    Attributes:
+      model_dir: a run, RUN/best, or a checkpoint.
+      untrained: the run's generator as it was before its training.
+      saved_model: folder of one version of a SavedModel, instead of `model_dir`.
+      seed: of the latents.
+      truncation: psi; latents are of U(-psi, psi).
+      recalibration_batches: batches from which the batch-norm statistics of a run's generator are taken anew.
+    """
+
+    model_dir: str = ""
+    untrained: bool = False
+    saved_model: str = ""
+    seed: int = 0
+    truncation: float = 1.0
+    recalibration_batches: int = 0
+
+
+class Scored(NamedTuple):
+    """A generator that is scored.
+
+    Attributes:
+      sample: float32 [n, z_dim], and int32 labels [n] or None -> float32 [n, 16, H, W, 3].
+      z_dim: dimensions of a latent.
+      class_names: empty where the generator is not conditional.
+      about: where it comes from, for the report.
+      run: the config of its run; None of a SavedModel.
+    """
+
+    sample: Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor]
+    z_dim: int
+    class_names: tuple[str, ...]
+    about: dict[str, Any]
+    run: Config | None
+
+    def batch(self, source: Source, number: int, size: int) -> tf.Tensor:
+        """Batch `number` of the videos that are meant, float32 [size, 16, H, W, 3]; the same on every machine."""
+        return samples.batch_of_generator(
+            self.sample, self.z_dim, source.seed, number, size, len(self.class_names), source.truncation
+        )
+
+
+@functools.lru_cache(maxsize=1)  # a process of a cluster is asked again and again
+def load_scored(source: Source) -> Scored:
+    """Loads the generator.
+
+    Raises:
+      ConfigError: `untrained`, of a run that did not begin from nothing.
+      UserError: no generator there.
+    """
+    about: dict[str, Any] = {"truncation": source.truncation}
+    if source.saved_model:
+        sampler = load_sampler(saved_model=source.saved_model)
+        about |= {"saved_model": source.saved_model, "checksum": folder_checksum(source.saved_model)}
+        return Scored(
+            lambda z, labels: sampler.float_videos(z, samples.NUM_FRAMES, labels=labels),
+            sampler.z_dim,
+            sampler.class_names,
+            about,
+            None,
+        )
+    about["model_dir"] = source.model_dir
+    if source.untrained:
+        run, step = checkpoints.load_config(str(checkpoints.run_folder(source.model_dir))), 0
+        if run.train.init_from:
+            raise ConfigError(f"--untrained: the run began with the networks of {run.train.init_from}; score that run")
+        tf.keras.utils.set_random_seed(run.train.seed)  # as training begins
+        generator = Generator(run.model)
+    else:
+        generator, run, step = checkpoints.load_generator(source.model_dir)
+        about["checkpoint"] = checkpoints.checksums(source.model_dir)
+    if source.recalibration_batches:
+        recalibrate(generator, source.recalibration_batches, run.train.seed)
+    sample = tf.function(
+        lambda z, labels: generator(z, num_frames=samples.NUM_FRAMES, labels=labels), reduce_retracing=True
+    )
+    class_names = tuple(checkpoints.load_class_names(source.model_dir))
+    about |= {"step": step, "config": dataclasses.asdict(run)}
+    return Scored(sample, run.model.z_dim, class_names, about, run)
+
+
+def answers_from_nodes(source: Source, files: NetworkFiles, options: ray_cluster.RunnerOptions) -> Iterator[Answers]:
+    """What the networks say of the generator's videos, batch by batch in their order, each made and seen on a node.
+
+    Args:
+      source: a generator that all nodes can read.
+      files: networks that all nodes can read; of its config `eval_batch_size`, `num_samples` and `repetitions` too.
+      options: of the cluster that this process drives.
+    """
+    config = files.config
+    count = math.ceil(config.num_samples * config.repetitions / config.eval_batch_size)
+    function = functools.partial(_answer_on_node, source=_for_nodes(source), files=_files_for_nodes(files))
+    return (answers for _, answers in ray_cluster.run_tasks(function, range(count), options, ordered=True))
+
+
+def described_by_nodes(
+    batches: samples.Batches, kinds: Collection[str], files: NetworkFiles, options: ray_cluster.RunnerOptions
+) -> Iterator[Answers]:
+    """What some networks say of videos that this process reads, batch by batch in their order.
+
+    Args:
+      batches: float32 [n, 16, H, W, 3] in [-1, 1].
+      kinds: names of the networks.
+      files: networks that all nodes can read.
+      options: of the cluster that this process drives.
+    """
+    function = functools.partial(_describe_on_node, kinds=tuple(kinds), files=_files_for_nodes(files))
+    arrays = (batch.numpy() for batch in batches)
+    return (answers for _, answers in ray_cluster.run_tasks(function, arrays, options, ordered=True))
+
+
+def _answer_on_node(number: int, source: Source, files: NetworkFiles) -> Answers:
+    videos = load_scored(source).batch(source, number, files.config.eval_batch_size)
+    return describe(videos, files.kinds, load_networks(files))
+
+
+def _describe_on_node(videos: np.ndarray, kinds: Collection[str], files: NetworkFiles) -> Answers:
+    return describe(tf.constant(videos), kinds, load_networks(files))
+
+
+def _for_nodes(source: Source) -> Source:
+    """The same for processes in other folders; of a run that goes on, the checkpoint that is its newest now."""
+    model_dir = source.model_dir and (checkpoints.find_checkpoint(source.model_dir) or source.model_dir)
+    return _placed(dataclasses.replace(source, model_dir=model_dir), "model_dir", "saved_model")
+
+
+def _files_for_nodes(files: NetworkFiles) -> NetworkFiles:
+    config = _placed(files.config, "classifier", "c3d_mean")
+    return _placed(dataclasses.replace(files, config=config), "i3d")
+
+
+def _placed(paths: T, *names: str) -> T:
+    changes = {name: ray_cluster.placed(getattr(paths, name)) for name in names}
+    return dataclasses.replace(paths, **changes)  # type: ignore[type-var]

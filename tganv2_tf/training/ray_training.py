@@ -1,0 +1,337 @@
+"""Training on a Ray cluster: Ray Train places the workers, names them to each other, and starts them again.
+
+The workers are those of `--distribution=multi_worker`, with the same results; this process, the driver, trains nothing.
+It checks what it can before anything starts, shows what the workers say, and has the run saved when it is asked to
+stop. Driver and workers speak through an actor on the driver's node. Checkpoints are the run's own, so Ray keeps none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging as std_logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from logging.handlers import QueueHandler
+from typing import Any, NoReturn
+
+import tqdm
+from absl import logging
+
+from tganv2_tf import files, ray_cluster, storage
+from tganv2_tf.config import Config, option, require
+from tganv2_tf.errors import ConfigError, UserError
+
+TELL_SECONDS = 1.0  # between two calls of the driver by the chief: in the midst of a quick step they would be felt
+FOLLOW_SECONDS = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Workers of --distribution=ray."""
+
+    num_workers: int = option("processes that train together", 1)
+    ray_address: str = option(
+        "of the cluster: HOST:6379, or auto, the one that runs here; none = RAY_ADDRESS, or a new one of this machine",
+        "",
+    )
+    cpus_per_worker: float = option("processors that Ray keeps for each worker", 1.0)
+    gpus_per_worker: int = option("GPUs that Ray gives to each worker", 0)
+    worker_restarts: int = option(
+        "times that all workers begin anew, from the newest checkpoint, because some were lost", 3
+    )
+
+    def __post_init__(self) -> None:
+        require(self.num_workers >= 1, "num_workers", self.num_workers, "a whole number of at least 1")
+        require(self.cpus_per_worker > 0, "cpus_per_worker", self.cpus_per_worker, "a number above 0")
+        for name in ("gpus_per_worker", "worker_restarts"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "a whole number of at least 0")
+
+    def check(self, distribution: str) -> None:
+        """Raises ConfigError where these flags are given to a run that Ray has no part in."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            require(distribution == "ray" or value == field.default, field.name, value, "with --distribution=ray only")
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Of the first worker, as its strategy will call them."""
+        kind = "GPU" if self.gpus_per_worker else "CPU"
+        return tuple(f"/job:worker/replica:0/task:0/device:{kind}:{i}" for i in range(self.gpus_per_worker or 1))
+
+
+class Board:
+    """An actor where the workers write what happens, and the driver that it wants them to stop."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.news: dict[str, Any] = {}
+        self.records: list[std_logging.LogRecord] = []
+
+    def tell(self, step: int, metrics: dict[str, float]) -> int | None:
+        """Takes the chief's latest step; gives the signal that shall stop the run."""
+        self.news |= {"step": step, "metrics": metrics}
+        return self.signal
+
+    def log(self, record: std_logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def fail(self, kind: str, message: str) -> None:
+        """Takes what ends the run; the first word counts, as others may follow from it."""
+        self.news.setdefault("failure", (kind, message))
+
+    def stop(self, number: int) -> None:
+        self.signal = number
+
+    def read(self) -> tuple[dict[str, Any], list[std_logging.LogRecord]]:
+        """The latest news, and what was logged since the last call."""
+        records, self.records = self.records, []
+        return self.news, records
+
+
+def train(config: Config, cluster: Cluster) -> int:
+    """Trains, or goes on with, the run in `model_dir`, with workers of a Ray cluster.
+
+    Returns:
+      The exit status: 0, or 128 + the signal that stopped the run.
+    Raises:
+      UserError: as `loop.train`; or there is no cluster, or its workers were lost too often.
+    """
+    config = _checked(_placed(config), cluster)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ray_cluster.connected(cluster.ray_address))
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        needs = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+        needs = {name: number * cluster.num_workers for name, number in needs.items()}
+        ray_cluster.warn_of_missing(needs, ray.cluster_resources())
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+        # Ray Train insists on a folder of its own, which with checkpoints elsewhere nobody needs.
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        trainer = _trainer(config, cluster, board, folder)
+        outcome: list[Any] = []
+        fitting = threading.Thread(target=_fit, args=(trainer, outcome), daemon=True)
+        fitting.start()
+        logging.info("Ray starts %d workers.", cluster.num_workers)
+        terminal = _Terminal(config.train.train_steps)
+        stack.callback(terminal.close)
+        with _signals_to(board):
+            while fitting.is_alive():
+                fitting.join(FOLLOW_SECONDS)
+                terminal.follow(board)
+    result = outcome[0]
+    if isinstance(result, Exception):
+        failures = getattr(result, "worker_failures", {}).values() or [result]
+        said = "; ".join(sorted({str(failure).strip().splitlines()[-1][:200] for failure in failures}))
+        restarts = cluster.worker_restarts
+        raise UserError(
+            f"the workers failed more often than --worker_restarts={restarts} allows; the last time: {said}"
+        )
+    status, step, metrics = result.return_value
+    if metrics:
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
+        logging.info("Step %d: %s.", step, shown)
+    return status
+
+
+def _placed(config: Config) -> Config:
+    """The same config for workers, which run in other folders."""
+    run, data, scores = config.train, config.data, config.eval
+    placed = ray_cluster.placed
+    return dataclasses.replace(
+        config,
+        train=dataclasses.replace(run, model_dir=placed(run.model_dir), init_from=placed(run.init_from)),
+        data=dataclasses.replace(data, data_dir=placed(data.data_dir)),
+        eval=dataclasses.replace(
+            scores,
+            classifier=placed(scores.classifier),
+            c3d_mean=placed(scores.c3d_mean),
+            cache_dir=placed(os.path.expanduser(scores.cache_dir)),
+        ),
+    )
+
+
+def _checked(config: Config, cluster: Cluster) -> Config:
+    """The config with the number of classes; raises what the workers would raise, while only one process would."""
+    from tganv2_tf.data.pipeline import load_manifest
+    from tganv2_tf.training import loop
+    from tganv2_tf.training.checkpoints import check_run
+    from tganv2_tf.training.distribution import per_replica_batch_size
+
+    model_dir = config.train.model_dir
+    per_replica_batch_size(config, cluster.num_workers * len(cluster.devices))
+    if not model_dir:
+        raise ConfigError("--model_dir is missing: the folder of the run")
+    config = loop.with_classes(config, load_manifest(config.model, config.data))
+    storage.make_folder(model_dir)
+    with files.locked(storage.join(model_dir, loop.LOCK), f"--model_dir={model_dir}"):
+        check_run(config)
+    return config
+
+
+def _trainer(config: Config, cluster: Cluster, board: Any, folder: str) -> Any:
+    """Ray's trainer, which runs `_work` in each worker."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+    from ray.train.tensorflow import TensorflowTrainer
+
+    class Losses(UserCallback):
+        """In a process of Ray's: says that workers were lost."""
+
+        def __init__(self) -> None:
+            self.count = 0
+
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            self.count += 1
+            if self.count <= cluster.worker_restarts:
+                ranks = ", ".join(map(str, sorted(worker_exceptions)))
+                line = f"Ray: lost worker {ranks}; all begin anew, restart {self.count} of {cluster.worker_restarts}."
+                board.log.remote(std_logging.LogRecord("absl", std_logging.WARNING, __file__, 0, line, None, None))
+
+    return TensorflowTrainer(
+        lambda: _work(config, board),
+        scaling_config=ScalingConfig(
+            num_workers=cluster.num_workers,
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker={"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker},
+        ),
+        run_config=RunConfig(
+            storage_path=folder,
+            failure_config=FailureConfig(max_failures=cluster.worker_restarts),
+            callbacks=[Losses()],
+        ),
+    )
+
+
+def _fit(trainer: Any, outcome: list[Any]) -> None:
+    """In a thread, as the main one has to see signals, and Ray would take them: appends a result or an error."""
+    try:
+        outcome.append(trainer.fit())
+    except Exception as error:  # noqa: BLE001 (the main thread says it, unless it is the one that has ended the run)
+        outcome.append(error)
+
+
+@contextlib.contextmanager
+def _signals_to(board: Any) -> Iterator[None]:
+    """In its block SIGTERM and Ctrl-C have the run saved; a second one ends it at once."""
+
+    def stop(number: int, frame: Any) -> None:
+        restore()
+        board.stop.remote(number)
+        logging.info("The run stops when its step is saved; once more, and it ends at once.")
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        restore()
+
+
+class _Terminal:
+    """Shows what the workers log, and below it a bar from the first step on."""
+
+    def __init__(self, train_steps: int) -> None:
+        self.train_steps = train_steps
+        self.bar: tqdm.tqdm | None = None
+
+    def follow(self, board: Any) -> None:
+        """Shows what is new on the board, and raises what ends the run."""
+        from tganv2_tf.training.callbacks import BAR_FORMAT, bar_interval, shown_losses
+
+        ray = sys.modules["ray"]
+        try:
+            news, records = ray.get(board.read.remote())
+        except ray.exceptions.RayError as error:
+            raise UserError(f"the Ray cluster has gone: {' '.join(str(error).split())[:200]}") from error
+        for record in records:
+            if self.bar is not None:
+                self.bar.clear()
+            logging.get_absl_logger().handle(record)
+        if "failure" in news:
+            kind, message = news["failure"]
+            raise {"bug": RuntimeError, "flags": ConfigError}.get(kind, UserError)(message)
+        if "step" in news:
+            if self.bar is None:
+                look = {"bar_format": BAR_FORMAT, "dynamic_ncols": True, "mininterval": bar_interval()}
+                self.bar = tqdm.tqdm(initial=news["step"], total=self.train_steps, **look)
+            self.bar.desc = shown_losses(news["metrics"])
+            self.bar.update(news["step"] - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _work(config: Config, board: Any) -> tuple[int, int, dict[str, float]]:
+    """In a worker: trains. Errors that no restart would mend are written on the board, and the driver ends the run.
+
+    Returns:
+      The exit status, the last step, and its metrics; Ray keeps those of the chief.
+    Raises:
+      UserError: another worker is gone; Ray begins anew.
+    """
+    import ray
+    from ray.train import get_context, report
+
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)  # Ray sets it; Keras 2 of this TensorFlow needs no other package
+    import tensorflow as tf
+
+    from tganv2_tf.training import loop
+    from tganv2_tf.training.distribution import is_loss_of_worker, make_strategy
+
+    latest: tuple[int, dict[str, float]] = (0, {})
+    chief, told = get_context().get_world_rank() == 0, 0.0
+
+    def tell(step: int, logs: dict[str, Any]) -> int | None:
+        nonlocal latest, told
+        latest = (step, {name: float(value) for name, value in logs.items()})
+        if step % config.train.log_every_steps == 0 or step == config.train.train_steps:
+            report({"step": step, **latest[1]})
+        if not chief or time.monotonic() - told < TELL_SECONDS:
+            return None
+        told = time.monotonic()
+        return ray.get(board.tell.remote(*latest))
+
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_logger().addHandler(_ToBoard(board))
+    # Errors here are those of others who are not there, and Ray begins anew.
+    strategy = make_strategy("multi_worker")
+    try:
+        status = loop.train(config, strategy=strategy, tell=tell)
+    except (files.InUseError, ray.exceptions.RayError):  # of a chief that Ray has not ended yet; of Ray itself
+        raise
+    except (UserError, OSError) as error:
+        cause = error.__cause__
+        if isinstance(cause, tf.errors.OpError) and is_loss_of_worker(cause):
+            raise
+        _end(board, "flags" if isinstance(error, ConfigError) else "input", str(error))
+    except Exception:  # noqa: BLE001 (the driver raises it)
+        _end(board, "bug", f"in a worker:\n{traceback.format_exc()}")
+    if chief and latest[1]:
+        ray.get(board.tell.remote(*latest))  # so that the bar ends where the run does
+    return status, *latest
+
+
+def _end(board: Any, kind: str, message: str) -> NoReturn:
+    """Has the driver end the run, and waits for that: an error or a return would have Ray begin anew."""
+    board.fail.remote(kind, message)
+    while True:
+        time.sleep(60)
+
+
+class _ToBoard(QueueHandler):
+    """Sends what a worker logs to the driver."""
+
+    def enqueue(self, record: std_logging.LogRecord) -> None:
+        self.queue.log.remote(record)  # type: ignore[attr-defined]
