@@ -99,6 +99,8 @@ def connected(address: str = "", log_to_driver: bool = False) -> Iterator[None]:
             )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         said = " ".join(str(error).split())[:200]
+        if isinstance(error, ConnectionError):
+            said += "; if it asks for a token, ~/.ray/auth_token must be the same here"
         raise UserError(f"--ray_address={address}: cannot use {where}: {said}") from error
     try:
         with _sigterm_interrupts():
