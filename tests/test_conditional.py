@@ -82,7 +82,8 @@ def test_recalibration_changes_what_is_scored_and_nothing_that_is_kept(folder):
     videos = []
     for batches in (0, 2):
         argv = [*options, *sizes, f"--recalibration_batches={batches}"]
-        batch = next(evaluate.source(*cli_flags.parse(argv, evaluate.Command, EvalConfig))[0])
+        command, config = cli_flags.parse(argv, evaluate.Command, EvalConfig)
+        batch = next(evaluate.source(command, config, evaluate.generator_of(command, config))[0])
         videos.append(batch.numpy())
     assert np.abs(videos[0] - videos[1]).max() > 1e-3
     again, _, _ = load_generator(str(folder / "run"))

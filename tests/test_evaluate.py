@@ -17,7 +17,7 @@ from tganv2_tf import cli_flags
 from tganv2_tf.config import EvalConfig
 from tganv2_tf.data.manifest import checksum
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.evaluate import Command, main, source
+from tganv2_tf.evaluate import Command, generator_of, main, source
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig
 from tganv2_tf.evaluation.classifier import save_classifier
 from tganv2_tf.models.generator import Generator
@@ -123,7 +123,8 @@ def test_untrained_and_real_sides(folder, tmp_path):
 
 def test_untrained_is_what_training_begins_with(folder):
     argv = [f"--model_dir={folder / 'run'}", "--untrained", f"--classifier={folder / 'classifier.npz'}"]
-    batches, _, about, _ = source(*cli_flags.parse(argv, Command, EvalConfig))
+    command, config = cli_flags.parse(argv, Command, EvalConfig)
+    batches, _, about, _ = source(command, config, generator_of(command, config))
     assert about["step"] == 0
     beginning = make_model(checkpoints.load_config(str(folder / "run"))).generator
     seeds = tf.range(16, dtype=tf.int64)

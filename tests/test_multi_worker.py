@@ -158,6 +158,23 @@ def test_a_killed_chief_that_comes_back_costs_only_the_steps_since_the_last_chec
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
+def test_workers_that_see_different_checkpoints_do_not_go_on(
+    server: Server, data_dir: str, undisturbed: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    runs = [undisturbed, tmp_path / "of_its_own_disk"]
+    command = ["tganv2_tf.train", *TRAIN, f"--train_steps={STEPS + 1}", f"--data_dir={data_dir}"]
+    names = on_loopback(WORKERS)
+    workers = [server.start(*command, f"--model_dir={run}", env=variables) for run, variables in zip(runs, names)]
+    server.wait(workers)
+    for worker, run in zip(workers, runs):
+        assert (worker.returncode, worker.stderr.splitlines()[-1]) == (
+            1,
+            f"train: --model_dir={run}: workers see different checkpoints, of the steps [0, {STEPS}]; put the run on a "
+            "disk that all of them mount, or in a bucket",
+        )
+    assert load_generator(str(undisturbed))[2] == STEPS
+
+
 @pytest.mark.skipif(bool(NO_NAMESPACES), reason=NO_NAMESPACES)
 def test_workers_that_are_cut_off_end_on_both_sides(data_dir: str, tmp_path: pathlib.Path) -> None:
     run = tmp_path / "run"

@@ -7,6 +7,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,7 +24,7 @@ from tests.forking import fork_command
 from tests.ray_nodes import Nodes, needs_ray, nodes, wait_until
 from tests.test_docs import commands
 from tests.test_evaluate import write_classifier
-from tganv2_tf import ray_cluster, storage
+from tganv2_tf import generate, ray_cluster, storage
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.training import checkpoints
 from tganv2_tf.training.loop import make_model
@@ -104,7 +105,7 @@ def test_a_lost_node_costs_nothing_but_time(cluster: Nodes, tmp_path: pathlib.Pa
     command = start(cluster, "data_prep.ucf101", *how, f"--output_dir={BUCKET}/prepared")
     wait_until(lambda: cluster.busy(1) or command.poll() is not None)
     cluster.kill(1)
-    assert "is gone; its tasks run on others" in finish(command)
+    assert "is gone; others take its work over" in finish(command)
     local = fork_command("data_prep.ucf101", *how, f"--output_dir={tmp_path / 'local'}")
     assert local.returncode == 0, local.stderr
     expected = bytes_in(str(tmp_path / "local"))
@@ -184,6 +185,41 @@ def _inverse(number: int) -> float:
     return 1 / number
 
 
+def test_what_ray_waits_for_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Eight processors, but not on one node; and then nodes that come and go."""
+    nodes = [
+        {"Alive": True, "NodeName": name, "NodeID": f"{name}-0123456789", "Resources": {"CPU": 4.0, "GPU": gpus}}
+        for name, gpus in (("a", 0.0), ("b", 1.0))
+    ]
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(nodes=lambda: nodes))
+    monkeypatch.setattr(ray_cluster, "LOOK_SECONDS", 0.0)
+
+    def said() -> list[str]:
+        lines = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return lines
+
+    ray_cluster.Watch({"CPU": 4.0, "GPU": 0.0}, 2)
+    assert said() == []
+    ray_cluster.Watch({"CPU": 3.0, "GPU": 0.5}, 2)
+    assert said() == ["Ray: no room for 2 times 3 CPU and 0.5 GPU on the nodes that are there; waiting for others."]
+    watch = ray_cluster.Watch({"CPU": 8.0})
+    assert said() == ["Ray: no room for 8 CPU on the nodes that are there; waiting for others."]
+    nodes.append({**nodes[0], "NodeName": "c", "Resources": {"CPU": 8.0}})
+    watch.look()
+    assert said() == []
+    nodes[2] = {**nodes[2], "Alive": False}
+    watch.look()
+    gone = "Ray: node c (a-012345) is gone; others take its work over."
+    assert said() == [gone, "Ray: no room for 8 CPU on the nodes that are there; waiting for others."]
+
+
+def test_a_node_that_does_not_see_the_folder_of_the_output(tmp_path: pathlib.Path) -> None:
+    command = generate.Command(model_dir="unused", output=f"{tmp_path}/there/v.png", layout="single")
+    with pytest.raises(UserError, match=r"^--output=.*v\.png: node .* does not see .*there; name a folder that all"):
+        generate.write_part(command)
+
+
 def test_a_node_that_sees_no_videos(tmp_path: pathlib.Path) -> None:
     videos = (Video("a", str(tmp_path / "a.avi")), Video("b", str(tmp_path / "b.avi")))
     reader = functools.partial(read_resized, geometry="crop", resolution=16)
@@ -198,6 +234,11 @@ def test_a_node_that_sees_no_videos(tmp_path: pathlib.Path) -> None:
         (["--runner=ray", "--ray_address=127.0.0.1:9"], "--ray_address=127.0.0.1:9: nothing answers at 127.0.0.1:9"),
         (["--runner=ray", "--ray_address=words"], "--ray_address=words: cannot use words: Invalid address format"),
         (["--ray_address=auto"], "--ray_address=auto: valid: with --runner=ray only"),
+        (["--runner=ray", "--ray_address=a..b:1"], "--ray_address=a..b:1: nothing answers at a..b:1: "),
+        (
+            ["--runner=ray", "--output=frames/"],
+            "--runner=ray: valid: with one file a video, not folders of frames",
+        ),
         (["--runner=ray", "--gpus_per_task=-1"], "--gpus_per_task=-1.0: valid: a number of at least 0"),
         (["--runner=slurm"], "flag --runner=slurm: value should be one of <local|ray>"),
     ],

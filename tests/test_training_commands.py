@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from tests.data_sets import write_data_set
 from tests.forking import fork_command
 from tests.test_commands import MODEL, RUN, fail
 from tests.test_evaluate import write_classifier
+from tests.worker_processes import on_loopback
 from tganv2_tf import videos
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.training.callbacks import PREVIEWS_SEED
@@ -119,24 +119,12 @@ def test_fine_tuning_begins_with_the_networks_of_another_run(data_dir: str, tmp_
     assert "ckpt-2: the checkpoint cannot be read" in line
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 def start_workers(data_dir: str, model_dir: pathlib.Path, *arguments: str) -> list[subprocess.Popen[str]]:
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     where = [f"--data_dir={data_dir}", f"--model_dir={model_dir}", "--distribution=multi_worker"]
     command = [sys.executable, "-m", "tganv2_tf.train", *MODEL, *SMALL, *RUN, "--r1_weight=0", *where, *arguments]
     workers = []
-    for index in range(2):
-        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        environment = {**os.environ, "TF_CONFIG": json.dumps(task), "TMPDIR": str(model_dir.parent / "temporary")}
+    for variables in on_loopback(2):
+        environment = {**os.environ, **variables, "TMPDIR": str(model_dir.parent / "temporary")}
         workers.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
     return workers
 

@@ -96,16 +96,20 @@ def data_config(command: Command, of_run: DataConfig | None, authors_c3d: bool) 
 
 
 def generator_of(command: Command, config: EvalConfig) -> Source | None:
-    """The generator to score; None where videos are there already."""
+    """The generator to score, of a run the newest checkpoint now; None where videos are there already."""
     from tganv2_tf.serving.scored import Source
+    from tganv2_tf.training.checkpoints import find_checkpoint
 
     if not (command.model_dir or command.saved_model):
         return None
+    model_dir = command.model_dir and (find_checkpoint(command.model_dir) or command.model_dir)
     batches = config.recalibration_batches if command.model_dir else 0
-    return Source(command.model_dir, command.untrained, command.saved_model, command.seed, command.truncation, batches)
+    return Source(model_dir, command.untrained, command.saved_model, command.seed, command.truncation, batches)
 
 
-def source(command: Command, config: EvalConfig) -> tuple[Batches, DataConfig, dict[str, Any], tuple[str, ...]]:
+def source(
+    command: Command, config: EvalConfig, generator: Source | None
+) -> tuple[Batches, DataConfig, dict[str, Any], tuple[str, ...]]:
     """The videos to score, how real clips are drawn, where they come from, for the report, and the generator's classes.
 
     Raises:
@@ -117,11 +121,13 @@ def source(command: Command, config: EvalConfig) -> tuple[Batches, DataConfig, d
     from tganv2_tf.serving.scored import load_scored
 
     batch_size, authors_c3d = config.eval_batch_size, bool(config.c3d_mean)
-    generator = generator_of(command, config)
     if generator is not None:
         scored = load_scored(generator)
         data = data_config(command, scored.run.data if scored.run else None, authors_c3d)
-        about = scored.about if scored.run else {"normalization": data.normalization, **scored.about}
+        about: dict[str, Any] = (
+            {"model_dir": command.model_dir} if scored.run else {"normalization": data.normalization}
+        )
+        about |= scored.about
         batches = (scored.batch(generator, number, batch_size) for number in itertools.count())
         return batches, data, about, scored.class_names
     data = data_config(command, None, authors_c3d)
@@ -148,7 +154,12 @@ def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) ->
     with_real = {protocol.NETWORK_OF[name] for name in names if name not in protocol.WITHOUT_REAL_CLIPS}
     if "i3d" in kinds and not command.i3d:
         raise ConfigError("--i3d is missing: the network of fvd and kvd, a SavedModel or TF-Hub module")
-    batches, data, generated, class_names = source(command, config)
+    if runner.runner == "ray":
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")  # they are for the tasks on this machine
+    generator = generator_of(command, config)
+    batches, data, generated, class_names = source(command, config, generator)
     if with_real and not data.data_dir:
         raise ConfigError("--data_dir is missing: the shards of real videos; only inception_score goes without")
     manifest = Manifest.load(data.data_dir) if with_real else None
@@ -164,7 +175,6 @@ def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) ->
 
             stack.enter_context(ray_cluster.connected(runner.ray_address))
             of_videos = functools.partial(scored.described_by_nodes, files=files, options=runner)
-            generator = generator_of(command, config)
             if generator is None:
                 answers = of_videos(batches, kinds=kinds)
             else:

@@ -43,7 +43,7 @@ def whole_file(path: Path) -> Iterator[pathlib.Path]:
         return
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    temporary = target.with_name(f".{target.stem}.{storage.unique()}{target.suffix}")
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -78,7 +78,7 @@ def whole_folder(path: Path) -> Iterator[pathlib.Path]:
     target = pathlib.Path(path)
     if target.exists():
         raise UserError(f"{target} is already there; choose another name, or delete it")
-    temporary = target.with_name(f".unfinished-{target.name}.{os.getpid()}")
+    temporary = target.with_name(f".unfinished-{target.name}.{storage.unique()}")
     try:
         temporary.mkdir(parents=True)
         yield temporary

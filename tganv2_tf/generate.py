@@ -29,10 +29,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import platform
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Callable
 
-from tganv2_tf import cli_flags, machine, ray_cluster
+from tganv2_tf import cli_flags, machine, ray_cluster, storage
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
@@ -205,6 +207,8 @@ def write_on_ray(command: Command, runner: RunnerOptions, progress: tqdm) -> str
     """`write_single`, of some seeds on each node of the cluster. Returns what the files are called."""
     from tganv2_tf.training.checkpoints import find_checkpoint
 
+    if not storage.is_remote(command.output):
+        storage.make_folder(os.path.dirname(command.output) or ".")
     # Of a run that goes on, the checkpoint that is its newest now.
     command = dataclasses.replace(
         command,
@@ -221,8 +225,8 @@ def write_on_ray(command: Command, runner: RunnerOptions, progress: tqdm) -> str
     for _, (name, frames) in ray_cluster.run_tasks(write_part, parts, runner):
         names.add(name)
         progress.update(frames)
-    root, suffix = os.path.splitext(command.output.rstrip("/"))
-    return names.pop() if len(names) == 1 else f"{root}-seed*{suffix}{'/' * command.output.endswith('/')}"
+    root, suffix = os.path.splitext(command.output)
+    return names.pop() if len(names) == 1 else f"{root}-seed*{suffix}"
 
 
 def write_part(command: Command) -> tuple[str, int]:
@@ -231,11 +235,30 @@ def write_part(command: Command) -> tuple[str, int]:
 
     from tganv2_tf.serving.sampler import kept_sampler
 
+    folder = os.path.dirname(command.output)
+    if not storage.is_remote(folder) and not os.path.isdir(folder):
+        raise UserError(
+            f"--output={command.output}: node {platform.node()} does not see {folder}; name a folder that all nodes "
+            "mount at the same path, or one in a bucket"
+        )
     sampler = kept_sampler(command.model_dir, command.saved_model)
-    with tqdm(disable=True) as progress:
+    with tqdm(disable=True) as progress, enough_memory(command):
         chosen = choose(command, sampler)
         name = write_single(command, sampler, chosen, progress)
     return name, len(chosen) * (command.num_frames or sampler.num_frames)
+
+
+@contextlib.contextmanager
+def enough_memory(command: Command) -> Iterator[None]:
+    """Says what to do where the block takes too much."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise UserError(
+            f"--batch_size={command.batch_size}: not enough memory to render as many videos together; try a smaller one"
+        ) from error
 
 
 def write_grid(command: Command, sampler: Sampler, chosen: Selection, progress: tqdm) -> str:
@@ -259,11 +282,16 @@ def main(command: Command, runner: RunnerOptions = LOCAL) -> int:
     videos.check_suffix(command.output)
     apart = command.layout == "single" and command.interpolate == "none"
     require(runner.runner == "local" or apart, "runner", "ray", "with --layout=single and without --interpolate")
+    # A node that is lost may have finished a folder, and whoever does its task again would find it.
+    whole = runner.runner == "local" or not videos.is_folder(command.output)
+    require(whole, "runner", "ray", "with one file a video, not folders of frames")
     import tensorflow as tf
     from tqdm import tqdm
 
     from tganv2_tf.serving.sampler import load_sampler
 
+    if runner.runner == "ray":
+        tf.config.set_visible_devices([], "GPU")  # they are for the tasks on this machine
     sampler = load_sampler(command.model_dir, command.saved_model)
     sampler.check_level(command.level)
     check_size(command, sampler)
@@ -271,17 +299,13 @@ def main(command: Command, runner: RunnerOptions = LOCAL) -> int:
     frames = chosen.z.shape[1] if command.layout == "walk" else command.num_frames or sampler.num_frames
     total = len(chosen) * frames * (sampler.num_levels if command.layout == "levels" else 1)
     cluster = ray_cluster.connected(runner.ray_address) if runner.runner == "ray" else contextlib.nullcontext()
-    try:
-        with cluster, tqdm(total=total, unit=" frames", unit_scale=True, disable=total <= 16) as progress:
-            if runner.runner == "ray":
-                name = write_on_ray(command, runner, progress)
-            else:
-                write = write_single if command.layout == "single" else write_grid
-                name = write(command, sampler, chosen, progress)
-    except tf.errors.ResourceExhaustedError as error:
-        raise UserError(
-            f"--batch_size={command.batch_size}: not enough memory to render as many videos together; try a smaller one"
-        ) from error
+    memory = enough_memory(command)
+    with cluster, memory, tqdm(total=total, unit=" frames", unit_scale=True, disable=total <= 16) as progress:
+        if runner.runner == "ray":
+            name = write_on_ray(command, runner, progress)
+        else:
+            write = write_single if command.layout == "single" else write_grid
+            name = write(command, sampler, chosen, progress)
     print(f"{len(chosen)} videos: {name}")
     return 0
 

@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -28,7 +29,10 @@ from tganv2_tf.errors import ConfigError, UserError
 
 ATTEMPTS = 10  # of a task whose nodes or processes are lost
 CONNECT_SECONDS = 10
+LOOK_SECONDS = 1.0
 CODE = ("tganv2_tf", "data_prep")
+# TensorFlow would take a whole GPU, of which another task may have the other half.
+ENVIRONMENT = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,19 +60,18 @@ LOCAL = RunnerOptions()
 
 
 @contextlib.contextmanager
-def connected(address: str = "", log_to_driver: bool = False) -> Iterator[None]:
+def connected(address: str = "") -> Iterator[None]:
     """In its block this process drives a Ray cluster, and sends it the code of these packages.
 
     Args:
       address: as in `RunnerOptions`.
-      log_to_driver: show what workers print.
     Raises:
       ConfigError: Ray is not installed.
       UserError: there is no cluster at that address, or it has other versions of Ray or Python.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked for it to be told
-    if not log_to_driver:  # else it prints pages for each lost node
-        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else it prints pages for each lost node
+    os.environ.setdefault("RAY_task_oom_retries", str(ATTEMPTS))  # else it tries for ever
     try:
         import ray
     except ImportError as error:
@@ -78,7 +81,7 @@ def connected(address: str = "", log_to_driver: bool = False) -> Iterator[None]:
     if host and port.isdigit():  # Ray would try for a quarter of an hour
         try:
             socket.create_connection((host.rpartition("/")[2], int(port)), CONNECT_SECONDS).close()
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:
             raise UserError(f"--ray_address={address}: nothing answers at {where}: {error}") from error
     modules = {name: importlib.util.find_spec(name) for name in CODE}
     folders = [os.path.dirname(spec.origin) for spec in modules.values() if spec and spec.origin]
@@ -92,8 +95,8 @@ def connected(address: str = "", log_to_driver: bool = False) -> Iterator[None]:
             ray.init(
                 # Without an address Ray would take whatever cluster it finds on this machine.
                 address=there_is_one or "local",
-                runtime_env={"py_modules": folders, "excludes": ["__pycache__"]},
-                log_to_driver=log_to_driver,
+                runtime_env={"py_modules": folders, "excludes": ["__pycache__"], "env_vars": ENVIRONMENT},
+                log_to_driver=False,
                 logging_level="ERROR",
                 **({} if there_is_one else {"include_dashboard": False}),
             )
@@ -142,25 +145,23 @@ def run_tasks(
     needs = {"num_cpus": options.cpus_per_task, "num_gpus": options.gpus_per_task}
     # Without max_calls Ray ends a process after each task with a GPU, and with it what tasks keep for the next.
     remote = ray.remote(**needs, max_retries=ATTEMPTS, max_calls=0)(_reported)
-    warn_of_missing({"CPU": options.cpus_per_task, "GPU": options.gpus_per_task}, ray.cluster_resources())
+    watch = Watch({"CPU": options.cpus_per_task, "GPU": options.gpus_per_task})
     left, running = iter(tasks), collections.OrderedDict[Any, Any]()
-    nodes = _living(ray.nodes())
     while True:
         room = (at_once or 2 * _slots(options, ray.cluster_resources())) - len(running)
         for task in itertools.islice(left, max(0, room)):
             running[remote.remote(function, task)] = task
         if not running:
             return
-        ready = next(iter(running)) if ordered else ray.wait(list(running), num_returns=1)[0][0]
+        awaited = [next(iter(running))] if ordered else list(running)
+        while not (done := ray.wait(awaited, num_returns=1, timeout=LOOK_SECONDS)[0]):
+            watch.look()
+        watch.look()
         try:
-            kind, value = ray.get(ready)
+            kind, value = ray.get(done[0])
         except ray.exceptions.RayError as error:
-            said = " ".join(str(error).split())[:300]
-            raise UserError(f"Ray gave a task up: {said}; the same command goes on with what is left") from error
-        task = running.pop(ready)
-        lost, nodes = nodes - _living(ray.nodes()), _living(ray.nodes())
-        if lost:
-            logging.warning("Ray: node %s is gone; its tasks run on others.", ", ".join(sorted(lost)))
+            raise UserError(f"Ray gave a task up: {' '.join(str(error).split())[:300]}") from error
+        task = running.pop(done[0])
         if kind == "user_error":
             raise UserError(value)
         if kind == "bug":
@@ -168,20 +169,39 @@ def run_tasks(
         yield task, value
 
 
-def _living(nodes: list[dict[str, Any]]) -> set[str]:
-    return {f"{node['NodeName']} ({node['NodeID'][:8]})" for node in nodes if node["Alive"]}
+class Watch:
+    """Says what Ray keeps to itself: that a node is gone, and that it waits for nodes which are not there.
 
+    Attributes:
+      needs: what each piece of work takes of a node, by name: CPU, GPU.
+      pieces: that must find room at the same time.
+    """
 
-def warn_of_missing(needs: dict[str, float], there: dict[str, float]) -> None:
-    """Says so where Ray will wait for resources, as it does without a word."""
-    for name, number in needs.items():
-        if number > there.get(name, 0):
-            logging.warning(
-                "Ray: %g %s asked for, and the cluster has %g; waiting for nodes that have them.",
-                number,
-                name,
-                there.get(name, 0),
-            )
+    def __init__(self, needs: dict[str, float], pieces: int = 1) -> None:
+        self.needs, self.pieces = {name: number for name, number in needs.items() if number}, pieces
+        self._nodes, self._waiting, self._looked = set[str](), False, -math.inf
+        self.look()
+
+    def look(self) -> None:
+        """Warns of what has become worse since the last time; does nothing where that was a moment ago."""
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        alive = [node for node in sys.modules["ray"].nodes() if node["Alive"]]
+        names = {f"{node['NodeName']} ({node['NodeID'][:8]})" for node in alive}
+        if self._nodes - names:
+            gone = ", ".join(sorted(self._nodes - names))
+            logging.warning("Ray: node %s is gone; others take its work over.", gone)
+        self._nodes = names
+        room = sum(
+            min(math.floor(node["Resources"].get(name, 0) / number) for name, number in self.needs.items())
+            for node in alive
+        )
+        if room < self.pieces and not self._waiting:
+            each = " and ".join(f"{number:g} {name}" for name, number in self.needs.items())
+            what = f"{self.pieces} times {each}" if self.pieces > 1 else each
+            logging.warning("Ray: no room for %s on the nodes that are there; waiting for others.", what)
+        self._waiting = room < self.pieces
 
 
 def _slots(options: RunnerOptions, there: dict[str, float]) -> int:

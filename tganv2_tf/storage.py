@@ -26,6 +26,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, Union
 
@@ -138,13 +139,18 @@ def remove_folder(path: Path) -> None:
         (remove_folder if is_folder(inside) else remove)(inside)
 
 
+def unique() -> str:
+    """A word for a temporary name; in a folder that machines share, numbers of processes come twice."""
+    return uuid.uuid4().hex[:12]
+
+
 def copy(source: Path, target: Path) -> None:
     """Copies a file; `target` appears only when it is whole."""
     _refuse_http(target)
     if not is_remote(target):
         path = pathlib.Path(target)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+        temporary = path.with_name(f".{path.stem}.{unique()}{path.suffix}")
         try:
             _fetch(source, temporary)
             with open(temporary, "rb+") as file:

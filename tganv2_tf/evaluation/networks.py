@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from tganv2_tf.config import EvalConfig
 from tganv2_tf.data.manifest import checksum
-from tganv2_tf.errors import ConfigError
+from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.evaluation.c3d import C3D, load_c3d, resize
 from tganv2_tf.evaluation.classifier import load_classifier
 from tganv2_tf.evaluation.samples import Batches
@@ -89,6 +90,15 @@ def describe(videos: tf.Tensor, kinds: Collection[str], networks: Mapping[str, N
         features, probabilities = networks[name].describe(videos)
         answers[name] = features.numpy(), None if probabilities is None else probabilities.numpy()
     return answers
+
+
+@contextlib.contextmanager
+def enough_memory() -> Iterator[None]:
+    """Says what to do where a batch takes too much in its block."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise UserError("out of memory; lower --eval_batch_size") from error
 
 
 def load_c3d_network(config: EvalConfig) -> Network:

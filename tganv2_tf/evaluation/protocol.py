@@ -8,7 +8,6 @@ after their ReLU, against ten clips of each training video, drawn as training dr
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -33,7 +32,7 @@ from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.evaluation import metrics
 from tganv2_tf.evaluation.c3d import NUM_FRAMES
-from tganv2_tf.evaluation.networks import Answers, Network, described
+from tganv2_tf.evaluation.networks import Answers, Network, described, enough_memory
 from tganv2_tf.evaluation.samples import Batches, Stream, of_shards
 from tganv2_tf.files import Path, read_npz, whole_file
 
@@ -122,14 +121,6 @@ def describe_protocol(
     }
 
 
-@contextlib.contextmanager
-def _memory() -> Iterator[None]:
-    try:
-        yield
-    except tf.errors.ResourceExhaustedError as error:
-        raise UserError("out of memory; lower --eval_batch_size") from error
-
-
 def real_features(
     network: Network,
     manifest: Manifest,
@@ -169,7 +160,7 @@ def real_features(
     moments, kept = metrics.Moments(), []
     batches = Stream(of_shards(manifest, data, REAL_SEED, config.eval_batch_size)).take(count)
     answers = described(batches, [network.name], {network.name: network}) if describe is None else describe(batches)
-    with _memory(), tqdm(total=count, desc="real clips", unit="clip", mininterval=1) as bar:
+    with enough_memory(), tqdm(total=count, desc="real clips", unit="clip", mininterval=1) as bar:
         for answer in answers:
             features = answer[network.name][0]
             if not np.isfinite(features).all():
@@ -245,7 +236,7 @@ def score_answers(
     values: dict[str, list[float]] = collections.defaultdict(list)
     number = 0
     total = config.repetitions * config.num_samples
-    with _memory(), tqdm(total=total, desc="generated", unit="video", mininterval=1, disable=not progress) as bar:
+    with enough_memory(), tqdm(total=total, desc="generated", unit="video", mininterval=1, disable=not progress) as bar:
         for repetition in range(config.repetitions):
             repetitions = {name: _Repetition(name, scores) for name in {NETWORK_OF[score] for score in scores}}
             count = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -16,13 +17,14 @@ from tganv2_tf.config import Config
 from tganv2_tf.data.manifest import folder_checksum
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.evaluation import samples
-from tganv2_tf.evaluation.networks import Answers, NetworkFiles, describe, load_networks
+from tganv2_tf.evaluation.networks import Answers, NetworkFiles, describe, enough_memory, load_networks
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.recalibration import recalibrate
 from tganv2_tf.serving.sampler import load_sampler
 from tganv2_tf.training import checkpoints
 
 T = TypeVar("T")
+BYTES_AT_ONCE = 2**30  # of videos on their way to nodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +91,6 @@ def load_scored(source: Source) -> Scored:
             about,
             None,
         )
-    about["model_dir"] = source.model_dir
     if source.untrained:
         run, step = checkpoints.load_config(str(checkpoints.run_folder(source.model_dir))), 0
         if run.train.init_from:
@@ -136,22 +137,26 @@ def described_by_nodes(
     """
     function = functools.partial(_describe_on_node, kinds=tuple(kinds), files=_files_for_nodes(files))
     arrays = (batch.numpy() for batch in batches)
-    return (answers for _, answers in ray_cluster.run_tasks(function, arrays, options, ordered=True))
+    for first in arrays:  # as large as any
+        at_once, all_of_them = max(2, BYTES_AT_ONCE // first.nbytes), itertools.chain([first], arrays)
+        for _, answers in ray_cluster.run_tasks(function, all_of_them, options, at_once=at_once, ordered=True):
+            yield answers
 
 
 def _answer_on_node(number: int, source: Source, files: NetworkFiles) -> Answers:
-    videos = load_scored(source).batch(source, number, files.config.eval_batch_size)
-    return describe(videos, files.kinds, load_networks(files))
+    with enough_memory():
+        videos = load_scored(source).batch(source, number, files.config.eval_batch_size)
+        return describe(videos, files.kinds, load_networks(files))
 
 
 def _describe_on_node(videos: np.ndarray, kinds: Collection[str], files: NetworkFiles) -> Answers:
-    return describe(tf.constant(videos), kinds, load_networks(files))
+    with enough_memory():
+        return describe(tf.constant(videos), kinds, load_networks(files))
 
 
 def _for_nodes(source: Source) -> Source:
-    """The same for processes in other folders; of a run that goes on, the checkpoint that is its newest now."""
-    model_dir = source.model_dir and (checkpoints.find_checkpoint(source.model_dir) or source.model_dir)
-    return _placed(dataclasses.replace(source, model_dir=model_dir), "model_dir", "saved_model")
+    """The same for processes in other folders."""
+    return _placed(source, "model_dir", "saved_model")
 
 
 def _files_for_nodes(files: NetworkFiles) -> NetworkFiles:

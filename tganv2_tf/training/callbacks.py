@@ -322,7 +322,9 @@ class Evaluations(StepCallback):
             reduce_retracing=True,
         )
         self.gather = gatherer(self.model.distribute_strategy)
-        if self.step and not storage.exists(self._report(self.step)):  # the run was stopped before it had been scored
+        # The run was stopped before it had been scored; what one worker does not see yet in a shared folder, all score.
+        missing = self.step > 0 and not storage.exists(self._report(self.step))
+        if any_worker(self.model.distribute_strategy)(missing):
             self.on_step_end(self.step, {})
 
     @contextlib.contextmanager

@@ -236,18 +236,34 @@ class CheckpointFolder:
         storage.make_folder(self.folder)
         self._delete(lambda name, there: name not in there)  # what a run that was killed while it saved has left
         prefix = storage.join(self.folder, f"ckpt-{step}")
-        self._write(tf.constant(prefix))
-        if not storage.is_remote(self.folder):
-            for file in files_of(prefix):  # TensorFlow leaves that to the system, which may take half a minute
-                with open(file, "rb+") as opened:
-                    os.fsync(opened.fileno())
-            sync_folder(self.folder)
+        if storage.is_remote(self.folder):
+            self._write(tf.constant(prefix))
+        else:
+            self._write_whole(prefix)
         # Those of later steps could not be read, or the run would not be here.
         newest = [other for other in checkpoints_in(self.folder) if _step(other) <= step][: self.keep]
         _name_newest(prefix)
         keep = {os.path.basename(other) for other in newest}
         self._delete(lambda name, there: name not in keep)
         return prefix
+
+    def _write_whole(self, prefix: str) -> None:
+        """Writes a checkpoint that bears its name only when it is whole, and on the disk.
+
+        TensorFlow makes an empty index of the final name and then fills it, and leaves it to the system when the files
+        get to the disk, which may take half a minute.
+        """
+        folder = f"{prefix}_partial"
+        storage.make_folder(folder)
+        self._write(tf.constant(os.path.join(folder, os.path.basename(prefix))))
+        for name in sorted(os.listdir(folder), key=lambda name: name.endswith(".index")):  # the index last
+            path = os.path.join(folder, name)
+            if os.path.isfile(path):
+                with open(path, "rb+") as opened:
+                    os.fsync(opened.fileno())
+                os.replace(path, os.path.join(self.folder, name))
+        sync_folder(self.folder)
+        storage.remove_folder(folder)
 
     def _delete(self, unwanted: Callable[[str, set[str]], bool]) -> None:
         """Deletes the files of checkpoints of whose name, among those that have an index, the function says so."""
@@ -281,6 +297,10 @@ class CheckpointFolder:
         for variable in (variable for network in networks for variable in network.variables):
             if not np.isfinite(variable.numpy()).all():
                 raise UserError(f"{prefix}: {variable.name} has values that are not finite")
+
+    def newest_step(self) -> int:
+        """Step of the newest checkpoint, whether or not it can be read; 0 where there are none."""
+        return max(map(_step, checkpoints_in(self.folder)), default=0)
 
     def restore_newest(self) -> str | None:
         """Reads the newest checkpoint that can be read; says so where it is not the newest.

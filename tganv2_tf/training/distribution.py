@@ -112,7 +112,7 @@ def _watch_workers(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> 
 def is_loss_of_worker(error: tf.errors.OpError) -> bool:
     """Whether an error of what workers do together says that one of them is gone, or cannot be reached."""
     lost = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
-    return isinstance(error, lost) or "Collective ops is aborted" in error.message
+    return isinstance(error, lost) or "Collective ops is aborted" in error.message or "NCCL" in error.message
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

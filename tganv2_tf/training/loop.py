@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -33,6 +34,7 @@ from tganv2_tf.training.checkpoints import (
     record_config,
 )
 from tganv2_tf.training.distribution import (
+    gatherer,
     is_chief,
     is_loss_of_worker,
     make_strategy,
@@ -172,6 +174,13 @@ def train(
         logging.info("%d videos in %s.", manifest.num_videos, config.data.data_dir)
         # Workers other than the chief save too, for some values are means over all of them, and throw it away.
         checkpoints = CheckpointFolder(model)
+        # Before they are restored, for that too is done together.
+        steps = {int(step) for step in gatherer(strategy)(np.array(checkpoints.newest_step()))}
+        if len(steps) > 1:
+            raise UserError(
+                f"--model_dir={train.model_dir}: workers see different checkpoints, of the steps {sorted(steps)}; put "
+                "the run on a disk that all of them mount, or in a bucket"
+            )
         if checkpoints.restore_newest():
             logging.info("Going on from step %d.", int(model.step.numpy()))
             for change in changes:

@@ -110,8 +110,7 @@ def train(config: Config, cluster: Cluster) -> int:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         needs = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
-        needs = {name: number * cluster.num_workers for name, number in needs.items()}
-        ray_cluster.warn_of_missing(needs, ray.cluster_resources())
+        watch = ray_cluster.Watch(needs, cluster.num_workers)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
         # Ray Train insists on a folder of its own, which with checkpoints elsewhere nobody needs.
@@ -127,10 +126,13 @@ def train(config: Config, cluster: Cluster) -> int:
             while fitting.is_alive():
                 fitting.join(FOLLOW_SECONDS)
                 terminal.follow(board)
+                watch.look()
     result = outcome[0]
     if isinstance(result, Exception):
-        failures = getattr(result, "worker_failures", {}).values() or [result]
-        said = "; ".join(sorted({str(failure).strip().splitlines()[-1][:200] for failure in failures}))
+        failures = getattr(result, "worker_failures", {})
+        if not failures:
+            raise UserError(f"Ray cannot start the workers: {_last_line(result)}")
+        said = "; ".join(sorted({_last_line(failure) for failure in failures.values()}))
         restarts = cluster.worker_restarts
         raise UserError(
             f"the workers failed more often than --worker_restarts={restarts} allows; the last time: {said}"
@@ -140,6 +142,11 @@ def train(config: Config, cluster: Cluster) -> int:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
         logging.info("Step %d: %s.", step, shown)
     return status
+
+
+def _last_line(error: Exception) -> str:
+    """What an error says in the end; Ray puts its traceback before."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
 
 
 def _placed(config: Config) -> Config:
@@ -161,11 +168,14 @@ def _placed(config: Config) -> Config:
 
 def _checked(config: Config, cluster: Cluster) -> Config:
     """The config with the number of classes; raises what the workers would raise, while only one process would."""
+    import tensorflow as tf
+
     from tganv2_tf.data.pipeline import load_manifest
     from tganv2_tf.training import loop
     from tganv2_tf.training.checkpoints import check_run
     from tganv2_tf.training.distribution import per_replica_batch_size
 
+    tf.config.set_visible_devices([], "GPU")  # they are for the workers on this machine
     model_dir = config.train.model_dir
     per_replica_batch_size(config, cluster.num_workers * len(cluster.devices))
     if not model_dir:
@@ -192,7 +202,10 @@ def _trainer(config: Config, cluster: Cluster, board: Any, folder: str) -> Any:
             self.count += 1
             if self.count <= cluster.worker_restarts:
                 ranks = ", ".join(map(str, sorted(worker_exceptions)))
-                line = f"Ray: lost worker {ranks}; all begin anew, restart {self.count} of {cluster.worker_restarts}."
+                line = (
+                    f"Ray: lost worker {ranks}; all begin anew, restart {self.count} of {cluster.worker_restarts} "
+                    f"({'; '.join(sorted({_last_line(error) for error in worker_exceptions.values()}))})."
+                )
                 board.log.remote(std_logging.LogRecord("absl", std_logging.WARNING, __file__, 0, line, None, None))
 
     return TensorflowTrainer(
@@ -296,7 +309,8 @@ def _work(config: Config, board: Any) -> tuple[int, int, dict[str, float]]:
     def tell(step: int, logs: dict[str, Any]) -> int | None:
         nonlocal latest, told
         latest = (step, {name: float(value) for name, value in logs.items()})
-        if step % config.train.log_every_steps == 0 or step == config.train.train_steps:
+        # Workers wait here for each other and, where Ray's controller has not asked since the last time, for it.
+        if step % config.train.checkpoint_every_steps == 0 or step == config.train.train_steps:
             report({"step": step, **latest[1]})
         if not chief or time.monotonic() - told < TELL_SECONDS:
             return None
