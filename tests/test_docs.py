@@ -208,7 +208,7 @@ ELSEWHERE: list[tuple[str, str, Callable[[Command], None]]] = [
     (r"python -m \S+ .*--runner=ray", "on a Ray cluster; tests/test_ray.py has one", understood),
     (r"python -m \S+ .*--distribution=ray", "on a Ray cluster; tests/test_ray_training.py has one", understood),
     (
-        r"(ray|kubectl|sbatch)\b",
+        r"(RAY_AUTH_MODE=token )?(ray|kubectl|sbatch)\b",
         "tests/ray_nodes.py makes a cluster of Ray's; of the others there is none",
         nothing_else,
     ),

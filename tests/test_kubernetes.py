@@ -64,7 +64,7 @@ def test_there_are_the_manifests_that_the_documents_name() -> None:
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_manifests_keep_to_the_published_schemas(name: str) -> None:
+def test_manifests_keep_to_the_schemas(name: str) -> None:
     assert faults(MANIFESTS[name]) == []
 
 

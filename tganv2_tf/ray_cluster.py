@@ -103,7 +103,7 @@ def connected(address: str = "") -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         said = " ".join(str(error).split())[:200]
         if isinstance(error, ConnectionError):
-            said += "; if it asks for a token, ~/.ray/auth_token must be the same here"
+            said += "; if it asks for a token, ~/.ray/auth_token must be the same here, and RAY_AUTH_MODE=token be set"
         raise UserError(f"--ray_address={address}: cannot use {where}: {said}") from error
     try:
         with _sigterm_interrupts():
