@@ -12,7 +12,6 @@ import functools
 import os
 import platform
 import tempfile
-import uuid
 from collections.abc import Callable
 
 from data_prep.shard_writer import ShardReport, ShardTask, write_shard
@@ -75,7 +74,7 @@ def write_on_node(task: ShardTask, folder: str, item_timeout: float) -> ShardRep
         if storage.is_remote(folder):
             task = dataclasses.replace(task, file=os.path.join(staging, name), temporary=f"{staging}/{name}.tmp")
         else:
-            task = dataclasses.replace(task, temporary=f"{task.temporary.removesuffix('.tmp')}.{uuid.uuid4().hex}.tmp")
+            task = dataclasses.replace(task, temporary=f"{task.temporary.removesuffix('.tmp')}.{storage.unique()}.tmp")
         reports: list[ShardReport] = []
         run_supervised(
             write_shard,

@@ -155,7 +155,20 @@ def test_an_old_checkpoint_goes_only_when_the_new_one_is_on_the_disk(
     monkeypatch.setattr(os, "remove", watched_remove)
     checkpoints = CheckpointFolder(model, str(tmp_path))
     checkpoints.keep = 1
+    write, in_the_end, names = checkpoints._write, os.replace, list[str]()
+
+    def watched_write(prefix: tf.Tensor) -> None:
+        write(prefix)
+        assert "ckpt-4.index" not in os.listdir(tmp_path), "a kill would leave part of a checkpoint with its name"
+
+    def watched_replace(source: Any, target: Any) -> None:
+        names.append(os.path.basename(target))
+        in_the_end(source, target)
+
+    monkeypatch.setattr(checkpoints, "_write", watched_write)
+    monkeypatch.setattr(os, "replace", watched_replace)
     checkpoints.save(4)
+    assert names[:2] == ["ckpt-4.data-00000-of-00001", "ckpt-4.index"]
     synced = [happened.index(("sync", name)) for name in ("ckpt-4.data-00000-of-00001", "ckpt-4.index", tmp_path.name)]
     gone = [happened.index(("remove", f"ckpt-{step}.index")) for step in (1, 2)]
     assert max(synced) < min(gone)

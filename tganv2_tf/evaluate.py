@@ -152,8 +152,7 @@ def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) ->
     names = protocol.parse_scores(command.scores)
     kinds = tuple(sorted({protocol.NETWORK_OF[name] for name in names}))
     with_real = {protocol.NETWORK_OF[name] for name in names if name not in protocol.WITHOUT_REAL_CLIPS}
-    if "i3d" in kinds and not command.i3d:
-        raise ConfigError("--i3d is missing: the network of fvd and kvd, a SavedModel or TF-Hub module")
+    files = NetworkFiles(kinds, config, command.i3d)
     if runner.runner == "ray":
         import tensorflow as tf
 
@@ -163,7 +162,6 @@ def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) ->
     if with_real and not data.data_dir:
         raise ConfigError("--data_dir is missing: the shards of real videos; only inception_score goes without")
     manifest = Manifest.load(data.data_dir) if with_real else None
-    files = NetworkFiles(kinds, config, command.i3d)
     networks = load_networks(files)
     real = {}
     with contextlib.ExitStack() as stack:

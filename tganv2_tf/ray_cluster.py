@@ -31,6 +31,11 @@ ATTEMPTS = 10  # of a task whose nodes or processes are lost
 CONNECT_SECONDS = 10
 LOOK_SECONDS = 1.0
 CODE = ("tganv2_tf", "data_prep")
+# What --ray_address is.
+ADDRESS = (
+    "of a cluster that this machine is a node of: auto, or HOST:6379 where it is in several; none = RAY_ADDRESS, or a "
+    "new one of this machine"
+)
 # TensorFlow would take a whole GPU, of which another task may have the other half.
 ENVIRONMENT = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
@@ -40,10 +45,7 @@ class RunnerOptions:
     """Where the work is done."""
 
     runner: str = option("local = on this machine; ray = on a Ray cluster", "local", ("local", "ray"))
-    ray_address: str = option(
-        "of the cluster: HOST:6379, or auto, the one that runs here; none = RAY_ADDRESS, or a new one of this machine",
-        "",
-    )
+    ray_address: str = option(ADDRESS, "")
     cpus_per_task: float = option("processors that Ray keeps for each task", 1.0)
     gpus_per_task: float = option("GPUs that Ray keeps for each task; 0.5 = two tasks share one", 0.0)
 

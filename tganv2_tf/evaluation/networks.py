@@ -47,11 +47,17 @@ class NetworkFiles:
       kinds: names, of `c3d` and `i3d`.
       config: `classifier`, `c3d_mean`, `protocol`.
       i3d: SavedModel or TF-Hub module.
+    Raises:
+      ConfigError: there is no `i3d`, and it is asked for.
     """
 
     kinds: tuple[str, ...]
     config: EvalConfig
     i3d: str = ""
+
+    def __post_init__(self) -> None:
+        if "i3d" in self.kinds and not self.i3d:
+            raise ConfigError("--i3d is missing: the network of fvd and kvd, a SavedModel or TF-Hub module")
 
 
 @functools.lru_cache(maxsize=1)  # a process of a cluster is asked again and again
@@ -59,11 +65,9 @@ def load_networks(files: NetworkFiles) -> dict[str, Network]:
     """The networks, by name.
 
     Raises:
-      ConfigError: `classifier` or `i3d` is not set.
+      ConfigError: `classifier` is not set.
       UserError: a file is missing or cannot be used.
     """
-    if "i3d" in files.kinds and not files.i3d:
-        raise ConfigError("--i3d is missing: the network of fvd and kvd, a SavedModel or TF-Hub module")
     networks = {}
     if "c3d" in files.kinds:
         networks["c3d"] = load_c3d_network(files.config)

@@ -190,7 +190,7 @@ def train(
         else:
             logging.info("A new run.")
         if not chief:
-            checkpoints.folder = stack.enter_context(tempfile.TemporaryDirectory())
+            checkpoints.folder, checkpoints.keep = stack.enter_context(tempfile.TemporaryDirectory()), 1
         return _Run(config, model, checkpoints, manifest, batch_size, chief, tell).train()
 
 

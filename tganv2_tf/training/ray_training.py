@@ -15,11 +15,8 @@ import signal
 import sys
 import tempfile
 import threading
-import time
-import traceback
 from collections.abc import Iterator
-from logging.handlers import QueueHandler
-from typing import Any, NoReturn
+from typing import Any
 
 import tqdm
 from absl import logging
@@ -27,8 +24,8 @@ from absl import logging
 from tganv2_tf import files, ray_cluster, storage
 from tganv2_tf.config import Config, option, require
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.training import ray_worker
 
-TELL_SECONDS = 1.0  # between two calls of the driver by the chief: in the midst of a quick step they would be felt
 FOLLOW_SECONDS = 0.5
 
 
@@ -37,10 +34,7 @@ class Cluster:
     """Workers of --distribution=ray."""
 
     num_workers: int = option("processes that train together", 1)
-    ray_address: str = option(
-        "of the cluster: HOST:6379, or auto, the one that runs here; none = RAY_ADDRESS, or a new one of this machine",
-        "",
-    )
+    ray_address: str = option(ray_cluster.ADDRESS, "")
     cpus_per_worker: float = option("processors that Ray keeps for each worker", 1.0)
     gpus_per_worker: int = option("GPUs that Ray gives to each worker", 0)
     worker_restarts: int = option(
@@ -188,7 +182,7 @@ def _checked(config: Config, cluster: Cluster) -> Config:
 
 
 def _trainer(config: Config, cluster: Cluster, board: Any, folder: str) -> Any:
-    """Ray's trainer, which runs `_work` in each worker."""
+    """Ray's trainer, which runs `ray_worker.work` in each worker."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.tensorflow import TensorflowTrainer
 
@@ -209,7 +203,7 @@ def _trainer(config: Config, cluster: Cluster, board: Any, folder: str) -> Any:
                 board.log.remote(std_logging.LogRecord("absl", std_logging.WARNING, __file__, 0, line, None, None))
 
     return TensorflowTrainer(
-        lambda: _work(config, board),
+        lambda: ray_worker.work(config, board),
         scaling_config=ScalingConfig(
             num_workers=cluster.num_workers,
             use_gpu=cluster.gpus_per_worker > 0,
@@ -284,68 +278,3 @@ class _Terminal:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-
-
-def _work(config: Config, board: Any) -> tuple[int, int, dict[str, float]]:
-    """In a worker: trains. Errors that no restart would mend are written on the board, and the driver ends the run.
-
-    Returns:
-      The exit status, the last step, and its metrics; Ray keeps those of the chief.
-    Raises:
-      UserError: another worker is gone; Ray begins anew.
-    """
-    import ray
-    from ray.train import get_context, report
-
-    os.environ.pop("TF_USE_LEGACY_KERAS", None)  # Ray sets it; Keras 2 of this TensorFlow needs no other package
-    import tensorflow as tf
-
-    from tganv2_tf.training import loop
-    from tganv2_tf.training.distribution import is_loss_of_worker, make_strategy
-
-    latest: tuple[int, dict[str, float]] = (0, {})
-    chief, told = get_context().get_world_rank() == 0, 0.0
-
-    def tell(step: int, logs: dict[str, Any]) -> int | None:
-        nonlocal latest, told
-        latest = (step, {name: float(value) for name, value in logs.items()})
-        # Workers wait here for each other and, where Ray's controller has not asked since the last time, for it.
-        if step % config.train.checkpoint_every_steps == 0 or step == config.train.train_steps:
-            report({"step": step, **latest[1]})
-        if not chief or time.monotonic() - told < TELL_SECONDS:
-            return None
-        told = time.monotonic()
-        return ray.get(board.tell.remote(*latest))
-
-    logging.set_verbosity(logging.INFO)
-    logging.get_absl_logger().addHandler(_ToBoard(board))
-    # Errors here are those of others who are not there, and Ray begins anew.
-    strategy = make_strategy("multi_worker")
-    try:
-        status = loop.train(config, strategy=strategy, tell=tell)
-    except (files.InUseError, ray.exceptions.RayError):  # of a chief that Ray has not ended yet; of Ray itself
-        raise
-    except (UserError, OSError) as error:
-        cause = error.__cause__
-        if isinstance(cause, tf.errors.OpError) and is_loss_of_worker(cause):
-            raise
-        _end(board, "flags" if isinstance(error, ConfigError) else "input", str(error))
-    except Exception:  # noqa: BLE001 (the driver raises it)
-        _end(board, "bug", f"in a worker:\n{traceback.format_exc()}")
-    if chief and latest[1]:
-        ray.get(board.tell.remote(*latest))  # so that the bar ends where the run does
-    return status, *latest
-
-
-def _end(board: Any, kind: str, message: str) -> NoReturn:
-    """Has the driver end the run, and waits for that: an error or a return would have Ray begin anew."""
-    board.fail.remote(kind, message)
-    while True:
-        time.sleep(60)
-
-
-class _ToBoard(QueueHandler):
-    """Sends what a worker logs to the driver."""
-
-    def enqueue(self, record: std_logging.LogRecord) -> None:
-        self.queue.log.remote(record)  # type: ignore[attr-defined]

@@ -1,0 +1,86 @@
+"""A worker of `--distribution=ray`: what `ray_training` has Ray Train run, on whatever node.
+
+It trains as a worker of `multi_worker` does. What no restart would mend it writes on the driver's board.
+"""
+
+from __future__ import annotations
+
+import logging as std_logging
+import os
+import time
+import traceback
+from logging.handlers import QueueHandler
+from typing import Any, NoReturn
+
+from absl import logging
+
+from tganv2_tf import files
+from tganv2_tf.config import Config
+from tganv2_tf.errors import ConfigError, UserError
+
+TELL_SECONDS = 1.0  # between two calls of the driver by the chief: in the midst of a quick step they would be felt
+
+
+def work(config: Config, board: Any) -> tuple[int, int, dict[str, float]]:
+    """In a worker: trains. Errors that no restart would mend are written on the board, and the driver ends the run.
+
+    Returns:
+      The exit status, the last step, and its metrics; Ray keeps those of the chief.
+    Raises:
+      UserError: another worker is gone; Ray begins anew.
+    """
+    import ray
+    from ray.train import get_context, report
+
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)  # Ray sets it; Keras 2 of this TensorFlow needs no other package
+    import tensorflow as tf
+
+    from tganv2_tf.training import loop
+    from tganv2_tf.training.distribution import is_loss_of_worker, make_strategy
+
+    latest: tuple[int, dict[str, float]] = (0, {})
+    chief, told = get_context().get_world_rank() == 0, 0.0
+
+    def tell(step: int, logs: dict[str, Any]) -> int | None:
+        nonlocal latest, told
+        latest = (step, {name: float(value) for name, value in logs.items()})
+        # Workers wait here for each other and, where Ray's controller has not asked since the last time, for it.
+        if step % config.train.checkpoint_every_steps == 0 or step == config.train.train_steps:
+            report({"step": step, **latest[1]})
+        if not chief or time.monotonic() - told < TELL_SECONDS:
+            return None
+        told = time.monotonic()
+        return ray.get(board.tell.remote(*latest))
+
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_logger().addHandler(_ToBoard(board))
+    # Errors here are those of others who are not there, and Ray begins anew.
+    strategy = make_strategy("multi_worker")
+    try:
+        status = loop.train(config, strategy=strategy, tell=tell)
+    except (files.InUseError, ray.exceptions.RayError):  # of a chief that Ray has not ended yet; of Ray itself
+        raise
+    except (UserError, OSError) as error:
+        cause = error.__cause__
+        if isinstance(cause, tf.errors.OpError) and is_loss_of_worker(cause):
+            raise
+        _end(board, "flags" if isinstance(error, ConfigError) else "input", str(error))
+    except Exception:  # noqa: BLE001 (the driver raises it)
+        _end(board, "bug", f"in a worker:\n{traceback.format_exc()}")
+    if chief and latest[1]:
+        ray.get(board.tell.remote(*latest))  # so that the bar ends where the run does
+    return status, *latest
+
+
+def _end(board: Any, kind: str, message: str) -> NoReturn:
+    """Has the driver end the run, and waits for that: an error or a return would have Ray begin anew."""
+    board.fail.remote(kind, message)
+    while True:
+        time.sleep(60)
+
+
+class _ToBoard(QueueHandler):
+    """Sends what a worker logs to the driver."""
+
+    def enqueue(self, record: std_logging.LogRecord) -> None:
+        self.queue.log.remote(record)  # type: ignore[attr-defined]
