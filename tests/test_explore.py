@@ -307,6 +307,7 @@ def test_a_browser_shows_playing_videos_and_asks_no_other_host(model_dir: str, t
         proxies = {f"{kind}_proxy": f"http://127.0.0.1:{proxy.getsockname()[1]}" for kind in ("http", "https", "all")}
         (tmp_path / "temporary").mkdir()
         environment = {**proxies, "TMPDIR": str(tmp_path / "temporary"), "PYTHONUNBUFFERED": "1"}
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # else TensorFlow's AutoGraph leaves a __pycache__ in TMPDIR
         command = [sys.executable, "-m", "tganv2_tf.explore", f"--model_dir={model_dir}", "--port=0"]
         with serving(command, environment) as (process, address):
             page, others = open_page(browser)

@@ -125,6 +125,7 @@ def start_workers(data_dir: str, model_dir: pathlib.Path, *arguments: str) -> li
     workers = []
     for variables in on_loopback(2):
         environment = {**os.environ, **variables, "TMPDIR": str(model_dir.parent / "temporary")}
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # else TensorFlow's AutoGraph leaves a __pycache__ in TMPDIR
         workers.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
     return workers
 
