@@ -139,10 +139,14 @@ class Measurement:
         """In proportion to the videos."""
         return Finding(what, f"{self.videos:,} videos", measured, measured * self.target / self.videos, unit)
 
-    def of_shards(self, what: str, measured: float, unit: str, shards: int = 0, power: float = 1.0) -> Finding:
-        """By a power of the number of shards."""
+    def of_shards(
+        self, what: str, measured: float, unit: str, shards: int = 0, power: float = 1.0, bytes_a_shard: int = 0
+    ) -> Finding:
+        """By a power of the number of shards; and by their size, where those that were measured are of another."""
         number = shards or self.shards
         extended = measured * (self.target_shards / number) ** power
+        if bytes_a_shard:
+            extended *= VIDEOS_A_SHARD * FRAMES_A_VIDEO * BYTES_A_FRAME / bytes_a_shard
         pieces = f"{number:,} shards" if number > 1 else "1 shard"
         return Finding(what, pieces, measured, extended, unit, power)
 
@@ -243,15 +247,19 @@ class Measurement:
                 )
                 write_record(out, record)
         size = os.path.getsize(data / file)
+
+        def of_bytes(what: str, seconds: float) -> Finding:
+            return self.of_shards(what, seconds, "s", 1, bytes_a_shard=size)
+
         seconds, digest = timed(lambda: checksum(data / file))
-        yield self.of_shards(f"preparation: checksums of shards of {size / 1e6:.0f} MB, to go on", seconds, "s", 1)
+        yield of_bytes(f"preparation: checksums of shards, to go on; here of {size / 1e6:.0f} MB", seconds)
         count = VIDEOS_A_SHARD
         entry = Shard(file, size, digest, count, count, count * FRAMES_A_VIDEO)
         manifest = dataclasses.replace(made_up_manifest(1), shards=[entry])
         manifest.save(data)
         seconds, found = timed(lambda: Verification(manifest, VerifyOptions(str(data))))
         assert not found.num_faults
-        yield self.of_shards("data_prep.verify", seconds, "s", 1)
+        yield of_bytes("data_prep.verify", seconds)
         before = resident_bytes()
         names = [f"v_class{index % CLASSES:03d}_g{index:08d}_c01" for index in range(self.videos)]
         kept = {name: SourceVideo(f"class{index % CLASSES:03d}", 25.0, 1, 182) for index, name in enumerate(names)}
