@@ -4,26 +4,39 @@
 # make bench   speed and memory beside PyTorch, plain TensorFlow and plain scripts; hours  (benchmarks/results.md)
 # make clean   remove what the demo made and the caches of the tools; the environment stays
 #
-# Each sets up .venv on its own when it is missing or when the pins or the Python version changed.
+# make lock    resolve all requirements again and write constraints*.txt  (SECURITY.md)
+#
+# Each sets up .venv on its own when it is missing or when requirements, constraints, lane or Python version changed.
 # PYTHON=/path/to/python chooses the interpreter, VENV=folder another place for the environment.
+# Python 3.9 to 3.11 take the pinned lane (TensorFlow 2.15), Python 3.12 and 3.13 the current one (TensorFlow 2.21);
+# LANE=current chooses the current lane on Python 3.10 and 3.11.
 
 VENV ?= .venv
 ifndef PYTHON
-PYTHON := $(shell for python in python3 python3.11 python3.10 python3.9; do \
-	"$$python" -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))' 2>/dev/null && \
+PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11 python3.10 python3.9; do \
+	"$$python" -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && \
 	echo "$$python" && break; done)
 endif
 PY := $(VENV)/bin/python
-INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --requirement
+VERSION := $(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+
+LANE ?= $(if $(filter 3.12 3.13,$(VERSION)),current,pinned)
+# The current lane by choice has files of its own; on Python 3.12 and 3.13 it is in the default ones.
+SUFFIX := $(if $(filter current-3.10 current-3.11,$(LANE)-$(VERSION)),-current)
+CONSTRAINTS := constraints$(SUFFIX).txt
+BASE := requirements$(SUFFIX).txt
+EXTRAS := requirements-benchmarks.txt requirements-explore.txt requirements-ray.txt requirements-dev.txt
+LOCKED := requirements-explore.txt requirements-ray.txt requirements-fvd.txt requirements-gpu.txt \
+	requirements-benchmarks.txt requirements-peers.txt requirements-dev.txt
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 # A stamp is the last thing that an installation writes, and its name holds what was installed.
-VERSION := $(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
-RUNTIME := $(VENV)/.runtime-$(VERSION)-$(firstword $(shell cksum < requirements.txt))
-DEV := $(VENV)/.dev-$(VERSION)-$(firstword $(shell cat requirements.txt requirements-benchmarks.txt requirements-explore.txt requirements-ray.txt requirements-dev.txt | cksum))
+stamp = $(VENV)/.$(1)-$(LANE)-$(VERSION)-$(firstword $(shell cat $(CONSTRAINTS) $(2) | cksum))
+RUNTIME := $(call stamp,runtime,$(BASE))
+DEV := $(call stamp,dev,$(BASE) $(EXTRAS))
+PEERS := $(call stamp,peers,$(BASE) requirements-peers.txt)
 
-PEERS := $(VENV)/.peers-$(VERSION)-$(firstword $(shell cat requirements.txt requirements-peers.txt | cksum))
-
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench lint lock clean
 .DELETE_ON_ERROR:
 
 SCORE = $(PY) -m tganv2_tf.evaluate --data_dir=demo/data/train --classifier=demo/classifier.npz --num_samples=1000 \
@@ -70,28 +83,36 @@ clean:
 	rm -rf demo saved_models/demo .pytest_cache .mypy_cache .ruff_cache
 	find tganv2_tf data_prep benchmarks examples tests -name __pycache__ -prune -exec rm -rf {} +
 
+# `make lock UPGRADE=` keeps what is locked, as far as a changed pin allows.
+UPGRADE ?= --upgrade
+lock: $(DEV)
+	$(PY) -m uv pip compile --quiet --no-annotate --universal $(UPGRADE) --custom-compile-command='make lock' \
+		--python-version=3.9 --output-file=constraints.txt requirements.txt $(LOCKED)
+	$(PY) -m uv pip compile --quiet --no-annotate --universal $(UPGRADE) --custom-compile-command='make lock' \
+		--python-version=3.10 --output-file=constraints-current.txt requirements-current.txt $(LOCKED)
+
 $(RUNTIME): | supported
 	@if [ -e $(VENV) ] && [ ! -e $(VENV)/.by-make ]; then \
 		echo "make: $(VENV) was not set up by this Makefile and stays as it is; make VENV=folder takes another place" >&2; \
 		exit 1; \
 	fi
-	@echo "Setting up $(VENV) with Python $(VERSION) and requirements.txt: about 2.5 GB, some minutes"
+	@echo "Setting up $(VENV): $(LANE) lane, Python $(VERSION), $(BASE), $(CONSTRAINTS); about 2.5 GB, some minutes"
 	@mkdir -p $(VENV) && touch $(VENV)/.by-make
 	@find $(VENV) -mindepth 1 -maxdepth 1 ! -name .by-make -exec rm -rf {} +
 	@"$(PYTHON)" -m venv $(VENV)
-	@$(INSTALL) requirements.txt
+	@$(INSTALL) --requirement $(BASE)
 	@touch $@
 
 $(DEV): $(RUNTIME)
-	@echo "Adding requirements-dev.txt"
+	@echo "Adding $(EXTRAS)"
 	@rm -f $(VENV)/.dev-*
-	@$(INSTALL) requirements-dev.txt
+	@$(INSTALL) $(addprefix --requirement ,$(BASE) $(EXTRAS))
 	@touch $@
 
 $(PEERS): $(DEV)
 	@echo "Adding requirements-peers.txt"
 	@rm -f $(VENV)/.peers-*
-	@$(INSTALL) requirements-peers.txt
+	@$(INSTALL) --requirement requirements-peers.txt
 	@touch $@
 
 .PHONY: supported opencv
@@ -102,8 +123,11 @@ opencv: $(RUNTIME)
 	}
 
 supported:
-	@case "$(VERSION)" in \
-		3.9|3.10|3.11) ;; \
-		"") echo "make: Python 3.9, 3.10 or 3.11 is needed and not found$(if $(PYTHON), as $(PYTHON)); make PYTHON=/path/to/python names it" >&2; exit 1 ;; \
-		*) echo "make: Python 3.9, 3.10 or 3.11 is needed; $(PYTHON) is $(VERSION); make PYTHON=/path/to/python names another" >&2; exit 1 ;; \
+	@case "$(LANE)-$(VERSION)" in \
+		pinned-3.9|pinned-3.10|pinned-3.11|current-3.10|current-3.11|current-3.12|current-3.13) ;; \
+		pinned-|current-) echo "make: Python 3.9 to 3.13 is needed and not found$(if $(PYTHON), as $(PYTHON)); make PYTHON=/path/to/python names it" >&2; exit 1 ;; \
+		pinned-3.12|pinned-3.13) echo "make: LANE=pinned needs Python 3.9 to 3.11; $(PYTHON) is $(VERSION)" >&2; exit 1 ;; \
+		current-3.9) echo "make: LANE=current needs Python 3.10 to 3.13; $(PYTHON) is $(VERSION)" >&2; exit 1 ;; \
+		pinned-*|current-*) echo "make: Python 3.9 to 3.13 is needed; $(PYTHON) is $(VERSION); make PYTHON=/path/to/python names another" >&2; exit 1 ;; \
+		*) echo "make: LANE=$(LANE): valid: pinned, current" >&2; exit 1 ;; \
 	esac

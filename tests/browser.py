@@ -88,7 +88,7 @@ def serving(command: Sequence[str], environment: dict[str, str] | None = None) -
                 if address:
                     break
             else:
-                pytest.fail(f"{' '.join(command)} gave no address:\n{''.join(said)}")
+                raise AssertionError(f"{' '.join(command)} gave no address:\n{''.join(said)}")
             timer.cancel()
             # Somebody has to read what it says from now on, or it would wait once the pipe is full.
             threading.Thread(target=process.stdout.read, daemon=True).start()

@@ -6,7 +6,7 @@ from tests.conftest import ROOT
 
 # Each floor imports from itself and from those below.
 FLOORS = [
-    {"errors", "__version__"},
+    {"errors", "lanes", "__version__"},
     {"storage"},
     {"augmentation_policy", "files", "machine", "pyramid", "quiet"},
     {"config", "decoding", "encoding"},

@@ -59,7 +59,7 @@ def test_jpeg_quality(videos: pathlib.Path, tmp_path: pathlib.Path) -> None:
     for record in records:
         image = Image.open(io.BytesIO(record["frames"][0]))
         # The first entry of the table in annex K of the JPEG standard, 16, times (200 - 2 * 80) / 100.
-        assert image.format == "JPEG" and image.quantization[0][0] == 6  # type: ignore[attr-defined]
+        assert image.format == "JPEG" and image.quantization[0][0] == 6
     assert Manifest.load(tmp_path).options["jpeg_quality"] == 80
 
 

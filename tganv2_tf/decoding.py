@@ -12,15 +12,14 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from tganv2_tf.files import Path
 
 # Broken videos are reported in our own words; FFmpeg and OpenCV would add theirs to the terminal.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when the first video is opened
-if "OPENCV_LOG_LEVEL" not in os.environ:
-    cv2.setLogLevel(0)
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # read when OpenCV is imported
+import cv2
 
 # Files that are offered as videos: not hidden, in a container that FFmpeg reads.
 VIDEO_NAME = re.compile(

@@ -19,7 +19,7 @@ import tensorflow as tf
 from absl import logging
 from tensorboard.plugins.image import metadata as image_metadata
 
-from tganv2_tf import storage, videos
+from tganv2_tf import lanes, storage, videos
 from tganv2_tf.config import Config
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
@@ -396,16 +396,17 @@ class Evaluations(StepCallback):
 
 
 def progress_bar(first_step: int, train_steps: int) -> tf.keras.callbacks.Callback:
-    """TensorFlow Addons' bar, over the steps of the whole run, with the latest losses, the rate and the time left."""
-    from tensorflow_addons.callbacks import TQDMProgressBar
+    """A bar over the steps of the whole run, with the latest losses, the rate and the time left."""
 
-    class ProgressBar(TQDMProgressBar):
+    class ProgressBar(lanes.progress_bar_class()):  # type: ignore[misc]
         def _initialize_progbar(self, hook: str, epoch: int | None, logs: dict[str, Any] | None = None) -> None:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints `Epoch 1/1`
                 super()._initialize_progbar(hook, epoch, logs)
             if hook == "train_epoch":
                 self.total_steps = self.epoch_progress_tqdm.total = train_steps
+                # tqdm computes the rate from the steps since `initial` and since `last_print_n`.
                 self.epoch_progress_tqdm.initial = self.epoch_progress_tqdm.n = first_step
+                self.epoch_progress_tqdm.last_print_n = first_step
                 self.epoch_progress_tqdm.refresh()
 
         def format_metrics(self, logs: dict[str, Any] | None = None, factor: float = 1) -> str:

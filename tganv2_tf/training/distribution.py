@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 from tensorflow.python.eager import context  # the coordination service has no public name
-from tensorflow.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
 
+from tganv2_tf import lanes
 from tganv2_tf.config import Config
 from tganv2_tf.errors import ConfigError
 
@@ -98,13 +98,13 @@ def _watch_workers(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> 
             raise ValueError
     except ValueError as error:
         raise ConfigError(f"{HEARTBEAT_VARIABLE}={text}: valid: 1 to 86400 seconds") from error
-    cluster = resolver.cluster_spec().as_dict()
+    cluster, job_type = resolver.cluster_spec().as_dict(), lanes.coordinated_job()
     context.context().configure_coordination_service(
         service_type="standalone",
         service_leader=f"/job:{'chief' if 'chief' in cluster else 'worker'}/replica:0/task:0",
         heartbeat_timeout_in_ms=int(1000 * seconds),
         coordinated_jobs=[
-            CoordinatedJob(name=job, num_tasks=len(cluster[job])) for job in ("chief", "worker") if job in cluster
+            job_type(name=job, num_tasks=len(cluster[job])) for job in ("chief", "worker") if job in cluster
         ],
     )
 

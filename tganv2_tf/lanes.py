@@ -1,0 +1,166 @@
+"""The two lanes of dependencies, and every difference between them. No other module asks for a version.
+
+| lane | Python | TensorFlow | what else |
+|---|---|---|---|
+| pinned | 3.9 to 3.11 | 2.15 | Keras 2, tensorflow-io, tensorflow-addons, NumPy 1 |
+| current | 3.12 and 3.13; 3.10 and 3.11 by choice | 2.21 | tf_keras (Keras 2 as a package), NumPy 2 |
+
+From 2.16 on, `tf.keras` is Keras 3 unless `TF_USE_LEGACY_KERAS=1` is set before TensorFlow is imported. The layers, the
+optimizer and the checkpoints of this package are those of Keras 2, so `prepare` sets it. There are no wheels of
+tensorflow-io and tensorflow-addons for the current lane: `storage` uses boto3, and `progress_bar_class` has a
+substitute.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import sys
+import time
+from typing import Any
+
+PYTHONS = ((3, 9), (3, 13))  # the oldest and the newest that is supported
+TESTED = ("2.15", "2.21")  # release lines of TensorFlow
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DISTRIBUTION = "tganv2-tf"
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
+LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
+
+
+def python_fault(version: tuple[int, ...] = sys.version_info[:2]) -> str:
+    """One line that says which versions of Python are supported; empty if this is one of them."""
+    first, last = PYTHONS
+    if first <= tuple(version[:2]) <= last:
+        return ""
+    return "tganv2_tf needs Python 3.{} to 3.{}; this is Python {}.{}.".format(first[1], last[1], *version[:2])
+
+
+@functools.cache
+def tensorflow_version() -> str:
+    """Version of the installed TensorFlow, which is not imported; empty if there is none."""
+    for name in ("tensorflow", "tensorflow-cpu", "tf-nightly"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # noqa: PERF203 (three names)
+            continue
+    return ""
+
+
+def release_line(version: str) -> tuple[int, ...]:
+    """(major, minor) of a version such as `2.21.0` or `2.17.0+nv25.2`."""
+    return tuple(int(part) for part in version.split("+")[0].split(".")[:2])
+
+
+def has_legacy_keras() -> bool:
+    """Whether Keras 2 is a package of its own, tf_keras, as from TensorFlow 2.16 on."""
+    version = tensorflow_version()
+    return bool(version) and release_line(version) >= (2, 16)
+
+
+def prepare() -> None:
+    """Sets the variables that TensorFlow reads when it is imported. `tganv2_tf/__init__.py` calls this.
+
+    oneDNN: TensorFlow enables it by itself only on processors with AVX512_VNNI, AVX512_BF16, AVX_VNNI or AMX. On others
+    a training step takes several times as long without it (docs/performance.md). A value that the user has set is kept.
+    """
+    os.environ.setdefault(ONEDNN, "1")
+    if has_legacy_keras():
+        os.environ[LEGACY_KERAS] = "1"
+    else:
+        os.environ.pop(LEGACY_KERAS, None)  # TensorFlow 2.15 would look for tf_keras, and it has Keras 2 anyway
+
+
+def tensorflow_fault() -> str:
+    """Why the installed TensorFlow cannot be used, in one line with a remedy; empty if nothing is known against it."""
+    version = tensorflow_version()
+    if not version:
+        return f"TensorFlow is not installed: {install_command()}"
+    if has_legacy_keras():
+        if not importlib.util.find_spec("tf_keras"):
+            line = ".".join(map(str, release_line(version)))
+            return f"TensorFlow {version} needs Keras 2 as a package: pip install 'tf_keras=={line}.*'"
+        keras = sys.modules.get("tensorflow") and sys.modules["tensorflow"].keras
+        if keras and not keras.__version__.startswith("2."):
+            return (
+                f"tf.keras is Keras {keras.__version__} in this process, and Keras 2 is needed: import tganv2_tf "
+                f"before TensorFlow, or set {LEGACY_KERAS}=1"
+            )
+    elif release_line(version) < (2, 15):
+        return f"TensorFlow {version} is too old; 2.15 is the oldest that is supported: {install_command()}"
+    return ""
+
+
+def is_tested(version: str) -> bool:
+    """Whether the tests run with this version of TensorFlow."""
+    return ".".join(map(str, release_line(version))) in TESTED
+
+
+def install_command(extra: str = "") -> str:
+    """The command that installs the requirements, or those of an extra: `explore`, `ray`, `gpu`, `fvd`, `peers`, ..."""
+    if not (ROOT / "requirements.txt").is_file():  # an installed package
+        return f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install --force-reinstall {DISTRIBUTION}"
+    by_choice = has_legacy_keras() and sys.version_info < (3, 12)
+    requirements = f"requirements-{extra}.txt" if extra else f"requirements{'-current' if by_choice else ''}.txt"
+    return f"pip install -r {requirements} -c constraints{'-current' if by_choice else ''}.txt"
+
+
+def has_tensorflow_io() -> bool:
+    """Whether TensorFlow itself can read and write `s3://` addresses: by tensorflow-io, which ends at 2.15."""
+    return not has_legacy_keras() and importlib.util.find_spec("tensorflow_io") is not None
+
+
+def coordinated_job() -> Any:
+    """The protocol buffer that names the jobs of a cluster; its module moved."""
+    if has_legacy_keras():
+        from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+    else:
+        from tensorflow.tsl.protobuf import coordination_config_pb2
+    return coordination_config_pb2.CoordinatedJob
+
+
+def progress_bar_class() -> Any:
+    """The Keras callback that shows training as a tqdm bar: that of TensorFlow Addons, or what is used of it."""
+    if not has_legacy_keras():
+        from tensorflow_addons.callbacks import TQDMProgressBar
+
+        return TQDMProgressBar
+    return _progress_bar_without_addons()
+
+
+def _progress_bar_without_addons() -> Any:
+    import tensorflow as tf
+    from tqdm import tqdm
+
+    class TQDMProgressBar(tf.keras.callbacks.Callback):
+        """The part of the Addons' class that training uses: one bar for an epoch, redrawn every `update_interval`."""
+
+        update_interval = 0.1  # seconds
+
+        def __init__(self, epoch_bar_format: str, show_overall_progress: bool = False) -> None:
+            super().__init__()
+            self.epoch_bar_format = epoch_bar_format
+            self.epoch_progress_tqdm: Any = None
+            self.last_update_time = time.time()
+
+        def _initialize_progbar(self, hook: str, epoch: int, logs: dict[str, Any] | None = None) -> None:
+            steps, self.steps_to_update = self.params["steps"], 0
+            self.epoch_progress_tqdm = tqdm(total=steps, bar_format=self.epoch_bar_format, dynamic_ncols=True)
+
+        def _update_progbar(self, logs: dict[str, Any]) -> None:
+            self.steps_to_update += 1
+            now = time.time()
+            if now - self.last_update_time >= self.update_interval:
+                self.epoch_progress_tqdm.desc = self.format_metrics()
+                self.epoch_progress_tqdm.update(self.steps_to_update)
+                self.steps_to_update, self.last_update_time = 0, now
+
+        def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+            self._initialize_progbar("train_epoch", epoch, logs)
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+            self._clean_up_progbar("train_epoch", logs)
+
+    return TQDMProgressBar
