@@ -25,14 +25,17 @@ import warnings
 
 NOISE = re.compile(
     rb"""
-    \d{4}-\d\d-\d\d\ \d\d:\d\d:\d\d\.\d+:\ [IWE]\ \S+:\d+\]\ (?:   # a line of TensorFlow's own log; never level F
+    (?: \d{4}-\d\d-\d\d\ \d\d:\d\d:\d\d\.\d+:\ [IWE]\            # a line of TensorFlow's own log; never level F
+      | [IWE]0000\ 00:00:\d+\.\d+\ +\d+\                         # the same in TensorFlow 2.21
+    ) \S+:\d+\]\ (?:
         Unable\ to\ register\ cu(?:DNN|FFT|BLAS)\ factory:           # the libraries are linked in twice; harmless
       | TF-TRT\ Warning:\ Could\ not\ find\ TensorRT                 # an optional converter that is not used here
       | Input\ of\ GeneratorDatasetOp::Dataset\ will\ not\ be\ optimized  # how a strategy draws its batches
       | remapper\ failed:                                            # a graph stays as it was, without some fusions
+      | failed\ call\ to\ cuInit:.*UNKNOWN\ ERROR\ \(303\)             # there is no NVIDIA driver
     )
   | WARNING:\ All\ log\ messages\ before\ absl::InitializeLog\(\)\ is\ called\ are\ written\ to\ STDERR
-  | I\d{4}\ \S+\ +\d+\ \S+:\d+\]\ Compiled\ cluster\ using\ XLA!
+  | I0000\ 00:00:\d+\.\d+\ +\d+\ \S+:\d+\]                         # level I, which no variable turns off in 2.21
     """,
     re.VERBOSE,
 )
