@@ -1,5 +1,6 @@
 # make demo    train a small TGANv2 on rendered shapes, generate, export, score     (about 13 minutes on two cores)
 # make test    make lint, then every test
+# make tests   every test without make lint
 # make lint    ruff and mypy
 # make bench   speed and memory beside PyTorch, plain TensorFlow and plain scripts; hours  (benchmarks/results.md)
 # make clean   remove what the demo made and the caches of the tools; the environment stays
@@ -36,7 +37,7 @@ RUNTIME := $(call stamp,runtime,$(BASE))
 DEV := $(call stamp,dev,$(BASE) $(EXTRAS))
 PEERS := $(call stamp,peers,$(BASE) requirements-peers.txt)
 
-.PHONY: demo test bench lint lock clean
+.PHONY: demo test tests bench lint lock clean
 .DELETE_ON_ERROR:
 
 SCORE = $(PY) -m tganv2_tf.evaluate --data_dir=demo/data/train --classifier=demo/classifier.npz --num_samples=1000 \
@@ -67,7 +68,9 @@ demo: opencv
 	@echo "Scores             demo/scores"
 	@echo "TensorBoard        $(VENV)/bin/tensorboard --logdir demo/run"
 
-test: opencv lint
+test: lint tests
+
+tests: opencv $(DEV)
 	$(PY) -m pytest
 
 bench: opencv $(PEERS)

@@ -223,6 +223,7 @@ BROUGHT = {
     "docs/conditional.md": [],
     "docs/faceforensics.md": ["FaceForensics_compressed", "INTERVIEWS", "conv3d_deepnetA_ucf.npz", "i3d-kinetics-400"],
     "docs/distributed.md": ["UCF-101", "ucfTrainTestlist"],
+    "docs/installation.md": ["demo/run"],
     "docs/own_videos.md": ["VIDEOS"],
     "docs/serving.md": ["demo/run"],
     "docs/troubleshooting.md": ["data/own/train"],
