@@ -43,7 +43,7 @@ def write_data_set(
         with tf.io.TFRecordWriter(str(folder / file)) as writer:
             for video in chosen:
                 frames = np.empty((lengths[video], height, width, 3), np.uint8)
-                frames[..., 0] = 10 * video
+                frames[..., 0] = 10 * video % 256
                 frames[..., 1] = np.arange(lengths[video])[:, None, None]
                 frames[..., 2] = np.arange(width)
                 encoded = [encode_frame(frame) for frame in frames]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import inspect
 import json
 import pathlib
 import re
@@ -98,6 +99,14 @@ class Model:
         response.model_spec.version.value = self.version
         response.metadata["signature_def"].Pack(get_model_metadata_pb2.SignatureDefMap(signature_def=self.signatures))
         return response
+
+
+# The argument's name in protobuf 4 and in later versions.
+MESSAGE_DEFAULTS = next(
+    name
+    for name in ("including_default_value_fields", "always_print_fields_with_no_presence")
+    if name in inspect.signature(json_format.MessageToDict).parameters
+)
 
 
 def as_proto_field(array):
@@ -195,7 +204,7 @@ class RestHandler(http.server.BaseHTTPRequestHandler):
         signature_map = get_model_metadata_pb2.SignatureDefMap()
         response = model.metadata(request)
         response.metadata["signature_def"].Unpack(signature_map)
-        in_json = {"including_default_value_fields": True, "preserving_proto_field_name": True}
+        in_json = {MESSAGE_DEFAULTS: True, "preserving_proto_field_name": True}
         return {
             "model_spec": json_format.MessageToDict(response.model_spec, **in_json),
             "metadata": {"signature_def": json_format.MessageToDict(signature_map, **in_json)},

@@ -41,7 +41,7 @@ def test_generators_and_discriminators_pull_in_opposite_directions(name):
         tape.watch(score)
         generator = LOSSES[name].generator(score)
         discriminator = LOSSES[name].fake(score)
-    assert float(tape.gradient(generator, score)) < 0 < float(tape.gradient(discriminator, score))
+    assert float(tape.gradient(generator, score)[0]) < 0 < float(tape.gradient(discriminator, score)[0])
 
 
 def test_sum_adds_the_levels_in_which_a_sample_survives():

@@ -161,7 +161,9 @@ def test_losses_and_gradients_by_hand(score):
     adversarial = (-sigmoid(-real_scores[first]) * sums[0][0] + sigmoid(fake_scores[first]) * sums[1][0]).sum() / len(
         real_scores
     )
-    assert float(step.discriminator_gradients[0]) == pytest.approx(adversarial + 2 * 3 / 4 * 0.1 * 4 * 768, rel=1e-3)
+    assert step.discriminator_gradients[0].numpy().item() == pytest.approx(
+        adversarial + 2 * 3 / 4 * 0.1 * 4 * 768, rel=1e-3
+    )
 
 
 def test_with_two_discriminator_updates_the_generator_moves_with_the_first():

@@ -12,14 +12,16 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
+from tganv2_tf import lanes
 from tganv2_tf.files import Path
 
 # Broken videos are reported in our own words; FFmpeg and OpenCV would add theirs to the terminal.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when the first video is opened
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # read when OpenCV is imported
-import cv2
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    lanes.silence_opencv()
 
 # Files that are offered as videos: not hidden, in a container that FFmpeg reads.
 VIDEO_NAME = re.compile(

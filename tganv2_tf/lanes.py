@@ -65,9 +65,17 @@ def prepare() -> None:
 
     oneDNN: TensorFlow enables it by itself only on processors with AVX512_VNNI, AVX512_BF16, AVX_VNNI or AMX. On others
     a training step takes several times as long without it (docs/performance.md). A value that the user has set is kept.
+
+    Raises:
+      ImportError: TensorFlow is imported already, with Keras 3.
     """
     os.environ.setdefault(ONEDNN, "1")
     if has_legacy_keras():
+        if "tensorflow" in sys.modules and os.environ.get(LEGACY_KERAS) not in ("1", "true", "True"):
+            raise ImportError(
+                "TensorFlow is imported already, and its tf.keras is Keras 3: import tganv2_tf first, or set "
+                f"{LEGACY_KERAS}=1"
+            )
         os.environ[LEGACY_KERAS] = "1"
     else:
         os.environ.pop(LEGACY_KERAS, None)  # TensorFlow 2.15 would look for tf_keras, and it has Keras 2 anyway
@@ -82,12 +90,6 @@ def tensorflow_fault() -> str:
         if not importlib.util.find_spec("tf_keras"):
             line = ".".join(map(str, release_line(version)))
             return f"TensorFlow {version} needs Keras 2 as a package: pip install 'tf_keras=={line}.*'"
-        keras = sys.modules.get("tensorflow") and sys.modules["tensorflow"].keras
-        if keras and not keras.__version__.startswith("2."):
-            return (
-                f"tf.keras is Keras {keras.__version__} in this process, and Keras 2 is needed: import tganv2_tf "
-                f"before TensorFlow, or set {LEGACY_KERAS}=1"
-            )
     elif release_line(version) < (2, 15):
         return f"TensorFlow {version} is too old; 2.15 is the oldest that is supported: {install_command()}"
     return ""
@@ -119,6 +121,16 @@ def coordinated_job() -> Any:
     else:
         from tensorflow.tsl.protobuf import coordination_config_pb2
     return coordination_config_pb2.CoordinatedJob
+
+
+def silence_opencv() -> None:
+    """Turns OpenCV's own messages off; the function moved between its versions 4.11 and 4.13."""
+    import cv2
+
+    if hasattr(cv2, "setLogLevel"):
+        cv2.setLogLevel(0)
+    else:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def progress_bar_class() -> Any:

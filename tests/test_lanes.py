@@ -1,0 +1,160 @@
+"""What one lane writes, the other reads: checkpoints, exports, `config.json`. And what depends on versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests import lane_files
+from tests.conftest import ROOT
+from tganv2_tf import lanes
+from tganv2_tf.serving.sampler import load_sampler
+
+TOLERANCE = 1e-5  # of values in [-1, 1]; processors and lanes differ in the last bits
+
+
+@pytest.fixture(params=lane_files.LANES)
+def written(request: pytest.FixtureRequest) -> pathlib.Path:
+    """What a run in that lane has left behind."""
+    return lane_files.FOLDER / request.param
+
+
+@pytest.mark.parametrize("kind", ["run", "export"])
+def test_generators_of_both_lanes_are_read_in_this_one(written: pathlib.Path, kind: str) -> None:
+    folder = str(written / kind)
+    sampler = load_sampler(folder) if kind == "run" else load_sampler(saved_model=folder)
+    assert sampler.class_names == ("left", "right")
+    videos = sampler.float_videos(sampler.latents(lane_files.SEEDS), labels=lane_files.LABELS)
+    np.testing.assert_allclose(videos, np.load(written / "videos.npz")["videos"], rtol=0, atol=TOLERANCE)
+
+
+def test_runs_of_both_lanes_are_resumed_in_this_one(written: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    run = shutil.copytree(written / "run", tmp_path / "run")
+    said = lane_files.train(tmp_path / "data", run, 3)
+    assert "from step 2." in said
+    expected = np.load(written / "step_3.npz")
+    found = lane_files.variables(run / "checkpoints" / "ckpt-3")
+    assert sorted(found) == sorted(expected.files)
+    for name, value in found.items():  # weights, their averages, the optimizers' moments, the position in the data
+        tolerance = 1e-5 + 1e-3 * np.abs(expected[name]).max()  # a tenth of an update, or rounding of large values
+        np.testing.assert_allclose(value, expected[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+def test_exports_of_both_lanes_load_without_this_package(written: pathlib.Path) -> None:
+    """In a process that has TensorFlow alone, in the current lane with Keras 3."""
+    program = f"""
+import tensorflow as tf, numpy as np
+generate = tf.saved_model.load({str(written / "export")!r}).signatures["serving_default"]
+z = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
+print(*generate(z=tf.constant(z), label=tf.constant([0, 1]))["videos"].numpy().flatten()[:12])
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in (lanes.LEGACY_KERAS, "PYTHONPATH")}
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=written, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    sampler = load_sampler(str(written / "run"))
+    z = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
+    expected = sampler.videos(z, labels=[0, 1]).flatten()[:12].astype(int)
+    assert np.abs(np.array(result.stdout.split(), int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("version", "fault"),
+    [((3, 8), True), ((3, 9), False), ((3, 11), False), ((3, 13), False), ((3, 14), True), ((4, 0), True)],
+)
+def test_python_versions(version: tuple[int, int], fault: bool) -> None:
+    text = "tganv2_tf needs Python 3.9 to 3.13; this is Python {}.{}.".format(*version)
+    assert lanes.python_fault(version) == (text if fault else "")
+
+
+def with_tensorflow(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
+    """Has the installed distribution of TensorFlow say that it is of this version; None: it is not installed."""
+
+    def installed(name: str) -> str:
+        if version is None or name != "tensorflow":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    lanes.tensorflow_version.cache_clear()
+
+
+@pytest.fixture
+def restored() -> object:
+    """Forgets, after a test, the version that it made up."""
+    yield
+    lanes.tensorflow_version.cache_clear()
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize(
+    ("version", "legacy", "tested"),
+    [("2.15.1", False, True), ("2.16.1", True, False), ("2.17.0+nv25.2", True, False), ("2.21.0", True, True)],
+)
+def test_tensorflow_versions(monkeypatch: pytest.MonkeyPatch, version: str, legacy: bool, tested: bool) -> None:
+    with_tensorflow(monkeypatch, version)
+    assert (lanes.has_legacy_keras(), lanes.is_tested(version)) == (legacy, tested)
+    monkeypatch.setenv(lanes.LEGACY_KERAS, "1")
+    monkeypatch.delenv(lanes.ONEDNN, raising=False)
+    lanes.prepare()
+    assert os.environ.get(lanes.LEGACY_KERAS) == ("1" if legacy else None)
+    assert os.environ[lanes.ONEDNN] == "1"
+    monkeypatch.setenv(lanes.ONEDNN, "0")  # the user's own
+    lanes.prepare()
+    assert os.environ[lanes.ONEDNN] == "0"
+
+
+@pytest.mark.usefixtures("restored")
+def test_what_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes.importlib.util, "find_spec", lambda name: None)
+    faults = {None: "TensorFlow is not installed", "2.14.0": "is too old", "2.17.0": r"pip install 'tf_keras==2.17.*'"}
+    for version, text in faults.items():
+        with_tensorflow(monkeypatch, version)
+        assert text in lanes.tensorflow_fault() and "\n" not in lanes.tensorflow_fault()
+    with_tensorflow(monkeypatch, "2.15.1")
+    assert lanes.tensorflow_fault() == ""
+
+
+def test_install_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    suffix = "-current" if lanes.has_legacy_keras() and sys.version_info < (3, 12) else ""
+    assert lanes.install_command() == f"pip install -r requirements{suffix}.txt -c constraints{suffix}.txt"
+    assert lanes.install_command("ray") == f"pip install -r requirements-ray.txt -c constraints{suffix}.txt"
+    for word in lanes.install_command("ray").split():
+        assert not word.endswith(".txt") or (ROOT / word).is_file()
+    monkeypatch.setattr(lanes, "ROOT", tmp_path)
+    assert lanes.install_command("ray") == "pip install 'tganv2-tf[ray]'"
+
+
+def test_keras_3_is_refused_in_one_line() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != lanes.LEGACY_KERAS}
+    result = subprocess.run(
+        [sys.executable, "-c", "import tensorflow, tganv2_tf"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (result.returncode == 1) is lanes.has_legacy_keras()
+    if lanes.has_legacy_keras():
+        text = "ImportError: TensorFlow is imported already, and its tf.keras is Keras 3: import tganv2_tf first"
+        assert result.stderr.splitlines()[-1].startswith(text)
+
+
+def test_every_process_has_onednn() -> None:
+    """Also a benchmark, and TensorFlow that is imported by a module of the package."""
+    environment = {name: value for name, value in os.environ.items() if name not in (lanes.ONEDNN, lanes.LEGACY_KERAS)}
+    for module in ("tganv2_tf.models.layers", "data_prep.options", "benchmarks.rows"):
+        program = f"import {module}, os; print(os.environ[{lanes.ONEDNN!r}], os.environ.get({lanes.LEGACY_KERAS!r}))"
+        result = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert result.stdout.split() == ["1", "1" if lanes.has_legacy_keras() else "None"], result.stderr
