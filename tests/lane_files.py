@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import pathlib
 import shutil
-import sys
 import tempfile
 
 import numpy as np
@@ -68,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
