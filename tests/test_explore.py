@@ -186,10 +186,10 @@ class Slow(StandIn):
     def __init__(self) -> None:
         self.begun, self.let = threading.Event(), threading.Event()
 
-    def videos(self, *values: Any) -> np.ndarray:
+    def render(self, *values: Any) -> np.ndarray:
         self.begun.set()
         self.let.wait(60)
-        return super().videos(*values)
+        return super().render(*values)
 
 
 def waiting(page: Page) -> int:

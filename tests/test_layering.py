@@ -20,8 +20,9 @@ FLOORS = [
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
 ENTRY_POINTS = {
     *("train", "generate", "export", "evaluate", "train_classifier", "explore", "project", "doctor", "__main__"),
+    "api",  # calls what the commands call
 }
-COMMANDS = ENTRY_POINTS | {"chainer"}  # interop/chainer.py is a library too: other programs import its loaders
+COMMANDS = ENTRY_POINTS - {"api"} | {"chainer"}  # interop/chainer.py is a library too
 
 
 def imports(path):

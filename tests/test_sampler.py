@@ -91,9 +91,9 @@ def test_a_seed_gives_the_same_video_everywhere(made):
         assert np.abs(expected[0] - expected[1]).max() > 0.05
         for sampler in (made.run, made.saved):
             np.testing.assert_allclose(sampler.float_videos(z, num_frames, level, labels), expected, atol=1e-4)
-            whole = sampler.videos(z, num_frames, level, labels)
+            whole = sampler.render(z, num_frames, level, labels)
             assert whole.dtype == np.uint8 and apart(whole, videos.to_uint8(expected)) <= 1
-            alone = sampler.videos(z[1:2], num_frames, level, None if labels is None else labels[1:2])
+            alone = sampler.render(z[1:2], num_frames, level, None if labels is None else labels[1:2])
             assert apart(alone[0], whole[1]) <= 1
 
 
@@ -108,19 +108,61 @@ def test_a_stream_is_the_video_in_parts(made):
     assert [part.shape for part in made.saved.stream(z, level=1, labels=labels)] == [(2, 4, 8, 8, 3)]
 
 
+def test_a_seed_is_its_latent(made):
+    labels = [i % 3 for i in (5, 2, 9)] if made.run.class_names else None
+    expected = made.run.render(made.run.latents([5, 2, 9], 0.5), 6, 1, labels)
+    whole = made.run.videos([5, 2, 9], num_frames=6, level=1, truncation=0.5)
+    assert whole.dtype == np.uint8 and whole.shape == (3, 6, 8, 8, 3)
+    np.testing.assert_array_equal(whole, expected, "without labels, classes come in turn by seed, as in generate")
+    np.testing.assert_array_equal(made.run.videos(np.array([5]), num_frames=6, level=1, truncation=0.5), expected[:1])
+    if labels:
+        named = made.run.videos([5, 2], ["\u00fcber", "left"])
+        np.testing.assert_array_equal(named, made.run.videos([5, 2], np.array([2, 0])))
+        np.testing.assert_array_equal(made.run.videos([5, 2], "left"), made.run.videos([5, 2], [0, 0]))
+        np.testing.assert_array_equal(made.run.videos([5, 2], 1), made.run.videos([5, 2], ["up/down", 1]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"level": 3}, "level: 3; valid: 1 to 2, or 0 for the last"),
+        ({"level": -1}, "level: -1; valid"),
+        ({"level": 1.5}, "level: 1.5; valid: a whole number"),
+        ({"num_frames": -2}, "num_frames: -2; valid: at least 1, or 0"),
+        ({"truncation": 0}, "truncation: 0; valid: a number above 0, at most 1"),
+        ({"seeds": []}, r"seeds: \[\]; valid: whole numbers from 0 to 2\^63 - 1, at least one"),
+        ({"seeds": [-1]}, r"seeds: \[-1\]; valid"),
+        ({"seeds": [2**63]}, "seeds: .*; valid"),
+        ({"seeds": ["a"]}, r"seeds: \['a'\]; valid: a sequence of whole numbers"),
+        ({"seeds": 3}, "seeds: 3; valid: a sequence of whole numbers"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(made, arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}") as error:
+        made.run.videos(**{"seeds": [5, 2], **arguments})
+    assert "--" not in str(error.value)
+
+
 def test_levels_and_classes_that_are_not_there_are_refused(made):
     z = made.run.latents([5, 2])
-    with pytest.raises(ConfigError, match="--level=3: the generator has 2 levels; valid: 1 to 2"):
-        made.saved.videos(z, level=3, labels=labels_of(made, 2))
+    with pytest.raises(ValueError, match="level: 3; valid: 1 to 2"):
+        made.saved.render(z, level=3, labels=labels_of(made, 2))
+    with pytest.raises(ValueError, match=r"z: shape \[2, 3\]; valid: \[N, 4\], N at least 1"):
+        made.saved.render(z[:, :3], labels=labels_of(made, 2))
     if not made.saved.class_names:
-        with pytest.raises(ConfigError, match="--labels: the generator was not trained with classes"):
-            made.saved.videos(z, labels=[0, 1])
+        with pytest.raises(ValueError, match="labels: the generator was not trained with classes"):
+            made.saved.render(z, labels=[0, 1])
         return
-    with pytest.raises(ConfigError, match="--labels: the generator needs the class of each video"):
-        made.saved.videos(z)
-    for labels in ([0, 3], [-1, 0], [0], [0, 1, 2]):
-        with pytest.raises(ConfigError, match=r"--labels=.*: valid: 2 numbers from 0 to 2"):
+    with pytest.raises(ValueError, match="labels: the generator needs the class of each video; valid: 0 to 2, or left"):
+        made.saved.render(z)
+    for labels, wrong in (([0, 3], "3"), ([-1, 0], "-1"), (["left", "right"], "'right'"), ([0, None], "None")):
+        with pytest.raises(ValueError, match=rf"labels: {wrong} is not a class; valid: 0 to 2, or left, up/down, "):
             next(made.saved.stream(z, labels=labels))
+    for labels in ([0], [0, 1, 2]):
+        with pytest.raises(
+            ValueError, match=rf"labels: {len(labels)} for 2 videos; valid: one a video, or one for all"
+        ):
+            made.run.videos([5, 2], labels)
 
 
 # ---- the export, as a program that has only TensorFlow sees it
@@ -141,7 +183,7 @@ def test_signatures(made):
     numbers = {"seed": tf.constant(5, tf.int64), "num_videos": tf.constant(3), "num_frames": tf.constant(4)}
     assert apart(served.signatures["generate"](**numbers, **label)["videos"].numpy(), bytes_.numpy()) <= 1
     small = served.signatures["preview"](z=z, level=tf.constant(1), **label)["videos"].numpy()
-    assert apart(small, made.run.videos(z, level=1, labels=labels_of(made, 3))) <= 1
+    assert apart(small, made.run.render(z, level=1, labels=labels_of(made, 3))) <= 1
     with pytest.raises(tf.errors.InvalidArgumentError, match="level must be from 1 to 2"):
         served.signatures["preview"](z=z, level=tf.constant(3), **label)
     with pytest.raises(tf.errors.InvalidArgumentError, match="num_frames must be at least 1"):
@@ -160,7 +202,7 @@ def test_signatures(made):
     if not label:
         return
     one = served.signatures["generate"](**numbers, label=tf.constant([2]))["videos"].numpy()
-    assert apart(one, made.run.videos(z, labels=[2, 2, 2])) <= 1, "one class stands for all"
+    assert apart(one, made.run.render(z, labels=[2, 2, 2])) <= 1, "one class stands for all"
     assert apart(one, bytes_.numpy()) > 1
     for wrong, message in (
         ([0, 3, 1], "label must be from 0 to 2"),
