@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,8 @@ import pytest
 import tensorflow as tf
 from absl import logging
 
-from tests.conftest import tiny_config
+import tganv2_tf
+from tests.conftest import ROOT, tiny_config
 from tganv2_tf import export, videos
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.models.generator import Generator
@@ -249,6 +253,37 @@ def test_what_is_no_generator_is_refused(tmp_path):
     tf.saved_model.save(module, str(tmp_path / "other"))
     with pytest.raises(UserError, match=r"no generator that this version of tganv2_tf\.export wrote; export it again"):
         load_sampler(saved_model=str(tmp_path / "other"))
+
+
+def test_load_takes_runs_checkpoints_and_exports(made, tmp_path):
+    labels = {"labels": 1} if made.run.class_names else {}
+    run = pathlib.Path(made.folder).parents[1] / "run"
+    expected = made.run.videos([4], **labels)
+    for path in (run, str(run), run / "checkpoints" / "ckpt-7", made.folder):
+        sampler = tganv2_tf.load(path)
+        assert apart(sampler.videos([4], **labels), expected) <= 1
+        assert (sampler.resolution, sampler.num_frames, sampler.fps) == (16, 4, 10)
+        assert sampler.class_names == made.run.class_names
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(UserError, match=f"^{path} is not a run: no config.json in it"):
+            tganv2_tf.load(path)
+    (tmp_path / "saved_model.pb").write_bytes(b"no protocol buffer")
+    with pytest.raises(UserError, match=f"^{tmp_path}: no SavedModel there"):
+        tganv2_tf.load(tmp_path)
+
+
+def test_load_refuses_a_tensorflow_that_cannot_be_used(made, monkeypatch):
+    monkeypatch.setattr(tganv2_tf.lanes, "tensorflow_fault", lambda: "TensorFlow is not installed: ...")
+    with pytest.raises(UserError, match="TensorFlow is not installed"):
+        tganv2_tf.load(made.folder)
+
+
+def test_the_package_is_imported_without_tensorflow_and_has_no_other_names():
+    script = "import sys, tganv2_tf; print([tganv2_tf.load, tganv2_tf.score] and 'tensorflow' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout == "False\n", result.stderr
+    with pytest.raises(AttributeError, match="module 'tganv2_tf' has no attribute 'laod'"):
+        tganv2_tf.laod  # noqa: B018
 
 
 def test_an_export_names_all_classes():

@@ -7,6 +7,7 @@ TensorFlow is imported by the first call.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -67,19 +68,20 @@ def score(
       UserError: a file that is missing or damaged, too few videos, or a TensorFlow that cannot be used.
     """
     _require_tensorflow()
-    import dataclasses
+    import numpy as np
 
     from tganv2_tf import evaluate
     from tganv2_tf.config import EvalConfig
 
-    array = None if isinstance(videos, (str, os.PathLike)) else videos
-    options |= {} if array is not None else {_kind(os.fspath(videos)): os.fspath(videos)}
-    options["data_dir"], options["classifier"] = os.fspath(data_dir), os.fspath(classifier)
+    array = None if isinstance(videos, (str, os.PathLike)) else np.asarray(videos)
+    options |= {} if array is not None else {_kind(str(videos)): str(videos)}
+    options |= {"data_dir": data_dir, "classifier": classifier}
     options["scores"] = scores if isinstance(scores, str) else ",".join(scores)
+    options = {name: str(value) if isinstance(value, os.PathLike) else value for name, value in options.items()}
     fields = {kind: {field.name for field in dataclasses.fields(kind)} for kind in (evaluate.Command, EvalConfig)}
-    unknown = set(options) - set().union(*fields.values())
-    if unknown:
-        raise ValueError(f"{min(unknown)}: no such option; valid: {', '.join(sorted(set().union(*fields.values())))}")
+    known = set().union(*fields.values())
+    if set(options) - known:
+        raise ValueError(f"{min(set(options) - known)}: no such option; valid: {', '.join(sorted(known))}")
     with _without_flags():
         command = evaluate.Command(**{name: options[name] for name in fields[evaluate.Command] & set(options)})
         config = EvalConfig(**{name: options[name] for name in fields[EvalConfig] & set(options)})
