@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,25 +182,28 @@ def test_wrong_input_to_the_command(folder):
 
 
 def test_score_returns_what_the_command_reports(folder, tmp_path):
-    options = {"num_samples": 8, "repetitions": 2, "eval_batch_size": 4, "cache_dir": str(folder / "cache")}
-    about = {"classifier": folder / "classifier.npz", "scores": sorted(SCORES)}
-    output = tmp_path / "report.json"
+    options: dict[str, Any] = {
+        "num_samples": 8,
+        "repetitions": 2,
+        "eval_batch_size": 4,
+        "cache_dir": str(folder / "cache"),
+    }
+    classifier, scores, output = folder / "classifier.npz", sorted(SCORES), tmp_path / "report.json"
     flags = [f"--{name}={value}" for name, value in options.items()]
-    flags += [f"--classifier={folder / 'classifier.npz'}", f"--scores={','.join(about['scores'])}"]
+    flags += [f"--classifier={classifier}", f"--scores={','.join(scores)}"]
     main(*cli_flags.parse([*flags, f"--model_dir={folder / 'run'}", f"--output={output}"], Command, EvalConfig))
     reports = set((folder / "run").rglob("*.json"))
-    found = tganv2_tf.score(folder / "run", **about, **options)
+    found = tganv2_tf.score(folder / "run", classifier=classifier, scores=scores, **options)
     assert found == {name: of["mean"] for name, of in json.loads(output.read_text())["scores"].items()}
     assert set((folder / "run").rglob("*.json")) == reports, "no file is written"
 
     # The first videos of seed 0 are those of the seeds 0, 1, 2, ..., but for bytes; of an export, up to rounding.
-    real = {"data_dir": folder / "data", "flip": "no"}
     videos = tganv2_tf.load(folder / "run").videos(range(16), num_frames=16)
-    for source in (videos, folder / "saved" / "1"):
-        close = tganv2_tf.score(source, **real, **about, **options)
+    for same in (videos, folder / "saved" / "1"):
+        close = tganv2_tf.score(same, folder / "data", classifier, flip="no", **options)
         for name in ("inception_score", "c3d_fid"):
             np.testing.assert_allclose(close[name], found[name], rtol=0.05)
-    alone = tganv2_tf.score(videos[:8], classifier=about["classifier"], scores="inception_score", num_samples=8)
+    alone = tganv2_tf.score(videos[:8], classifier=classifier, scores="inception_score", num_samples=8)
     assert list(alone) == ["inception_score"]
 
 
