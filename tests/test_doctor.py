@@ -188,6 +188,14 @@ def test_the_lane(monkeypatch, version, level, text):
     assert (finding.level, finding.subject) == (level, "lane") and finding.text.startswith(text)
 
 
+def test_the_keras_that_is_loaded_must_be_keras_2(monkeypatch):
+    monkeypatch.setattr(lanes, "tensorflow_version", lambda: "2.21.0")
+    monkeypatch.setattr(lanes.importlib.util, "find_spec", lambda name: object())
+    for keras, fault in ((types.SimpleNamespace(), False), (types.SimpleNamespace(__version__="3.15.1"), True)):
+        monkeypatch.setitem(lanes.sys.modules, "tensorflow", types.SimpleNamespace(keras=keras))
+        assert ("tf.keras is Keras 3.15.1 in this process" in lanes.tensorflow_fault()) == fault
+
+
 def test_each_lane_has_the_libraries_of_its_tensorflow(monkeypatch):
     libraries, built_for = {}, lanes.gpu_libraries()
     for version in ("2.15.1", "2.21.0"):

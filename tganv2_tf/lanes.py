@@ -120,9 +120,10 @@ def tensorflow_fault() -> str:
             line = ".".join(map(str, release_line(version)))
             return f"TensorFlow {version} needs Keras 2 as a package: pip install 'tf_keras=={line}.*'"
         keras = sys.modules.get("tensorflow") and sys.modules["tensorflow"].keras
-        if keras and not keras.__version__.startswith("2."):
+        keras_version = getattr(keras, "__version__", "2")  # tf.keras does not tell it where it is tf_keras
+        if not keras_version.startswith("2"):
             return (
-                f"tf.keras is Keras {keras.__version__} in this process, and Keras 2 is needed: import tganv2_tf "
+                f"tf.keras is Keras {keras_version} in this process, and Keras 2 is needed: import tganv2_tf "
                 f"before TensorFlow, or set {LEGACY_KERAS}=1"
             )
     elif release_line(version) < (2, 15):
