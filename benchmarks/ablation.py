@@ -7,7 +7,7 @@ levels, over several seeds, each until it has spent the same number of multiply-
 scores the averaged generators, and writes `ablation.md`, `ablation.json` and `ablation.png` into the folder. Everything
 is done by the project's commands, which the report lists. Run again, it goes on where it stopped.
 
-The plot needs Matplotlib: pip install -r requirements-benchmarks.txt
+The plot needs Matplotlib: requirements-benchmarks.txt
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from tganv2_tf import cli_flags
+from tganv2_tf import cli_flags, lanes
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option, require
 from tganv2_tf.errors import UserError
 from tganv2_tf.files import whole_file, write_atomically
@@ -232,7 +232,7 @@ def main(command: Command) -> int:
     try:
         import matplotlib  # noqa: F401 (now, and not after two hours)
     except ImportError as error:
-        raise UserError("the plot needs Matplotlib: pip install -r requirements-benchmarks.txt") from error
+        raise UserError(f"the plot needs Matplotlib: {lanes.install_command('benchmarks')}") from error
     folder, plans = pathlib.Path(command.output_dir), plan(command)
     runner = Runner(folder)
     runner.prepare()

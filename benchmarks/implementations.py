@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import numpy as np
 
 from benchmarks.contest import in_new_process
+from tganv2_tf import lanes
 from tganv2_tf.config import Config, ModelConfig
 from tganv2_tf.errors import UserError
 from tganv2_tf.files import read_npz
@@ -32,7 +33,7 @@ LOSSES = ("generator_loss", "discriminator_loss", "r1_penalty")
 def require_torch() -> None:
     """Raises UserError where PyTorch is not installed."""
     if importlib.util.find_spec("torch") is None:
-        raise UserError("PyTorch is not installed: pip install -r requirements-peers.txt, or leave torch out")
+        raise UserError(f"PyTorch is not installed: {lanes.install_command('peers')}, or leave torch out")
 
 
 def narrowed(model: ModelConfig, divisor: int) -> ModelConfig:

@@ -3,7 +3,7 @@
 python -m benchmarks.inference --output=inference.json
 
 `ours` is the signature `generate_float` of the SavedModel that tganv2_tf.export writes; the baseline is that of
-benchmarks/torch_baseline.py, in evaluation mode (pip install -r requirements-peers.txt). Both render all frames of the
+benchmarks/torch_baseline.py, in evaluation mode (requirements-peers.txt). Both render all frames of the
 last level from random latents, each in a process of its own, in turns; the first call of each does not count. Before
 that the videos of both are compared, of networks with a sixteenth of the channels; where they differ nothing is timed.
 """

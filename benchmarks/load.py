@@ -11,7 +11,7 @@ there, and some beyond each limit, which must be refused by a line that says so.
 It ends with status 1 where a request failed, an answer was another, a request beyond a limit was not refused, or
 memory, file handles or temporary files grew. Memory grows where its least-squares slope over the last two thirds of the
 time would add a twentieth of it, and more than 20 MB, in that time. Linux only; needs Gradio:
-pip install -r requirements-explore.txt
+requirements-explore.txt
 """
 
 from __future__ import annotations

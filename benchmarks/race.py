@@ -2,8 +2,8 @@
 
 python -m benchmarks.race --data_dir=demo/data/train --classifier=demo/classifier.npz --work_dir=race --output=race.json
 
-`ours` is `python -m tganv2_tf.train`, but for its previews; the baseline is benchmarks/torch_training.py (pip install
--r requirements-peers.txt): the same networks and step in PyTorch, the same recipe and first weights, and videos that
+`ours` is `python -m tganv2_tf.train`, but for its previews; the baseline is benchmarks/torch_training.py
+(requirements-peers.txt): the same networks and step in PyTorch, the same recipe and first weights, and videos that
 were decoded before. Both begin at one moment, each on a core of its own, and their times are those of whole commands,
 with imports and the making of graphs. At each of `--minutes` the averaged generators are kept: of ours the newest
 checkpoint, of the baseline what comes of the step under way. Afterwards all get the score of tganv2_tf.evaluate. In the

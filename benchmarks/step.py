@@ -4,7 +4,7 @@ python -m benchmarks.step --clips=2 --output=step.json
 python -m benchmarks.step --flagfile_of_run=faceforensics.flags --clips=4 --dtype=bfloat16 --implementations=ours,torch
 
 `ours` is the step of tganv2_tf.train; `plain` the same model by its definitions, without the cheaper forms; `torch`
-what benchmarks/torch_baseline.py says (pip install -r requirements-peers.txt); `recompute` ours with that flag;
+what benchmarks/torch_baseline.py says (requirements-peers.txt); `recompute` ours with that flag;
 `products` one product of matrices with as many multiply-adds as ours executes, so that the ratio to it is the share of
 the machine's speed that ours reaches. Each runs in a process of its own, on random clips in memory, in turns; the first
 step of each, in which graphs are made, does not count. Before that, the losses, the penalty and all gradients of the

@@ -1,6 +1,7 @@
 """Command lines: what wins, where flagfiles are found, and one line for every mistake."""
 
 import dataclasses
+import os
 import re
 import runpy
 import shlex
@@ -10,7 +11,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from tganv2_tf import __main__, cli_flags
+from tganv2_tf import __main__, cli_flags, lanes
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option
 from tganv2_tf.errors import ConfigError, UserError
 
@@ -48,6 +49,51 @@ def test_bare_names_are_looked_up_in_flags(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     model, _, train, _ = cli_flags.parse(["--flagfile=ucf.flags"], *RUN)
     assert (model.resolution, train.global_batch_size) == (192, 64)
+
+
+def test_flag_files_include_others_from_the_folder_their_own_folder_and_the_recipes(monkeypatch, tmp_path):
+    (tmp_path / "work" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    mine = tmp_path / "work" / "sub" / "mine.flags"
+    mine.write_text("  # mine\n--flagfile=own_videos.flags\n// and more\n--flagfile=beside.flags\n--z_dim=7\n")
+    (mine.parent / "beside.flags").write_text("--z_dim=6\n--num_frames=32\n")
+    own = cli_flags.parse(["--flagfile=own_videos.flags"], *RUN)
+    assert own[0].z_dim != 7
+
+    def models(*argv):
+        return cli_flags.parse([f"--flagfile={mine}", *argv], *RUN)[0]
+
+    assert models() == dataclasses.replace(own[0], z_dim=7, num_frames=32), "a later line wins"
+    assert models("--z_dim=8").z_dim == 8
+    assert models("--flagfile", "sub/beside.flags").z_dim == 6
+    (tmp_path / "work" / "beside.flags").write_text("--lstm_channels=3\n")
+    assert models() == dataclasses.replace(own[0], z_dim=7, lstm_channels=3), "the working folder comes first"
+    (tmp_path / "work" / "ucf.flags").write_text("--z_dim=5\n")
+    assert cli_flags.parse(["--flagfile=ucf.flags"], *RUN)[0] == dataclasses.replace(ModelConfig(), z_dim=5)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a": "--flagfile=none.flags"}, r"a: --flagfile=none\.flags: no such file; recipes in .*ucf\.flags"),
+        ({"a": "--count=1\n--flagfile"}, "a: --flagfile: the name of the file is missing"),
+        ({"a": "--flagfile=b", "b": "--flagfile=a"}, "b: --flagfile=a: flag files include each other: a -> b -> a"),
+        ({"a": "--flagfile=b", "b": "--flagfile=./b"}, r"b: --flagfile=\./b: flag files include each other: b -> b"),
+        ({"a": "--flagfile=b", "b": "--cuont=1"}, r"b: --cuont: no such flag; did you mean --count\?"),
+        ({"a": "--flagfile=b", "b": "--count=many"}, "b: .*--count=many.*a whole number"),
+        ({"a": "count"}, "a: unexpected argument 'count'"),
+        ({"a": b"\xff\xfe"}, "--flagfile=a: not a text file"),
+        ({"a/x": ""}, "--flagfile=a: no such file"),
+    ],
+)
+def test_mistakes_in_flag_files_name_the_file_in_one_line(monkeypatch, tmp_path, files, message):
+    monkeypatch.chdir(tmp_path)
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError, match=f"^{message}") as error:
+        cli_flags.parse(["--path=x", "--flagfile=a"], Options)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -227,22 +273,108 @@ def test_the_list_of_commands_has_their_first_lines(capsys, monkeypatch, tmp_pat
     (package / "library.py").write_text('"""Helps."""\nif __name__ == "__main__":\n    pass\n')
     monkeypatch.setattr(__main__, "ROOT", tmp_path)
     assert __main__.main(["--help"]) == 0
-    assert capsys.readouterr().out.splitlines()[2:] == ["Train, generate, score, serve", "  tganv2_tf.paint  Paints."]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:4] == ["Train, generate, score, serve", "  tganv2_tf.paint  Paints."] and len(lines) == 6
 
 
 @pytest.mark.parametrize(
-    ("argument", "advice"),
+    ("name", "advice"),
     [
-        ("trian", "did you mean python -m tganv2_tf.train?"),
-        ("chainer", "python -m tganv2_tf.interop.chainer?"),
-        ("--x", "it takes none, and lists the commands"),
+        ("trian", "did you mean train?"),
+        ("data_perp.ucf101", "did you mean data_prep.ucf101?"),
+        ("--x", "without arguments, all are listed"),
     ],
 )
-def test_the_list_takes_no_arguments(capsys, argument, advice):
-    assert __main__.main([argument]) == 2
+def test_an_unknown_command_is_one_line(capsys, name, advice):
+    assert __main__.main([name]) == 2
     output = capsys.readouterr()
-    assert output.out == "" and output.err.count("\n") == 1
-    assert repr(argument) in output.err and advice in output.err
+    assert output.out == "" and output.err == f"tganv2: {name!r} is no command; {advice}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("train", "tganv2_tf.train"),
+        ("ucf101", "data_prep.ucf101"),
+        ("chainer", "tganv2_tf.interop.chainer"),
+        ("data_prep.ucf101", "data_prep.ucf101"),
+    ],
+)
+def test_a_command_runs_as_python_runs_its_module(monkeypatch, name, module):
+    calls = []
+
+    def run(*arguments):
+        calls.append((arguments[2], list(sys.argv)))
+        return 7
+
+    monkeypatch.setattr(cli_flags, "run", run)
+    monkeypatch.setattr(sys, "argv", ["tganv2", name, "--path=x"])
+    with pytest.raises(SystemExit) as end:
+        __main__.console()
+    assert end.value.code == 7
+    ((command, argv),) = calls
+    assert (command, argv[1:]) == (module, ["--path=x"])
+    assert argv[0] == str(ROOT / f"{module.replace('.', '/')}.py"), "as `python -m` sets it"
+
+
+def test_a_last_part_that_is_not_unique_is_refused(monkeypatch, tmp_path):
+    for folder in ("tganv2_tf", "data_prep"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "paint.py").write_text('"""Paints."""\nsys.exit(cli_flags.run(main))\n')
+    monkeypatch.setattr(__main__, "ROOT", tmp_path)
+    with pytest.raises(LookupError, match=r"paint is the last part of several: tganv2_tf\.paint, data_prep\.paint"):
+        __main__.find("paint")
+    assert __main__.find("data_prep.paint") == "data_prep.paint"
+
+
+# A process without TensorFlow, or with another version of it: of what importlib.metadata says of distributions.
+OTHER_TENSORFLOW = """
+import importlib.metadata, sys
+wanted, real = sys.argv.pop(1), importlib.metadata.version
+def version(name):
+    if name.startswith(("tensorflow", "tf-")) and not (name == "tensorflow" and wanted):
+        raise importlib.metadata.PackageNotFoundError(name)
+    return wanted if name == "tensorflow" else real(name)
+importlib.metadata.version = version
+from tganv2_tf.__main__ import console
+sys.exit(console())
+"""
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"), [("", "TensorFlow is not installed"), ("2.14.1", "TensorFlow 2.14.1 is too old; 2.15 is")]
+)
+def test_a_tensorflow_that_cannot_be_used_is_one_line(tmp_path, version, reason):
+    def run(*arguments):
+        command = [sys.executable, "-c", OTHER_TENSORFLOW, version, *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    result = run("generate", f"--model_dir={ROOT / 'examples/demo_generator'}", "--output=x.png")
+    assert result.returncode == 1 and result.stdout == ""
+    assert re.fullmatch(rf"generate: {reason}.*: pip install -r requirements.*\n", result.stderr)
+    assert run("moving_shapes", "--output_dir=shapes", "--videos_per_class=1").returncode == 0, "it needs none"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ModuleNotFoundError("No module named 'cv2'", name="cv2"), "No module named 'cv2'"),
+        (
+            ImportError("Traceback (most recent call last):\n  x\nImportError: libx.so: none\n\n\nFailed to load."),
+            "libx.so: none",
+        ),
+    ],
+)
+def test_an_import_that_fails_is_one_line_unless_it_is_a_bug(capsys, error, reason):
+    def main(options):
+        raise error
+
+    assert cli_flags.run(main, (Options,), "pkg.tool", "", ["--path=x"]) == 1
+    assert capsys.readouterr().err == f"tool: {reason}; to install what is missing: {lanes.install_command()}\n"
+    error.name = "tganv2_tf.nothing"
+    with pytest.raises(ImportError):
+        cli_flags.run(main, (Options,), "pkg.tool", "", ["--path=x"])
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "flags").glob("*.flags")), ids=lambda path: path.name)

@@ -28,7 +28,7 @@ from tests.conftest import ROOT, tiny_config
 from tests.data_sets import flip_byte, write_data_set
 from tests.forking import fork_command
 from tests.test_i3d import means, save_module
-from tganv2_tf import cli_flags
+from tganv2_tf import __main__, cli_flags, lanes
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.data import reading
 from tganv2_tf.data.manifest import UNFINISHED_DIR, Manifest, shard_name
@@ -112,6 +112,8 @@ class Command:
             words = words[words.index("python") :]
         if words[:2] == ["python", "-m"]:
             return cls(text, words[2], words[3:], environment)
+        if words[:1] == ["tganv2"]:
+            return cls(text, __main__.find(words[1]) if words[1:] else "tganv2_tf", words[2:], environment)
         return cls(text, "", words, environment)
 
     @property
@@ -226,6 +228,7 @@ BROUGHT = {
     "docs/installation.md": ["demo/run"],
     "docs/own_videos.md": ["VIDEOS"],
     "docs/serving.md": ["demo/run"],
+    "docs/python_api.md": ["examples", "demo/run", "demo/data/train", "demo/classifier.npz"],
     "docs/troubleshooting.md": ["data/own/train"],
     "docs/ucf101.md": ["UCF-101", "ucfTrainTestlist", "conv3d_deepnetA_ucf.npz", "gen_iter_82000.npz"],
 }
@@ -261,6 +264,9 @@ def brought(tmp_path_factory):
     shape = C3DConfig(side=8, channels=(2,) * 8, units=(8, 8), num_classes=2)
     described = {"format": 1, "shape": dataclasses.asdict(shape), "labels": [], "recipe": {}}
     save_classifier(C3D(shape), described, folder / "conv3d_deepnetA_ucf.npz")
+    (folder / "demo" / "data").mkdir(parents=True)
+    (folder / "demo" / "data" / "train").symlink_to(folder / "data" / "own" / "train")
+    (folder / "demo" / "classifier.npz").symlink_to(folder / "conv3d_deepnetA_ucf.npz")
     save_module(folder / "i3d-kinetics-400", lambda video: {"default": means(video)})
     config = tiny_config(model={"frame_strides": (), "batch_strides": (), "up_channels": (2, 2, 2)})
     chainer.save_generator(Generator(config.model), folder / "gen_iter_82000.npz")
@@ -310,7 +316,9 @@ def test_every_command_of_a_page_runs(page, brought, tmp_path):
             assert command.module in SMALL, f"{page}: nothing says how to test {command.text!r}"
             run(command, tmp_path)
     for block in blocks(page, "python"):
-        result = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        script = [sys.executable, "-c", block]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        result = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
         assert result.returncode == 0 and result.stdout, f"{page}: {result.stderr}"
 
 
@@ -391,7 +399,7 @@ def test_what_troubleshooting_quotes_is_what_is_said(troubled, monkeypatch):
 
     monkeypatch.chdir(troubled)
     said += [f"train: {line}" for line in (not_finite(), out_of_memory(), damaged_record())]
-    said += [f"explore: {no_gradio(monkeypatch)}", no_gpu(monkeypatch)]
+    said += [f"explore: {no_gradio(monkeypatch)}", f"generate: {no_tensorflow(monkeypatch)}", no_gpu(monkeypatch)]
     said += re.findall(r"make: OpenCV [^\"]*", (ROOT / "Makefile").read_text())
     lines = [line for block in blocks("docs/troubleshooting.md", "text") for line in block.splitlines()]
     assert sorted(lines) == sorted(said)
@@ -430,6 +438,12 @@ def damaged_record():
     found = reading.explain(tf.errors.DataLossError(None, None, "corrupted record at 12345"), manifest, data)
     assert found is not None
     return found
+
+
+def no_tensorflow(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(lanes, "tensorflow_version", lambda: "")
+        return lanes.tensorflow_fault()
 
 
 def no_gradio(monkeypatch):

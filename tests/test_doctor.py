@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tests.conftest import TINY_FLAGS, tiny_config
 from tests.data_sets import write_data_set
-from tganv2_tf import cli_flags, doctor, machine
+from tganv2_tf import cli_flags, doctor, lanes, machine
 from tganv2_tf.config import DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.doctor import NOTE, OK, PROBLEM, Device
 from tganv2_tf.errors import ConfigError
@@ -56,14 +56,33 @@ def test_pins_are_read_from_requirements_and_from_metadata():
     assert machine.parse_pins(lines) == {"tensorflow": "2.15.1", "absl-py": "2.3.1"}
 
 
+def test_pins_of_other_versions_of_python_do_not_count():
+    lines = [
+        'numpy==1; python_version < "3.12"',
+        "numpy==2 ; python_version >= '3.12'",
+        'a==1; python_version == "3.9"',
+        'b==1; python_version > "3.9" and python_version <= "3.12" and sys_platform == "linux"',
+        "c==1 ; (python_version >= '3.10') and extra == 'ray'",
+    ]
+    assert machine.parse_pins(lines, (3, 9)) == {"numpy": "1", "a": "1"}
+    assert machine.parse_pins(lines, (3, 10)) == {"numpy": "1", "b": "1"}, "3.10 is more than 3.9"
+    assert machine.parse_pins(lines, (3, 12)) == {"numpy": "2", "b": "1"}
+    assert machine.parse_pins(lines, (3, 13)) == {"numpy": "2"}
+
+
 def test_pins_come_from_the_checkout_or_the_installed_distribution(monkeypatch, tmp_path):
     (tmp_path / "requirements.txt").write_text("numpy==1.0\nno-such-package==3\n")
-    monkeypatch.setattr(machine, "REQUIREMENTS", tmp_path / "requirements.txt")
+    (tmp_path / "requirements-current.txt").write_text("numpy==2.0\n")
+    monkeypatch.setattr(lanes, "ROOT", tmp_path)
+    monkeypatch.setattr(lanes, "is_by_choice", lambda: False)
     numpy = machine.installed_version("numpy")
     assert numpy and machine.pins() == [Pin("numpy", "1.0", numpy), Pin("no-such-package", "3", None)]
-    monkeypatch.setattr(machine, "REQUIREMENTS", tmp_path / "none.txt")
+    monkeypatch.setattr(lanes, "is_by_choice", lambda: True)
+    assert machine.pins() == [Pin("numpy", "2.0", numpy)]
+    monkeypatch.setattr(lanes, "ROOT", tmp_path / "none")
+    monkeypatch.setattr(lanes, "DISTRIBUTION", "no-such-distribution")
     assert machine.pins() == [], "neither"
-    monkeypatch.setattr(machine, "DISTRIBUTION", "imageio")
+    monkeypatch.setattr(lanes, "DISTRIBUTION", "imageio")
     monkeypatch.setattr(machine.importlib.metadata, "requires", lambda name: [f"{name}==1.5"])
     assert machine.pins() == [Pin("imageio", "1.5", machine.installed_version("imageio"))]
 
@@ -113,14 +132,80 @@ def test_memory_that_cannot_be_found_out(tmp_path):
     assert doctor.check_memory(None).level == NOTE
 
 
-def test_processors_without_avx(tmp_path):
-    for flags, lacks in (
-        ("flags\t\t: fpu avx2 sse", True),
-        ("flags : fpu avx avx2", False),
-        ("Features : neon", False),
-    ):
-        (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\nbugs : avx\n")
-        assert machine.lacks_avx(str(tmp_path / "cpuinfo")) == lacks
+@pytest.mark.parametrize(
+    ("flags", "instructions"),
+    [
+        ("flags\t\t: fpu avx2 sse avx512fp16", ["avx2"]),
+        ("flags : fpu avx512f avx avx2", ["avx", "avx2", "avx512f"]),
+        ("Features : neon", None),
+    ],
+)
+def test_vector_instructions(tmp_path, flags, instructions):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\nbugs : avx\n")
+    assert machine.vector_instructions(str(tmp_path / "cpuinfo")) == instructions
+
+
+@pytest.mark.parametrize(
+    ("instructions", "variable", "of_user", "level", "text"),
+    [
+        (["avx", "avx2"], "1", None, OK, "avx, avx2; oneDNN is on (TF_ENABLE_ONEDNN_OPTS=1, the default here)"),
+        (["avx"], "1", "1", OK, "avx; oneDNN is on (TF_ENABLE_ONEDNN_OPTS=1, as the environment says)"),
+        (
+            ["avx"],
+            "0",
+            "0",
+            NOTE,
+            "oneDNN is off (TF_ENABLE_ONEDNN_OPTS=0, as the environment says): a training step takes",
+        ),
+        (["avx2"], "1", None, PROBLEM, "no AVX"),
+        (None, "1", None, OK, "oneDNN: TF_ENABLE_ONEDNN_OPTS=1"),
+    ],
+)
+def test_processor_and_onednn(monkeypatch, instructions, variable, of_user, level, text):
+    monkeypatch.setattr(machine, "vector_instructions", lambda: instructions)
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", variable)
+    monkeypatch.setattr(lanes, "_ONEDNN_OF_USER", of_user)
+    finding = doctor.check_processor()
+    assert (finding.level, finding.subject) == (level, "processor") and text in finding.text
+
+
+@pytest.mark.parametrize(
+    ("version", "level", "text"),
+    [
+        ("2.15.1", OK, "pinned, TensorFlow 2.15.1"),
+        ("2.15.0", OK, "pinned, TensorFlow 2.15.0"),
+        ("2.21.0", OK, "current, TensorFlow 2.21.0"),
+        ("2.18.1", NOTE, "current; TensorFlow 2.18.1 is not tested, 2.15 and 2.21 are"),
+        ("2.14.0", PROBLEM, "TensorFlow 2.14.0 is too old; 2.15 is the oldest that is supported: pip install -r "),
+        ("", PROBLEM, "TensorFlow is not installed: pip install -r "),
+    ],
+)
+def test_the_lane(monkeypatch, version, level, text):
+    monkeypatch.setattr(lanes, "tensorflow_version", lambda: version)
+    monkeypatch.setattr(lanes.importlib.util, "find_spec", lambda name: object())  # tf_keras
+    monkeypatch.setitem(lanes.sys.modules, "tensorflow", None)
+    finding = doctor.check_lane()
+    assert (finding.level, finding.subject) == (level, "lane") and finding.text.startswith(text)
+
+
+def test_the_keras_that_is_loaded_must_be_keras_2(monkeypatch):
+    monkeypatch.setattr(lanes, "tensorflow_version", lambda: "2.21.0")
+    monkeypatch.setattr(lanes.importlib.util, "find_spec", lambda name: object())
+    for keras, fault in ((types.SimpleNamespace(), False), (types.SimpleNamespace(__version__="3.15.1"), True)):
+        monkeypatch.setitem(lanes.sys.modules, "tensorflow", types.SimpleNamespace(keras=keras))
+        assert ("tf.keras is Keras 3.15.1 in this process" in lanes.tensorflow_fault()) == fault
+
+
+def test_each_lane_has_the_libraries_of_its_tensorflow(monkeypatch):
+    libraries, built_for = {}, lanes.gpu_libraries()
+    for version in ("2.15.1", "2.21.0"):
+        monkeypatch.setattr(lanes, "tensorflow_version", lambda version=version: version)
+        libraries[version] = set(lanes.gpu_libraries())
+    assert libraries["2.15.1"] ^ libraries["2.21.0"] == {"libcudnn.so.8", "libcudnn.so.9"}
+    build = tf.sysconfig.get_build_info()
+    if build.get("is_cuda_build"):  # what the installed one was built for
+        assert f"libcudnn.so.{build['cudnn_version']}" in built_for
+        assert "libcudart.so.12" in built_for and build["cuda_version"].startswith("12.")
 
 
 def test_gpus_are_found_by_driver_or_bus(monkeypatch, tmp_path):
@@ -156,9 +241,9 @@ def test_libraries_are_looked_for_in_nvidias_packages_too(monkeypatch, tmp_path)
         (
             [Pin("a", "1", "1"), Pin("b", "2", "3"), Pin("c", "4", None), Pin("tensorflow-io", "5", None)],
             [
-                "NOTE    b: 3, but tested with 2: pip install -r requirements.txt",
-                "PROBLEM c: not installed; 4 is wanted: pip install -r requirements.txt",
-                "NOTE    tensorflow-io: not installed; 5 is wanted: pip install -r requirements.txt",
+                "NOTE    b: 3, but tested with 2: INSTALL",
+                "PROBLEM c: not installed; 4 is required: INSTALL",
+                "NOTE    tensorflow-io: not installed; 5 is required: INSTALL",
                 "OK      packages: 1 of 4 as pinned: a 1",
             ],
         ),
@@ -167,14 +252,16 @@ def test_libraries_are_looked_for_in_nvidias_packages_too(monkeypatch, tmp_path)
 )
 def test_versions_are_held_against_the_pins(monkeypatch, pins, lines):
     monkeypatch.setattr(machine, "pins", lambda: pins)
+    monkeypatch.setattr(lanes, "install_command", lambda extra="": "INSTALL")
     found = [str(finding) for finding in doctor.check_versions()]
     assert found[0].startswith("OK      Python: 3.")
-    assert found[1:-2] == lines
+    assert found[1] == f"OK      lane: {lanes.name()}, TensorFlow {tf.__version__}"
+    assert found[2:-3] == lines
     assert [line.split(":")[0] for line in found[-2:]] == ["OK      OpenCV", "OK      ffmpeg"]
 
 
 def test_an_old_processor_and_a_missing_ffmpeg_are_problems(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "lacks_avx", lambda: True)
+    monkeypatch.setattr(machine, "vector_instructions", list)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
     problems = [finding.subject for finding in doctor.check_versions() if finding.level == PROBLEM]
     assert problems == ["processor", "ffmpeg"]
@@ -189,14 +276,14 @@ def test_an_old_processor_and_a_missing_ffmpeg_are_problems(monkeypatch, tmp_pat
         (
             None,
             {"is_cuda_build": True},
-            ["libcuda.so.1", "libcudnn.so.8"],
+            ["libcuda.so.1", "libcusparse.so.12"],
             "libcuda.so.1 does not load; install NVIDIA's driver",
         ),
         (
             None,
             {"is_cuda_build": True},
-            ["libcudnn.so.8"],
-            "libcudnn.so.8 cannot be loaded; pip install -r requirements-gpu",
+            ["libcusparse.so.12"],
+            "libcusparse.so.12 cannot be loaded; pip install -r requirements-gpu.txt -c constraints",
         ),
         (None, {"is_cuda_build": True}, [], "look at nvidia-smi"),
     ],
@@ -435,9 +522,9 @@ def test_a_run_that_fits(sound, capsys, tmp_path):
     status, lines, errors = run(*flags, capsys=capsys)
     assert (status, errors) == (0, "")
     subjects = [line.split(":")[0] for line in lines]
-    names = ("Python", "packages", "OpenCV", "ffmpeg", "machine", "data", "TensorFlow", "devices", "run", "--model_dir")
-    assert subjects == [f"OK      {name}" for name in (*names, "memory", "time")]
-    assert lines[8] == "OK      run: a new one"
+    names = ("Python", "lane", "packages", "processor", "OpenCV", "ffmpeg", "machine", "data", "TensorFlow", "devices")
+    assert subjects == [f"OK      {name}" for name in (*names, "run", "--model_dir", "memory", "time")]
+    assert lines[10] == "OK      run: a new one"
     assert re.search("about .* MiB at the peak of .* GiB free", lines[-2])
 
 
@@ -506,6 +593,10 @@ def test_a_tensorflow_that_does_not_load_ends_the_examination(sound, capsys, mon
     monkeypatch.setitem(doctor.sys.modules, "tensorflow", None)
     status, lines, _ = run(*TINY, capsys=capsys)
     assert status == 1
-    assert lines[-2].startswith("PROBLEM TensorFlow: cannot be imported: ") and lines[-2].endswith(
-        "-r requirements.txt"
-    )
+    assert lines[-2].startswith("PROBLEM TensorFlow: cannot be imported: ")
+    assert lines[-2].endswith(f"in a fresh environment: {lanes.install_command()}")
+
+
+def test_an_unsupported_python_is_a_problem(monkeypatch):
+    monkeypatch.setattr(lanes, "python_fault", lambda: "tganv2_tf needs another")
+    assert next(doctor.check_versions()).level == PROBLEM

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import tganv2_tf
 from data_prep.moving_shapes import write_video
 from tests.conftest import run_command, tiny_config
 from tests.data_sets import write_data_set
@@ -177,6 +179,61 @@ def test_wrong_input_to_the_command(folder):
         assert result.returncode == status
         assert result.stderr.startswith("evaluate: ") and len(result.stderr.splitlines()) == 1
         assert result.stdout == ""
+
+
+def test_score_returns_what_the_command_reports(folder, tmp_path):
+    options: dict[str, Any] = {
+        "num_samples": 8,
+        "repetitions": 2,
+        "eval_batch_size": 4,
+        "cache_dir": str(folder / "cache"),
+    }
+    classifier, scores, output = folder / "classifier.npz", sorted(SCORES), tmp_path / "report.json"
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    flags += [f"--classifier={classifier}", f"--scores={','.join(scores)}"]
+    main(*cli_flags.parse([*flags, f"--model_dir={folder / 'run'}", f"--output={output}"], Command, EvalConfig))
+    reports = set((folder / "run").rglob("*.json"))
+    found = tganv2_tf.score(folder / "run", classifier=classifier, scores=scores, **options)
+    assert found == {name: of["mean"] for name, of in json.loads(output.read_text())["scores"].items()}
+    assert set((folder / "run").rglob("*.json")) == reports, "no file is written"
+
+    # The first videos of seed 0 are those of the seeds 0, 1, 2, ..., but for bytes; of an export, up to rounding.
+    videos = tganv2_tf.load(folder / "run").videos(range(16), num_frames=16)
+    for same in (videos, folder / "saved" / "1"):
+        close = tganv2_tf.score(same, folder / "data", classifier, flip="no", **options)
+        for name in ("inception_score", "c3d_fid"):
+            np.testing.assert_allclose(close[name], found[name], rtol=0.05)
+    alone = tganv2_tf.score(videos[:8], classifier=classifier, scores="inception_score", num_samples=8)
+    assert list(alone) == ["inception_score"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"num_smaples": 8}, ValueError, "^num_smaples: no such option; valid: c3d_mean, .*num_samples"),
+        ({"num_samples": 5}, ValueError, "^num_samples=5: valid: a whole number of at least 6"),
+        ({"scores": ["is"]}, ValueError, "^scores=is: valid: some of inception_score"),
+        ({"classifier": ""}, ValueError, "^classifier is missing"),
+        ({"data_dir": ""}, ValueError, "^data_dir is missing"),
+        ({"clips_dir": "x"}, ValueError, "model_dir, saved_model, video_dir, clips_dir: one of them, and only one"),
+        ({"truncation": 0.5}, ValueError, "truncation=0.5: valid: with generators only"),
+        ({"videos": np.zeros([6, 15, 8, 8, 3], np.uint8)}, UserError, "^videos: 15 frames; the scores need 16"),
+        ({"videos": np.zeros([6, 16, 8, 8, 3])}, UserError, r"^videos: float64 \[6, 16, 8, 8, 3\]; valid: uint8"),
+        ({"videos": np.zeros([6, 16, 8, 8], np.uint8)}, UserError, r"^videos: uint8 \[6, 16, 8, 8\]; valid"),
+        ({"videos": [[0]]}, UserError, "^videos: int64"),
+        ({"videos": "none"}, UserError, "^none is not a run"),
+    ],
+)
+def test_wrong_arguments_of_score(folder, arguments, kind, message):
+    arguments = {
+        "videos": np.zeros([6, 16, 8, 8, 3], np.uint8),
+        "classifier": folder / "classifier.npz",
+        "data_dir": folder / "data",
+        **arguments,
+    }
+    with pytest.raises(kind, match=message) as error:
+        tganv2_tf.score(**arguments)
+    assert "--" not in str(error.value)
 
 
 def test_training_keeps_the_best_checkpoint_by_the_chosen_score(folder, tmp_path):

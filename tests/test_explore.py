@@ -50,7 +50,7 @@ class StandIn:
     def latents(self, seeds: Sequence[int], truncation: float = 1.0) -> np.ndarray:
         return truncation * np.array(seeds, np.float32)[:, np.newaxis] / 10
 
-    def videos(self, z: np.ndarray, num_frames: int, level: int, labels: Sequence[int]) -> np.ndarray:
+    def render(self, z: np.ndarray, num_frames: int, level: int, labels: Sequence[int]) -> np.ndarray:
         size = self.sizes[level - 1]
         videos = np.zeros((len(z), num_frames, size, size, 3))
         videos[..., 0] = 200 * np.reshape(labels, (-1, 1, 1, 1))
@@ -186,10 +186,10 @@ class Slow(StandIn):
     def __init__(self) -> None:
         self.begun, self.let = threading.Event(), threading.Event()
 
-    def videos(self, *values: Any) -> np.ndarray:
+    def render(self, *values: Any) -> np.ndarray:
         self.begun.set()
         self.let.wait(60)
-        return super().videos(*values)
+        return super().render(*values)
 
 
 def waiting(page: Page) -> int:

@@ -106,7 +106,7 @@ def test_the_clock_of_a_walk():
 
 
 def points(*seeds):
-    return [rendering.LatentPath(f"seed{seed}", seed, np.full((1, 2), seed, np.float32)) for seed in seeds]
+    return [rendering.LatentPath(f"seed{seed}", seed, np.full((1, 1), seed, np.float32)) for seed in seeds]
 
 
 def test_every_class_gets_the_same_seeds():

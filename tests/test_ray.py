@@ -253,5 +253,7 @@ def test_wrong_flags_are_one_line(run: pathlib.Path, tmp_path: pathlib.Path, fla
 
 def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"Ray cannot be imported .*; pip install -r requirements-ray\.txt"):
+    with pytest.raises(
+        ConfigError, match=r"Ray cannot be imported .*; pip install -r requirements-ray\.txt -c constraints"
+    ):
         ray_cluster.connected().__enter__()

@@ -235,7 +235,9 @@ def test_what_is_wrong_is_said_before_ray_is_asked(
     with pytest.raises(ConfigError, match=r"^--model_dir is missing"):
         main(*on_ray, where[0])
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigError, match=r"^Ray cannot be imported .*pip install -r requirements-ray\.txt$"):
+    with pytest.raises(
+        ConfigError, match=r"^Ray cannot be imported .*pip install -r requirements-ray\.txt -c constraints\S*\.txt$"
+    ):
         main(*on_ray, *where)
     with files.locked(tmp_path / "run" / ".lock", "a test"), pytest.raises(UserError, match="another process"):
         main(*on_ray, *where)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,8 @@ import pytest
 import tensorflow as tf
 from absl import logging
 
-from tests.conftest import tiny_config
+import tganv2_tf
+from tests.conftest import ROOT, tiny_config
 from tganv2_tf import export, videos
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.models.generator import Generator
@@ -91,9 +95,9 @@ def test_a_seed_gives_the_same_video_everywhere(made):
         assert np.abs(expected[0] - expected[1]).max() > 0.05
         for sampler in (made.run, made.saved):
             np.testing.assert_allclose(sampler.float_videos(z, num_frames, level, labels), expected, atol=1e-4)
-            whole = sampler.videos(z, num_frames, level, labels)
+            whole = sampler.render(z, num_frames, level, labels)
             assert whole.dtype == np.uint8 and apart(whole, videos.to_uint8(expected)) <= 1
-            alone = sampler.videos(z[1:2], num_frames, level, None if labels is None else labels[1:2])
+            alone = sampler.render(z[1:2], num_frames, level, None if labels is None else labels[1:2])
             assert apart(alone[0], whole[1]) <= 1
 
 
@@ -108,19 +112,61 @@ def test_a_stream_is_the_video_in_parts(made):
     assert [part.shape for part in made.saved.stream(z, level=1, labels=labels)] == [(2, 4, 8, 8, 3)]
 
 
+def test_a_seed_is_its_latent(made):
+    labels = [i % 3 for i in (5, 2, 9)] if made.run.class_names else None
+    expected = made.run.render(made.run.latents([5, 2, 9], 0.5), 6, 1, labels)
+    whole = made.run.videos([5, 2, 9], num_frames=6, level=1, truncation=0.5)
+    assert whole.dtype == np.uint8 and whole.shape == (3, 6, 8, 8, 3)
+    np.testing.assert_array_equal(whole, expected, "without labels, classes come in turn by seed, as in generate")
+    np.testing.assert_array_equal(made.run.videos(np.array([5]), num_frames=6, level=1, truncation=0.5), expected[:1])
+    if labels:
+        named = made.run.videos([5, 2], ["\u00fcber", "left"])
+        np.testing.assert_array_equal(named, made.run.videos([5, 2], np.array([2, 0])))
+        np.testing.assert_array_equal(made.run.videos([5, 2], "left"), made.run.videos([5, 2], [0, 0]))
+        np.testing.assert_array_equal(made.run.videos([5, 2], 1), made.run.videos([5, 2], ["up/down", 1]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"level": 3}, "level: 3; valid: 1 to 2, or 0 for the last"),
+        ({"level": -1}, "level: -1; valid"),
+        ({"level": 1.5}, "level: 1.5; valid: a whole number"),
+        ({"num_frames": -2}, "num_frames: -2; valid: at least 1, or 0"),
+        ({"truncation": 0}, "truncation: 0; valid: a number above 0, at most 1"),
+        ({"seeds": []}, r"seeds: \[\]; valid: whole numbers from 0 to 2\^63 - 1, at least one"),
+        ({"seeds": [-1]}, r"seeds: \[-1\]; valid"),
+        ({"seeds": [2**63]}, "seeds: .*; valid"),
+        ({"seeds": ["a"]}, r"seeds: \['a'\]; valid: a sequence of whole numbers"),
+        ({"seeds": 3}, "seeds: 3; valid: a sequence of whole numbers"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(made, arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}") as error:
+        made.run.videos(**{"seeds": [5, 2], **arguments})
+    assert "--" not in str(error.value)
+
+
 def test_levels_and_classes_that_are_not_there_are_refused(made):
     z = made.run.latents([5, 2])
-    with pytest.raises(ConfigError, match="--level=3: the generator has 2 levels; valid: 1 to 2"):
-        made.saved.videos(z, level=3, labels=labels_of(made, 2))
+    with pytest.raises(ValueError, match="level: 3; valid: 1 to 2"):
+        made.saved.render(z, level=3, labels=labels_of(made, 2))
+    with pytest.raises(ValueError, match=r"z: shape \[2, 3\]; valid: \[N, 4\], N at least 1"):
+        made.saved.render(z[:, :3], labels=labels_of(made, 2))
     if not made.saved.class_names:
-        with pytest.raises(ConfigError, match="--labels: the generator was not trained with classes"):
-            made.saved.videos(z, labels=[0, 1])
+        with pytest.raises(ValueError, match="labels: the generator was not trained with classes"):
+            made.saved.render(z, labels=[0, 1])
         return
-    with pytest.raises(ConfigError, match="--labels: the generator needs the class of each video"):
-        made.saved.videos(z)
-    for labels in ([0, 3], [-1, 0], [0], [0, 1, 2]):
-        with pytest.raises(ConfigError, match=r"--labels=.*: valid: 2 numbers from 0 to 2"):
+    with pytest.raises(ValueError, match="labels: the generator needs the class of each video; valid: 0 to 2, or left"):
+        made.saved.render(z)
+    for labels, wrong in (([0, 3], "3"), ([-1, 0], "-1"), (["left", "right"], "'right'"), ([0, None], "None")):
+        with pytest.raises(ValueError, match=rf"labels: {wrong} is not a class; valid: 0 to 2, or left, up/down, "):
             next(made.saved.stream(z, labels=labels))
+    for labels in ([0], [0, 1, 2]):
+        with pytest.raises(
+            ValueError, match=rf"labels: {len(labels)} for 2 videos; valid: one a video, or one for all"
+        ):
+            made.run.videos([5, 2], labels)
 
 
 # ---- the export, as a program that has only TensorFlow sees it
@@ -141,7 +187,7 @@ def test_signatures(made):
     numbers = {"seed": tf.constant(5, tf.int64), "num_videos": tf.constant(3), "num_frames": tf.constant(4)}
     assert apart(served.signatures["generate"](**numbers, **label)["videos"].numpy(), bytes_.numpy()) <= 1
     small = served.signatures["preview"](z=z, level=tf.constant(1), **label)["videos"].numpy()
-    assert apart(small, made.run.videos(z, level=1, labels=labels_of(made, 3))) <= 1
+    assert apart(small, made.run.render(z, level=1, labels=labels_of(made, 3))) <= 1
     with pytest.raises(tf.errors.InvalidArgumentError, match="level must be from 1 to 2"):
         served.signatures["preview"](z=z, level=tf.constant(3), **label)
     with pytest.raises(tf.errors.InvalidArgumentError, match="num_frames must be at least 1"):
@@ -160,7 +206,7 @@ def test_signatures(made):
     if not label:
         return
     one = served.signatures["generate"](**numbers, label=tf.constant([2]))["videos"].numpy()
-    assert apart(one, made.run.videos(z, labels=[2, 2, 2])) <= 1, "one class stands for all"
+    assert apart(one, made.run.render(z, labels=[2, 2, 2])) <= 1, "one class stands for all"
     assert apart(one, bytes_.numpy()) > 1
     for wrong, message in (
         ([0, 3, 1], "label must be from 0 to 2"),
@@ -207,6 +253,37 @@ def test_what_is_no_generator_is_refused(tmp_path):
     tf.saved_model.save(module, str(tmp_path / "other"))
     with pytest.raises(UserError, match=r"no generator that this version of tganv2_tf\.export wrote; export it again"):
         load_sampler(saved_model=str(tmp_path / "other"))
+
+
+def test_load_takes_runs_checkpoints_and_exports(made, tmp_path):
+    labels = {"labels": 1} if made.run.class_names else {}
+    run = pathlib.Path(made.folder).parents[1] / "run"
+    expected = made.run.videos([4], **labels)
+    for path in (run, str(run), run / "checkpoints" / "ckpt-7", made.folder):
+        sampler = tganv2_tf.load(path)
+        assert apart(sampler.videos([4], **labels), expected) <= 1
+        assert (sampler.resolution, sampler.num_frames, sampler.fps) == (16, 4, 10)
+        assert sampler.class_names == made.run.class_names
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(UserError, match=f"^{path} is not a run: no config.json in it"):
+            tganv2_tf.load(path)
+    (tmp_path / "saved_model.pb").write_bytes(b"no protocol buffer")
+    with pytest.raises(UserError, match=f"^{tmp_path}: no SavedModel there"):
+        tganv2_tf.load(tmp_path)
+
+
+def test_load_refuses_a_tensorflow_that_cannot_be_used(made, monkeypatch):
+    monkeypatch.setattr(tganv2_tf.lanes, "tensorflow_fault", lambda: "TensorFlow is not installed: ...")
+    with pytest.raises(UserError, match="TensorFlow is not installed"):
+        tganv2_tf.load(made.folder)
+
+
+def test_the_package_is_imported_without_tensorflow_and_has_no_other_names():
+    script = "import sys, tganv2_tf; print([tganv2_tf.load, tganv2_tf.score] and 'tensorflow' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout == "False\n", result.stderr
+    with pytest.raises(AttributeError, match="module 'tganv2_tf' has no attribute 'laod'"):
+        tganv2_tf.laod  # noqa: B018
 
 
 def test_an_export_names_all_classes():

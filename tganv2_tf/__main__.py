@@ -1,4 +1,4 @@
-"""Lists the commands.
+"""Lists the commands, and runs them: `tganv2 train` is `python -m tganv2_tf.train`.
 
 python -m tganv2_tf
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 import ast
 import difflib
 import pathlib
+import runpy
 import sys
 from collections.abc import Sequence
 
 from tganv2_tf import cli_flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Folders with commands, and what they are for; those that are not there are left out, as benchmarks of an installation.
+# Folders with commands, and their titles. A missing folder is left out, as benchmarks of an installed package.
 GROUPS = {
     "tganv2_tf": "Train, generate, score, serve",
     "data_prep": "Prepare videos for training",
@@ -23,7 +24,7 @@ GROUPS = {
 
 
 def commands(folder: str) -> dict[str, str]:
-    """What stands after `python -m` -> the first line of the module's docstring, of all commands under a folder.
+    """Module name -> the first line of its docstring, for all commands under a folder.
 
     A command is a module that hands itself to `cli_flags.run`; it is read, not imported.
     """
@@ -40,27 +41,59 @@ def listing() -> str:
     """All commands, a line each."""
     groups = {title: commands(folder) for folder, title in GROUPS.items()}
     second = max(len(name) for group in groups.values() for name in group) + 4
-    lines = ["TGANv2, a generative adversarial network for videos. python -m COMMAND --help tells more of each."]
+    lines = ["TGANv2, a generative adversarial network for videos. Run: tganv2 COMMAND, or python -m COMMAND; --help"]
     for title, group in groups.items():
         if group:
             lines += ["", title, *cli_flags.table(list(group.items()), second)]
+    lines += ["", "tganv2 takes the last part of a name too: tganv2 train --help shows the flags of tganv2_tf.train."]
     return "\n".join(lines)
 
 
+def find(name: str) -> str:
+    """The module of a command, from its full name or the last part of it.
+
+    Raises:
+      LookupError: no such command, or several; the message says what is valid.
+    """
+    known = [command for folder in GROUPS for command in commands(folder)]
+    if name in known:
+        return name
+    matches = [command for command in known if command.rpartition(".")[2] == name]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise LookupError(f"{name} is the last part of several: {', '.join(matches)}")
+    short = [command.rpartition(".")[2] for command in known]
+    near = difflib.get_close_matches(name, [*short, *known], 1)
+    advice = f"did you mean {near[0]}?" if near else "without arguments, all are listed"
+    raise LookupError(f"{name!r} is no command; {advice}")
+
+
 def main(argv: Sequence[str]) -> int:
-    """Prints the list. Returns 2, and says what is meant, where there are arguments."""
+    """Lists the commands, or runs one in this process as `python -m` would.
+
+    Returns:
+      The exit status: 0 for the list, 2 for an unknown command. A command that is run raises SystemExit.
+    """
     if not argv or argv[0] in ("--help", "-h"):
         print(listing())
         return 0
-    known = [name for folder in GROUPS for name in commands(folder)]
-    short = {name.rpartition(".")[2]: name for name in known}
-    near = difflib.get_close_matches(argv[0], [*short, *known], 1)
-    advice = (
-        f"did you mean python -m {short.get(near[0], near[0])}?" if near else "it takes none, and lists the commands"
-    )
-    print(f"tganv2_tf: unexpected argument {argv[0]!r}: {advice}", file=sys.stderr)
-    return 2
+    try:
+        module = find(argv[0])
+    except LookupError as error:
+        print(f"tganv2: {error.args[0]}", file=sys.stderr)
+        return 2
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))  # an editable installation maps the packages only, not the benchmarks
+    sys.argv = [module, *argv[1:]]  # runpy replaces the first by the file's path
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return 0
+
+
+def console() -> int:
+    """Entry point of the console command `tganv2`."""
+    return main(sys.argv[1:])
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(console())

@@ -13,7 +13,6 @@ import dataclasses
 import difflib
 import logging as std_logging
 import os
-import pathlib
 import re
 import shutil
 import sys
@@ -26,13 +25,13 @@ from typing import Any, Callable
 
 from absl import flags, logging
 
-from tganv2_tf import quiet
-from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf import flag_files, lanes, quiet
+from tganv2_tf.errors import ConfigError, InstallError, UserError
 
-FLAGS_DIR = pathlib.Path(__file__).resolve().parent.parent / "flags"
+OWN_PACKAGES = ("tganv2_tf", "data_prep", "benchmarks")
 USAGE = (
     "Usage: python -m {} [--name=value ...]. Switches are --name and --noname. --flagfile=FILE reads flags from a "
-    "file, or from a recipe in flags/; what comes later wins."
+    "file, or from a recipe of the package; what comes later wins."
 )
 INT_TUPLE = tuple[int, ...]
 VALID = {
@@ -81,37 +80,6 @@ def _define(values: flags.FlagValues, field: dataclasses.Field, kind: Any) -> No
         raise TypeError(f"{field.name}: no flag for the type {kind}")
 
 
-def resolve_flagfiles(argv: Sequence[str]) -> list[str]:
-    """Replaces the bare name in `--flagfile=NAME` by its path: the current folder first, then the recipes in `flags/`.
-
-    Raises:
-      ConfigError: no such file in either place.
-    """
-    resolved, expects_name = [], False
-    for argument in argv:
-        name = None
-        if expects_name:
-            name, expects_name = argument, False
-        elif argument in ("--flagfile", "-flagfile"):
-            expects_name = True
-        elif argument.startswith(("--flagfile=", "-flagfile=")):
-            name = argument.split("=", 1)[1]
-        if name is None:
-            if not expects_name:
-                resolved.append(argument)
-            continue
-        path = pathlib.Path(name)
-        if not path.is_file() and path.parent == pathlib.Path("."):
-            path = FLAGS_DIR / name
-        if not path.is_file():
-            known = ", ".join(sorted(p.name for p in FLAGS_DIR.glob("*.flags"))) or "none"
-            raise ConfigError(f"--flagfile={name}: no such file; recipes in {FLAGS_DIR}: {known}")
-        resolved.append(f"--flagfile={path}")
-    if expects_name:
-        raise ConfigError("--flagfile: the name of the file is missing")
-    return resolved
-
-
 def parse(argv: Sequence[str], *option_types: type) -> list[Any]:
     """Builds one instance of every option dataclass from a command line.
 
@@ -130,22 +98,24 @@ def parse(argv: Sequence[str], *option_types: type) -> list[Any]:
         for field in dataclasses.fields(option_type):
             kinds[field.name] = hints[field.name]
             _define(values, field, hints[field.name])
-    argv = resolve_flagfiles(argv)
+    expanded = list(flag_files.expand(argv))
     try:
-        rest = values(["", *argv])[1:]
+        rest = values(["", *(argument for argument, _ in expanded)])[1:]
     except flags.IllegalFlagValueError as error:
         message = str(error)
         name = message.partition("--")[2].partition("=")[0]
         known = kinds.get(name)
         valid = "" if known is None or "should be one of" in message else f"; valid: {VALID[known]}"
-        raise ConfigError(f"{message}{valid}") from error
+        raise ConfigError(f"{_origin(name, expanded)}{message}{valid}") from error
     except flags.UnrecognizedFlagError as error:
         switches = [f"no{name}" for name, kind in kinds.items() if kind is bool]
-        raise ConfigError(_unknown(error.flagname, [*kinds, *switches])) from error
+        unknown = _unknown(error.flagname, [*kinds, *switches])
+        raise ConfigError(f"{_origin(error.flagname, expanded)}{unknown}") from error
     except (flags.Error, ValueError) as error:  # absl has a bare ValueError for --noflag=value
         raise ConfigError(" ".join(str(error).split())) from error
     if rest:
-        raise ConfigError(f"unexpected argument {rest[0]!r}: options are written --name=value")
+        where = _origin(rest[0], expanded)
+        raise ConfigError(f"{where}unexpected argument {rest[0]!r}: options are written --name=value")
     instances = []
     for option_type in option_types:
         chosen = {field.name: values[field.name].value for field in dataclasses.fields(option_type)}
@@ -154,6 +124,12 @@ def parse(argv: Sequence[str], *option_types: type) -> list[Any]:
                 raise ConfigError(f"--{name} is missing: {values[name].help}")
         instances.append(option_type(**chosen))
     return instances
+
+
+def _origin(name: str, expanded: Sequence[tuple[str, str]]) -> str:
+    """`FILE: ` if a flag, or a bare word, was last set in a flag file; else empty."""
+    files = [file for argument, file in expanded if argument.lstrip("-").partition("=")[0] == name.partition("=")[0]]
+    return f"{files[-1]}: " if files and files[-1] else ""
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
@@ -263,6 +239,21 @@ def _leave(status: int) -> None:
     os._exit(status)
 
 
+class _TensorFlowFinder:
+    """The first in `sys.meta_path`: refuses the import of a TensorFlow that cannot be used, before it costs seconds."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+        if name == "tensorflow" and lanes.tensorflow_fault():
+            raise InstallError(lanes.tensorflow_fault(), name=name)
+
+
+def _refuse_unusable_tensorflow() -> None:
+    """A command that needs TensorFlow then ends with one line; others run without it."""
+    if _TensorFlowFinder not in sys.meta_path:
+        sys.meta_path.insert(0, _TensorFlowFinder)
+
+
 def _status_of(
     main: Callable[..., int | None], option_types: Sequence[type], command: str, summary: str, argv: Sequence[str]
 ) -> int:
@@ -274,6 +265,7 @@ def _status_of(
             status = 0
         else:
             quiet.install()
+            _refuse_unusable_tensorflow()
             flags.FLAGS.mark_as_parsed()  # absl's logging asks for it; we have no global flags
             logging.use_absl_handler()
             logging.set_verbosity(logging.INFO)
@@ -295,3 +287,13 @@ def _status_of(
             message = error.strerror + (f": {error.filename}" if error.filename else "")
         print(f"{program}: {message}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] in OWN_PACKAGES:  # a bug
+            raise
+        if os.environ.get("TGANV2_TRACEBACK"):
+            traceback.print_exc()
+        # TensorFlow's own error holds a traceback, with the reason before the last paragraph.
+        reasons = re.findall(r"^ImportError: (.+)", str(error), re.MULTILINE) or str(error).splitlines()
+        reason = reasons[-1] if reasons else type(error).__name__
+        print(f"{program}: {reason}; to install what is missing: {lanes.install_command()}", file=sys.stderr)
+        return 1

@@ -19,10 +19,10 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from tganv2_tf import cli_flags, machine
+from tganv2_tf import cli_flags, lanes, machine
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.data.manifest import Manifest
-from tganv2_tf.errors import UserError
+from tganv2_tf.errors import InstallError, UserError
 
 if TYPE_CHECKING:
     from tganv2_tf.training.cost import StepCost
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 OK, NOTE, PROBLEM = "OK", "NOTE", "PROBLEM"
 COMFORT = 0.85  # a run that needs more of the memory than this is told so
 LONG_RUN = 30 * 86400  # seconds
-NOT_IMPORTED = {"setuptools", "tensorboard-plugin-profile", "tensorflow-io"}  # training does without them
-INSTALL = "pip install -r requirements.txt"
+NOT_IMPORTED = {"setuptools", "tensorboard-plugin-profile", "tensorflow-io"}  # training does not need them
 SLIM_IMAGES = "on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0"
 
 
@@ -77,18 +76,18 @@ def duration(seconds: float) -> str:
 
 
 def check_versions() -> Iterator[Finding]:
-    """Python, the pinned packages, OpenCV, ffmpeg, and whether this processor can run TensorFlow at all."""
-    version = sys.version_info
-    fits = (3, 9) <= version[:2] <= (3, 11)
-    advice = "" if fits else "; Python 3.9, 3.10 or 3.11 is needed: TensorFlow 2.15 has no other packages"
-    yield Finding(OK if fits else PROBLEM, "Python", f"{platform.python_version()} at {sys.executable}{advice}")
+    """Python, the lane, the pinned packages, OpenCV, ffmpeg, and whether this processor can run TensorFlow at all."""
+    fault, install = lanes.python_fault(), lanes.install_command()
+    advice = f"; {fault}" if fault else ""
+    yield Finding(PROBLEM if fault else OK, "Python", f"{platform.python_version()} at {sys.executable}{advice}")
+    yield check_lane()
     pins = machine.pins()
     for pin in pins:
         if pin.installed is None:
             level = NOTE if pin.name in NOT_IMPORTED else PROBLEM
-            yield Finding(level, pin.name, f"not installed; {pin.pinned} is wanted: {INSTALL}")
+            yield Finding(level, pin.name, f"not installed; {pin.pinned} is required: {install}")
         elif pin.installed != pin.pinned:
-            yield Finding(NOTE, pin.name, f"{pin.installed}, but tested with {pin.pinned}: {INSTALL}")
+            yield Finding(NOTE, pin.name, f"{pin.installed}, but tested with {pin.pinned}: {install}")
     same = [f"{pin.name} {pin.pinned}" for pin in pins if pin.installed == pin.pinned]
     if same:
         yield Finding(OK, "packages", f"{len(same)} of {len(pins)} as pinned: {', '.join(same)}")
@@ -96,10 +95,7 @@ def check_versions() -> Iterator[Finding]:
         yield Finding(
             NOTE, "packages", "neither requirements.txt nor the installed distribution tells which are needed"
         )
-    if machine.lacks_avx():
-        yield Finding(
-            PROBLEM, "processor", "it has no AVX, without which TensorFlow's packages end at once; use another"
-        )
+    yield check_processor()
     try:
         import cv2
 
@@ -116,6 +112,32 @@ def check_versions() -> Iterator[Finding]:
         yield Finding(
             PROBLEM, "ffmpeg", f"{error}; no videos can be written: pip install --force-reinstall imageio-ffmpeg"
         )
+
+
+def check_lane() -> Finding:
+    """Which lane the installed TensorFlow belongs to, and whether the tests run with it."""
+    version = lanes.tensorflow_version()
+    if lanes.tensorflow_fault():
+        return Finding(PROBLEM, "lane", lanes.tensorflow_fault())
+    if lanes.is_tested(version):
+        return Finding(OK, "lane", f"{lanes.name()}, TensorFlow {version}")
+    tested = " and ".join(lanes.TESTED)
+    return Finding(NOTE, "lane", f"{lanes.name()}; TensorFlow {version} is not tested, {tested} are")
+
+
+def check_processor() -> Finding:
+    """The vector instructions of the processor, and whether oneDNN, which uses them, is enabled."""
+    instructions = machine.vector_instructions()
+    enabled, choice = lanes.onednn_state()
+    if instructions is None:
+        return Finding(OK, "processor", f"{platform.machine()}; oneDNN: {choice}")
+    if "avx" not in instructions:
+        return Finding(PROBLEM, "processor", "no AVX, without which TensorFlow's packages cannot run; use another")
+    text = f"{', '.join(instructions)}; oneDNN is {'on' if enabled else 'off'} ({choice})"
+    if enabled:
+        return Finding(OK, "processor", text)
+    slower = f"a training step takes several times as long on processors without AVX-512; unset {lanes.ONEDNN}"
+    return Finding(NOTE, "processor", f"{text}: {slower}")
 
 
 def check_memory(memory: machine.Memory | None) -> Finding:
@@ -178,9 +200,12 @@ def check_tensorflow() -> Finding:
     """Imports TensorFlow, the first time, and says what it was built for."""
     try:
         import tensorflow as tf
+    except InstallError as error:
+        return Finding(PROBLEM, "TensorFlow", str(error))
     except (ImportError, AttributeError, TypeError, OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        return Finding(PROBLEM, "TensorFlow", f"cannot be imported: {reason[0]}; in a fresh environment: {INSTALL}")
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        install = lanes.install_command()
+        return Finding(PROBLEM, "TensorFlow", f"cannot be imported: {reason}; in a fresh environment: {install}")
     build = tf.sysconfig.get_build_info()
     cuda = "without CUDA"
     if build.get("is_cuda_build"):
@@ -214,14 +239,15 @@ def _why_no_gpu() -> str:
     if visible in ("", "-1"):
         return f"CUDA_VISIBLE_DEVICES={visible} hides it; unset it"
     if not tf.sysconfig.get_build_info().get("is_cuda_build"):
-        return f"this TensorFlow was built without CUDA; {INSTALL}"
+        return f"this TensorFlow was built without CUDA; {lanes.install_command()}"
     if machine.missing_libraries([machine.DRIVER_LIBRARY]):
-        advice = "install NVIDIA's driver, 525.60.13 or newer (in a container: --gpus all)"
+        advice = f"install NVIDIA's driver, {lanes.MIN_GPU_DRIVER} or newer (in a container: --gpus all)"
         return f"the driver's {machine.DRIVER_LIBRARY} does not load; {advice}"
-    missing = machine.missing_libraries(machine.GPU_LIBRARIES)
+    missing = machine.missing_libraries(lanes.gpu_libraries())
     if missing:
-        return f"{', '.join(missing)} cannot be loaded; pip install -r requirements-gpu.txt"
-    return "all libraries load; look at nvidia-smi for the driver (525.60.13 or newer) and other programs on the GPU"
+        return f"{', '.join(missing)} cannot be loaded; {lanes.install_command('gpu')}"
+    driver = f"the driver ({lanes.MIN_GPU_DRIVER} or newer)"
+    return f"all libraries load; look at nvidia-smi for {driver} and other programs on the GPU"
 
 
 def verdict(needed: float, available: float | None) -> str:

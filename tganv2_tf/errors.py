@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class ConfigError(UserError):
     """A flag, or a combination of flags, that cannot work. The message names the flag, its value and what is valid."""
+
+
+class InstallError(UserError, ImportError):
+    """A package that is missing or cannot be used. It is an ImportError too, as libraries expect of an import."""

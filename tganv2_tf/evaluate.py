@@ -19,7 +19,7 @@ import dataclasses
 import functools
 import itertools
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import logging
 
@@ -31,6 +31,8 @@ from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import numpy as np
 
     from tganv2_tf.evaluation.protocol import Score
     from tganv2_tf.evaluation.samples import Batches
@@ -68,15 +70,28 @@ class Command:
     output: str = option("JSON file to write; none = RUN/evaluations/ of a run, else no file", "")
 
     def __post_init__(self) -> None:
-        if sum(bool(getattr(self, name)) for name in SOURCES) != 1:
-            flags = ", ".join(f"--{name}" for name in SOURCES)
-            raise ConfigError(f"{flags}: one of them, and only one, must say what to score")
         require(not self.untrained or bool(self.model_dir), "untrained", "true", "with --model_dir only")
         require(self.frame_step >= 0, "frame_step", self.frame_step, "a whole number of at least 0")
         require(0 < self.truncation <= 1, "truncation", self.truncation, "a number above 0, up to 1")
         generated = bool(self.model_dir or self.saved_model)
         require(generated or self.truncation == 1, "truncation", self.truncation, "with generators only")
         require(0 <= self.seed < 2**31, "seed", self.seed, "a whole number from 0 to 2147483647")
+
+
+class Outcome(NamedTuple):
+    """Scores and what a report says of them.
+
+    Attributes:
+      scores: by name.
+      generated: where the videos come from.
+      protocol: all that scores depend on besides the videos.
+      names: of the scores that were asked for.
+    """
+
+    scores: Mapping[str, Score]
+    generated: dict[str, Any]
+    protocol: dict[str, Any]
+    names: list[str]
 
 
 def data_config(command: Command, of_run: DataConfig | None, authors_c3d: bool) -> DataConfig:
@@ -144,9 +159,25 @@ def source(
     return samples.of_shards(manifest, clips, command.seed + 1, batch_size), data, about, ()  # 0 is the real side's
 
 
-def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) -> int:
+def score(
+    command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL, videos: np.ndarray | None = None
+) -> Outcome:
+    """Scores a generator, files, shards or arrays.
+
+    Args:
+      command: what is scored, and against what.
+      config: the protocol.
+      runner: where it is computed.
+      videos: uint8 [N, T, H, W, 3], T at least 16, if the command names no source.
+    Raises:
+      ConfigError: options that cannot work.
+      UserError: something is missing or damaged.
+    """
+    if sum(bool(getattr(command, name)) for name in SOURCES) != (videos is None):
+        flags = ", ".join(f"--{name}" for name in SOURCES)
+        raise ConfigError(f"{flags}: one of them, and only one, must say what to score")
     from tganv2_tf.data.manifest import Manifest
-    from tganv2_tf.evaluation import protocol
+    from tganv2_tf.evaluation import protocol, samples
     from tganv2_tf.evaluation.networks import NetworkFiles, described, load_networks
 
     names = protocol.parse_scores(command.scores)
@@ -158,7 +189,12 @@ def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) ->
 
         tf.config.set_visible_devices([], "GPU")  # they are for the tasks on this machine
     generator = generator_of(command, config)
-    batches, data, generated, class_names = source(command, config, generator)
+    if videos is None:
+        batches, data, generated, class_names = source(command, config, generator)
+    else:
+        data, class_names = data_config(command, None, bool(config.c3d_mean)), ()
+        batches = samples.of_array(videos, config.eval_batch_size, data.normalization)
+        generated = {"num_videos": len(videos), "normalization": data.normalization}
     if with_real and not data.data_dir:
         raise ConfigError("--data_dir is missing: the shards of real videos; only inception_score goes without")
     manifest = Manifest.load(data.data_dir) if with_real else None
@@ -183,11 +219,17 @@ def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) ->
                 real[kind] = protocol.real_features(networks[kind], manifest, data, config, of_clips)
         labels = networks["c3d"].labels if "c3d" in networks else ()
         found = protocol.score_answers(names, answers, labels, real, config, class_names=class_names)
-    width = max(16, *map(len, found))
-    for name, score in found.items():
-        print(f"{name:<{width}} {score.mean:.4f} +- {score.std:.4f}")
+    return Outcome(found, generated, protocol.describe_protocol(networks, data, manifest, config), names)
 
-    about = protocol.describe_protocol(networks, data, manifest, config)
+
+def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) -> int:
+    found, generated, about, names = score(command, config, runner)
+    width = max(16, *map(len, found))
+    for name, of in found.items():
+        print(f"{name:<{width}} {of.mean:.4f} +- {of.std:.4f}")
+
+    from tganv2_tf.evaluation import protocol
+
     output = command.output
     if command.model_dir and not output:
         from tganv2_tf.training.checkpoints import run_folder

@@ -4,7 +4,8 @@ python -m tganv2_tf.explore --model_dir=runs/ucf101
 python -m tganv2_tf.explore --saved_model=saved_models/ucf101/1 --port=8080
 
 It answers this machine only, unless --host says otherwise, and asks no other for anything. Whoever reaches it may
-generate, without a password. It needs Gradio, and so Python 3.10 or 3.11: pip install -r requirements-explore.txt
+generate, without a password. It needs Gradio, and so Python 3.10 or newer: requirements-explore.txt, or the extra
+`explore` of the package.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from tganv2_tf import cli_flags, machine, ray_cluster, storage
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
-from tganv2_tf.serving.selection import parse_labels, parse_seeds
+from tganv2_tf.serving.selection import FPS, parse_labels, parse_seeds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +76,7 @@ class Command:
     columns: int = option("videos a row of the grid; 0 = one row a class or way, or about as many as rows", 0)
     level: int = option("level to render, from 1; 0 = the last, full resolution", 0)
     num_frames: int = option("frames of a video, however many; 0 = as in training; of a walk: of each clip", 0)
-    fps: float = option("frames a second", 10.0)
+    fps: float = option("frames a second", FPS)
     scale: int = option("enlarge by this factor", 1)
     resample: str = option("how to enlarge; nearest repeats pixels", "nearest", ("nearest", "bicubic", "lanczos"))
     batch_size: int = option("videos that are rendered together, 16 frames of each; fewer need less memory", 8)
@@ -293,7 +293,9 @@ def main(command: Command, runner: RunnerOptions = LOCAL) -> int:
     if runner.runner == "ray":
         tf.config.set_visible_devices([], "GPU")  # they are for the tasks on this machine
     sampler = load_sampler(command.model_dir, command.saved_model)
-    sampler.check_level(command.level)
+    levels = sampler.num_levels
+    if command.level > levels:
+        raise ConfigError(f"--level={command.level}: the generator has {levels} levels; valid: 1 to {levels}")
     check_size(command, sampler)
     chosen = choose(command, sampler)
     frames = chosen.z.shape[1] if command.layout == "walk" else command.num_frames or sampler.num_frames

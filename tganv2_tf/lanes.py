@@ -27,7 +27,10 @@ TESTED = ("2.15", "2.21")  # release lines of TensorFlow
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DISTRIBUTION = "tganv2-tf"
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
+ONEDNN_DEFAULT = "1"  # of this package; TensorFlow's own depends on the processor
+MIN_GPU_DRIVER = "525.60.13"  # of NVIDIA, on Linux, by CUDA 12's minor version compatibility; the same in both lanes
 LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
+_ONEDNN_OF_USER = os.environ.get(ONEDNN)
 
 
 def python_fault(version: tuple[int, ...] = sys.version_info[:2]) -> str:
@@ -69,7 +72,7 @@ def prepare() -> None:
     Raises:
       ImportError: TensorFlow is imported already, with Keras 3.
     """
-    os.environ.setdefault(ONEDNN, "1")
+    os.environ.setdefault(ONEDNN, ONEDNN_DEFAULT)
     if has_legacy_keras():
         if "tensorflow" in sys.modules and os.environ.get(LEGACY_KERAS) not in ("1", "true", "True"):
             raise ImportError(
@@ -79,6 +82,40 @@ def prepare() -> None:
         os.environ[LEGACY_KERAS] = "1"
     else:
         os.environ.pop(LEGACY_KERAS, None)  # TensorFlow 2.15 would look for tf_keras, and it has Keras 2 anyway
+
+
+def onednn_state() -> tuple[bool, str]:
+    """Whether TensorFlow may use oneDNN, and whose choice that is."""
+    value = os.environ.get(ONEDNN, "")
+    enabled = value.lower() not in ("0", "false")
+    return enabled, f"{ONEDNN}={value}, {'the default here' if _ONEDNN_OF_USER is None else 'as the environment says'}"
+
+
+def name() -> str:
+    """`pinned` or `current`: the lane of the installed TensorFlow, or else of this Python."""
+    if tensorflow_version():
+        return "current" if has_legacy_keras() else "pinned"
+    return "current" if sys.version_info >= (3, 12) else "pinned"
+
+
+def is_by_choice() -> bool:
+    """Whether this is the current lane on a Python whose default is the pinned one; it has requirements of its own."""
+    return name() == "current" and sys.version_info < (3, 12)
+
+
+def gpu_libraries() -> tuple[str, ...]:
+    """The libraries that TensorFlow loads on a machine with a GPU, besides the driver's: CUDA 12 and cuDNN."""
+    cudnn = "libcudnn.so.9" if name() == "current" else "libcudnn.so.8"
+    return (
+        "libcudart.so.12",
+        "libcublas.so.12",
+        "libcublasLt.so.12",
+        "libcufft.so.11",
+        "libcurand.so.10",
+        "libcusolver.so.11",
+        "libcusparse.so.12",
+        cudnn,
+    )
 
 
 def tensorflow_fault() -> str:
@@ -104,9 +141,9 @@ def install_command(extra: str = "") -> str:
     """The command that installs the requirements, or those of an extra: `explore`, `ray`, `gpu`, `fvd`, `peers`, ..."""
     if not (ROOT / "requirements.txt").is_file():  # an installed package
         return f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install --force-reinstall {DISTRIBUTION}"
-    by_choice = has_legacy_keras() and sys.version_info < (3, 12)
-    requirements = f"requirements-{extra}.txt" if extra else f"requirements{'-current' if by_choice else ''}.txt"
-    return f"pip install -r {requirements} -c constraints{'-current' if by_choice else ''}.txt"
+    suffix = "-current" if is_by_choice() else ""
+    requirements = f"requirements-{extra}.txt" if extra else f"requirements{suffix}.txt"
+    return f"pip install -r {requirements} -c constraints{suffix}.txt"
 
 
 def has_tensorflow_io() -> bool:

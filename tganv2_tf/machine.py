@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.metadata
+import operator
 import os
 import pathlib
 import re
@@ -17,21 +18,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-DISTRIBUTION = "tganv2-tf"
-REQUIREMENTS = pathlib.Path(__file__).resolve().parent.parent / "requirements.txt"
-# What TensorFlow 2.15 opens on a machine with a GPU; the first comes with the driver, the rest with CUDA 12.2 and
-# cuDNN 8.9.
+from tganv2_tf import lanes
+
 DRIVER_LIBRARY = "libcuda.so.1"
-GPU_LIBRARIES = (
-    "libcudart.so.12",
-    "libcublas.so.12",
-    "libcublasLt.so.12",
-    "libcufft.so.11",
-    "libcurand.so.10",
-    "libcusolver.so.11",
-    "libcusparse.so.12",
-    "libcudnn.so.8",
-)
+VECTOR_INSTRUCTIONS = ("avx", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile")
 PROBE_SECONDS = 20
 
 
@@ -65,25 +55,36 @@ class Memory(NamedTuple):
     is_limited: bool
 
 
-def parse_pins(requirements: Iterable[str]) -> dict[str, str]:
-    """Name -> version of all lines `name==version`; extras, markers and comments are left out, optional ones too."""
+def parse_pins(requirements: Iterable[str], python: tuple[int, int] = sys.version_info[:2]) -> dict[str, str]:
+    """Name -> version of all lines `name==version` whose marker holds on a version of Python.
+
+    Comments, other lines and the requirements of extras are left out.
+    """
     pins = {}
     for line in requirements:
         requirement, _, marker = line.partition(";")
         match = re.match(r"\s*([A-Za-z0-9._-]+)\s*(?:\[.*\])?\s*\(?==\s*([^\s)]+)", requirement)
-        if match and "extra" not in marker:
+        if match and "extra" not in marker and _holds(marker, python):
             pins[match[1]] = match[2]
     return pins
 
 
+def _holds(marker: str, python: tuple[int, int]) -> bool:
+    """Whether all comparisons of `python_version` in a marker are true; other variables are not looked at."""
+    compare = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
+    conditions = re.findall(r"""python_version\s*(<=?|>=?|==)\s*['"](\d+)\.(\d+)['"]""", marker)
+    return all(compare[sign](python, (int(major), int(minor))) for sign, major, minor in conditions)
+
+
 def pins() -> list[Pin]:
-    """The requirements of the checkout that this is, or else of the installed distribution; empty where neither is."""
+    """The requirements of this checkout, or else of the installed distribution; empty if there is neither."""
     lines: Iterable[str] = ()
-    if REQUIREMENTS.is_file():
-        lines = REQUIREMENTS.read_text().splitlines()
+    requirements = lanes.ROOT / f"requirements{'-current' if lanes.is_by_choice() else ''}.txt"
+    if requirements.is_file():
+        lines = requirements.read_text().splitlines()
     else:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            lines = importlib.metadata.requires(DISTRIBUTION) or ()
+            lines = importlib.metadata.requires(lanes.DISTRIBUTION) or ()
     return [Pin(name, pinned, installed_version(name)) for name, pinned in parse_pins(lines).items()]
 
 
@@ -95,10 +96,13 @@ def installed_version(name: str) -> str | None:
         return None
 
 
-def lacks_avx(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether this is an x86 processor without AVX, on which TensorFlow's packages die of an illegal instruction."""
+def vector_instructions(cpuinfo: str = "/proc/cpuinfo") -> list[str] | None:
+    """Those of `VECTOR_INSTRUCTIONS` that an x86 processor has; None of other processors.
+
+    Without AVX, TensorFlow's packages end with an illegal instruction.
+    """
     flags = re.search(r"^flags\s*:(.*)$", _read(cpuinfo), re.MULTILINE)
-    return flags is not None and "avx" not in flags[1].split()
+    return [name for name in VECTOR_INSTRUCTIONS if name in flags[1].split()] if flags else None
 
 
 def num_cpus() -> int:

@@ -24,6 +24,7 @@ from typing import Any
 
 from absl import logging
 
+from tganv2_tf import lanes
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
 
@@ -77,7 +78,7 @@ def connected(address: str = "") -> Iterator[None]:
     try:
         import ray
     except ImportError as error:
-        raise ConfigError(f"Ray cannot be imported ({error}); pip install -r requirements-ray.txt") from error
+        raise ConfigError(f"Ray cannot be imported ({error}); {lanes.install_command('ray')}") from error
     where = address or os.environ.get("RAY_ADDRESS") or "a new cluster of this machine"
     host, _, port = where.rpartition(":")
     if host and port.isdigit():  # Ray would try for a quarter of an hour

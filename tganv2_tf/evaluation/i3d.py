@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tganv2_tf import lanes
 from tganv2_tf.data.manifest import folder_checksum
 from tganv2_tf.errors import UserError
 
@@ -156,7 +157,7 @@ def _folder(path: str) -> pathlib.Path:
         import tensorflow_hub
     except ImportError as error:
         raise UserError(
-            f"{path}: TensorFlow Hub is not installed; pip install -r requirements-fvd.txt, or name the folder of the "
+            f"{path}: TensorFlow Hub is not installed; {lanes.install_command('fvd')}, or name the folder of the "
             "unpacked module"
         ) from error
     try:

@@ -130,6 +130,20 @@ def of_folder(paths: list[pathlib.Path], batch_size: int, normalization: str) ->
     yield normalize(np.stack(batch), normalization)
 
 
+def of_array(videos: np.ndarray, batch_size: int, normalization: str) -> Batches:
+    """The first 16 frames of each video of an array, uint8 [N, T, H, W, 3].
+
+    Raises:
+      UserError: another dtype or shape, or fewer frames.
+    """
+    if videos.dtype != np.uint8 or videos.ndim != 5 or videos.shape[-1] != 3 or not videos.size:
+        raise UserError(f"videos: {videos.dtype} {list(videos.shape)}; valid: uint8 [N, T, H, W, 3]")
+    if videos.shape[1] < NUM_FRAMES:
+        raise UserError(f"videos: {videos.shape[1]} frames; the scores need {NUM_FRAMES}")
+    clips = videos[:, :NUM_FRAMES]
+    return (normalize(clips[at : at + batch_size], normalization) for at in range(0, len(clips), batch_size))
+
+
 def of_shards(manifest: Manifest, data: DataConfig, seed: int, batch_size: int) -> Batches:
     """Real clips of 16 frames as training sees them, one random window of each video before the next of any.
 

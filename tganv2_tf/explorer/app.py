@@ -128,7 +128,7 @@ class Explorer:
         given = labels if self.sampler.class_names else None
         for at in range(0, len(z), BATCH_SIZE):
             part = slice(at, at + BATCH_SIZE)
-            yield self.sampler.videos(z[part], num_frames, level, given and given[part])
+            yield self.sampler.render(z[part], num_frames, level, given and given[part])
 
     def _encode(self, parts: Iterable[np.ndarray], fps: float) -> Iterator[bytes]:
         """The MP4 files of the videos, one by one."""

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from tganv2_tf import lanes
 from tganv2_tf.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -59,9 +60,8 @@ def load_gradio() -> None:
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
-        raise UserError(
-            "Gradio is not installed: pip install -r requirements-explore.txt, with Python 3.10 or 3.11"
-        ) from error
+        install = lanes.install_command("explore")
+        raise UserError(f"Gradio is not installed: {install}, with Python 3.10 or newer") from error
 
 
 def serve(application: Application, listener: socket.socket, max_connections: int) -> None:

@@ -166,6 +166,6 @@ def play_walk(sampler: Sampler, chosen: Selection, num_frames: int, level: int, 
         frames = []
         for at in range(0, len(flat), batch_size):
             some = slice(at, at + batch_size)
-            clips = sampler.videos(flat[some], num_frames, level, None if labels is None else labels[some])
+            clips = sampler.render(flat[some], num_frames, level, None if labels is None else labels[some])
             frames.append(clips[np.arange(len(clips)), np.tile(times, len(z))[some]])
         yield np.concatenate(frames).reshape(*z.shape[:2], *frames[0].shape[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, Union
 
@@ -12,17 +13,18 @@ import tensorflow as tf
 from tganv2_tf import storage
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.models.latents import latents_from_seeds
+from tganv2_tf.serving.selection import FPS
 from tganv2_tf.serving.signatures import ServedGenerator
 from tganv2_tf.training.checkpoints import load_class_names, load_generator
 from tganv2_tf.videos import to_uint8
 
 CHUNK_FRAMES = 16
-Labels = Union[Sequence[int], np.ndarray, None]
+Labels = Union[Sequence[Union[int, str]], np.ndarray, int, str, None]
 FACTS = ("z_dim", "num_frames", "num_levels", "sizes", "class_names")
 
 
 class Sampler:
-    """Videos of a generator, from latents. The same latent gives the same video in every batch.
+    """Renders videos of a generator. The same seed, or latent, yields the same video in every batch.
 
     Attributes:
       description: where the generator comes from.
@@ -30,8 +32,12 @@ class Sampler:
       num_frames: frames of a training clip.
       num_levels: L.
       sizes: height and width of each level in pixels.
-      class_names: in the order of the labels; empty where the generator is not conditional.
+      resolution: height and width of the last level in pixels.
+      class_names: in the order of the labels; empty if the generator is not conditional.
+      fps: frames a second at which `tganv2_tf.generate` writes videos; a run does not record that of its data.
     """
+
+    fps = FPS
 
     def __init__(self, served: Any, description: str) -> None:
         """Args are a `ServedGenerator`, or what `tf.saved_model.load` made of one, and the description."""
@@ -39,39 +45,74 @@ class Sampler:
         self.description = description
         self.z_dim, self.num_frames, self.num_levels = (int(getattr(served, name)) for name in FACTS[:3])
         self.sizes = tuple(served.sizes.numpy().tolist())
+        self.resolution = self.sizes[-1]
         self.class_names = tuple(name.decode() for name in served.class_names.numpy())
 
     def latents(self, seeds: Sequence[int], truncation: float = 1.0) -> np.ndarray:
-        """One latent a seed, drawn from U(-psi, psi).
+        """One latent per seed, drawn from U(-truncation, truncation).
 
         Args:
-          seeds: N numbers from 0 up to, not including, 2^63.
-          truncation: psi; below 1 the videos are closer to the mean one, and to each other.
+          seeds: N whole numbers from 0 to 2^63 - 1.
+          truncation: above 0, at most 1; below 1 the videos are closer to the mean one, and to each other.
         Returns:
           float32 [N, z_dim].
+        Raises:
+          ValueError: other seeds, none, or another truncation.
         """
+        if not 0 < truncation <= 1:
+            raise ValueError(f"truncation: {truncation}; valid: a number above 0, at most 1")
+        seeds = _whole_numbers("seeds", seeds)
+        if not seeds or not all(0 <= seed < 2**63 for seed in seeds):
+            raise ValueError(f"seeds: {_shown(seeds)}; valid: whole numbers from 0 to 2^63 - 1, at least one")
         return np.float32(truncation) * latents_from_seeds(tf.constant(seeds, tf.int64), self.z_dim).numpy()
 
     def float_videos(self, z: np.ndarray, num_frames: int = 0, level: int = 0, labels: Labels = None) -> np.ndarray:
-        """Videos as the generator gives them.
+        """Videos of some latents, as the generator returns them.
 
         Args:
           z: float32 [N, z_dim], in [-1, 1].
           num_frames: T; 0 = as in training.
           level: from 1; 0 = the last, full resolution.
-          labels: N numbers of classes, where there are classes.
+          labels: N classes, by number or name, or one for all; required by a conditional generator, None for others.
         Returns:
           float32 [N, T, H_level, W_level, 3] in [-1, 1].
         Raises:
-          ConfigError: no such level or class, or labels where there are no classes, or the other way round.
+          ValueError: no such level or class, another shape, labels without classes, or classes without labels.
         """
-        level, given = self._checked(len(z), level, labels)
-        z = tf.convert_to_tensor(z, tf.float32)
-        return self._served.sample(z, num_frames or self.num_frames, level, *given).numpy()
+        z, num_frames, level, given = self._checked(z, num_frames, level, labels)
+        return self._served.sample(z, num_frames, level, *given).numpy()
 
-    def videos(self, z: np.ndarray, num_frames: int = 0, level: int = 0, labels: Labels = None) -> np.ndarray:
+    def render(self, z: np.ndarray, num_frames: int = 0, level: int = 0, labels: Labels = None) -> np.ndarray:
         """`float_videos` as bytes: uint8 [N, T, H_level, W_level, 3]."""
         return to_uint8(self.float_videos(z, num_frames, level, labels))
+
+    def videos(
+        self,
+        seeds: Sequence[int],
+        labels: Labels = None,
+        num_frames: int = 0,
+        level: int = 0,
+        truncation: float = 1.0,
+    ) -> np.ndarray:
+        """Videos of some seeds, as `tganv2_tf.generate` writes them.
+
+        Memory grows with N and T. `stream` yields the frames of long videos in parts.
+
+        Args:
+          seeds: N whole numbers from 0 to 2^63 - 1.
+          labels: of a conditional generator, N classes by number or name, or one for all; None = in turn, by seed.
+          num_frames: T; 0 = as in training.
+          level: from 1; 0 = the last, full resolution.
+          truncation: above 0, at most 1: latents are drawn from U(-truncation, truncation).
+        Returns:
+          uint8 [N, T, H_level, W_level, 3].
+        Raises:
+          ValueError: an argument out of its range.
+        """
+        z = self.latents(seeds, truncation)
+        if labels is None and self.class_names:
+            labels = [int(seed) % len(self.class_names) for seed in seeds]
+        return self.render(z, num_frames, level, labels)
 
     def stream(
         self,
@@ -89,38 +130,69 @@ class Sampler:
         Yields:
           uint8 [N, t, H_level, W_level, 3].
         """
-        level, given = self._checked(len(z), level, labels)
-        rest = num_frames or self.num_frames
-        videos, state = self._served.begin(tf.convert_to_tensor(z, tf.float32), min(chunk, rest), level, *given)
+        z, rest, level, given = self._checked(z, num_frames, level, labels)
+        videos, state = self._served.begin(z, min(chunk, rest), level, *given)
         yield to_uint8(videos.numpy())
         while rest := rest - videos.shape[1]:
             videos, state = self._served.resume(state, min(chunk, rest), level, *given)
             yield to_uint8(videos.numpy())
 
-    def check_level(self, level: int) -> None:
-        """Raises ConfigError where there is no such level; 0 stands for the last."""
+    def _checked(
+        self, z: Any, num_frames: int, level: int, labels: Labels
+    ) -> tuple[tf.Tensor, int, int, list[tf.Tensor]]:
+        """Latents, number of frames, level and labels as the served functions accept them."""
+        z = np.asarray(z, np.float32)
+        if z.ndim != 2 or not len(z) or z.shape[1] != self.z_dim:
+            raise ValueError(f"z: shape {list(z.shape)}; valid: [N, {self.z_dim}], N at least 1")
+        num_frames, level = _whole_number("num_frames", num_frames), _whole_number("level", level)
+        if num_frames < 0:
+            raise ValueError(f"num_frames: {num_frames}; valid: at least 1, or 0 for as many as in training")
         if not 0 <= level <= self.num_levels:
-            raise ConfigError(
-                f"--level={level}: the generator has {self.num_levels} levels; valid: 1 to {self.num_levels}"
-            )
+            raise ValueError(f"level: {level}; valid: 1 to {self.num_levels}, or 0 for the last")
+        if labels is None and self.class_names:
+            raise ValueError(f"labels: the generator needs the class of each video; valid: {self._valid_labels()}")
+        given = [] if labels is None else [tf.constant(self._labels(labels, len(z)), tf.int32)]
+        return tf.constant(z), num_frames or self.num_frames, level or self.num_levels, given
 
-    def _checked(self, num: int, level: int, labels: Labels) -> tuple[int, list[tf.Tensor]]:
-        """The level's number, and the labels as the served functions take them."""
-        self.check_level(level)
-        if (labels is not None) != bool(self.class_names):
-            needs = "needs the class of each video" if self.class_names else "was not trained with classes"
-            raise ConfigError(f"--labels: the generator {needs}")
-        if labels is None:
-            return level or self.num_levels, []
-        if len(labels) != num or not all(0 <= label < len(self.class_names) for label in labels):
-            raise ConfigError(
-                f"--labels={','.join(map(str, labels))}: valid: {num} numbers from 0 to {len(self.class_names) - 1}"
-            )
-        return level or self.num_levels, [tf.convert_to_tensor(labels, tf.int32)]
+    def _labels(self, labels: Labels, num: int) -> list[int]:
+        """The number of the class of each video."""
+        if not self.class_names:
+            raise ValueError("labels: the generator was not trained with classes; leave them out")
+        several = [labels] * num if isinstance(labels, str) or np.ndim(labels) == 0 else list(labels)  # type: ignore[arg-type]
+        if len(several) != num:
+            raise ValueError(f"labels: {len(several)} for {num} videos; valid: one a video, or one for all")
+        numbers = []
+        for label in several:
+            known = label in self.class_names if isinstance(label, str) else label in range(len(self.class_names))
+            if not known:
+                raise ValueError(f"labels: {label!r} is not a class; valid: {self._valid_labels()}")
+            numbers.append(self.class_names.index(label) if isinstance(label, str) else int(label))  # type: ignore[arg-type]
+        return numbers
+
+    def _valid_labels(self) -> str:
+        return f"0 to {len(self.class_names) - 1}, or {', '.join(self.class_names)}"
+
+
+def _whole_number(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"{name}: {value!r}; valid: a whole number") from error
+
+
+def _whole_numbers(name: str, values: Any) -> list[int]:
+    try:
+        return [operator.index(value) for value in values]
+    except TypeError as error:
+        raise ValueError(f"{name}: {values!r}; valid: a sequence of whole numbers") from error
+
+
+def _shown(values: list[int]) -> str:
+    return f"{str(values)[:60]}..." if len(str(values)) > 60 else str(values)
 
 
 def load_sampler(model_dir: str = "", saved_model: str = "") -> Sampler:
-    """The averaged generator of a run, or an exported one.
+    """The averaged generator of a run, or an exported one, as two flags name it; `load` takes either.
 
     Args:
       model_dir: a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000.
@@ -134,7 +206,7 @@ def load_sampler(model_dir: str = "", saved_model: str = "") -> Sampler:
     if model_dir:
         generator, _, step = load_generator(model_dir)
         return Sampler(ServedGenerator(generator, load_class_names(model_dir)), f"{model_dir}, step {step}")
-    missing = f"--saved_model={saved_model}: no SavedModel there; name the folder NAME/VERSION"
+    missing = f"{saved_model}: no SavedModel there; name the folder NAME/VERSION"
     if storage.is_remote(saved_model) and not storage.exists(storage.join(saved_model, "saved_model.pb")):
         raise UserError(missing)
     try:
@@ -142,10 +214,18 @@ def load_sampler(model_dir: str = "", saved_model: str = "") -> Sampler:
     except (OSError, tf.errors.OpError) as error:
         raise UserError(missing) from error
     if not all(hasattr(served, name) for name in (*FACTS, "sample", "begin", "resume")):
-        raise UserError(
-            f"--saved_model={saved_model}: no generator that this version of tganv2_tf.export wrote; export it again"
-        )
+        raise UserError(f"{saved_model}: no generator that this version of tganv2_tf.export wrote; export it again")
     return Sampler(served, saved_model)
+
+
+def is_saved_model(path: str) -> bool:
+    """Whether this is the folder of one version of a SavedModel."""
+    return storage.exists(storage.join(path, "saved_model.pb"))
+
+
+def load(path: str) -> Sampler:
+    """As `load_sampler`, whatever is at the path."""
+    return load_sampler(saved_model=path) if is_saved_model(path) else load_sampler(model_dir=path)
 
 
 # For processes of a cluster, which are asked again and again.

@@ -192,7 +192,8 @@ def warn_without_gpu(config: Config) -> None:
     if config.model.resolution >= LARGE_RESOLUTION and not tf.config.list_logical_devices("GPU"):
         logging.warning(
             "NO GPU FOUND: %dx%d pixels on this CPU will take many seconds a step, and months for a run. "
-            "Install requirements-gpu.txt on a machine with a GPU, or try `make demo` first.",
+            "On a machine with a GPU: %s. Or try `make demo` first.",
             config.model.resolution,
             config.model.resolution,
+            lanes.install_command("gpu"),
         )
