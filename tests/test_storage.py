@@ -112,6 +112,15 @@ def test_folders_of_a_bucket(environment: dict[str, str], tmp_path: pathlib.Path
         pass
 
 
+def test_a_folder_is_copied_with_one_file_last(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.index", "b.data", "inside/c"):
+        files.write_atomically(tmp_path / name, name)
+    uploaded = []
+    monkeypatch.setattr(s3, "upload", lambda source, path: uploaded.append(path))
+    storage.copy_folder(tmp_path, "s3://bucket/x", "a.index")
+    assert uploaded == ["s3://bucket/x/b.data", "s3://bucket/x/inside/c", "s3://bucket/x/a.index"]
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_server_that_fails_for_a_while_is_waited_for(environment: dict[str, str]) -> None:
     """Three attempts are boto3's own, so more than three faults are ours."""
@@ -381,6 +390,7 @@ def test_the_whole_line_on_a_bucket(environment: dict[str, str], tmp_path: pathl
     train += [f"--data_dir={over_http}", "--train_steps=2", "--profile_steps=2,2"]
     said = succeed(environment, *train, stderr=True)
     assert "trying again in 1 s" in said
+    assert "credentials" not in said, "what botocore logs"
     assert "Going on from step 1." in said
     server.shutdown()
     assert "ckpt-2.index" in storage.names(f"{run}/checkpoints")

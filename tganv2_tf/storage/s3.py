@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import shutil
@@ -173,6 +174,8 @@ def _new_client() -> Any:
     from botocore.config import Config
 
     boto3.compat.filter_python_deprecation_warnings()
+    logger = logging.getLogger("botocore")
+    logger.setLevel(logger.level or logging.WARNING)  # at INFO it says where it has found the keys
     settings = {**DEFAULTS, **{name: value for name in DEFAULTS if (value := os.environ.get(name))}}
     try:
         connect, request, attempts = (int(settings[name]) for name in DEFAULTS if name != "AWS_RETRY_MODE")
