@@ -16,8 +16,11 @@ import pytest
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Not you.</Message></Error>"
 
 
+BROKEN = 0  # a fault: half of the answer comes
+
+
 class Proxy(http.server.BaseHTTPRequestHandler):
-    """Passes requests on to `target`, but for the next ones, which get the statuses of `faults` instead."""
+    """Passes requests on to `target`, except for the next ones, which get the statuses of `faults` instead."""
 
     target = ""
     faults: list[int] = []  # noqa: RUF012 (of the one proxy)
@@ -26,7 +29,8 @@ class Proxy(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.faults:
+        broken = self.faults[:1] == [BROKEN] and self.command == "GET" and self.faults.pop(0) == BROKEN
+        if self.faults and not broken:
             status, headers, content = self.faults.pop(0), {}, DENIED
             self.answered.append(status)
         else:
@@ -43,6 +47,10 @@ class Proxy(http.server.BaseHTTPRequestHandler):
             if name not in ("Connection", "Date", "Server", "Transfer-Encoding"):
                 self.send_header(name, value)
         self.end_headers()
+        if broken:
+            self.answered.append(BROKEN)
+            self.close_connection = True
+            content = content[: len(content) // 2]
         if self.command != "HEAD":
             self.wfile.write(content)
 
@@ -54,7 +62,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
 
 @functools.cache
 def endpoint() -> str:
-    """Address of the server of this process, behind the proxy; one, as TensorFlow asks for it once."""
+    """Address of the server of this process, behind the proxy; only one, as clients are made once."""
     from moto.server import ThreadedMotoServer
 
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

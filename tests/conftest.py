@@ -69,7 +69,7 @@ def run_command(module: str, *arguments: str, **options: Any) -> subprocess.Comp
 
 
 def pytest_sessionfinish(exitstatus: int) -> None:
-    """Leaves without the destructors of tensorflow-io, which abort the process, where a test has loaded it."""
+    """Leaves without the destructors of tensorflow-io, which abort the process, if a test has loaded it."""
 
     def leave() -> None:
         sys.stdout.flush()

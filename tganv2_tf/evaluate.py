@@ -250,14 +250,13 @@ def show_in_tensorboard(model_dir: str, found: Mapping[str, Score], step: int) -
 
     from tganv2_tf.evaluation.protocol import write_summaries
     from tganv2_tf.training.checkpoints import run_folder
-    from tganv2_tf.training.summaries import event_writer, flush
+    from tganv2_tf.training.summaries import EventWriter
 
     try:
-        writer = event_writer(run_folder(model_dir))
-        write_summaries(writer, found, step)
-        flush(writer, model_dir)
-    except tf.errors.OpError as error:
-        logging.warning("%s: the scores are not shown in TensorBoard: %s", model_dir, error.message.splitlines()[0])
+        with EventWriter(run_folder(model_dir)) as writer:
+            write_summaries(writer, found, step)
+    except (OSError, tf.errors.OpError) as error:
+        logging.warning("%s: the scores are not shown in TensorBoard: %s", model_dir, str(error).splitlines()[0])
 
 
 if __name__ == "__main__":

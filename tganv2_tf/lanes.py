@@ -7,8 +7,8 @@
 
 From 2.16 on, `tf.keras` is Keras 3 unless `TF_USE_LEGACY_KERAS=1` is set before TensorFlow is imported. The layers, the
 optimizer and the checkpoints of this package are those of Keras 2, so `prepare` sets it. There are no wheels of
-tensorflow-io and tensorflow-addons for the current lane: `storage` uses boto3, and `progress_bar_class` has a
-substitute.
+tensorflow-io and tensorflow-addons for the current lane: events go to a bucket through `storage`, and
+`progress_bar_class` has a substitute.
 """
 
 from __future__ import annotations

@@ -207,12 +207,13 @@ def load_sampler(model_dir: str = "", saved_model: str = "") -> Sampler:
         generator, _, step = load_generator(model_dir)
         return Sampler(ServedGenerator(generator, load_class_names(model_dir)), f"{model_dir}, step {step}")
     missing = f"{saved_model}: no SavedModel there; name the folder NAME/VERSION"
-    if storage.is_remote(saved_model) and not storage.exists(storage.join(saved_model, "saved_model.pb")):
+    if not is_saved_model(saved_model):
         raise UserError(missing)
-    try:
-        served = storage.patiently(saved_model, lambda: tf.saved_model.load(saved_model))
-    except (OSError, tf.errors.OpError) as error:
-        raise UserError(missing) from error
+    with storage.folder_on_disk(saved_model) as local:
+        try:
+            served = tf.saved_model.load(local)
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(missing) from error
     if not all(hasattr(served, name) for name in (*FACTS, "sample", "begin", "resume")):
         raise UserError(f"{saved_model}: no generator that this version of tganv2_tf.export wrote; export it again")
     return Sampler(served, saved_model)

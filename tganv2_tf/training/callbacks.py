@@ -39,7 +39,7 @@ from tganv2_tf.training.checkpoints import (
     keep_for_ever,
 )
 from tganv2_tf.training.distribution import any_worker, gatherer, num_workers, worker_number
-from tganv2_tf.training.summaries import flush, record_success
+from tganv2_tf.training.summaries import EventWriter, record_success
 
 PREVIEW_FPS = 8.0
 PREVIEWS_A_CLASS = 4  # where there are too few for all classes
@@ -99,7 +99,7 @@ class StopOnNonFinite(StepCallback):
 class Scalars(StepCallback):
     """TensorBoard's scalars: losses, mean logits of each level, learning rates, spectral norms, clips a second."""
 
-    def __init__(self, writer: tf.summary.SummaryWriter, config: Config) -> None:
+    def __init__(self, writer: EventWriter, config: Config) -> None:
         super().__init__()
         self.writer, self.config = writer, config
 
@@ -124,7 +124,7 @@ class Scalars(StepCallback):
                 if norms:
                     tf.summary.scalar(f"train/spectral_norm/level_{number}_max", tf.reduce_max(norms))
                     tf.summary.scalar(f"train/spectral_norm/level_{number}_mean", tf.reduce_mean(norms))
-        flush(self.writer, self.config.train.model_dir)
+        self.writer.flush()
         self.last_time, self.last_step = time.perf_counter(), step
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -140,7 +140,7 @@ class Previews(StepCallback):
     classes, evenly spaced.
     """
 
-    def __init__(self, writer: tf.summary.SummaryWriter, config: Config) -> None:
+    def __init__(self, writer: EventWriter, config: Config) -> None:
         super().__init__()
         self.writer, self.config = writer, config
         total, num_classes = config.train.num_previews, config.model.num_classes
@@ -167,7 +167,7 @@ class Previews(StepCallback):
             for number in range(1, self.config.model.pyramid.num_levels + 1):
                 grid = videos.grid(self._videos(number), self.columns)
                 write_animation(f"samples/level_{number}", grid)
-        flush(self.writer, self.config.train.model_dir)
+        self.writer.flush()
 
     def _videos(self, level: int) -> np.ndarray:
         """All samples, uint8 [N, T, H, W, 3]; workers take turns at them, and none waits for another."""
@@ -200,14 +200,14 @@ def write_animation(tag: str, video: np.ndarray) -> None:
 class Profile(StepCallback):
     """Profiles the steps from the first to the last of `profile_steps`, for TensorBoard's profile tab."""
 
-    def __init__(self, folder: str, config: Config) -> None:
+    def __init__(self, writer: EventWriter, config: Config) -> None:
         super().__init__()
-        self.folder, self.active, self.steps_at_once = folder, False, config.train.steps_per_execution
+        self.writer, self.active, self.steps_at_once = writer, False, config.train.steps_per_execution
         self.first, self.last = config.train.profile_steps or (0, 0)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if not self.active and self.step < self.last and self.step + self.steps_at_once >= self.first:
-            tf.profiler.experimental.start(self.folder)
+            tf.profiler.experimental.start(self.writer.folder)
             self.active = True
 
     def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
@@ -262,7 +262,7 @@ class SaveCheckpoints(StepCallback):
             self.stopped_by = stopped = stopped or signal.SIGTERM
         if step % train.checkpoint_every_steps == 0 or step == train.train_steps or stopped:
             try:
-                path = storage.patiently(self.folder.folder, lambda: self.folder.save(step))
+                path = self.folder.save(step)
                 kept = train.keep_checkpoint_every_steps
                 if self.chief and kept and step % kept == 0:
                     keep_for_ever(path)
@@ -297,7 +297,7 @@ class Evaluations(StepCallback):
 
     def __init__(
         self,
-        writer: tf.summary.SummaryWriter,
+        writer: EventWriter,
         config: Config,
         manifest: Manifest,
         chief: bool,
@@ -379,7 +379,7 @@ class Evaluations(StepCallback):
         shown = ", ".join(f"{name} {score.mean:.3f}" for name, score in scores.items() if name in self.scores)
         logging.info("Step %d: %s%s.", step, shown, ", the best so far" if is_best else "")
         protocol.write_summaries(self.writer, scores, step)
-        flush(self.writer, train.model_dir)
+        self.writer.flush()
         if is_best:
             self.best = value
         if self.chief:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,9 +10,8 @@ import pathlib
 import re
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -25,8 +25,6 @@ from tganv2_tf.files import sync_folder, write_atomically
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.tganv2 import TGANv2, scales_losses
 
-T = TypeVar("T")
-
 CONFIG_FILE = "config.json"
 CLASSES_FILE = "classes.json"
 CHECKPOINT_DIR = "checkpoints"
@@ -34,7 +32,6 @@ EVENTS_DIR = "events"
 SNAPSHOT_DIR = "snapshots"
 BEST_DIR = "best"
 BEST_FILE = "best.json"
-ATTEMPTS = 3  # to read a checkpoint from a bucket
 # What a network's weights depend on; the other fields of a model may differ from those of a run that it begins with.
 SHAPES = (
     "resolution",
@@ -139,21 +136,10 @@ def checkpoints_in(folder: str) -> list[str]:
     """Prefixes of the checkpoints in a folder, the newest first.
 
     What is there counts, and not TensorFlow's `checkpoint` file, which a power cut can leave empty or behind.
-
-    Raises:
-      UserError: a bucket seems to be empty, and is not.
     """
-    pauses = iter(storage.BACK_OFF if storage.is_remote(folder) else ())
-    while True:
-        found = [re.fullmatch(r"ckpt-(\d+)\.index", name) for name in storage.names(folder)]
-        numbers = {int(match[1]) for match in found if match}
-        # A listing that breaks off is an empty one for the plugin, and a run would begin anew over its old self.
-        if numbers or not storage.is_remote(folder) or not storage.exists(storage.join(folder, "checkpoint")):
-            return [storage.join(folder, f"ckpt-{number}") for number in sorted(numbers, reverse=True)]
-        pause = next(pauses, None)
-        if pause is None:
-            raise UserError(f"{folder}: no checkpoint is listed, and yet there have been some; try again later")
-        time.sleep(pause)
+    found = [re.fullmatch(r"ckpt-(\d+)\.index", name) for name in storage.names(folder)]
+    numbers = {int(match[1]) for match in found if match}
+    return [storage.join(folder, f"ckpt-{number}") for number in sorted(numbers, reverse=True)]
 
 
 def _step(prefix: str) -> int:
@@ -237,7 +223,10 @@ class CheckpointFolder:
         self._delete(lambda name, there: name not in there)  # what a run that was killed while it saved has left
         prefix = storage.join(self.folder, f"ckpt-{step}")
         if storage.is_remote(self.folder):
-            self._write(tf.constant(prefix))
+            name = os.path.basename(prefix)
+            with tempfile.TemporaryDirectory() as local:
+                self._write(tf.constant(os.path.join(local, name)))
+                storage.copy_folder(local, self.folder, f"{name}.index")
         else:
             self._write_whole(prefix)
         # Those of later steps could not be read, or the run would not be here.
@@ -280,14 +269,11 @@ class CheckpointFolder:
         Raises:
           UserError: it is damaged, of another model, or holds numbers that are not finite.
         """
-        try:
-            shapes = _patiently(prefix, lambda: tf.train.load_checkpoint(prefix).get_variable_to_shape_map())
-        except (tf.errors.OpError, ValueError, RuntimeError) as error:
-            raise _unreadable(prefix, error) from error
-        found = {name: shapes.get(f"{name}/.ATTRIBUTES/VARIABLE_VALUE") for name in self.OPTIONAL}
-        without = [name for name, shape in found.items() if shape != getattr(self.model, name).shape.as_list()]
-        objects = {name: value for name, value in self.objects.items() if name not in without}
-        restore(tf.train.Checkpoint(**objects), prefix)
+        with readable(prefix) as local:
+            shapes = tf.train.load_checkpoint(local).get_variable_to_shape_map()
+            found = {name: shapes.get(f"{name}/.ATTRIBUTES/VARIABLE_VALUE") for name in self.OPTIONAL}
+            without = [name for name, shape in found.items() if shape != getattr(self.model, name).shape.as_list()]
+            read(local, **{name: value for name, value in self.objects.items() if name not in without})
         if "data_position" in without:
             train, position = self.model.config.train, self.model.data_position
             used = int(self.model.step) * train.global_batch_size * train.n_dis
@@ -328,30 +314,31 @@ class CheckpointFolder:
         return True
 
 
-def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
-    """Reads all that the objects need from a checkpoint, which may hold more.
+@contextlib.contextmanager
+def readable(prefix: str) -> Iterator[str]:
+    """The prefix of a checkpoint on this machine: its own, or that of a copy, which is removed when the block ends.
 
     Raises:
-      UserError: it is damaged, or of another model.
+      UserError: the checkpoint is damaged or of another model: what `tf.train` raises in the block.
+      OSError: its server is not available.
     """
-    try:
-        _patiently(path, lambda: checkpoint.read(path).expect_partial().assert_existing_objects_matched())
-    except (tf.errors.OpError, AssertionError, ValueError, IndexError, RuntimeError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _patiently(prefix: str, function: Callable[[], T]) -> T:
-    """What a function reads of a checkpoint, once more where its server may have been away: that looks like damage."""
-    for _ in range(ATTEMPTS - 1 if storage.is_remote(prefix) else 0):
+    with contextlib.ExitStack() as stack:
+        local = prefix
+        if storage.is_remote(prefix):
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            local = os.path.join(folder, os.path.basename(prefix))
+            for file in files_of(prefix):
+                storage.copy(file, os.path.join(folder, os.path.basename(file)))
         try:
-            return function()
-        except (tf.errors.OpError, ValueError, RuntimeError):  # noqa: PERF203 (three times)
-            storage.read_bytes(f"{prefix}.index")  # waits for the server
-    return function()
+            yield local
+        except (tf.errors.OpError, AssertionError, ValueError, IndexError, RuntimeError) as error:
+            text = " ".join(str(error).split())[:300]
+            raise UserError(f"{prefix}: the checkpoint cannot be read: {text}") from error
 
 
-def _unreadable(path: str, error: Exception) -> UserError:
-    return UserError(f"{path}: the checkpoint cannot be read: {' '.join(str(error).split())[:300]}")
+def read(prefix: str, **objects: Any) -> None:
+    """Reads all variables of these objects from a local checkpoint, which may hold more; see `readable`."""
+    tf.train.Checkpoint(**objects).read(prefix).expect_partial().assert_existing_objects_matched()
 
 
 def keep_for_ever(path: str, folder: str = SNAPSHOT_DIR) -> None:
@@ -465,9 +452,10 @@ def initialize(model: TGANv2) -> str:
     networks = {"generator": model.generator, "discriminator": model.discriminator}
     if model.ema_generator is not model.generator:
         networks["ema_generator"] = model.ema_generator
-    for name, network in networks.items():
-        # One by one: in a run without averaging two of the names stand for the same network.
-        restore(tf.train.Checkpoint(**{name: network}), path)
+    with readable(path) as local:
+        for name, network in networks.items():
+            # One by one: in a run without averaging two of the names stand for the same network.
+            read(local, **{name: network})
     return path
 
 
@@ -525,5 +513,6 @@ def load_generator(name: str) -> tuple[Generator, Config, int]:
         raise UserError(f"{name} has no checkpoint yet; train it for at least --checkpoint_every_steps steps")
     generator = Generator(config.model)
     step = tf.Variable(0, dtype=tf.int64)
-    restore(tf.train.Checkpoint(ema_generator=generator, step=step), path)
+    with readable(path) as local:
+        read(local, ema_generator=generator, step=step)
     return generator, config, int(step)

@@ -42,7 +42,7 @@ from tganv2_tf.training.distribution import (
     per_replica_batch_size,
     warn_without_gpu,
 )
-from tganv2_tf.training.summaries import event_writer, flush, record_hparams
+from tganv2_tf.training.summaries import EventWriter, record_hparams
 
 LOCK = ".lock"
 
@@ -210,7 +210,6 @@ class _Run:
         self.config, self.model, self.checkpoints, self.manifest = config, model, checkpoints, manifest
         self.batch_size, self.chief, self.tell = batch_size, chief, tell
         self.events = storage.join(config.train.model_dir, EVENTS_DIR)
-        self.writer = tf.summary.create_noop_writer()
 
     def train(self) -> int:
         """Trains to the last step; returns the exit status."""
@@ -222,15 +221,10 @@ class _Run:
             if self.chief and first_step < train.train_steps:
                 record_config(self.config, self.manifest.labels)
                 record_hparams(self.config)
-            if self.chief:
-                self.writer = event_writer(train.model_dir)
-            with self.writer.as_default(first_step):
-                tf.summary.text("config", f"```\n{self.config.to_json()}```")
-            try:
+            with EventWriter(train.model_dir if self.chief else "") as self.writer:
+                with self.writer.as_default(first_step):
+                    tf.summary.text("config", f"```\n{self.config.to_json()}```")
                 return self._train_with_restarts()
-            finally:
-                flush(self.writer, train.model_dir)
-                self.writer.close()
         except tf.errors.OpError as error:
             raise UserError(f"{self.events}: cannot be written: {reason(error)}") from error
 
@@ -242,7 +236,7 @@ class _Run:
         may_go_back = alone and (train.max_restarts or any(map(storage.is_remote, folders)))
         if may_go_back and not checkpoints_in(self.checkpoints.folder):
             self.checkpoints.save(int(model.step.numpy()))
-        restarts, waits = 0, iter(storage.BACK_OFF)
+        restarts, waits = 0, iter(storage.retries.BACK_OFF)
         while True:
             first_step = int(model.step.numpy())
             try:
@@ -264,7 +258,7 @@ class _Run:
                 time.sleep(wait)
                 self.checkpoints.restore_newest()
                 if int(model.step.numpy()) > first_step:  # it had gone well for a while
-                    waits = iter(storage.BACK_OFF)
+                    waits = iter(storage.retries.BACK_OFF)
             logging.info("Going on from step %d.", int(model.step.numpy()))
 
     def _explained(self, error: tf.errors.OpError) -> UserError:
@@ -306,7 +300,7 @@ class _Run:
             logging.info("Step %d of --train_steps=%d is done; nothing to do.", first_step, train.train_steps)
             return 0
         saving = callbacks.SaveCheckpoints(self.checkpoints, config, self.chief)
-        profile = callbacks.Profile(self.events, config)
+        profile = callbacks.Profile(self.writer, config)
         bar = callbacks.progress_bar(first_step, train.train_steps)
         by_all = [
             callbacks.StopOnNonFinite(config),

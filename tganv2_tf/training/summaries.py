@@ -1,18 +1,25 @@
-"""A run's row in TensorBoard's HParams table, where the runs of one `--logdir` are compared by settings and scores."""
+"""A run's events, and its row in TensorBoard's HParams table, where the runs of one `--logdir` are compared."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import pathlib
+import tempfile
+from types import TracebackType
 
 import tensorflow as tf
+from absl import logging
 from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.hparams import api_pb2, summary
 
-from tganv2_tf import storage
+from tganv2_tf import lanes, storage
 from tganv2_tf.config import Config
 from tganv2_tf.training.checkpoints import EVENTS_DIR
 
+QUEUE = {"max_queue": 10**6, "flush_millis": 10**9}  # for buckets: nothing is written but by `flush`
+FAILED: list[tf.summary.SummaryWriter] = []
 HPARAMS_SUFFIX = ".hparams"
 # What changes neither the networks nor their training.
 NOT_COMPARED = {
@@ -42,16 +49,115 @@ def hparams(config: Config) -> dict[str, bool | int | float | str]:
     return settings
 
 
-def event_writer(model_dir: str, suffix: str | None = None) -> tf.summary.SummaryWriter:
-    """A writer of a run's events; to a bucket nothing goes but by `flush`, for each time the whole file goes there."""
-    folder = storage.join(model_dir, EVENTS_DIR)
-    queue = {"max_queue": 10**6, "flush_millis": 10**9} if storage.is_remote(folder) else {}
-    return storage.patiently(folder, lambda: tf.summary.create_file_writer(folder, filename_suffix=suffix, **queue))
+class EventWriter:
+    """Writes the events of a run, in a local folder or a bucket.
+
+    If tensorflow-io is installed, TensorFlow itself writes to a bucket. If not, or if that fails, it writes to a
+    temporary folder, and `flush` uploads the files that have changed. Event files have names of their own for each
+    start, so earlier ones stay. The writer is a context manager: at the end of its block it flushes and closes.
+
+    Attributes:
+      folder: where TensorFlow writes events and profiles.
+    """
+
+    def __init__(self, model_dir: str, suffix: str | None = None) -> None:
+        """
+        Args:
+          model_dir: the run; if it is empty, nothing is written.
+          suffix: of the file's name.
+        Raises:
+          tf.errors.OpError: the local folder cannot be written.
+        """
+        self._suffix, self._stack = suffix, contextlib.ExitStack()
+        self._target = self.folder = storage.join(model_dir, EVENTS_DIR) if model_dir else ""
+        self._uploaded: dict[str, tuple[int, int]] = {}  # sizes and times of files
+        if not model_dir:
+            self._writer = tf.summary.create_noop_writer()
+        elif not storage.is_remote(self.folder):
+            self._writer = tf.summary.create_file_writer(self.folder, filename_suffix=suffix)
+        elif not lanes.has_tensorflow_io():
+            self._stage()
+        else:
+            self._write_to_bucket()
+
+    def _stage(self) -> None:
+        """From now on, events go to a temporary folder first."""
+        self.folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="tganv2_tf-events-"))
+        self._writer = tf.summary.create_file_writer(self.folder, filename_suffix=self._suffix, **QUEUE)
+
+    def _write_to_bucket(self) -> None:
+        """From now on, TensorFlow writes to the bucket, until it fails.
+
+        After a failed flush of a file, the S3 plugin replaces the file with an empty one at the next flush, and reports
+        success. So a writer that has failed is neither flushed again nor closed, and kept for the rest of the process.
+        """
+        _load_plugin()
+        try:
+            writer = tf.summary.create_file_writer(self.folder, filename_suffix=self._suffix, **QUEUE)
+        except tf.errors.OpError:
+            self._stage()
+            return
+        flush = writer.flush
+
+        def flush_once() -> None:
+            try:
+                flush()
+            except tf.errors.OpError as error:
+                writer.flush = lambda: None
+                FAILED.append(writer)
+                logging.warning(
+                    "%s: events since the last flush are lost: %s", self._target, error.message.split("\n")[0]
+                )
+                self._stage()
+
+        writer.flush = flush_once  # TensorFlow, too, flushes by it, at the end of `as_default`
+        self._writer = writer
+
+    def as_default(self, step: int | None = None) -> contextlib.AbstractContextManager[tf.summary.SummaryWriter]:
+        """See `tf.summary.SummaryWriter.as_default`."""
+        return self._writer.as_default(step)
+
+    def flush(self) -> None:
+        """Writes all events, and uploads what has changed in the temporary folder, if there is one.
+
+        Raises:
+          OSError, tf.errors.OpError: they cannot be written.
+        """
+        self._writer.flush()
+        if self.folder == self._target:
+            return
+        for file in sorted(path for path in pathlib.Path(self.folder).rglob("*") if path.is_file()):
+            name, now = file.relative_to(self.folder).as_posix(), file.stat()
+            state = (now.st_size, now.st_mtime_ns)
+            if self._uploaded.get(name) != state:
+                storage.copy(file, storage.join(self._target, *name.split("/")))
+                self._uploaded[name] = state
+
+    def __enter__(self) -> EventWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.flush()
+            self._writer.close()
+        except (OSError, tf.errors.OpError) as fault:
+            if error is None:
+                raise
+            logging.warning("%s: the last events cannot be written: %s", self._target, fault)
+        finally:
+            self._stack.close()
 
 
-def flush(writer: tf.summary.SummaryWriter, model_dir: str) -> None:
-    """Writes what the writer holds; a server that is away for a moment is waited for."""
-    storage.patiently(model_dir, writer.flush)
+def _load_plugin() -> None:
+    """Lets TensorFlow itself write to `s3://`, with the settings of `storage`."""
+    for name, value in storage.s3.DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    endpoint = storage.s3.endpoint()
+    if endpoint:
+        os.environ.setdefault("S3_ENDPOINT", endpoint)
+    import tensorflow_io  # noqa: F401 (registers the scheme)
 
 
 def record_hparams(config: Config) -> None:
@@ -68,11 +174,8 @@ def record_hparams(config: Config) -> None:
     parent, name = os.path.split(config.train.model_dir.rstrip("/"))
     folder = storage.join(config.train.model_dir, EVENTS_DIR)
     earlier = [file for file in storage.names(folder) if file.endswith(HPARAMS_SUFFIX)]
-    writer = event_writer(config.train.model_dir, HPARAMS_SUFFIX)
-    with writer.as_default():
+    with EventWriter(config.train.model_dir, HPARAMS_SUFFIX) as writer, writer.as_default():
         hparams_api.hparams(hparams(config), trial_id=f"{name} in {parent or '.'}")
-    flush(writer, config.train.model_dir)
-    writer.close()
     for file in earlier:
         storage.remove(storage.join(folder, file))
 
