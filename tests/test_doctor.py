@@ -113,6 +113,23 @@ def test_memory_that_cannot_be_found_out(tmp_path):
     assert doctor.check_memory(None).level == NOTE
 
 
+def test_instruction_sets_are_onednns_names(tmp_path, monkeypatch):
+    cpuinfo, core = tmp_path / "cpuinfo", "avx512f avx512bw avx512vl avx512dq"
+    for flags, name in (
+        ("sse4_1 avx avx2 fma", "AVX2"),
+        ("avx avx2 fma avx_vnni", "AVX2_VNNI"),
+        (f"avx avx2 fma {core}", "AVX512_CORE"),
+        (f"avx avx2 fma {core} avx512_vnni avx512_bf16", "AVX512_CORE_BF16"),
+        ("neon", ""),
+    ):
+        cpuinfo.write_text(f"model name\t: A processor \nflags\t\t: fpu {flags}\n")
+        assert machine.instruction_set(str(cpuinfo)) == name
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    cpuinfo.write_text("model name : A processor\nflags : avx2 fma avx_vnni\n")
+    assert machine.processor(str(cpuinfo)) == "A processor, AVX2_VNNI, ONEDNN_MAX_CPU_ISA=AVX2"
+
+
 def test_processors_without_avx(tmp_path):
     for flags, lacks in (
         ("flags\t\t: fpu avx2 sse", True),
