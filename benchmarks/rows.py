@@ -6,15 +6,13 @@ import dataclasses
 import datetime
 import json
 import os
-import pathlib
 import platform
-import re
 import statistics
 import sys
 from collections.abc import Sequence
 
 from tganv2_tf.files import write_atomically
-from tganv2_tf.machine import installed_version, memory, num_cpus
+from tganv2_tf.machine import installed_version, memory, num_cpus, processor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +55,11 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def machine() -> str:
-    """Processor, memory, versions, and what else runs, in one line."""
-    info = pathlib.Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    """Processor and its instructions, memory, versions, and the load, in one line."""
     total = memory()
     versions = {name: installed_version(name) for name in ("tensorflow", "torch", "opencv-python")}
     return (
-        f"{num_cpus()} cores ({names[0].strip() if names else platform.machine()}), "
+        f"{num_cpus()} cores ({processor()}), "
         f"{0 if total is None else total.total / 2**30:.0f} GiB, Python {platform.python_version()}, "
         + ", ".join(f"{name} {version}" for name, version in versions.items() if version)
         + f"; load {os.getloadavg()[0]:.1f} at the end; {datetime.date.today()}"
@@ -71,7 +67,14 @@ def machine() -> str:
 
 
 def report(name: str, rows: Sequence[Row], output: str) -> None:
-    """Prints the table; writes it as JSON too, with the command that repeats it, where `output` names a file."""
+    """Prints the machine and the table.
+
+    Args:
+      name: of the benchmark's module.
+      rows: of the table.
+      output: a JSON file for the rows as well, with the command that repeats them; empty writes none.
+    """
+    print(f"{machine()}\n")
     print(markdown(rows))
     if output:
         flags = [flag for flag in sys.argv[1:] if not flag.startswith("--output=")]

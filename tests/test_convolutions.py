@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tganv2_tf.models import convolutions
 from tganv2_tf.models.convolutions import convolve, relu, upsample, upsample_convolve
 
 RNG = np.random.default_rng(0)
@@ -64,6 +65,32 @@ def test_convolution_of_frames(size, channels):
         np.testing.assert_allclose(one, other, atol=2e-6 * np.abs(other).max())
 
 
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("lengths", [(4, 6, 8), (2, 6, 8), (3, 4, 6), (1, 6, 4)])
+def test_gradients_of_pooled_kernels_by_products(lengths, graph, monkeypatch):
+    pool = tuple(length % 2 == 0 for length in lengths)
+    inputs, kernel = normal(2, *lengths, 2), normal(3, 3, 3, 2, 3)
+    expected = derivatives(lambda x, k: definition(x, k, pool), inputs, kernel)
+    monkeypatch.setattr(convolutions, "CHANNELS_FOR_PRODUCTS", 1)
+    ours = lambda x, k: derivatives(lambda x, k: convolve(x, k, pool), x, k)  # noqa: E731
+    for one, other in zip((tf.function(ours) if graph else ours)(inputs, kernel), expected):
+        np.testing.assert_allclose(one, other, atol=2e-6 * np.abs(other).max())
+
+
+def test_gradients_of_pooled_kernels_are_products_where_there_are_many_channels():
+    def gradient(x, k):
+        return tf.gradients(convolve(x, k, (False, True, True)), k)
+
+    def operations(channels):
+        graph = tf.function(gradient).get_concrete_function(normal(1, 4, 4, 4, channels), normal(3, 3, 3, channels, 8))
+        return [op.type for op in graph.graph.get_operations()]
+
+    assert operations(64).count("MatMul") == 27
+    assert "Conv3DBackpropFilterV2" not in operations(64)
+    assert "MatMul" not in operations(32)
+    assert operations(32).count("Conv3DBackpropFilterV2") == 1
+
+
 def test_small_maps_with_many_channels_take_no_convolution():
     graph = tf.function(lambda x, k: convolve(x, k)).get_concrete_function(
         normal(2, 2, 2, 2, 2), normal(3, 3, 3, 2, 40)
@@ -73,8 +100,10 @@ def test_small_maps_with_many_channels_take_no_convolution():
     assert not {name for name in types if "Conv" in name}
 
 
+@pytest.mark.parametrize("products", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_upsampling_and_convolution_are_the_two_steps(size):
+def test_upsampling_and_convolution_are_the_two_steps(size, products, monkeypatch):
+    monkeypatch.setattr(convolutions, "CHANNELS_FOR_PRODUCTS", 1 if products else 64)
     inputs, kernel = normal(2, size, size, 3), normal(3, 3, 3, 4)
     expected = derivatives(lambda x, k: definition(upsample(x), k), inputs, kernel)
     for one, other in zip(derivatives(upsample_convolve, inputs, kernel), expected):

@@ -133,36 +133,24 @@ def test_memory_that_cannot_be_found_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "instructions"),
-    [
-        ("flags\t\t: fpu avx2 sse avx512fp16", ["avx2"]),
-        ("flags : fpu avx512f avx avx2", ["avx", "avx2", "avx512f"]),
-        ("Features : neon", None),
-    ],
-)
-def test_vector_instructions(tmp_path, flags, instructions):
-    (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\nbugs : avx\n")
-    assert machine.vector_instructions(str(tmp_path / "cpuinfo")) == instructions
-
-
-@pytest.mark.parametrize(
     ("instructions", "variable", "of_user", "level", "text"),
     [
-        (["avx", "avx2"], "1", None, OK, "avx, avx2; oneDNN is on (TF_ENABLE_ONEDNN_OPTS=1, the default here)"),
-        (["avx"], "1", "1", OK, "avx; oneDNN is on (TF_ENABLE_ONEDNN_OPTS=1, as the environment says)"),
+        ("AVX2", "1", None, OK, "a processor, AVX2; oneDNN is on (TF_ENABLE_ONEDNN_OPTS=1, the default here)"),
+        ("AVX", "1", "1", OK, "a processor, AVX; oneDNN is on (TF_ENABLE_ONEDNN_OPTS=1, as the environment says)"),
         (
-            ["avx"],
+            "AVX",
             "0",
             "0",
             NOTE,
             "oneDNN is off (TF_ENABLE_ONEDNN_OPTS=0, as the environment says): a training step takes",
         ),
-        (["avx2"], "1", None, PROBLEM, "no AVX"),
-        (None, "1", None, OK, "oneDNN: TF_ENABLE_ONEDNN_OPTS=1"),
+        ("SSE41", "1", None, PROBLEM, "no AVX"),
+        ("", "1", None, OK, "a processor; oneDNN: TF_ENABLE_ONEDNN_OPTS=1"),
     ],
 )
 def test_processor_and_onednn(monkeypatch, instructions, variable, of_user, level, text):
-    monkeypatch.setattr(machine, "vector_instructions", lambda: instructions)
+    monkeypatch.setattr(machine, "instruction_set", lambda: instructions)
+    monkeypatch.setattr(machine, "processor", lambda: ", ".join(filter(None, ["a processor", instructions])))
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", variable)
     monkeypatch.setattr(lanes, "_ONEDNN_OF_USER", of_user)
     finding = doctor.check_processor()
@@ -188,14 +176,6 @@ def test_the_lane(monkeypatch, version, level, text):
     assert (finding.level, finding.subject) == (level, "lane") and finding.text.startswith(text)
 
 
-def test_the_keras_that_is_loaded_must_be_keras_2(monkeypatch):
-    monkeypatch.setattr(lanes, "tensorflow_version", lambda: "2.21.0")
-    monkeypatch.setattr(lanes.importlib.util, "find_spec", lambda name: object())
-    for keras, fault in ((types.SimpleNamespace(), False), (types.SimpleNamespace(__version__="3.15.1"), True)):
-        monkeypatch.setitem(lanes.sys.modules, "tensorflow", types.SimpleNamespace(keras=keras))
-        assert ("tf.keras is Keras 3.15.1 in this process" in lanes.tensorflow_fault()) == fault
-
-
 def test_each_lane_has_the_libraries_of_its_tensorflow(monkeypatch):
     libraries, built_for = {}, lanes.gpu_libraries()
     for version in ("2.15.1", "2.21.0"):
@@ -206,6 +186,23 @@ def test_each_lane_has_the_libraries_of_its_tensorflow(monkeypatch):
     if build.get("is_cuda_build"):  # what the installed one was built for
         assert f"libcudnn.so.{build['cudnn_version']}" in built_for
         assert "libcudart.so.12" in built_for and build["cuda_version"].startswith("12.")
+
+
+def test_instruction_sets_are_onednns_names(tmp_path, monkeypatch):
+    cpuinfo, core = tmp_path / "cpuinfo", "avx512f avx512bw avx512vl avx512dq"
+    for flags, name in (
+        ("sse4_1 avx avx2 fma", "AVX2"),
+        ("avx avx2 fma avx_vnni", "AVX2_VNNI"),
+        (f"avx avx2 fma {core}", "AVX512_CORE"),
+        (f"avx avx2 fma {core} avx512_vnni avx512_bf16", "AVX512_CORE_BF16"),
+        ("neon", ""),
+    ):
+        cpuinfo.write_text(f"model name\t: A processor \nflags\t\t: fpu {flags}\n")
+        assert machine.instruction_set(str(cpuinfo)) == name
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    cpuinfo.write_text("model name : A processor\nflags : avx2 fma avx_vnni\n")
+    assert machine.processor(str(cpuinfo)) == "A processor, AVX2_VNNI, ONEDNN_MAX_CPU_ISA=AVX2"
 
 
 def test_gpus_are_found_by_driver_or_bus(monkeypatch, tmp_path):
@@ -261,7 +258,7 @@ def test_versions_are_held_against_the_pins(monkeypatch, pins, lines):
 
 
 def test_an_old_processor_and_a_missing_ffmpeg_are_problems(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "vector_instructions", list)
+    monkeypatch.setattr(machine, "instruction_set", lambda: "SSE41")
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
     problems = [finding.subject for finding in doctor.check_versions() if finding.level == PROBLEM]
     assert problems == ["processor", "ffmpeg"]

@@ -10,9 +10,11 @@ import tensorflow as tf
 
 from tests.conftest import tiny_config
 from tests.test_tganv2 import batch, reals, values
+from tganv2_tf.errors import UserError
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.layers import BatchNorm
-from tganv2_tf.training.distribution import make_strategy
+from tganv2_tf.training import distribution
+from tganv2_tf.training.distribution import check_bfloat16, make_strategy
 from tganv2_tf.training.loop import make_model, make_optimizer
 
 
@@ -117,6 +119,30 @@ def test_weights_norms_logits_and_videos_stay_in_float32(precision):
     assert norms
     assert {moment.dtype for layer in norms for moment in layer.batch_moments} == {tf.float32}
     assert tf.keras.mixed_precision.global_policy().name == "float32", "the policy is the model's, not the process's"
+
+
+def test_bfloat16_without_avx512(monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(distribution.logging, "warning", said.append)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    config = tiny_config(mixed_precision="mixed_bfloat16")
+    for name in ("AVX512_CORE_BF16", "AVX512_CORE", ""):
+        monkeypatch.setattr(distribution, "instruction_set", lambda name=name: name)
+        check_bfloat16(config)
+    assert not said
+    monkeypatch.setattr(distribution, "instruction_set", lambda: "AVX2")
+    check_bfloat16(tiny_config())
+    assert not said
+    check_bfloat16(config)
+    assert "no AVX-512" in said[0]
+    # Here TensorFlow would die of a segmentation fault.
+    monkeypatch.setattr(distribution, "instruction_set", lambda: "AVX512_CORE")
+    for limit in ("AVX512_CORE", "ALL", "DEFAULT"):
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+        check_bfloat16(config)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx2")
+    with pytest.raises(UserError, match="ONEDNN_MAX_CPU_ISA=avx2 withholds"):
+        check_bfloat16(config)
 
 
 def test_a_loss_scale_that_overflows_costs_the_step_and_is_halved():

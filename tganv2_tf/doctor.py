@@ -127,13 +127,13 @@ def check_lane() -> Finding:
 
 def check_processor() -> Finding:
     """The vector instructions of the processor, and whether oneDNN, which uses them, is enabled."""
-    instructions = machine.vector_instructions()
+    instructions, name = machine.instruction_set(), machine.processor()
     enabled, choice = lanes.onednn_state()
-    if instructions is None:
-        return Finding(OK, "processor", f"{platform.machine()}; oneDNN: {choice}")
-    if "avx" not in instructions:
+    if not instructions:  # not an x86 processor
+        return Finding(OK, "processor", f"{name}; oneDNN: {choice}")
+    if instructions == "SSE41":
         return Finding(PROBLEM, "processor", "no AVX, without which TensorFlow's packages cannot run; use another")
-    text = f"{', '.join(instructions)}; oneDNN is {'on' if enabled else 'off'} ({choice})"
+    text = f"{name}; oneDNN is {'on' if enabled else 'off'} ({choice})"
     if enabled:
         return Finding(OK, "processor", text)
     slower = f"a training step takes several times as long on processors without AVX-512; unset {lanes.ONEDNN}"

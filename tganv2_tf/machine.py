@@ -11,6 +11,7 @@ import importlib.metadata
 import operator
 import os
 import pathlib
+import platform
 import re
 import shutil
 import subprocess
@@ -21,8 +22,20 @@ from typing import NamedTuple
 from tganv2_tf import lanes
 
 DRIVER_LIBRARY = "libcuda.so.1"
-VECTOR_INSTRUCTIONS = ("avx", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile")
 PROBE_SECONDS = 20
+# oneDNN's names, and the flags of /proc/cpuinfo that each needs; the best first.
+INSTRUCTION_SETS = {
+    "AVX512_CORE_AMX": ("avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"),
+    "AVX512_CORE_BF16": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16"),
+    "AVX512_CORE_VNNI": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"),
+    "AVX512_CORE": ("avx512f", "avx512bw", "avx512vl", "avx512dq"),
+    "AVX2_VNNI": ("avx2", "fma", "avx_vnni"),
+    "AVX2": ("avx2", "fma"),
+    "AVX": ("avx",),
+    "SSE41": ("sse4_1",),
+}
+# Variables that restrict oneDNN (in TensorFlow and in PyTorch) and PyTorch's own kernels to older instructions.
+INSTRUCTION_LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 
 
 class Pin(NamedTuple):
@@ -96,13 +109,20 @@ def installed_version(name: str) -> str | None:
         return None
 
 
-def vector_instructions(cpuinfo: str = "/proc/cpuinfo") -> list[str] | None:
-    """Those of `VECTOR_INSTRUCTIONS` that an x86 processor has; None of other processors.
+def instruction_set(cpuinfo: str = "/proc/cpuinfo") -> str:
+    """The best vector instructions of an x86 processor, as oneDNN names them; empty if they are not known."""
+    found = re.search(r"^flags\s*:(.*)$", _read(cpuinfo), re.MULTILINE)
+    flags = set(found[1].split()) if found else set()
+    known = (name for name, needed in INSTRUCTION_SETS.items() if flags.issuperset(needed))
+    return next(known, "")
 
-    Without AVX, TensorFlow's packages end with an illegal instruction.
-    """
-    flags = re.search(r"^flags\s*:(.*)$", _read(cpuinfo), re.MULTILINE)
-    return [name for name in VECTOR_INSTRUCTIONS if name in flags[1].split()] if flags else None
+
+def processor(cpuinfo: str = "/proc/cpuinfo") -> str:
+    """Model name, best vector instructions, and the limits that the environment sets to them."""
+    name = re.search(r"^model name\s*: (.*)$", _read(cpuinfo), re.MULTILINE)
+    limits = [f"{key}={os.environ[key]}" for key in INSTRUCTION_LIMITS if os.environ.get(key)]
+    parts = [name[1].strip() if name else platform.machine(), instruction_set(cpuinfo), *limits]
+    return ", ".join(filter(None, parts))
 
 
 def num_cpus() -> int:

@@ -7,6 +7,7 @@ before them. What is computed instead, and why, stands here and nowhere else; `d
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Callable
@@ -21,6 +22,8 @@ from tganv2_tf.models.recomputation import recomputed
 # are so many times as many as positions, by the number of axes: a batch has more single frames than videos, so that
 # their weights matter less.
 CHANNELS_PER_POSITION = {2: 16, 3: 4}
+# From so many input channels on, gradients of pooled kernels are matrix products: at stride 2 oneDNN's own take longer.
+CHANNELS_FOR_PRODUCTS = 64
 
 
 def convolve(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool] | None = None) -> tf.Tensor:
@@ -48,11 +51,11 @@ def convolve(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool] | None =
         outputs = _product(tf.reshape(patches, [-1, math.prod(kernel.shape[:-1])]), tf.reshape(kernel, [-1, channels]))
         halved = [length // 2 if pooled else length for length, pooled in zip(lengths, pool)]
         return tf.reshape(outputs, [-1, *halved, channels])
-    form = _two_frames if lengths[0] == 2 and len(lengths) == 3 else _strided
-    if not any(pool):
-        return form(inputs, kernel, pool)
-    # The means that the kernel meets are as large as the inputs, and made in no time.
-    return recomputed(lambda inputs, kernel: form(inputs, kernel, pool), inputs, kernel)
+    if lengths[0] == 2 and len(lengths) == 3:
+        form = functools.partial(_two_frames, pool=pool)
+        # The frames side by side are as large as the inputs, and cheap to make again for the gradient.
+        return recomputed(form, inputs, kernel) if any(pool) else form(inputs, kernel)
+    return _convolution(inputs, kernel, pool)
 
 
 def unused_taps(kernel: tf.Tensor, lengths: Sequence[int]) -> list[int]:
@@ -84,18 +87,97 @@ def _two_frames(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> t
     return tf.transpose(outputs, [0, 3, 1, 2, 4])
 
 
-def _strided(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
+def _convolution(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
     """By TensorFlow's convolution, at stride 2 of means where it is pooled."""
-    padding = "SAME"
+    if len(pool) == 3 and inputs.shape[1] == 1:
+        return _convolution(inputs[:, 0], kernel[0], pool[1:])[:, tf.newaxis]
     if any(pool):
-        zeros = [[0, 0] if length == 1 else [1, 1] for length in inputs.shape[1:-1]]
-        inputs, padding = mean_of_pairs(tf.pad(inputs, [[0, 0], *zeros, [0, 0]]), pool), "VALID"
-    strides = [2 if pooled else 1 for pooled in pool]
-    if len(pool) == 2:
-        return tf.nn.conv2d(inputs, kernel, strides, padding)
-    if inputs.shape[1] == 1:
-        return tf.nn.conv2d(inputs[:, 0], kernel[0], strides[1:], padding)[:, tf.newaxis]
-    return tf.nn.conv3d(inputs, kernel, [1, *strides, 1], padding)
+        return _halved(inputs, kernel, pool)
+    return (tf.nn.conv2d if len(pool) == 2 else tf.nn.conv3d)(inputs, kernel, [1] * (len(pool) + 2), "SAME")
+
+
+def _halved(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
+    """Convolution at stride 2 of the means of pairs: [N, *lengths, C] -> [N, *halved lengths, C'].
+
+    The means are as large as the inputs. They are not kept for the gradient.
+    """
+
+    @tf.custom_gradient
+    def halved(inputs: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return _spread(upstream, kernel, pool), _kernel_gradient(inputs, upstream, kernel.shape, pool)
+
+        convolution = tf.nn.conv2d if len(pool) == 2 else tf.nn.conv3d
+        return convolution(_means(inputs, kernel.shape, pool), kernel, _strides(pool), "VALID"), gradient
+
+    return halved(inputs, kernel)
+
+
+def _spread(upstream: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
+    """The adjoint of `_halved`: [N, *halved lengths, C'] -> [N, *lengths, C]."""
+
+    @tf.custom_gradient
+    def spread(upstream: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
+        def gradient(above: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return _halved(above, kernel, pool), _kernel_gradient(above, upstream, kernel.shape, pool)
+
+        lengths = upstream.shape[1:-1].as_list()
+        reach = [2 * n + 1 if pooled else n + taps - 1 for n, pooled, taps in zip(lengths, pool, kernel.shape)]
+        shape = [upstream.shape[0] or tf.shape(upstream)[0], *reach, kernel.shape[-2]]
+        transposed = tf.nn.conv2d_transpose if len(pool) == 2 else tf.nn.conv3d_transpose
+        means = mean_of_pairs(transposed(upstream, kernel, shape, _strides(pool), "VALID"), pool)
+        zeros = [0, *(int(taps == 3 and not pooled) for taps, pooled in zip(kernel.shape, pool)), 0]
+        return without(zeros, means), gradient
+
+    return spread(upstream, kernel)
+
+
+def _kernel_gradient(inputs: tf.Tensor, upstream: tf.Tensor, shape: tf.TensorShape, pool: Sequence[bool]) -> tf.Tensor:
+    """The gradient of `_halved` with respect to its kernel, of this shape."""
+
+    @tf.custom_gradient
+    def of_kernel(inputs: tf.Tensor, upstream: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
+        with tf.control_dependencies([upstream]):  # else the means would be those of the forward pass, and kept
+            inputs = tf.identity(inputs)
+        if shape[-2] >= CHANNELS_FOR_PRODUCTS:
+            outputs = _products(inputs, upstream, shape, pool)
+        else:
+            backprop = tf.raw_ops.Conv2DBackpropFilter if len(pool) == 2 else tf.raw_ops.Conv3DBackpropFilterV2
+            options = {"filter_sizes": shape, "strides": _strides(pool), "padding": "VALID"}
+            outputs = backprop(input=_means(inputs, shape, pool), out_backprop=upstream, **options)
+        return outputs, lambda above: (_spread(upstream, above, pool), _halved(inputs, above, pool))
+
+    return of_kernel(inputs, upstream)
+
+
+def _products(inputs: tf.Tensor, upstream: tf.Tensor, shape: tf.TensorShape, pool: Sequence[bool]) -> tf.Tensor:
+    """`_kernel_gradient` as one matrix product for each tap.
+
+    A tap of a convolution at stride 2 meets either the even or the odd positions of an axis. The means of these alone
+    are pooled at stride 2, and products read them without gaps.
+    """
+    lengths, rows = upstream.shape[1:-1].as_list(), tf.reshape(upstream, [-1, shape[-1]])
+    means: dict[tuple[bool, ...], tf.Tensor] = {}  # by whether they begin at the first position or before it
+    products = []
+    for taps in itertools.product(*map(range, shape[:-2])):
+        padded = tuple(count == 3 and not (pooled and tap == 1) for tap, count, pooled in zip(taps, shape, pool))
+        if padded not in means:
+            zeros = [[0, 0], *([int(needed)] * 2 for needed in padded), [0, 0]]
+            means[padded] = mean_of_pairs(tf.pad(inputs, zeros) if any(padded) else inputs, pool, pool)
+        start = [tap // 2 if pooled else tap for tap, pooled in zip(taps, pool)]
+        met = tf.slice(means[padded], [0, *start, 0], [-1, *lengths, -1])
+        products.append(tf.matmul(tf.reshape(met, [-1, shape[-2]]), rows, transpose_a=True))
+    return tf.reshape(tf.stack(products), shape)
+
+
+def _means(inputs: tf.Tensor, kernel_shape: tf.TensorShape, pool: Sequence[bool]) -> tf.Tensor:
+    """What a kernel meets: means of pairs at all positions, with the zeros around them."""
+    zeros = [[taps // 2] * 2 for taps in kernel_shape[:-2]]
+    return mean_of_pairs(tf.pad(inputs, [[0, 0], *zeros, [0, 0]]), pool)
+
+
+def _strides(pool: Sequence[bool]) -> list[int]:
+    return [1, *(2 if pooled else 1 for pooled in pool), 1]
 
 
 def mean_of_pairs(inputs: tf.Tensor, axes: Sequence[bool], strides: Sequence[bool] | None = None) -> tf.Tensor:
@@ -110,8 +192,7 @@ def mean_of_pairs(inputs: tf.Tensor, axes: Sequence[bool], strides: Sequence[boo
     """
     if not any(axes):
         return inputs
-    window = [1, *(2 if chosen else 1 for chosen in axes), 1]
-    moves = [1, *(2 if chosen else 1 for chosen in strides or [False] * len(axes)), 1]
+    window, moves = _strides(axes), _strides(strides or [False] * len(axes))
     average = tf.nn.avg_pool2d if len(axes) == 2 else tf.nn.avg_pool3d
     if inputs.dtype == tf.float16:  # of which TensorFlow has no 3D pooling on CPUs
         return tf.cast(average(tf.cast(inputs, tf.float32), window, moves, "VALID"), tf.float16)
@@ -188,11 +269,8 @@ def upsample_convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     Returns:
       [M, 2H, 2W, C'].
     """
-    _, height, width, _ = inputs.shape
     flipped = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
-    shape = [tf.shape(inputs)[0], 2 * height + 1, 2 * width + 1, kernel.shape[-1]]
-    spread = tf.nn.conv2d_transpose(inputs, flipped, shape, 2, "VALID")
-    return 4.0 * tf.nn.avg_pool2d(spread, 2, 1, "VALID")
+    return 4.0 * _spread(inputs, flipped, [True, True])
 
 
 @tf.custom_gradient

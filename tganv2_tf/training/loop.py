@@ -34,6 +34,7 @@ from tganv2_tf.training.checkpoints import (
     record_config,
 )
 from tganv2_tf.training.distribution import (
+    check_bfloat16,
     gatherer,
     is_chief,
     is_loss_of_worker,
@@ -150,6 +151,7 @@ def train(
     chief = is_chief(strategy)
     batch_size = per_replica_batch_size(config, strategy.num_replicas_in_sync)
     warn_without_gpu(config)
+    check_bfloat16(config)
     if dry_run:
         print(describe(config, strategy.extended.worker_devices, num_workers(strategy)))
         return 0
