@@ -258,7 +258,7 @@ def test_versions_are_held_against_the_pins(monkeypatch, pins, lines):
 
 
 def test_an_old_processor_and_a_missing_ffmpeg_are_problems(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "instruction_set", lambda: "SSE41")
+    monkeypatch.setattr(machine, "instruction_set", lambda *_: "SSE41")
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
     problems = [finding.subject for finding in doctor.check_versions() if finding.level == PROBLEM]
     assert problems == ["processor", "ffmpeg"]
