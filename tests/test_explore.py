@@ -171,7 +171,7 @@ def test_all_pixels_of_an_answer_are_counted_before_they_are_made(monkeypatch: p
     limited = Explorer(StandIn(), Limits(max_megabytes=1, max_frames=100))  # type: ignore[arg-type]
     assert len(mp4s(limited.gallery("0-4", 1.0, 4, 2, IN_TURN, 10))) == 5
     assert len(mp4s(limited.gallery("0-9", 1.0, 8, 1, IN_TURN, 10))) == 10, "a quarter of the pixels at level 1"
-    monkeypatch.setattr(StandIn, "videos", None)
+    monkeypatch.setattr(StandIn, "render", None)
     with pytest.raises(UserError, match="7 videos of 3 frames of 128x128 pixels are 1 MB; valid: up to 1 MB"):
         limited.gallery("0-6", 1.0, 3, 2, IN_TURN, 10)
     with pytest.raises(UserError, match="6 videos of 4 frames"):
@@ -262,7 +262,7 @@ def test_limits_hold_over_http_whatever_is_sent(monkeypatch: pytest.MonkeyPatch)
         (["--model_dir=a", "--host=no.such.host.invalid"], "--host=no.such.host.invalid: no such host"),
         (["--model_dir=a", "--max_videos=0"], "--max_videos=0: valid: a whole number of at least 1"),
         (["--model_dir={}/nowhere", "--port=0"], "nowhere"),
-        (["--saved_model={}/nowhere", "--port=0"], "--saved_model="),
+        (["--saved_model={}/nowhere", "--port=0"], "nowhere: no SavedModel there"),
     ],
 )
 def test_what_cannot_work_is_one_line(
