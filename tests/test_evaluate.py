@@ -28,6 +28,7 @@ from tganv2_tf.serving.signatures import export
 from tganv2_tf.training import checkpoints
 from tganv2_tf.training.loop import make_model
 
+by_function: Any = tganv2_tf.evaluate  # the module of the command, which can be called
 SHAPE = {"side": 32, "channels": (2, 2, 2, 2, 2, 2, 4, 4), "units": (8, 8), "num_classes": 3}
 SCORES = {"inception_score", "c3d_fid", "precision", "recall", "density", "coverage"}
 
@@ -181,7 +182,7 @@ def test_wrong_input_to_the_command(folder):
         assert result.stdout == ""
 
 
-def test_score_returns_what_the_command_reports(folder, tmp_path):
+def test_the_function_returns_what_the_command_reports(folder, tmp_path):
     options: dict[str, Any] = {
         "num_samples": 8,
         "repetitions": 2,
@@ -193,17 +194,17 @@ def test_score_returns_what_the_command_reports(folder, tmp_path):
     flags += [f"--classifier={classifier}", f"--scores={','.join(scores)}"]
     main(*cli_flags.parse([*flags, f"--model_dir={folder / 'run'}", f"--output={output}"], Command, EvalConfig))
     reports = set((folder / "run").rglob("*.json"))
-    found = tganv2_tf.score(folder / "run", classifier=classifier, scores=scores, **options)
+    found = by_function(folder / "run", classifier=classifier, scores=scores, **options)
     assert found == {name: of["mean"] for name, of in json.loads(output.read_text())["scores"].items()}
     assert set((folder / "run").rglob("*.json")) == reports, "no file is written"
 
     # The first videos of seed 0 are those of the seeds 0, 1, 2, ..., but for bytes; of an export, up to rounding.
     videos = tganv2_tf.load(folder / "run").videos(range(16), num_frames=16)
     for same in (videos, folder / "saved" / "1"):
-        close = tganv2_tf.score(same, folder / "data", classifier, flip="no", **options)
+        close = by_function(same, folder / "data", classifier, flip="no", **options)
         for name in ("inception_score", "c3d_fid"):
             np.testing.assert_allclose(close[name], found[name], rtol=0.05)
-    alone = tganv2_tf.score(videos[:8], classifier=classifier, scores="inception_score", num_samples=8)
+    alone = by_function(videos[:8], classifier=classifier, scores="inception_score", num_samples=8)
     assert list(alone) == ["inception_score"]
 
 
@@ -224,7 +225,7 @@ def test_score_returns_what_the_command_reports(folder, tmp_path):
         ({"videos": "none"}, UserError, "^none is not a run"),
     ],
 )
-def test_wrong_arguments_of_score(folder, arguments, kind, message):
+def test_wrong_arguments_of_the_function(folder, arguments, kind, message):
     arguments = {
         "videos": np.zeros([6, 16, 8, 8, 3], np.uint8),
         "classifier": folder / "classifier.npz",
@@ -232,7 +233,7 @@ def test_wrong_arguments_of_score(folder, arguments, kind, message):
         **arguments,
     }
     with pytest.raises(kind, match=message) as error:
-        tganv2_tf.score(**arguments)
+        by_function(**arguments)
     assert "--" not in str(error.value)
 
 

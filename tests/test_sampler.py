@@ -279,7 +279,7 @@ def test_load_refuses_a_tensorflow_that_cannot_be_used(made, monkeypatch):
 
 
 def test_the_package_is_imported_without_tensorflow_and_has_no_other_names():
-    script = "import sys, tganv2_tf; print([tganv2_tf.load, tganv2_tf.score] and 'tensorflow' in sys.modules)"
+    script = "import sys, tganv2_tf; print([tganv2_tf.load, tganv2_tf.evaluate] and 'tensorflow' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert result.stdout == "False\n", result.stderr
     with pytest.raises(AttributeError, match="module 'tganv2_tf' has no attribute 'laod'"):

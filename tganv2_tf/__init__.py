@@ -1,29 +1,33 @@
 """TGANv2 (Saito & Saito, 2018) in Keras / TensorFlow 2.
 
-`tganv2_tf.load(path)` loads a generator, `tganv2_tf.score(...)` scores one. `python -m tganv2_tf` lists the commands.
+`tganv2_tf.load(path)` loads a generator, and `tganv2_tf.evaluate(path, ...)` scores one. `python -m tganv2_tf` lists
+the commands.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from tganv2_tf import lanes
 
 if TYPE_CHECKING:
-    from tganv2_tf.api import load, score
+    from tganv2_tf.api import load
 
 if lanes.python_fault():
     raise SystemExit(lanes.python_fault())
 lanes.prepare()
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "score"]
+__all__ = ["__version__", "evaluate", "load"]
 
 
 def __getattr__(name: str) -> Any:
     """Imports the functions when they are asked for: the package is imported by commands that need neither."""
-    if name in ("load", "score"):
-        from tganv2_tf import api
+    if name == "load":
+        from tganv2_tf.api import load
 
-        return getattr(api, name)
+        return load
+    if name == "evaluate":  # the module of the command, which can be called
+        return importlib.import_module("tganv2_tf.evaluate")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The Python interface: `tganv2_tf.load` and `tganv2_tf.score`. docs/python_api.md shows both.
+"""The Python interface: `tganv2_tf.load` and `tganv2_tf.evaluate`. docs/python_api.md shows both.
 
 Their errors are `ValueError` for an argument out of its range and `UserError` for files that are missing or damaged.
 TensorFlow is imported by the first call.
@@ -42,7 +42,7 @@ def load(path: Path) -> Sampler:
         return sampler.load(os.fspath(path))
 
 
-def score(
+def evaluate(
     videos: Path | np.ndarray,
     data_dir: Path = "",
     classifier: Path = "",
@@ -50,8 +50,6 @@ def score(
     **options: Any,
 ) -> dict[str, float]:
     """Scores a generator or videos, by the protocol of `python -m tganv2_tf.evaluate`.
-
-    It is not called `evaluate`, because `tganv2_tf.evaluate` is the module of that command.
 
     Args:
       videos: a generator as in `load`, a folder of video files, or uint8 [N, T, H, W, 3] with T at least 16, of which
@@ -70,22 +68,22 @@ def score(
     _require_tensorflow()
     import numpy as np
 
-    from tganv2_tf import evaluate
     from tganv2_tf.config import EvalConfig
+    from tganv2_tf.evaluate import Command, score
 
     array = None if isinstance(videos, (str, os.PathLike)) else np.asarray(videos)
     options |= {} if array is not None else {_kind(str(videos)): str(videos)}
     options |= {"data_dir": data_dir, "classifier": classifier}
     options["scores"] = scores if isinstance(scores, str) else ",".join(scores)
     options = {name: str(value) if isinstance(value, os.PathLike) else value for name, value in options.items()}
-    fields = {kind: {field.name for field in dataclasses.fields(kind)} for kind in (evaluate.Command, EvalConfig)}
+    fields = {kind: {field.name for field in dataclasses.fields(kind)} for kind in (Command, EvalConfig)}
     known = set().union(*fields.values())
     if set(options) - known:
         raise ValueError(f"{min(set(options) - known)}: no such option; valid: {', '.join(sorted(known))}")
     with _without_flags():
-        command = evaluate.Command(**{name: options[name] for name in fields[evaluate.Command] & set(options)})
+        command = Command(**{name: options[name] for name in fields[Command] & set(options)})
         config = EvalConfig(**{name: options[name] for name in fields[EvalConfig] & set(options)})
-        outcome = evaluate.score(command, config, videos=array)
+        outcome = score(command, config, videos=array)
     return {name: of.mean for name, of in outcome.scores.items()}
 
 

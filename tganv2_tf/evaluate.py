@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import itertools
 import sys
+import types
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import logging
@@ -258,6 +259,17 @@ def show_in_tensorboard(model_dir: str, found: Mapping[str, Score], step: int) -
     except (OSError, tf.errors.OpError) as error:
         logging.warning("%s: the scores are not shown in TensorBoard: %s", model_dir, str(error).splitlines()[0])
 
+
+class _CallableModule(types.ModuleType):
+    """`tganv2_tf.evaluate` is the module of this command, and the function of the Python interface as well."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> dict[str, float]:
+        from tganv2_tf import api
+
+        return api.evaluate(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _CallableModule
 
 if __name__ == "__main__":
     sys.exit(cli_flags.run(main, (Command, EvalConfig, RunnerOptions), "tganv2_tf.evaluate", __doc__))
