@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import pathlib
 import signal
@@ -66,15 +65,3 @@ def run_command(module: str, *arguments: str, **options: Any) -> subprocess.Comp
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True, "timeout": 300, **options}
     return subprocess.run(command, **options)
-
-
-def pytest_sessionfinish(exitstatus: int) -> None:
-    """Leaves without the destructors of tensorflow-io, which abort the process, if a test has loaded it."""
-
-    def leave() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(int(exitstatus))
-
-    if "tensorflow_io" in sys.modules:
-        atexit.register(leave)

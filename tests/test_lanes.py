@@ -43,7 +43,7 @@ def test_runs_of_both_lanes_are_resumed_in_this_one(written: pathlib.Path, tmp_p
     found = lane_files.variables(run / "checkpoints" / "ckpt-3")
     assert sorted(found) == sorted(expected.files)
     for name, value in found.items():  # weights, their averages, the optimizers' moments, the position in the data
-        tolerance = 1e-5 + 1e-3 * np.abs(expected[name]).max()  # a tenth of an update, or rounding of large values
+        tolerance = 3e-5 + 1e-3 * np.abs(expected[name]).max()  # a third of an update, or rounding of large values
         np.testing.assert_allclose(value, expected[name], rtol=0, atol=tolerance, err_msg=name)
 
 
@@ -62,7 +62,7 @@ print(*generate(z=tf.constant(z), label=tf.constant([0, 1]))["videos"].numpy().f
     assert result.returncode == 0, result.stderr
     sampler = load_sampler(str(written / "run"))
     z = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
-    expected = sampler.videos(z, labels=[0, 1]).flatten()[:12].astype(int)
+    expected = sampler.render(z, labels=[0, 1]).flatten()[:12].astype(int)
     assert np.abs(np.array(result.stdout.split(), int) - expected).max() <= 1
 
 

@@ -7,8 +7,6 @@ speaks up here, and calls the command. No flag is global: each call parses into 
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import dataclasses
 import difflib
 import logging as std_logging
@@ -17,7 +15,6 @@ import re
 import shutil
 import sys
 import textwrap
-import threading
 import traceback
 import typing
 from collections.abc import Sequence
@@ -218,25 +215,7 @@ def run(
       summary: shown by `--help`.
       argv: the arguments; the process's own where it is None.
     """
-    status = _status_of(main, option_types, command, summary, sys.argv[1:] if argv is None else list(argv))
-    if argv is None and "tensorflow_io" in sys.modules:
-        _leave(status)
-    return status
-
-
-def _leave(status: int) -> None:
-    """Ends the process as Python does, but for the destructors of C++.
-
-    Those of tensorflow-io's S3 plugin abort ("pure virtual method called") when all work is done.
-    """
-    for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.current_thread():
-            thread.join()
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # closed, or its reader is gone
-            stream.flush()
-    os._exit(status)
+    return _status_of(main, option_types, command, summary, sys.argv[1:] if argv is None else list(argv))
 
 
 class _TensorFlowFinder:

@@ -7,8 +7,8 @@
 
 From 2.16 on, `tf.keras` is Keras 3 unless `TF_USE_LEGACY_KERAS=1` is set before TensorFlow is imported. The layers, the
 optimizer and the checkpoints of this package are those of Keras 2, so `prepare` sets it. There are no wheels of
-tensorflow-io and tensorflow-addons for the current lane: events go to a bucket through `storage`, and
-`progress_bar_class` has a substitute.
+tensorflow-io and tensorflow-addons for the current lane. Buckets are read and written by boto3 in both, and
+`progress_bar_class` has a substitute for the bar.
 """
 
 from __future__ import annotations
@@ -144,11 +144,6 @@ def install_command(extra: str = "") -> str:
     suffix = "-current" if is_by_choice() else ""
     requirements = f"requirements-{extra}.txt" if extra else f"requirements{suffix}.txt"
     return f"pip install -r {requirements} -c constraints{suffix}.txt"
-
-
-def has_tensorflow_io() -> bool:
-    """Whether TensorFlow itself can read and write `s3://` addresses: by tensorflow-io, which ends at 2.15."""
-    return not has_legacy_keras() and importlib.util.find_spec("tensorflow_io") is not None
 
 
 def coordinated_job() -> Any:

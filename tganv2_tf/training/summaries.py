@@ -14,12 +14,11 @@ from absl import logging
 from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.hparams import api_pb2, summary
 
-from tganv2_tf import lanes, storage
+from tganv2_tf import storage
 from tganv2_tf.config import Config
 from tganv2_tf.training.checkpoints import EVENTS_DIR
 
 QUEUE = {"max_queue": 10**6, "flush_millis": 10**9}  # for buckets: nothing is written but by `flush`
-FAILED: list[tf.summary.SummaryWriter] = []
 HPARAMS_SUFFIX = ".hparams"
 # What changes neither the networks nor their training.
 NOT_COMPARED = {
@@ -52,9 +51,10 @@ def hparams(config: Config) -> dict[str, bool | int | float | str]:
 class EventWriter:
     """Writes the events of a run, in a local folder or a bucket.
 
-    If tensorflow-io is installed, TensorFlow itself writes to a bucket. If not, or if that fails, it writes to a
-    temporary folder, and `flush` uploads the files that have changed. Event files have names of their own for each
-    start, so earlier ones stay. The writer is a context manager: at the end of its block it flushes and closes.
+    For a bucket, TensorFlow writes to a temporary folder, and `flush` uploads the files that have changed. TensorFlow
+    could write to the bucket itself by tensorflow-io. But after one failed flush, that replaces the file with an empty
+    one at the next, and reports success. Each start of a run has its own event files, so earlier ones stay. The writer
+    is a context manager: at the end of its block it flushes and closes.
 
     Attributes:
       folder: where TensorFlow writes events and profiles.
@@ -68,50 +68,17 @@ class EventWriter:
         Raises:
           tf.errors.OpError: the local folder cannot be written.
         """
-        self._suffix, self._stack = suffix, contextlib.ExitStack()
+        self._stack = contextlib.ExitStack()
         self._target = self.folder = storage.join(model_dir, EVENTS_DIR) if model_dir else ""
         self._uploaded: dict[str, tuple[int, int]] = {}  # sizes and times of files
-        if not model_dir:
-            self._writer = tf.summary.create_noop_writer()
-        elif not storage.is_remote(self.folder):
-            self._writer = tf.summary.create_file_writer(self.folder, filename_suffix=suffix)
-        elif not lanes.has_tensorflow_io():
-            self._stage()
+        queue = {}
+        if storage.is_remote(self._target):
+            self.folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="tganv2_tf-events-"))
+            queue = QUEUE
+        if model_dir:
+            self._writer = tf.summary.create_file_writer(self.folder, filename_suffix=suffix, **queue)
         else:
-            self._write_to_bucket()
-
-    def _stage(self) -> None:
-        """From now on, events go to a temporary folder first."""
-        self.folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="tganv2_tf-events-"))
-        self._writer = tf.summary.create_file_writer(self.folder, filename_suffix=self._suffix, **QUEUE)
-
-    def _write_to_bucket(self) -> None:
-        """From now on, TensorFlow writes to the bucket, until it fails.
-
-        After a failed flush of a file, the S3 plugin replaces the file with an empty one at the next flush, and reports
-        success. So a writer that has failed is neither flushed again nor closed, and kept for the rest of the process.
-        """
-        _load_plugin()
-        try:
-            writer = tf.summary.create_file_writer(self.folder, filename_suffix=self._suffix, **QUEUE)
-        except tf.errors.OpError:
-            self._stage()
-            return
-        flush = writer.flush
-
-        def flush_once() -> None:
-            try:
-                flush()
-            except tf.errors.OpError as error:
-                writer.flush = lambda: None
-                FAILED.append(writer)
-                logging.warning(
-                    "%s: events since the last flush are lost: %s", self._target, error.message.split("\n")[0]
-                )
-                self._stage()
-
-        writer.flush = flush_once  # TensorFlow, too, flushes by it, at the end of `as_default`
-        self._writer = writer
+            self._writer = tf.summary.create_noop_writer()
 
     def as_default(self, step: int | None = None) -> contextlib.AbstractContextManager[tf.summary.SummaryWriter]:
         """See `tf.summary.SummaryWriter.as_default`."""
@@ -148,16 +115,6 @@ class EventWriter:
             logging.warning("%s: the last events cannot be written: %s", self._target, fault)
         finally:
             self._stack.close()
-
-
-def _load_plugin() -> None:
-    """Lets TensorFlow itself write to `s3://`, with the settings of `storage`."""
-    for name, value in storage.s3.DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    endpoint = storage.s3.endpoint()
-    if endpoint:
-        os.environ.setdefault("S3_ENDPOINT", endpoint)
-    import tensorflow_io  # noqa: F401 (registers the scheme)
 
 
 def record_hparams(config: Config) -> None:
