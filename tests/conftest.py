@@ -15,6 +15,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the tests are written for CPUs, wha
 import pytest
 
 from tganv2_tf.config import Config, DataConfig, ModelConfig, TrainConfig
+from tganv2_tf.machine import withholds_avx512
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY_MODEL = {
@@ -48,6 +49,9 @@ def two_replicas() -> Any:
     import tensorflow as tf
 
     return tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+
+
+needs_bfloat16 = pytest.mark.skipif(withholds_avx512(), reason="TensorFlow would die in bfloat16: check_bfloat16")
 
 
 def tiny_config(model: dict[str, Any] | None = None, data: dict[str, Any] | None = None, **train: Any) -> Config:

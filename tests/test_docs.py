@@ -197,7 +197,8 @@ ELSEWHERE: list[tuple[str, str, Callable[[Command], None]]] = [
     (r"(TF_CONFIG=|srun\b)", "waits for others; tests/test_training_commands.py has two workers", workers_are_named),
     (r"python -m benchmarks\.cost\b", "a minute; tests/test_cost.py", understood),
     (
-        r"python -m benchmarks\.(bench|step|inference|levels|evaluation|input_pipeline|preparation|startup|race)\b",
+        r"([A-Z_]+=\S+ )*python -m benchmarks\."
+        r"(bench|step|inference|levels|evaluation|input_pipeline|preparation|startup|race)\b",
         "minutes; in small: tests/test_step_benchmark.py, tests/test_speed_benchmarks.py, tests/test_race.py",
         understood,
     ),

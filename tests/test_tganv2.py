@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import tiny_config
+from tests.conftest import needs_bfloat16, tiny_config
 from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import latents_from_seeds, sample_latents
@@ -306,6 +306,7 @@ def test_recomputed_gradients_are_the_same():
         np.testing.assert_allclose(again, kept, atol=1e-5 * max(1, np.abs(kept).max()))
 
 
+@needs_bfloat16
 def test_recomputed_gradients_in_bfloat16_are_float32_and_finite():
     for values in recomputed_steps(True, mixed_precision="mixed_bfloat16"):
         assert all(value.dtype == tf.float32 and np.isfinite(value).all() for value in values)

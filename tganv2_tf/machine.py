@@ -117,6 +117,12 @@ def instruction_set(cpuinfo: str = "/proc/cpuinfo") -> str:
     return next(known, "")
 
 
+def withholds_avx512() -> bool:
+    """Whether ONEDNN_MAX_CPU_ISA restricts oneDNN to instructions before AVX-512, which the processor has."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    return instruction_set().startswith("AVX512") and limit in INSTRUCTION_SETS and not limit.startswith("AVX512")
+
+
 def processor(cpuinfo: str = "/proc/cpuinfo") -> str:
     """Model name, best vector instructions, and the limits that the environment sets to them."""
     name = re.search(r"^model name\s*: (.*)$", _read(cpuinfo), re.MULTILINE)

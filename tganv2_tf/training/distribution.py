@@ -11,10 +11,9 @@ import tensorflow as tf
 from absl import logging
 from tensorflow.python.eager import context  # the coordination service has no public name
 
-from tganv2_tf import lanes
+from tganv2_tf import lanes, machine
 from tganv2_tf.config import Config
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.machine import INSTRUCTION_SETS, instruction_set
 
 LARGE_RESOLUTION = 128  # pixels from which a run without a GPU is a mistake more often than not
 # Seconds without a sign of life after which a worker counts as lost. TensorFlow's own, 10, are soon over where a switch
@@ -212,12 +211,12 @@ def check_bfloat16(config: Config) -> None:
     """
     if config.train.mixed_precision != "mixed_bfloat16" or tf.config.list_logical_devices("GPU"):
         return
-    limit, found = os.environ.get("ONEDNN_MAX_CPU_ISA", ""), instruction_set()
-    if found.startswith("AVX512") and limit.upper() in INSTRUCTION_SETS and not limit.upper().startswith("AVX512"):
+    if machine.withholds_avx512():
         raise UserError(
-            f"--mixed_precision=mixed_bfloat16 needs AVX-512, which ONEDNN_MAX_CPU_ISA={limit} withholds: "
-            "unset it, or use --mixed_precision=float32"
+            "--mixed_precision=mixed_bfloat16 needs AVX-512, which ONEDNN_MAX_CPU_ISA="
+            f"{os.environ['ONEDNN_MAX_CPU_ISA']} withholds: unset it, or use --mixed_precision=float32"
         )
+    found = machine.instruction_set()
     if found and not found.startswith("AVX512"):
         logging.warning(
             "This processor has no AVX-512: a step in bfloat16 takes many times as long as with "
