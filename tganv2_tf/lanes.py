@@ -41,7 +41,7 @@ def python_fault(version: tuple[int, ...] = sys.version_info[:2]) -> str:
     return "tganv2_tf needs Python 3.{} to 3.{}; this is Python {}.{}.".format(first[1], last[1], *version[:2])
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)  # noqa: UP033 (Python 3.8, which must get its one line, has no functools.cache)
 def tensorflow_version() -> str:
     """Version of the installed TensorFlow, which is not imported; empty if there is none."""
     for name in ("tensorflow", "tensorflow-cpu", "tf-nightly"):
