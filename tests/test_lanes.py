@@ -130,7 +130,7 @@ def test_install_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Pat
     for word in lanes.install_command("ray").split():
         assert not word.endswith(".txt") or (ROOT / word).is_file()
     monkeypatch.setattr(lanes, "ROOT", tmp_path)
-    assert lanes.install_command("ray") == "pip install 'tganv2-tf[ray]'"
+    assert lanes.install_command("ray") == "pip install '.[ray]' in the checkout that tganv2-tf was installed from"
 
 
 def test_keras_3_is_refused_in_one_line() -> None:
@@ -158,3 +158,10 @@ def test_every_process_has_onednn() -> None:
             [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
         )
         assert result.stdout.split() == ["1", "1" if lanes.has_legacy_keras() else "None"], result.stderr
+
+
+def test_without_the_requirements_there_is_one_line() -> None:
+    program = [sys.executable, "-S", "-m", "data_prep.verify"]  # -S: no site-packages
+    result = subprocess.run(program, cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
+    text = "The requirements of tganv2_tf are not installed: pip install -r requirements.txt -c constraints.txt\n"
+    assert (result.returncode, result.stderr) == (1, text)

@@ -6,7 +6,7 @@ the commands.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from tganv2_tf import lanes
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 if lanes.python_fault():
     raise SystemExit(lanes.python_fault())
+if not importlib.util.find_spec("absl"):  # one of the smallest stands for all
+    raise SystemExit(f"The requirements of tganv2_tf are not installed: {lanes.install_command()}")
 lanes.prepare()
 
 __version__ = "0.1.0"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import os
 import pathlib
 import runpy
 import sys
@@ -92,7 +93,13 @@ def main(argv: Sequence[str]) -> int:
 
 def console() -> int:
     """Entry point of the console command `tganv2`."""
-    return main(sys.argv[1:])
+    try:
+        status = main(sys.argv[1:])
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `tganv2 | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 if __name__ == "__main__":

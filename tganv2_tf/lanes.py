@@ -140,7 +140,8 @@ def is_tested(version: str) -> bool:
 def install_command(extra: str = "") -> str:
     """The command that installs the requirements, or those of an extra: `explore`, `ray`, `gpu`, `fvd`, `peers`, ..."""
     if not (ROOT / "requirements.txt").is_file():  # an installed package
-        return f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install --force-reinstall {DISTRIBUTION}"
+        # Not by the package's name: no index is known to have it, and anyone could publish that name.
+        return f"pip install '.{f'[{extra}]' if extra else ''}' in the checkout that {DISTRIBUTION} was installed from"
     suffix = "-current" if is_by_choice() else ""
     requirements = f"requirements-{extra}.txt" if extra else f"requirements{suffix}.txt"
     return f"pip install -r {requirements} -c constraints{suffix}.txt"
