@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -26,9 +27,13 @@ from tganv2_tf.errors import UserError
 from tganv2_tf.files import whole_file, write_atomically
 
 FACES, BFLOAT16 = "--flagfile_of_run=faceforensics.flags", "--dtype=bfloat16"
+# Parts with names in `_avx2` run as on a processor without AVX-512: oneDNN (in TensorFlow and PyTorch) and PyTorch's
+# own kernels are restricted. OpenCV and NumPy are not.
+AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 # Both baselines of a step beside ours do not fit into 24 GB.
 PARTS = {
     "step_192_2": ["step", "--implementations=ours,torch"],
+    "step_192_2_avx2": ["step", "--implementations=ours,torch"],
     "step_192_2_plain": ["step", "--implementations=ours,plain"],
     "step_192_2_products": ["step", "--implementations=ours,products"],
     "step_192_2_bfloat16_products": ["step", "--implementations=ours,products", BFLOAT16],
@@ -45,9 +50,12 @@ PARTS = {
     "step_256_4_bfloat16": ["step", "--implementations=ours,torch", BFLOAT16, FACES, "--clips=4", "--rounds=2"],
     "levels": ["levels"],
     "inference": ["inference"],
+    "inference_avx2": ["inference"],
     "evaluation": ["evaluation"],
+    "evaluation_avx2": ["evaluation"],
     "input_pipeline": ["input_pipeline"],
     "preparation": ["preparation"],
+    "preparation_avx2": ["preparation"],
     "startup": ["startup"],
     "race": ["race"],
 }
@@ -77,6 +85,11 @@ class Command:
         return [name for name in PARTS if name != "race" or self.classifier]
 
 
+def restriction(name: str) -> dict[str, str]:
+    """Environment variables that a part sets."""
+    return AVX2 if name.endswith("_avx2") else {}
+
+
 def measure(name: str, command: Command, path: pathlib.Path) -> None:
     """Runs the command of a part, whose figures then are in the file.
 
@@ -89,7 +102,7 @@ def measure(name: str, command: Command, path: pathlib.Path) -> None:
     if program == "race":
         flags.append(f"--classifier={command.classifier}")
     arguments = [sys.executable, "-m", f"benchmarks.{program}", *flags, f"--output={path}"]
-    status = subprocess.run(arguments, stdout=subprocess.DEVNULL, check=False).returncode
+    status = subprocess.run(arguments, env=os.environ | restriction(name), stdout=subprocess.DEVNULL).returncode
     if status or not path.exists():
         raise UserError(f"{name}: `{' '.join(arguments[1:])}` ended with status {status}")
 
@@ -104,7 +117,8 @@ def document(found: dict[str, dict[str, Any]]) -> str:
     ]
     for name, part in found.items():
         rows = [Row(**row) for row in part["rows"]]
-        lines += ["", f"## {name}", f"`{part['command']}`  ", part["machine"], "", markdown(rows)]
+        command = " ".join([*(f"{key}={value}" for key, value in restriction(name).items()), part["command"]])
+        lines += ["", f"## {name}", f"`{command}`  ", part["machine"], "", markdown(rows)]
     return "\n".join(lines) + "\n"
 
 
