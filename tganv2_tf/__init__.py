@@ -31,5 +31,7 @@ def __getattr__(name: str) -> Any:
 
         return load
     if name == "evaluate":  # the module of the command, which can be called
-        return importlib.import_module("tganv2_tf.evaluate")
+        import tganv2_tf.evaluate as command
+
+        return command
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
