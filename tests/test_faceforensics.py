@@ -185,15 +185,15 @@ def test_lengths_may_differ_by_two(root: pathlib.Path, tmp_path: pathlib.Path) -
 def test_one_frame_at_a_time(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[Any] = []
 
-    def watched(path: str) -> Any:
-        fps, frames = open_video(path)
+    def watched(path: str, fps: float = 0.0) -> Any:
+        opened = open_video(path, fps)
 
         def each() -> Any:
-            for frame in frames:
+            for frame in opened.frames:
                 alive.append(1)
                 yield frame
 
-        return type(open_video(path))(fps, each())
+        return opened._replace(frames=each())
 
     monkeypatch.setattr(readers, "open_video", watched)
     original, mask = (str(root / "train" / part / "steady.avi") for part in ("original", "mask"))

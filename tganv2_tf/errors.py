@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class ConfigError(UserError):
     """A flag, or a combination of flags, that cannot work. The message names the flag, its value and what is valid."""
+
+
+class VideoError(Exception):
+    """This one video cannot be used; the message is the reason, without its name."""
