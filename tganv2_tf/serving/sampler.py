@@ -13,7 +13,7 @@ from tganv2_tf import storage
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.models.latents import latents_from_seeds
 from tganv2_tf.serving.signatures import ServedGenerator
-from tganv2_tf.training.checkpoints import load_class_names, load_generator
+from tganv2_tf.training.checkpoints import load_class_names, load_fps, load_generator
 from tganv2_tf.videos import to_uint8
 
 CHUNK_FRAMES = 16
@@ -31,6 +31,7 @@ class Sampler:
       num_levels: L.
       sizes: height and width of each level in pixels.
       class_names: in the order of the labels; empty where the generator is not conditional.
+      fps: frames per second of the training clips; 0 if unknown.
     """
 
     def __init__(self, served: Any, description: str) -> None:
@@ -40,6 +41,7 @@ class Sampler:
         self.z_dim, self.num_frames, self.num_levels = (int(getattr(served, name)) for name in FACTS[:3])
         self.sizes = tuple(served.sizes.numpy().tolist())
         self.class_names = tuple(name.decode() for name in served.class_names.numpy())
+        self.fps = float(served.fps) if hasattr(served, "fps") else 0.0  # exports of older versions have none
 
     def latents(self, seeds: Sequence[int], truncation: float = 1.0) -> np.ndarray:
         """One latent a seed, drawn from U(-psi, psi).
@@ -133,7 +135,8 @@ def load_sampler(model_dir: str = "", saved_model: str = "") -> Sampler:
         raise ConfigError("--model_dir or --saved_model, one of the two, must say where the generator is")
     if model_dir:
         generator, _, step = load_generator(model_dir)
-        return Sampler(ServedGenerator(generator, load_class_names(model_dir)), f"{model_dir}, step {step}")
+        served = ServedGenerator(generator, load_class_names(model_dir), load_fps(model_dir))
+        return Sampler(served, f"{model_dir}, step {step}")
     missing = f"--saved_model={saved_model}: no SavedModel there; name the folder NAME/VERSION"
     if storage.is_remote(saved_model) and not storage.exists(storage.join(saved_model, "saved_model.pb")):
         raise UserError(missing)
