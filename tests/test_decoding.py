@@ -108,6 +108,26 @@ def test_undeclared_matrices_go_by_the_size(tmp_path: pathlib.Path, height: int,
     _assert_close(_decode(path), drawn)
 
 
+@pytest.mark.parametrize("width", [64, 50, 33])  # rows of FFmpeg's are padded
+@pytest.mark.parametrize(
+    ("kind", "codec", "pixels"),
+    [
+        ("mov", "rawvideo", "rgb24"),
+        ("avi", "rawvideo", "bgr24"),  # from the bottom up
+        ("mkv", "ffv1", "bgr0"),
+        ("mkv", "ffv1", "gbrp10le"),
+        ("mov", "qtrle", "rgb24"),
+        ("mov", "png", "rgba"),
+        ("mkv", "libx264rgb", "rgb24"),
+    ],
+)
+def test_rgb_stays_as_it_is(tmp_path: pathlib.Path, kind: str, codec: str, pixels: str, width: int) -> None:
+    drawn = _quarters(40, width)
+    exact = ["-qp", "0"] if codec == "libx264rgb" else []
+    path = _encode(tmp_path / f"a.{kind}", drawn, "-c:v", codec, "-pix_fmt", pixels, *exact)
+    np.testing.assert_allclose(_decode(path), drawn, atol=1 if "10" in pixels else 0)
+
+
 @pytest.mark.parametrize("mirror", [(), ("-display_hflip",)])
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
 def test_all_orientations(tmp_path: pathlib.Path, turn: int, mirror: tuple[str, ...]) -> None:

@@ -170,34 +170,37 @@ def _frames(
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream, damage: Damage) -> Iterator[av.VideoFrame]:
     """All frames that the decoder can make of the file, and what it complains about."""
     packets, errors = container.demux(stream), 0
-    num_packets, end, longest = 0, Fraction(0), Fraction(0)
+    heard = container.format.name, stream.codec_context.name
+    num_packets = end = longest = 0  # the latter two in ticks of the stream's clock
     while errors < MAX_READ_ERRORS:
         packet, frames = None, []
-        with _Log(container.format.name) as log:
+        with _Log(*heard) as log:
             try:
                 packet = next(packets, None)
                 if packet is None:
                     break
                 errors = 0
-                num_packets += packet.dts is not None or packet.size > 0
                 frames = packet.decode()
             except av.FFmpegError:
                 log.complained = True
                 if packet is None:
                     errors += 1
                     packets = container.demux(stream)  # an iterator that has raised is exhausted
-        damage.bad_packets += log.complained or (packet is not None and packet.is_corrupt)
+        if packet is not None:
+            log.complained |= packet.is_corrupt
+            num_packets += packet.dts is not None or packet.size > 0
+            if packet.pts is not None and packet.duration and not packet.is_discard:
+                end, longest = max(end, packet.pts + packet.duration), max(longest, packet.duration)
+        damage.bad_packets += log.complained
         damage.num_frames += len(frames)
-        if packet is not None and packet.pts is not None and packet.duration and not packet.is_discard:
-            length = packet.duration * packet.time_base
-            end, longest = max(end, packet.pts * packet.time_base + length), max(longest, length)
         yield from frames
     promised = _promised_end(container, stream)
-    early = promised is not None and end + 2 * longest < promised
-    # Samples outside an edit list are counted by the header of an MP4 file, and need not be there.
-    # AVI files may count one too many.
-    damage.incomplete = early if promised is not None else num_packets < damage.header_frames - 1
-    if damage.incomplete and promised is not None and not damage.header_frames:
+    if promised is None:
+        damage.incomplete = num_packets < damage.header_frames - 1  # AVI files may count one too many
+        return
+    # Not by their number: samples outside an edit list are counted by the header, and need not be there.
+    damage.incomplete = (end + 2 * longest) * stream.time_base < promised
+    if damage.incomplete and not damage.header_frames:
         damage.header_frames = round(promised * Fraction(_rate(stream)))
 
 
@@ -219,9 +222,9 @@ def _promised_end(container: av.container.InputContainer, stream: av.VideoStream
 class _Log:
     """What FFmpeg logs while it reads and decodes: damage that it skips or conceals is told nowhere else."""
 
-    def __init__(self, container: str) -> None:
-        """Takes the name of the container's format, whose messages count beside those of the decoder."""
-        self._container, self.complained = container, False
+    def __init__(self, *names: str) -> None:
+        """Takes the names of those whose errors count: a format, a codec."""
+        self._names, self.complained = names, False
 
     def __enter__(self) -> _Log:
         self._level = av.logging.get_level()
@@ -233,9 +236,9 @@ class _Log:
     def __exit__(self, *raised: object) -> None:
         self._capture.__exit__(*raised)
         av.logging.set_level(self._level)
-        self.complained |= any(
-            level <= av.logging.ERROR or text.startswith("concealing ") for level, _, text in self._messages
-        )
+        for level, name, text in self._messages:
+            if name in self._names and (level <= av.logging.ERROR or text.startswith("concealing ")):
+                self.complained = True
 
 
 def claimed_num_frames(path: Path) -> int:

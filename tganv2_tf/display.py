@@ -10,7 +10,7 @@ import av
 import av.filter
 import cv2
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from tganv2_tf.errors import VideoError
 
@@ -42,12 +42,12 @@ class Display:
         self._pixel = Fraction(stream.sample_aspect_ratio or 1)
         if not 1 / MAX_PIXEL_RATIO <= self._pixel <= MAX_PIXEL_RATIO:
             raise VideoError(f"its pixels are said to be {self._pixel} times as wide as high; correct its header")
-        self._reformatter = VideoReformatter()
+        self._square, self._reformatter = self._pixel == 1, VideoReformatter()
 
     def shown(self, frame: av.VideoFrame) -> np.ndarray:
         """uint8 [height, width, 3], RGB; contiguous."""
         image = self._rgb(frame)
-        if self._pixel != 1:
+        if not self._square:
             height, width = image.shape[:2]
             if self._pixel > 1:
                 width = max(1, round(width * self._pixel))
@@ -57,7 +57,9 @@ class Display:
         return oriented(image, frame)
 
     def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        matrix = next((number for number in (frame.colorspace, self._matrix) if number != UNSPECIFIED), UNSPECIFIED)
+        matrix = frame.colorspace
+        if matrix == UNSPECIFIED:
+            matrix = self._matrix
         if matrix == UNSPECIFIED:
             matrix = BT709 if frame.height >= HD_HEIGHT or frame.width >= HD_WIDTH else BT601
         if matrix not in MATRICES:
@@ -67,13 +69,17 @@ class Display:
         converted = self._reformatter.reformat(
             frame,
             format="rgb24",
-            interpolation="BICUBIC",
+            interpolation=Interpolation.BICUBIC,
             src_colorspace=source,
             dst_colorspace=BT709 if source != BT709 else BT601,
             src_color_range=frame.color_range or self._range,
             dst_color_range=FULL,
         )
-        return converted.to_ndarray()
+        if converted is frame:  # RGB already, in memory of the decoder
+            return frame.to_ndarray()
+        (plane,) = converted.planes
+        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        return rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
 
 
 def oriented(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
