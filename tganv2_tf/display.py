@@ -57,6 +57,16 @@ class Display:
         return oriented(image, frame)
 
     def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
+        colours = {} if frame.format.is_rgb or frame.format.has_palette else self._colours(frame)
+        converted = self._reformatter.reformat(frame, format="rgb24", interpolation=Interpolation.BICUBIC, **colours)
+        if converted is frame:  # it is in memory of the decoder
+            return frame.to_ndarray()
+        (plane,) = converted.planes
+        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        return rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
+
+    def _colours(self, frame: av.VideoFrame) -> dict[str, int]:
+        """Matrix and range of a frame, as PyAV takes them."""
         matrix = frame.colorspace
         if matrix == UNSPECIFIED:
             matrix = self._matrix
@@ -65,21 +75,13 @@ class Display:
         if matrix not in MATRICES:
             raise VideoError(f"its colours have a matrix (number {matrix} of ITU-T H.273) that cannot be converted")
         source = MATRICES[matrix]
-        # The coefficients of the target are not used for RGB; PyAV sets those of the source only if they differ.
-        converted = self._reformatter.reformat(
-            frame,
-            format="rgb24",
-            interpolation=Interpolation.BICUBIC,
-            src_colorspace=source,
-            dst_colorspace=BT709 if source != BT709 else BT601,
-            src_color_range=frame.color_range or self._range,
-            dst_color_range=FULL,
-        )
-        if converted is frame:  # RGB already, in memory of the decoder
-            return frame.to_ndarray()
-        (plane,) = converted.planes
-        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-        return rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
+        return {
+            "src_colorspace": source,
+            # Not used for RGB, but PyAV sets the coefficients of the source only if these differ.
+            "dst_colorspace": BT709 if source != BT709 else BT601,
+            "src_color_range": frame.color_range or self._range,
+            "dst_color_range": FULL,
+        }
 
 
 def oriented(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
