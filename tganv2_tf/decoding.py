@@ -6,6 +6,7 @@ frames of a video in memory.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -194,9 +195,15 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream, dam
         damage.bad_packets += log.complained
         damage.num_frames += len(frames)
         yield from frames
+    if errors == MAX_READ_ERRORS:
+        with contextlib.suppress(av.FFmpegError):
+            rest = stream.codec_context.decode(None)
+            damage.num_frames += len(rest)
+            yield from rest
     promised = _promised_end(container, stream)
     if promised is None:
-        damage.incomplete = num_packets < damage.header_frames - 1  # AVI files may count one too many
+        one_more = len(container.streams) > 1  # FFmpeg counts an empty packet in AVI files whose sound is longer
+        damage.incomplete = num_packets < damage.header_frames - one_more
         return
     # Not by their number: samples outside an edit list are counted by the header, and need not be there.
     damage.incomplete = (end + 2 * longest) * stream.time_base < promised

@@ -20,7 +20,6 @@ BT601, BT709 = 5, 1
 MATRICES = {0: BT601, 1: BT709, 4: 4, 5: BT601, 6: BT601, 7: 7, 9: 9}
 HD_HEIGHT, HD_WIDTH = 720, 1280
 MAX_PIXEL_RATIO = 16  # of a pixel's sides
-
 MAX_GAP = 10  # seconds without a frame; more is an error of the time stamps
 HDR = {16: "PQ", 18: "HLG"}  # by the numbers of ITU-T H.273
 TO_SDR = (
@@ -104,9 +103,8 @@ class _Deinterlacer:
     def __init__(self, frame: av.VideoFrame) -> None:
         self._kind = _kind(frame)
         self._graph = av.filter.Graph()
-        time_base = frame.time_base or Fraction(1, 1000)
         source = self._graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(time_base)
+            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
         )
         filters = [source, self._graph.add("bwdif", "mode=send_frame:deint=interlaced"), self._graph.add("buffersink")]
         self._graph.link_nodes(*filters).configure()
@@ -161,25 +159,24 @@ def timed(frames: Iterable[av.VideoFrame], fps: float) -> Iterator[tuple[Fractio
         before = stamp
 
 
-def resampled(timed: Iterable[tuple[Fraction, np.ndarray]], fps: float) -> Iterator[np.ndarray]:
+def resampled(frames: Iterable[tuple[Fraction, np.ndarray]], fps: float) -> Iterator[np.ndarray]:
     """At each time 0, 1 / fps, 2 / fps, ... the nearest frame, the earlier of two.
 
     Args:
-      timed: frames and their times in seconds, increasing, from 0.
+      frames: with their times in seconds, increasing, from 0.
       fps: frames per second of the result.
     """
     step = 1 / Fraction(fps).limit_denominator(10**6)
     due, before, interval = Fraction(0), Fraction(0), step
     shown: np.ndarray | None = None
-    for time, frame in timed:
+    for time, frame in frames:
         while shown is not None and due - before <= time - due:
             yield shown
             due += step
         if shown is not None:
             interval = time - before
         shown, before = frame, time
-    while (
-        shown is not None and due + step / 2 <= before + interval
-    ):  # the last frame is shown as long as the one before
+    # The last frame is shown as long as the one before.
+    while shown is not None and due + step / 2 <= before + interval:
         yield shown
         due += step
