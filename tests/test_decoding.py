@@ -320,15 +320,25 @@ def test_one_lost_frame_is_told(tmp_path: pathlib.Path) -> None:
     assert opened.damage.reason == "damaged: 47 frames of the 48 that its header promises were decoded"
 
 
-def test_lost_packets_of_a_broadcast_are_told(tmp_path: pathlib.Path) -> None:
-    # Of a picture in several slices one is lost, which the decoder makes up from the picture before.
-    path = _encode(tmp_path / "a.ts", _moving(), "-c:v", "mpeg2video", "-q:v", "3", "-g", "12")
+def test_a_frame_that_breaks_off_is_told(tmp_path: pathlib.Path) -> None:
+    path = _encode(tmp_path / "a.avi", _moving(), "-c:v", "huffyuv")
     content = path.read_bytes()
-    lost = len(content) // 188 // 2 * 188
-    path.write_bytes(content[:lost] + content[lost + 188 :])
+    path.write_bytes(content[: content.rindex(b"00dc", 0, content.rindex(b"idx1")) + 1000])
     opened = open_video(path)
     assert len(list(opened.frames)) == 48
-    assert opened.damage.reason.startswith("damaged: 48 frames were decoded, ")
+    assert opened.damage.bad_packets == 1
+
+
+def test_a_concealed_slice_is_told(tmp_path: pathlib.Path) -> None:
+    # A quarter of a picture is lost, which the decoder makes up from the picture before.
+    path = _encode(tmp_path / "a.h264", _moving(), "-c:v", "libx264", "-x264-params", "slices=4:bframes=0:keyint=12")
+    content, units = path.read_bytes(), [0]
+    while (at := content.find(b"\0\0\1", units[-1] + 3)) > 0:
+        units.append(at)
+    path.write_bytes(content[: units[60]] + content[units[61] :])
+    opened = open_video(path)
+    assert len(list(opened.frames)) == 48
+    assert opened.damage.reason == "damaged: 48 frames were decoded, 1 packets with errors"
 
 
 def test_damaged_videos_are_neither_scored_nor_projected(tmp_path: pathlib.Path) -> None:
