@@ -19,7 +19,7 @@ import os
 import pathlib
 import sys
 
-from data_prep.options import ShardingOptions, require_resolution
+from data_prep.options import FPS_HELP, ShardingOptions, recorded_fps, require_fps, require_resolution
 from data_prep.readers import BOX_RULES, read_masked_face
 from data_prep.shard_writer import Video
 from data_prep.sharding import DataSet, prepare
@@ -43,11 +43,13 @@ class FaceForensicsOptions:
     )
     face_margin: float = option("widens the square on each side, as a share of its side", 0.0)
     resolution: int = option("R, height and width of the frames in pixels", 256)
+    fps: float = option(FPS_HELP, 0.0)
 
     def __post_init__(self) -> None:
         require(bool(self.root), "root", self.root, "the folder that holds train, val and test")
         require(0 <= self.face_margin <= 2, "face_margin", self.face_margin, "0 to 2")
         require_resolution(self.resolution)
+        require_fps(self.fps)
 
 
 def find_videos(folder: pathlib.Path) -> dict[str, str]:
@@ -85,6 +87,7 @@ def data_set(options: FaceForensicsOptions) -> DataSet:
         box_rule=options.box,
         margin=options.face_margin,
         resolution=options.resolution,
+        fps=options.fps,
     )
     return DataSet(
         name="faceforensics",
@@ -95,7 +98,12 @@ def data_set(options: FaceForensicsOptions) -> DataSet:
         videos=[Video(name, path, mask=masks[name]) for name, path in originals.items() if name in masks],
         missing=sorted(missing),
         reader=reader,
-        options={"box": options.box, "face_margin": options.face_margin, "resolution": options.resolution},
+        options={
+            "box": options.box,
+            "face_margin": options.face_margin,
+            "resolution": options.resolution,
+            **recorded_fps(options.fps),
+        },
         source="--root",
     )
 

@@ -7,6 +7,9 @@ import dataclasses
 from data_prep.video import GEOMETRIES
 from tganv2_tf.config import option, require
 
+FPS_HELP = "frames per second to resample all videos to, by the nearest frame in time; 0 = every coded frame, as it is"
+MAX_FPS = 1000
+
 
 @dataclasses.dataclass(frozen=True)
 class VideoDirOptions:
@@ -19,15 +22,27 @@ class VideoDirOptions:
         GEOMETRIES,
     )
     resolution: int = option("R, height of the frames in pixels", 192)
+    fps: float = option(FPS_HELP, 0.0)
 
     def __post_init__(self) -> None:
         require(bool(self.video_dir), "video_dir", self.video_dir, "the folder of the videos")
         require_resolution(self.resolution)
+        require_fps(self.fps)
 
 
 def require_resolution(resolution: int) -> None:
     """Raises ConfigError where the value of --resolution, in pixels, cannot be that of frames."""
     require(1 <= resolution <= 8192, "resolution", resolution, "1 to 8192")
+
+
+def require_fps(fps: float) -> None:
+    """Raises ConfigError if the value of --fps, in frames per second, cannot be a rate."""
+    require(0 <= fps <= MAX_FPS, "fps", fps, f"a number from 0 to {MAX_FPS}")
+
+
+def recorded_fps(fps: float) -> dict[str, float]:
+    """The option --fps as a manifest records it: not at all by default, as in data sets of older versions."""
+    return {"fps": fps} if fps else {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,22 +21,23 @@ MAX_LENGTH_DIFFERENCE = 2
 MAX_SHAPE_DIFFERENCE = 0.02
 
 
-def read_resized(video: Video, geometry: str, resolution: int) -> VideoFrames:
-    """The frames in one of `video.GEOMETRIES`. Raises VideoError."""
-    fps, frames = open_video(video.path)
-    return VideoFrames(fps, (fit(frame, geometry, resolution) for frame in frames))
+def read_resized(video: Video, geometry: str, resolution: int, fps: float = 0.0) -> VideoFrames:
+    """The frames in one of `video.GEOMETRIES`, at `fps` frames per second, or as they are. Raises VideoError."""
+    opened = open_video(video.path, fps)
+    return opened._replace(frames=(fit(frame, geometry, resolution) for frame in opened.frames))
 
 
-def read_detected_face(video: Video, margin: float, resolution: int) -> VideoFrames:
+def read_detected_face(video: Video, margin: float, resolution: int, fps: float = 0.0) -> VideoFrames:
     """The main face, found by a detector: frames of [resolution, resolution, 3]. Raises VideoError."""
-    boxes = face_boxes.interpolated(face_boxes.detect_boxes(open_video(video.path).frames))
+    boxes = face_boxes.interpolated(face_boxes.detect_boxes(open_video(video.path, fps).frames))
     squares = face_boxes.smooth_squares(boxes)
-    fps, frames = open_video(video.path)
-    crops = (face_boxes.crop(frame, square, margin) for frame, square in zip(frames, squares))
-    return VideoFrames(fps, (resize_square(crop, resolution) for crop in crops))
+    opened = open_video(video.path, fps)
+    # Frames first: zip() must not stop before they are exhausted, which completes their damage.
+    crops = (face_boxes.crop(frame, square, margin) for frame, square in zip(opened.frames, squares))
+    return opened._replace(frames=(resize_square(crop, resolution) for crop in crops))
 
 
-def read_masked_face(video: Video, box_rule: str, margin: float, resolution: int) -> VideoFrames:
+def read_masked_face(video: Video, box_rule: str, margin: float, resolution: int, fps: float = 0.0) -> VideoFrames:
     """The face that a mask video shows: frames of [resolution, resolution, 3].
 
     Args:
@@ -45,17 +46,22 @@ def read_masked_face(video: Video, box_rule: str, margin: float, resolution: int
         each frame, as the authors' code does, and that of the nearest frame where masks are empty.
       margin: widens the square on each side, as a share of its side.
       resolution: in pixels.
+      fps: frames per second to resample both videos to; 0 = as they are.
     Raises:
-      VideoError: one of the two videos cannot be read, they do not belong together, or no mask shows a face.
+      VideoError: one of the two videos cannot be read, the mask video is damaged, they do not belong
+        together, or no mask shows a face.
     """
     try:
-        squares, mask_shape = _mask_squares(open_video(video.mask).frames, box_rule)
+        masks = open_video(video.mask, fps)
+        squares, mask_shape = _mask_squares(masks.frames, box_rule)
+        if masks.damage.reason:  # its frames would belong to others of the video
+            raise VideoError(masks.damage.reason)
     except VideoError as error:
         raise VideoError(f"of its mask video: {error}") from error
-    fps, frames = open_video(video.path)
-    crops = _masked_faces(frames, squares, mask_shape, margin)
+    opened = open_video(video.path, fps)
+    crops = _masked_faces(opened.frames, squares, mask_shape, margin)
     resize = _resize_official if box_rule == "official" else resize_square
-    return VideoFrames(fps, (resize(crop, resolution) for crop in crops))
+    return opened._replace(frames=(resize(crop, resolution) for crop in crops))
 
 
 def _mask_squares(masks: Iterable[np.ndarray], box_rule: str) -> tuple[np.ndarray, tuple[int, ...]]:

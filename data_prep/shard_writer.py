@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import os
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import cv2
 
 from data_prep.video import encode_frame
-from tganv2_tf.data.manifest import Shard, Skipped, checksum
+from tganv2_tf.data.manifest import Damaged, Shard, Skipped, checksum
 from tganv2_tf.data.records import NO_LABEL, encode_record, segment_id, write_record
 from tganv2_tf.decoding import VideoError, VideoFrames, claimed_num_frames
 from tganv2_tf.errors import UserError
@@ -81,10 +82,19 @@ class ShardTask:
 
 @dataclasses.dataclass(frozen=True)
 class ShardReport:
-    """A finished shard, and what of its videos is not in it."""
+    """A finished shard, and what is to be said of its videos.
+
+    Attributes:
+      shard: the file.
+      skipped: videos that are not in it.
+      damaged: videos that are in it with fewer frames than they should have, or with faulty ones.
+      frame_rates: number of videos by their rate in frames per second, as text; 0 if unknown.
+    """
 
     shard: Shard
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[Skipped, ...] = ()
+    damaged: tuple[Damaged, ...] = ()
+    frame_rates: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 class _SpoiledShard(Exception):
@@ -109,7 +119,7 @@ def write_shard(task: ShardTask, announce: Callable[[str | None], None]) -> Shar
     try:
         while True:
             try:
-                shard, skipped = _write_temporary(task, lost, announce)
+                report = _write_temporary(task, lost, announce)
                 break
             except _SpoiledShard as spoiled:
                 lost.append(spoiled.skipped)
@@ -119,13 +129,13 @@ def write_shard(task: ShardTask, announce: Callable[[str | None], None]) -> Shar
         raise UserError(f"{task.file}: cannot be written: {error.strerror or error}; {WHAT_TO_DO}") from error
     finally:
         pathlib.Path(task.temporary).unlink(missing_ok=True)
-    return ShardReport(shard, tuple(skipped))
+    return report
 
 
-def _write_temporary(
-    task: ShardTask, lost: list[Skipped], announce: Callable[[str | None], None]
-) -> tuple[Shard, list[Skipped]]:
+def _write_temporary(task: ShardTask, lost: list[Skipped], announce: Callable[[str | None], None]) -> ShardReport:
     skipped, without = list(lost), {skip.video for skip in lost}
+    damaged: list[Damaged] = []
+    frame_rates: collections.Counter[str] = collections.Counter()
     num_videos = num_records = num_frames = 0
     with open(task.temporary, "wb") as file:
         for video in task.videos:
@@ -133,7 +143,7 @@ def _write_temporary(
                 continue
             announce(video.id)
             written = 0
-            to_write = _encoded_records(video, task)
+            to_write = _encoded_records(video, task, damaged, frame_rates)
             while True:
                 try:
                     record = next(to_write, None)
@@ -156,17 +166,24 @@ def _write_temporary(
         file.flush()
         os.fsync(file.fileno())
     size, digest = os.path.getsize(task.temporary), checksum(task.temporary)
-    return Shard(os.path.basename(task.file), size, digest, num_videos, num_records, num_frames), skipped
+    shard = Shard(os.path.basename(task.file), size, digest, num_videos, num_records, num_frames)
+    return ShardReport(shard, tuple(skipped), tuple(damaged), dict(sorted(frame_rates.items())))
 
 
-def _encoded_records(video: Video, task: ShardTask) -> Iterator[tuple[int, bytes]]:
-    """Number of frames and serialized record of each segment of a video. Raises one of READ_ERRORS."""
-    fps, frames = task.reader(video)
+def _encoded_records(
+    video: Video, task: ShardTask, damaged: list[Damaged], frame_rates: collections.Counter[str]
+) -> Iterator[tuple[int, bytes]]:
+    """Number of frames and serialized record of each segment of a video, whose rate and damage are noted at its end.
+
+    Raises:
+      one of READ_ERRORS.
+    """
+    opened = task.reader(video)
     size: tuple[int, ...] = ()
 
     def encoded() -> Iterator[bytes]:
         nonlocal size
-        for frame in frames:
+        for frame in opened.frames:
             size = frame.shape
             yield encode_frame(frame, task.encoding, task.jpeg_quality)
 
@@ -180,9 +197,13 @@ def _encoded_records(video: Video, task: ShardTask) -> Iterator[tuple[int, bytes
                 label_name=video.label_name,
                 height=size[0],
                 width=size[1],
-                fps=fps,
+                fps=opened.fps,
             ),
         )
+    frame_rates[f"{opened.fps:.5g}"] += 1
+    damage = opened.damage
+    if damage.reason:
+        damaged.append(Damaged(video.id, damage.header_frames, damage.num_frames, damage.reason))
 
 
 @dataclasses.dataclass(frozen=True)

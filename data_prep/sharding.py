@@ -8,6 +8,7 @@ output folder keeps the plan and one report a finished shard.
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import dataclasses
 import hashlib
@@ -28,7 +29,16 @@ from data_prep.output_folder import is_complete, lock, make_folder, read_json, r
 from data_prep.shard_writer import WHAT_TO_DO, ProbeTask, Reader, ShardReport, ShardTask, Video, probe, write_shard
 from data_prep.workers import num_processors, run_supervised
 from tganv2_tf import storage
-from tganv2_tf.data.manifest import MANIFEST_FILE, UNFINISHED_DIR, Manifest, Shard, Skipped, checksum, shard_name
+from tganv2_tf.data.manifest import (
+    MANIFEST_FILE,
+    UNFINISHED_DIR,
+    Damaged,
+    Manifest,
+    Shard,
+    Skipped,
+    checksum,
+    shard_name,
+)
 from tganv2_tf.data.records import source_video
 from tganv2_tf.errors import UserError
 from tganv2_tf.files import write_atomically
@@ -39,7 +49,7 @@ PROBED_VIDEOS = 16
 # Small data sets too are to keep several workers busy, and later the readers of several replicas.
 LEAST_SHARDS = 8
 LEAST_VIDEOS_A_SHARD = 16
-SHOWN_SKIPS = 20
+SHOWN_VIDEOS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,12 +281,15 @@ class _Preparation:
 
     def _finished(self, task: ShardTask, sources: list[str]) -> ShardReport | None:
         """The report of a shard that an earlier run finished, of these very videos and none that it had to skip."""
-        saved = read_json(self._sidecar(task), {"sources": list, "shard": dict, "skipped": list})
+        saved = read_json(
+            self._sidecar(task), {"sources": list, "shard": dict, "skipped": list, "damaged": list, "frame_rates": dict}
+        )
         # Whoever starts the command again after a report of broken videos may have mended them.
         if not saved or saved["skipped"] or saved["sources"] != sources:
             return None
         try:
             shard = Shard(**saved["shard"])
+            damaged = tuple(Damaged(**each) for each in saved["damaged"])
         except TypeError:
             return None
         # Its bytes were on the disk before its report was; but what has happened since?
@@ -284,19 +297,20 @@ class _Preparation:
             return None
         # What was uploaded is whole.
         sound = self.staging or checksum(task.file) == shard.checksum
-        return ShardReport(shard, ()) if sound else None
+        return ShardReport(shard, (), damaged, saved["frame_rates"]) if sound else None
 
     def _finish(self) -> None:
         missing = [Skipped(video_id, "the file is missing") for video_id in self.data_set.missing]
         reports = [self.reports[index] for index in sorted(self.reports)]
         skipped = [*missing, *(skip for report in reports for skip in report.skipped)]
         skipped.sort(key=lambda skip: skip.video)
-        if skipped:
-            print(f"{len(skipped)} of {len(self.data_set.videos) + len(missing)} videos are skipped:")
-            for skip in skipped[:SHOWN_SKIPS]:
-                print(f"  {_in_one_line(skip.video)}: {_in_one_line(skip.reason)}")
-            if len(skipped) > SHOWN_SKIPS:
-                print(f"  and {len(skipped) - SHOWN_SKIPS} more")
+        damaged = sorted((each for report in reports for each in report.damaged), key=lambda each: each.video)
+        frame_rates: collections.Counter[str] = collections.Counter()
+        for report in reports:
+            frame_rates.update(report.frame_rates)
+        of_all = f"of {len(self.data_set.videos) + len(missing)} videos are"
+        _print_reasons(f"{len(skipped)} {of_all} skipped:", skipped)
+        _print_reasons(f"{len(damaged)} {of_all} damaged, and in the data set without what cannot be decoded:", damaged)
         manifest = Manifest(
             name=self.data_set.name,
             split=self.data_set.split,
@@ -306,6 +320,8 @@ class _Preparation:
             options=self.made_with,
             shards=[report.shard for report in reports],
             skipped=skipped,
+            damaged=damaged,
+            frame_rates=dict(sorted(frame_rates.items(), key=lambda item: float(item[0]))),
         )
         full_list = storage.join(self.work, "skipped.json")
         if len(skipped) > self.options.max_failures or not manifest.num_videos:
@@ -324,6 +340,16 @@ class _Preparation:
             f"{self.folder}: {manifest.num_videos} videos, {manifest.num_frames} frames of {manifest.width}x"
             f"{manifest.height}, {manifest.num_shards} shards, {size / MIB:.1f} MiB, {len(skipped)} skipped"
         )
+
+
+def _print_reasons(title: str, videos: Sequence[Skipped | Damaged]) -> None:
+    if not videos:
+        return
+    print(title)
+    for each in videos[:SHOWN_VIDEOS]:
+        print(f"  {_in_one_line(each.video)}: {_in_one_line(each.reason)}")
+    if len(videos) > SHOWN_VIDEOS:
+        print(f"  and {len(videos) - SHOWN_VIDEOS} more")
 
 
 def _state(video: Video) -> str:

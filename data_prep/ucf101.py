@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterable
 
 from data_prep.folders import walk
-from data_prep.options import ShardingOptions, VideoDirOptions
+from data_prep.options import ShardingOptions, VideoDirOptions, recorded_fps
 from data_prep.readers import read_resized
 from data_prep.shard_writer import Video
 from data_prep.sharding import DataSet, prepare
@@ -163,8 +163,15 @@ def data_set(options: Ucf101Options) -> DataSet:
         labels=labels,
         videos=videos,
         missing=missing,
-        reader=functools.partial(read_resized, geometry=options.geometry, resolution=options.resolution),
-        options={"fold": options.fold, "geometry": options.geometry, "resolution": options.resolution},
+        reader=functools.partial(
+            read_resized, geometry=options.geometry, resolution=options.resolution, fps=options.fps
+        ),
+        options={
+            "fold": options.fold,
+            "geometry": options.geometry,
+            "resolution": options.resolution,
+            **recorded_fps(options.fps),
+        },
     )
 
 

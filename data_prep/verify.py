@@ -281,6 +281,10 @@ def summary(manifest: Manifest, videos: Collection[SourceVideo]) -> str:
         f"{len(manifest.labels)} classes, {manifest.width}x{manifest.height} pixels, {manifest.num_shards} shards, "
         f"{manifest.num_records} records, {size / MIB:.1f} MiB, {len(manifest.skipped)} videos skipped when it was made"
     )
+    if manifest.frame_rates:
+        rates = ((rate if float(rate) else "unknown", count) for rate, count in manifest.frame_rates.items())
+        lines.append("frames per second: " + ", ".join(f"{rate} ({count} videos)" for rate, count in rates))
+    lines += [f"note: {each.video!r}: {each.reason}" for each in manifest.damaged]
     return "\n".join(lines)
 
 

@@ -7,8 +7,9 @@ The folder that a video lies in is its label, e.g. `sports/tennis`; videos at th
 its path in the folder. Hidden files and folders are left out. Links are followed, also out of the folder; where they go
 round in circles, each folder counts once.
 
-Every coded frame is a frame of the data set, in order: time stamps are not looked at, so a variable frame rate plays
-at its mean rate. Videos are turned upright as their metadata say; grey becomes three equal channels, transparency goes.
+Frames are what a good player shows: colours by the declared matrix and range, upright, with square pixels,
+deinterlaced; grey becomes three equal channels, transparency goes. HDR is refused. Every coded frame is a frame of the
+data set, in order, whatever its time; --fps=25 resamples all videos to one rate instead, which mixtures of rates need.
 
 Whether a video belongs to the test split depends on its id and --split_seed alone: it stays where it is when others
 come or go. So --test_fraction is met only roughly, by chance.
@@ -26,7 +27,7 @@ import pathlib
 import sys
 
 from data_prep.folders import walk
-from data_prep.options import ShardingOptions, VideoDirOptions
+from data_prep.options import ShardingOptions, VideoDirOptions, recorded_fps
 from data_prep.readers import read_detected_face, read_resized
 from data_prep.shard_writer import Reader, Video
 from data_prep.sharding import DataSet, prepare
@@ -119,10 +120,10 @@ def data_set(options: VideoFolderOptions) -> DataSet:
     reader: Reader
     if options.face_box:
         height, width = size, size
-        reader = functools.partial(read_detected_face, margin=options.face_margin, resolution=size)
+        reader = functools.partial(read_detected_face, margin=options.face_margin, resolution=size, fps=options.fps)
     else:
         height, width = frame_size(options.geometry, size)
-        reader = functools.partial(read_resized, geometry=options.geometry, resolution=size)
+        reader = functools.partial(read_resized, geometry=options.geometry, resolution=size, fps=options.fps)
     recorded = ("geometry", "resolution", "test_fraction", "split_seed", "face_box", "face_margin")
     return DataSet(
         name="video_folder",
@@ -133,7 +134,7 @@ def data_set(options: VideoFolderOptions) -> DataSet:
         videos=videos,
         missing=[],
         reader=reader,
-        options={name: getattr(options, name) for name in recorded},
+        options={**{name: getattr(options, name) for name in recorded}, **recorded_fps(options.fps)},
     )
 
 

@@ -45,7 +45,7 @@ class StandIn:
 
     z_dim, num_frames, num_levels, sizes = 1, FRAMES, 2, (8, 16)
     class_names = CLASS_NAMES
-    description = "a stand-in"
+    description, fps = "a stand-in", 0.0
 
     def latents(self, seeds: Sequence[int], truncation: float = 1.0) -> np.ndarray:
         return truncation * np.array(seeds, np.float32)[:, np.newaxis] / 10

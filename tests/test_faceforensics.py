@@ -182,18 +182,36 @@ def test_lengths_may_differ_by_two(root: pathlib.Path, tmp_path: pathlib.Path) -
     assert len(_read(tmp_path, "more")) == FRAMES
 
 
+def test_a_damaged_mask_video_is_refused(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    original, mask = (root / "train" / part / "steady.avi" for part in ("original", "mask"))
+    content = mask.read_bytes()
+    (tmp_path / "mask.avi").write_bytes(content[: len(content) * 9 // 10])
+    with pytest.raises(VideoError, match=r"^of its mask video: damaged: \d+ frames"):
+        readers.read_masked_face(Video("a", str(original), mask=str(tmp_path / "mask.avi")), "smoothed", 0.0, 16)
+
+
+def test_faces_and_masks_are_resampled_together(root: pathlib.Path) -> None:
+    original, mask = (str(root / "train" / part / "steady.avi") for part in ("original", "mask"))
+    whole, half = (
+        list(readers.read_masked_face(Video("a", original, mask=mask), "official", 0.0, 16, fps).frames)
+        for fps in (30, 15)
+    )
+    assert len(whole) == FRAMES and len(half) == (FRAMES + 1) // 2
+    np.testing.assert_array_equal(half, whole[::2])
+
+
 def test_one_frame_at_a_time(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[Any] = []
 
-    def watched(path: str) -> Any:
-        fps, frames = open_video(path)
+    def watched(path: str, fps: float = 0.0) -> Any:
+        opened = open_video(path, fps)
 
         def each() -> Any:
-            for frame in frames:
+            for frame in opened.frames:
                 alive.append(1)
                 yield frame
 
-        return type(open_video(path))(fps, each())
+        return opened._replace(frames=each())
 
     monkeypatch.setattr(readers, "open_video", watched)
     original, mask = (str(root / "train" / part / "steady.avi") for part in ("original", "mask"))

@@ -53,7 +53,7 @@ def test_layout_is_that_of_ucf101(tmp_path: pathlib.Path) -> None:
     assert files["ucfTrainTestlist/testlist01.txt"].startswith(b"CircleDown/v_CircleDown_g01_c01.avi\r\nCircleDown/v_")
     train = files["ucfTrainTestlist/trainlist01.txt"].decode()
     assert train == "".join(f"{name}/v_{name}_g02_c01.avi {label}\r\n" for label, name in enumerate(CLASSES, start=1))
-    fps, decoded = open_video(folder / "videos" / "SquareUp" / "v_SquareUp_g01_c02.avi")
+    fps, decoded, _ = open_video(folder / "videos" / "SquareUp" / "v_SquareUp_g01_c02.avi")
     frames = np.stack(list(decoded))
     assert fps == 25 and frames.shape == (16, 72, 96, 3)
     drawn = moving_shapes.render("SquareUp", 1, 2, _options())

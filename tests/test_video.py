@@ -35,8 +35,9 @@ def test_all_frames_in_order_and_size(tmp_path: pathlib.Path, height: int, width
     frames = _solid((0, 0, 0), 20, height, width)
     frames += (10 * np.arange(20, dtype=np.uint8))[:, None, None, None]  # frame t is grey 10 t
     write_video(tmp_path / "a.avi", frames)
-    fps, decoded = open_video(tmp_path / "a.avi")
-    decoded = np.stack(list(decoded))
+    fps, frames_read, damage = open_video(tmp_path / "a.avi")
+    decoded = np.stack(list(frames_read))
+    assert damage.reason == "" and damage.num_frames == 20
     assert fps == 25
     assert decoded.shape == (20, height, width, 3) and decoded.dtype == np.uint8
     np.testing.assert_allclose(decoded.mean((1, 2, 3)), 10 * np.arange(20), atol=2)

@@ -1,27 +1,33 @@
-"""Video files -> frames, with OpenCV's FFmpeg; the square in the middle of a frame.
+"""Video files -> frames as a good player shows them; the square in the middle of a frame.
 
-Everything streams: at no time is more than one decoded frame of a video in memory.
+PyAV decodes, with one thread: worker processes share the processors already. At no time is more than a few decoded
+frames of a video in memory.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import math
 import os
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import NamedTuple
 
+import av
 import cv2
 import numpy as np
 
 from tganv2_tf import lanes
+from tganv2_tf.display import Display, deinterlaced, resampled, timed
+from tganv2_tf.errors import VideoError as VideoError
 from tganv2_tf.files import Path
 
-# Broken videos are reported in our own words; FFmpeg and OpenCV would add theirs to the terminal.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when the first video is opened
 if "OPENCV_LOG_LEVEL" not in os.environ:
     lanes.silence_opencv()
+av.logging.set_skip_repeated(False)  # every message counts, see _Log
 
 # Files that are offered as videos: not hidden, in a container that FFmpeg reads.
 VIDEO_NAME = re.compile(
@@ -34,40 +40,73 @@ VIDEO_NAME = re.compile(
 MAX_PERIOD = 16  # pixels
 TEXT_BYTES = 64
 TEXT = bytes([*b"\t\n\r\f", *range(32, 127)])
+MAX_READ_ERRORS = 100  # in a row; a damaged index can name any number of packets
 
 
-class VideoError(Exception):
-    """This one video cannot be used; the message is the reason, without its name."""
+@dataclasses.dataclass
+class Damage:
+    """What is damaged or missing in a video, known once all of its frames have been read.
+
+    Attributes:
+      header_frames: number of frames by the header of the file, or by its length; 0 if it has neither.
+      num_frames: frames that were decoded.
+      bad_packets: packets that could not be read or decoded, or only with errors.
+      incomplete: whether the video ends before its header says.
+    """
+
+    header_frames: int = 0
+    num_frames: int = 0
+    bad_packets: int = 0
+    incomplete: bool = False
+
+    @property
+    def reason(self) -> str:
+        """What is wrong, in one line; empty if nothing is."""
+        if not self.bad_packets and not self.incomplete:
+            return ""
+        expected = f" of the {self.header_frames} that its header promises" if self.header_frames else ""
+        errors = f", {self.bad_packets} packets with errors" if self.bad_packets else ""
+        return f"damaged: {self.num_frames} frames{expected} were decoded{errors}"
 
 
 class VideoFrames(NamedTuple):
     """A video being decoded.
 
     Attributes:
-      fps: frames a second; 0 where it is unknown.
-      frames: each uint8 [height, width, 3], RGB. Raises VideoError where nothing can be decoded.
+      fps: frames per second; 0 if unknown.
+      frames: each uint8 [height, width, 3], RGB. Raises VideoError if nothing can be decoded.
+      damage: complete when `frames` is exhausted.
     """
 
     fps: float
     frames: Iterator[np.ndarray]
+    damage: Damage = Damage()
 
 
-def open_video(path: Path) -> VideoFrames:
-    """Opens a video file; its frames have the size that they have in the file, turned upright as its metadata say.
+def open_video(path: Path, fps: float = 0.0) -> VideoFrames:
+    """Opens a video file. Its frames are what a good player shows.
 
-    Grey has three equal channels, and transparency is dropped. Each coded frame is one frame, whatever its time. A
-    damaged file may end early: what can be decoded before is what it has. The number of frames in its header is not
-    asked for, as it is often wrong.
+    The main stream is the one with most pixels that is no cover picture. Matrix and range are those that it declares;
+    without a declaration, BT.709 from 720 rows or 1280 columns up, else BT.601. Primaries are not converted. Frames are
+    turned and mirrored as the display matrix says, enlarged in one direction if pixels are not square, and
+    deinterlaced if flagged as interlaced. Grey has three equal channels; transparency is dropped.
 
+    Frames that the decoder recovers from a damaged file are kept, before and after the damage.
+
+    Args:
+      path: of the file.
+      fps: frames per second to resample to, by the nearest frame in time; 0 = each coded frame is one frame.
     Raises:
-      VideoError: missing, empty, or not a video.
+      VideoError: missing, empty, not a video, HDR.
     """
-    capture = _capture(path)
-    fps = capture.get(cv2.CAP_PROP_FPS)
-    return VideoFrames(fps if math.isfinite(fps) and fps > 0 else 0.0, _frames(capture))
+    container, stream = _open(path)
+    display, damage = Display(stream), Damage(header_frames=stream.frames)
+    frames = _frames(container, stream, display, damage, fps)
+    return VideoFrames(fps or _rate(stream), frames, damage)
 
 
-def _capture(path: Path) -> cv2.VideoCapture:
+def _open(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
+    """The container and its main stream."""
     absolute = os.path.realpath(path)
     if not os.path.isfile(absolute):
         raise VideoError("the file is missing")
@@ -75,46 +114,152 @@ def _capture(path: Path) -> cv2.VideoCapture:
         raise VideoError("the file is empty")
     try:
         absolute.encode()
-    except UnicodeEncodeError as error:  # OpenCV would crash
+    except UnicodeEncodeError as error:
         raise VideoError("its name or that of its folder is not valid UTF-8; rename it") from error
     with open(absolute, "rb") as file:
         head = file.read(TEXT_BYTES)
     # FFmpeg would follow a playlist (HLS, ffconcat), whatever its extension, to other files of this machine.
     if not head.translate(None, TEXT) and not head.startswith(b"YUV4MPEG2 "):
         raise VideoError("it cannot be opened as a video")
-    # FFmpeg by name, as other backends take a file name with digits for a sequence of pictures; and one thread, as the
-    # worker processes share the processors already.
-    capture = cv2.VideoCapture(absolute, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-    if not capture.isOpened():
-        capture.release()
-        raise VideoError("it cannot be opened as a video")
-    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # films of telephones lie on their side but for their metadata
-    return capture
-
-
-def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
     try:
-        ok, frame = capture.read()
-        if not ok:
+        container = av.open(
+            f"file:{absolute}", metadata_errors="replace", container_options={"protocol_whitelist": "file"}
+        )
+    except (av.FFmpegError, ValueError) as error:
+        raise VideoError("it cannot be opened as a video") from error
+    return container, _main_stream(container)
+
+
+def _main_stream(container: av.container.InputContainer) -> av.VideoStream:
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    decoded = [stream for stream in streams if stream.codec_context is not None]
+    if streams and not decoded:
+        raise VideoError("there is no decoder for it; convert it with ffmpeg")
+    if not decoded:
+        raise VideoError("it cannot be opened as a video")
+    stream = max(decoded, key=lambda each: each.codec_context.width * each.codec_context.height)
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def _rate(stream: av.VideoStream) -> float:
+    """Frames per second; the mean if the rate varies; 0 if unknown."""
+    rate, mean = stream.guessed_rate, stream.average_rate
+    if mean and rate and not 0.9 < rate / mean < 1.1:
+        rate = mean
+    return float(rate) if rate and rate > 0 else 0.0
+
+
+def _frames(
+    container: av.container.InputContainer, stream: av.VideoStream, display: Display, damage: Damage, fps: float
+) -> Iterator[np.ndarray]:
+    with container:
+        try:
+            decoded = deinterlaced(_decoded(container, stream, damage))
+            if fps:
+                shown = ((time, display.shown(frame)) for time, frame in timed(decoded, _rate(stream)))
+                yield from resampled(shown, fps)
+            else:
+                yield from map(display.shown, decoded)
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError("its frames cannot be converted to RGB") from error
+        if not damage.num_frames:
             raise VideoError("no frame of it can be decoded")
-        while ok:
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            ok, frame = capture.read()
-    finally:
-        capture.release()
+
+
+def _decoded(container: av.container.InputContainer, stream: av.VideoStream, damage: Damage) -> Iterator[av.VideoFrame]:
+    """All frames that the decoder can make of the file, and what it complains about."""
+    packets, errors = container.demux(stream), 0
+    heard = container.format.name, stream.codec_context.name
+    num_packets = end = longest = 0  # the latter two in ticks of the stream's clock
+    while errors < MAX_READ_ERRORS:
+        packet, frames = None, []
+        with _Log(*heard) as log:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    break
+                errors = 0
+                frames = packet.decode()
+            except av.FFmpegError:
+                log.complained = True
+                if packet is None:
+                    errors += 1
+                    packets = container.demux(stream)  # an iterator that has raised is exhausted
+        if packet is not None:
+            log.complained |= packet.is_corrupt
+            num_packets += packet.dts is not None or packet.size > 0
+            if packet.pts is not None and packet.duration and not packet.is_discard:
+                end, longest = max(end, packet.pts + packet.duration), max(longest, packet.duration)
+        damage.bad_packets += log.complained
+        damage.num_frames += len(frames)
+        yield from frames
+    if errors == MAX_READ_ERRORS:
+        with contextlib.suppress(av.FFmpegError):
+            rest = stream.codec_context.decode(None)
+            damage.num_frames += len(rest)
+            yield from rest
+    promised = _promised_end(container, stream)
+    if promised is None:
+        one_more = len(container.streams) > 1  # FFmpeg counts an empty packet in AVI files whose sound is longer
+        damage.incomplete = num_packets < damage.header_frames - one_more
+        return
+    # Not by their number: samples outside an edit list are counted by the header, and need not be there.
+    damage.incomplete = (end + 2 * longest) * stream.time_base < promised
+    if damage.incomplete and not damage.header_frames:
+        damage.header_frames = round(promised * Fraction(_rate(stream)))
+
+
+def _promised_end(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction | None:
+    """Time at which the last frame ends, in seconds, by the header of the file; None if it does not say."""
+    if "mp4" in container.format.name and stream.duration and stream.time_base:
+        return ((stream.start_time or 0) + stream.duration) * stream.time_base
+    if stream.frames or not {"matroska", "flv"} & set(container.format.name.split(",")):
+        return None
+    written = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if written:
+        hours, minutes, seconds = map(Fraction, written.groups())
+        return 3600 * hours + 60 * minutes + seconds
+    if len(container.streams) == 1 and container.duration:
+        return Fraction(container.duration, av.time_base)
+    return None
+
+
+class _Log:
+    """What FFmpeg logs while it reads and decodes: damage that it skips or conceals is told nowhere else."""
+
+    def __init__(self, *names: str) -> None:
+        """Takes the names of those whose errors count: a format, a codec."""
+        self._names, self.complained = names, False
+
+    def __enter__(self) -> _Log:
+        self._level = av.logging.get_level()
+        av.logging.set_level(av.logging.INFO)
+        self._capture = av.logging.Capture()
+        self._messages = self._capture.__enter__()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._capture.__exit__(*raised)
+        av.logging.set_level(self._level)
+        for level, name, text in self._messages:
+            if name in self._names and (level <= av.logging.ERROR or text.startswith("concealing ")):
+                self.complained = True
 
 
 def claimed_num_frames(path: Path) -> int:
-    """The number of frames by the header of the file, often wrong; 0 where there is none.
+    """The number of frames by the header of the file, often wrong; 0 if it has none.
 
     Raises:
       VideoError: it cannot be opened.
     """
-    capture = _capture(path)
-    try:
-        return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-    finally:
-        capture.release()
+    container, stream = _open(path)
+    with container:
+        length = stream.duration * stream.time_base if stream.duration and stream.time_base else None
+        if length is None and container.duration:
+            length = Fraction(container.duration, av.time_base)
+        return max(0, stream.frames or int((length or 0) * _rate(stream)))
 
 
 def resize_square(square: np.ndarray, resolution: int) -> np.ndarray:

@@ -56,7 +56,10 @@ class _Encoder:
             options = ["-filter_complex", f"split[a][b];[a]{palette}[p];[b][p]paletteuse=new=1", "-loop", "0"]
         else:
             even = "pad=ceil(iw/2)*2:ceil(ih/2)*2"  # for yuv420p, which all players read
-            options = ["-vf", even, "-c:v", "libx264", "-crf", "10", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+            # BT.709, and said so: players guess the matrix of untagged files by their size.
+            bt709 = "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int,format=yuv420p"
+            tags = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+            options = ["-vf", f"{even},{bt709}", "-c:v", "libx264", "-crf", "10", *tags, "-movflags", "+faststart"]
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self._fps), "-i", "-"]
         command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *options, str(self._target.absolute())]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log)

@@ -11,3 +11,7 @@ class ConfigError(UserError):
 
 class InstallError(UserError, ImportError):
     """A package that is missing or cannot be used. It is an ImportError too, as libraries expect of an import."""
+
+
+class VideoError(Exception):
+    """This one video cannot be used; the message is the reason, without its name."""

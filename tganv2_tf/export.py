@@ -43,19 +43,19 @@ def main(command: Command) -> int:
 
     from tganv2_tf.models.recalibration import recalibrate
     from tganv2_tf.serving.signatures import export
-    from tganv2_tf.training.checkpoints import load_class_names, load_generator, save_generator
+    from tganv2_tf.training.checkpoints import load_class_names, load_fps, load_generator, save_generator
 
     logging.set_verbosity(logging.WARNING)  # TensorFlow lists every renamed input of every signature
     generator, config, step = load_generator(command.model_dir)
-    class_names = load_class_names(command.model_dir)
+    class_names, fps = load_class_names(command.model_dir), load_fps(command.model_dir)
     if command.recalibration_batches:
         recalibrate(generator, command.recalibration_batches, config.train.seed)
     try:
         if command.weights_only:
-            save_generator(generator, config, class_names, step, command.output_dir)
+            save_generator(generator, config, class_names, step, command.output_dir, fps)
             path = command.output_dir
         else:
-            path = str(export(generator, command.output_dir, command.version or None, class_names))
+            path = str(export(generator, command.output_dir, command.version or None, class_names, fps))
     except tf.errors.OpError as error:  # a full disk, for one
         reason = error.message.splitlines()[0].rpartition("}} ")[2]  # without the name of the operation
         raise UserError(f"--output_dir={command.output_dir}: {reason}") from error

@@ -38,7 +38,7 @@ from tganv2_tf import cli_flags, machine, ray_cluster, storage
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
-from tganv2_tf.serving.selection import FPS, parse_labels, parse_seeds
+from tganv2_tf.serving.selection import parse_labels, parse_seeds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from tganv2_tf.serving.sampler import Sampler
 
 GRID_STEPS, WALK_STEPS = 8, 32
+DEFAULT_FPS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Command:
     columns: int = option("videos a row of the grid; 0 = one row a class or way, or about as many as rows", 0)
     level: int = option("level to render, from 1; 0 = the last, full resolution", 0)
     num_frames: int = option("frames of a video, however many; 0 = as in training; of a walk: of each clip", 0)
-    fps: float = option("frames a second", FPS)
+    fps: float = option(f"frames per second; 0 = as the training data, {DEFAULT_FPS} if that is unknown", 0.0)
     scale: int = option("enlarge by this factor", 1)
     resample: str = option("how to enlarge; nearest repeats pixels", "nearest", ("nearest", "bicubic", "lanczos"))
     batch_size: int = option("videos that are rendered together, 16 frames of each; fewer need less memory", 8)
@@ -90,8 +91,7 @@ class Command:
         for name, number in least.items():
             require(getattr(self, name) >= number, name, getattr(self, name), f"a whole number of at least {number}")
         require(0 < self.truncation <= 1, "truncation", self.truncation, "a number above 0, up to 1")
-        fastest = 50 if self.output.lower().endswith(".gif") else 120
-        require(0 < self.fps <= fastest, "fps", self.fps, f"a number above 0, up to {fastest}")
+        require(0 <= self.fps <= self.fastest, "fps", self.fps, f"a number above 0, up to {self.fastest}, or 0")
         require(self.max_gigabytes > 0, "max_gigabytes", self.max_gigabytes, "a number above 0")
         moving = self.interpolate != "none"
         require(moving or self.layout != "walk", "layout", "walk", "with --interpolate=linear or spherical")
@@ -99,6 +99,16 @@ class Command:
         require(not self.level or self.layout != "levels", "level", self.level, "0 with --layout=levels")
         arrays = self.output.lower().endswith(".npz")
         require(not arrays or self.layout != "levels", "layout", "levels", "grid, single or walk for an .npz")
+
+    @property
+    def fastest(self) -> int:
+        """The most frames per second that players of such a file show."""
+        return 50 if self.output.lower().endswith(".gif") else 120
+
+
+def frame_rate(command: Command, sampler: Sampler) -> float:
+    """Frames per second of the files."""
+    return command.fps or min(sampler.fps or DEFAULT_FPS, command.fastest)
 
 
 def steps_between(command: Command) -> int:
@@ -189,12 +199,13 @@ def write_single(command: Command, sampler: Sampler, chosen: Selection, progress
     named = [f"{root}-{name}{suffix}" for name in chosen.names]
     slash = "/" if videos.is_folder(command.output) else ""
     num_frames = command.num_frames or sampler.num_frames
+    fps = frame_rate(command, sampler)
     for first in range(0, len(chosen), command.batch_size):
         with contextlib.ExitStack() as files:
             writers: list[Callable[[np.ndarray], None]] = []
             for number in range(first, min(first + command.batch_size, len(chosen))):
                 arrays = chosen.part(number, number + 1).arrays()
-                writer = videos.open_writer(f"{named[number]}{slash}", num_frames, command.fps, arrays=arrays)
+                writer = videos.open_writer(f"{named[number]}{slash}", num_frames, fps, arrays=arrays)
                 writers.append(files.enter_context(writer))
             for chunk in render(command, sampler, chosen.part(first, first + command.batch_size)):
                 for write, video in zip(writers, chunk):
@@ -269,7 +280,8 @@ def write_grid(command: Command, sampler: Sampler, chosen: Selection, progress: 
     num_frames = chosen.z.shape[1] if command.layout == "walk" else command.num_frames or sampler.num_frames
     columns = sampler.num_levels if levels else command.columns or chosen.columns
     shown = 1 if levels else videos.STRIP_FRAMES
-    with videos.open_writer(command.output, num_frames, command.fps, columns, shown, chosen.arrays()) as write:
+    fps = frame_rate(command, sampler)
+    with videos.open_writer(command.output, num_frames, fps, columns, shown, chosen.arrays()) as write:
         for chunk in render(command, sampler, chosen):
             write(chunk)
             progress.update(chunk.shape[0] * chunk.shape[1])

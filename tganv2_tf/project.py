@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tganv2_tf.evaluation.c3d import C3D
 
 SUFFIXES = (".mp4", ".gif", ".png")
+DEFAULT_FPS, MAX_FPS = 10, 50
 FEATURE_WEIGHT = 0.1  # beside the pixels; both terms are then about as large on the embedded data
 
 
@@ -50,7 +51,7 @@ class Command:
     steps: int = option("updates of each by Adam", 200)
     learning_rate: float = option("Adam's step size at first, which falls to 0", 0.1)
     seed: int = option("seed of the candidates", 0)
-    fps: float = option("frames a second of the output", 10.0)
+    fps: float = option(f"frames per second of the output; 0 = as the data, or {DEFAULT_FPS} if that is unknown", 0.0)
     scale: int = option("enlarge the output by this factor, by repeated pixels", 1)
 
     def __post_init__(self) -> None:
@@ -62,7 +63,7 @@ class Command:
         require(self.candidates >= self.restarts, "candidates", self.candidates, text)
         require(0 <= self.seed < 2**31, "seed", self.seed, "a whole number from 0 to 2147483647")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
-        require(0 < self.fps <= 50, "fps", self.fps, "a number above 0, up to 50")
+        require(0 <= self.fps <= MAX_FPS, "fps", self.fps, f"a number above 0, up to {MAX_FPS}, or 0")
         require(not self.c3d_mean or bool(self.classifier), "c3d_mean", self.c3d_mean, "with --classifier only")
         if (self.loss == "pixel") == bool(self.classifier):
             problem = "is not used" if self.classifier else "is missing"
@@ -97,7 +98,7 @@ def main(command: Command) -> int:
     from tganv2_tf.data.pipeline import normalize
     from tganv2_tf.evaluation import projection
     from tganv2_tf.files import whole_file
-    from tganv2_tf.training.checkpoints import load_class_names, load_generator
+    from tganv2_tf.training.checkpoints import load_class_names, load_fps, load_generator
 
     generator, config, step = load_generator(command.model_dir)
     model, class_names = config.model, load_class_names(command.model_dir)
@@ -146,7 +147,9 @@ def main(command: Command) -> int:
     if output.suffix.lower() == ".png":
         videos.write_image(output, videos.strip(pair))
     else:
-        videos.write_video(output, videos.grid(pair, columns=2), command.fps)
+        of_clip = load_fps(command.model_dir) * config.data.frame_step / frame_step
+        fps = command.fps or min(of_clip or DEFAULT_FPS, MAX_FPS)
+        videos.write_video(output, videos.grid(pair, columns=2), fps)
     arrays, whose = {"z": found.z, "losses": found.losses}, ""
     if found.label is not None:
         arrays["label"], whose = np.array(found.label), f" of class {class_names[found.label]}"

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,6 +88,23 @@ class Skipped:
 
 
 @dataclasses.dataclass(frozen=True)
+class Damaged:
+    """A video that is in the shards although its file is damaged.
+
+    Attributes:
+      video: its id.
+      header_frames: number of frames by the header of its file; 0 if it has none.
+      num_frames: frames that were decoded.
+      reason: all that is known, in one line.
+    """
+
+    video: str
+    header_frames: int
+    num_frames: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """What `manifest.json` says of a data set.
 
@@ -99,6 +117,9 @@ class Manifest:
       options: every option that the bytes of the shards depend on.
       shards: in the order of their numbers.
       skipped: videos that were to be prepared and could not.
+      damaged: videos of which a part is missing or faulty.
+      frame_rates: number of videos by their rate in frames per second, as text; `0` if unknown. Empty in data sets of
+        older versions.
     """
 
     name: str
@@ -109,6 +130,8 @@ class Manifest:
     options: dict[str, Any]
     shards: list[Shard]
     skipped: list[Skipped] = dataclasses.field(default_factory=list)
+    damaged: list[Damaged] = dataclasses.field(default_factory=list)
+    frame_rates: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def num_shards(self) -> int:
@@ -126,6 +149,17 @@ class Manifest:
     def num_frames(self) -> int:
         """Frames of all records; those that overlapping segments share count in each of them."""
         return sum(shard.num_frames for shard in self.shards)
+
+    @property
+    def fps(self) -> float:
+        """The median of the videos' known rates, in frames per second; 0 if none is known."""
+        known = sorted((float(rate), count) for rate, count in self.frame_rates.items() if float(rate) > 0)
+        middle = sum(count for _, count in known) / 2
+        for rate, count in known:
+            middle -= count
+            if middle <= 0:
+                return rate
+        return 0.0
 
     def shard_paths(self, folder: Path) -> list[str]:
         """Paths of the shards, in the order of their numbers, for `tf.data.TFRecordDataset`."""
@@ -190,16 +224,24 @@ def _from_json(text: str) -> Manifest:
     json.dumps(loaded, ensure_ascii=False).encode()  # halves of characters could not be printed later
     if _checked(loaded, {"format": int}, "")["format"] != FORMAT_VERSION:
         raise ValueError(f"its format is {loaded['format']}; this code reads {FORMAT_VERSION}")
-    fields = _checked(loaded, _MANIFEST_KINDS, "")
+    fields = _checked({"damaged": [], "frame_rates": {}, **loaded}, _MANIFEST_KINDS, "")
     if not all(isinstance(label, str) for label in fields["labels"]):
         raise ValueError("the field labels is not a list of names")
-    for key, made, kinds in (("shards", Shard, _SHARD_KINDS), ("skipped", Skipped, _SKIPPED_KINDS)):
+    lists = (
+        ("shards", Shard, _SHARD_KINDS),
+        ("skipped", Skipped, _SKIPPED_KINDS),
+        ("damaged", Damaged, _DAMAGED_KINDS),
+    )
+    for key, made, kinds in lists:
         fields[key] = [made(**_checked(entry, kinds, f"{key}[{i}].")) for i, entry in enumerate(fields[key])]
     if not fields["shards"]:
         raise ValueError("it lists no shards")
     for key in ("height", "width"):
         if not 1 <= fields[key] <= MAX_PIXELS:
             raise ValueError(f"the field {key} is {fields[key]}; valid: 1 to {MAX_PIXELS}")
+    for rate, count in fields["frame_rates"].items():
+        if not re.fullmatch(r"[0-9.]+(e[+-]?[0-9]+)?", rate) or not isinstance(count, int):
+            raise ValueError(f"the field frame_rates has {rate!r}: {count!r}")
     for shard in fields["shards"]:
         # A manifest from elsewhere must not make training read files outside its folder.
         if shard.file in ("", ".", "..") or "/" in shard.file or "\\" in shard.file or not shard.file.isprintable():
@@ -220,9 +262,12 @@ _MANIFEST_KINDS = {
     "options": dict,
     "shards": list,
     "skipped": list,
+    "damaged": list,
+    "frame_rates": dict,
 }
 _SHARD_KINDS = {"file": str, "bytes": int, "checksum": str, "num_videos": int, "num_records": int, "num_frames": int}
 _SKIPPED_KINDS = {"video": str, "reason": str}
+_DAMAGED_KINDS = {"video": str, "header_frames": int, "num_frames": int, "reason": str}
 
 
 def _checked(loaded: Any, kinds: Mapping[str, type], where: str) -> dict[str, Any]:

@@ -58,17 +58,20 @@ def read_clip(path: Path, num_frames: int, size: int, first_frame: int = 0, fram
     Returns:
       uint8 [T, size, size, 3].
     Raises:
-      UserError: no video, or one that is too short.
+      UserError: no video, or one that is damaged or too short.
     """
     stop = first_frame + (num_frames - 1) * frame_step + 1
     frames = []
     decoded = 0
     try:
-        for decoded, frame in enumerate(itertools.islice(open_video(path).frames, stop), start=1):
+        opened = open_video(path)
+        for decoded, frame in enumerate(itertools.islice(opened.frames, stop), start=1):
             if decoded > first_frame and (decoded - 1 - first_frame) % frame_step == 0:
                 frames.append(resize_square(centre_square(frame), size))
     except VideoError as error:
         raise UserError(f"{path}: {error}") from error
+    if opened.damage.bad_packets:
+        raise UserError(f"{path}: the clip is damaged, or the video before it; convert it with ffmpeg, or take another")
     if decoded < stop:
         raise UserError(f"{path}: {decoded} frames; a clip of {num_frames} takes {stop}, from its first frame on")
     return np.stack(frames)

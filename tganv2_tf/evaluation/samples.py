@@ -112,14 +112,17 @@ def of_folder(paths: list[pathlib.Path], batch_size: int, normalization: str) ->
     """The first 16 frames of each video file; a batch holds videos of one size.
 
     Raises:
-      UserError: a file that cannot be decoded or has fewer frames.
+      UserError: a file that cannot be decoded, is damaged or has fewer frames.
     """
     batch: list[np.ndarray] = []
     for path in paths:
         try:
-            frames = list(itertools.islice(open_video(path).frames, NUM_FRAMES))
+            opened = open_video(path)
+            frames = list(itertools.islice(opened.frames, NUM_FRAMES))
         except VideoError as error:
             raise UserError(f"{path}: {error}; take it out of the folder") from error
+        if opened.damage.bad_packets:
+            raise UserError(f"{path}: its first {NUM_FRAMES} frames are damaged; take it out of the folder")
         if len(frames) < NUM_FRAMES:
             raise UserError(f"{path}: {len(frames)} frames; the scores are of {NUM_FRAMES}; take it out of the folder")
         video = np.stack(frames)

@@ -190,7 +190,8 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
                     1, sampler.num_levels, sampler.num_levels, step=1, label="Level", info=levels, buttons=[],
                     visible=sampler.num_levels > 1,
                 )  # fmt: skip
-                fps = gr.Slider(1, MAX_FPS, 10, step=1, label="Frames a second", buttons=[])
+                rate = min(max(1, round(sampler.fps)), MAX_FPS) if sampler.fps else 10
+                fps = gr.Slider(1, MAX_FPS, rate, step=1, label="Frames a second", buttons=[])
             with gr.Column(scale=1, min_width=320):
                 videos_of_seeds = gr.HTML(js_on_load=tiles.JAVASCRIPT, elem_id="seeds", min_height=200)
                 with gr.Row(equal_height=False):

@@ -13,9 +13,8 @@ import tensorflow as tf
 from tganv2_tf import storage
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.models.latents import latents_from_seeds
-from tganv2_tf.serving.selection import FPS
 from tganv2_tf.serving.signatures import ServedGenerator
-from tganv2_tf.training.checkpoints import load_class_names, load_generator
+from tganv2_tf.training.checkpoints import load_class_names, load_fps, load_generator
 from tganv2_tf.videos import to_uint8
 
 CHUNK_FRAMES = 16
@@ -34,10 +33,8 @@ class Sampler:
       sizes: height and width of each level in pixels.
       resolution: height and width of the last level in pixels.
       class_names: in the order of the labels; empty if the generator is not conditional.
-      fps: frames a second at which `tganv2_tf.generate` writes videos; a run does not record that of its data.
+      fps: frames per second of the training clips; 0 if unknown.
     """
-
-    fps = FPS
 
     def __init__(self, served: Any, description: str) -> None:
         """Args are a `ServedGenerator`, or what `tf.saved_model.load` made of one, and the description."""
@@ -47,6 +44,7 @@ class Sampler:
         self.sizes = tuple(served.sizes.numpy().tolist())
         self.resolution = self.sizes[-1]
         self.class_names = tuple(name.decode() for name in served.class_names.numpy())
+        self.fps = float(served.fps) if hasattr(served, "fps") else 0.0  # exports of older versions have none
 
     def latents(self, seeds: Sequence[int], truncation: float = 1.0) -> np.ndarray:
         """One latent per seed, drawn from U(-truncation, truncation).
@@ -205,7 +203,8 @@ def load_sampler(model_dir: str = "", saved_model: str = "") -> Sampler:
         raise ConfigError("--model_dir or --saved_model, one of the two, must say where the generator is")
     if model_dir:
         generator, _, step = load_generator(model_dir)
-        return Sampler(ServedGenerator(generator, load_class_names(model_dir)), f"{model_dir}, step {step}")
+        served = ServedGenerator(generator, load_class_names(model_dir), load_fps(model_dir))
+        return Sampler(served, f"{model_dir}, step {step}")
     missing = f"{saved_model}: no SavedModel there; name the folder NAME/VERSION"
     if not is_saved_model(saved_model):
         raise UserError(missing)

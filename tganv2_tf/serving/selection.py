@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from tganv2_tf.errors import ConfigError
 
-FPS = 10.0  # frames a second of written videos, unless something else is asked for
 MAX_SEEDS = 100_000  # a slip of the pen, such as 0-99999999999, would fill the memory
 
 

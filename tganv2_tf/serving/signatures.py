@@ -23,7 +23,8 @@ The loaded object also has these functions, with `label` at their end where ther
   any length, part after part, in constant memory. The state is [lstm_layers, 2, N, base, base, C].
 
 Its variables are `z_dim`, `num_frames` (of a training clip), `num_levels`, `sizes` [L] (height and width of each level
-in pixels) and `class_names` [num_classes], which is empty where there are no classes.
+in pixels), `class_names` [num_classes], which is empty where there are no classes, and `fps`, the frames per second of
+the training clips, 0 if unknown.
 """
 
 from __future__ import annotations
@@ -55,11 +56,11 @@ class ServedGenerator(tf.Module):
     """A generator as plain TensorFlow functions and variables, without Keras objects or code of ours.
 
     Attributes:
-      sample, begin, resume, z_dim, num_frames, num_levels, sizes, class_names: see above.
+      sample, begin, resume, z_dim, num_frames, num_levels, sizes, class_names, fps: see above.
       functions: name -> function, for `tf.saved_model.save`.
     """
 
-    def __init__(self, generator: Generator, class_names: Sequence[str] = ()) -> None:
+    def __init__(self, generator: Generator, class_names: Sequence[str] = (), fps: float = 0.0) -> None:
         super().__init__()
         config = generator.config
         levels, num_classes = config.pyramid.levels, config.num_classes
@@ -71,6 +72,7 @@ class ServedGenerator(tf.Module):
         self.num_levels = tf.Variable(len(levels), trainable=False)
         self.sizes = tf.Variable([level.size for level in levels], trainable=False)
         self.class_names = tf.Variable(tf.constant(class_names, tf.string, [num_classes]), trainable=False)
+        self.fps = tf.Variable(fps, trainable=False)
         self.weights = generator.variables  # found here by `save`; the Keras model itself is not part of the export
 
         base = [config.pyramid.base_size] * 2 + [config.lstm_channels]
@@ -195,6 +197,7 @@ def export(
     folder: str | os.PathLike[str],
     version: int | None = None,
     class_names: Sequence[str] = (),
+    fps: float = 0.0,
 ) -> str:
     """Writes a SavedModel to folder/VERSION, which appears only when it is whole; in a bucket its `.pb` comes last.
 
@@ -203,6 +206,7 @@ def export(
       folder: saved_models/NAME.
       version: the next one where it is None.
       class_names: of a conditional generator, in the order of the labels.
+      fps: frames per second of the training clips; 0 = unknown.
     Returns:
       The path of the version.
     Raises:
@@ -214,10 +218,10 @@ def export(
         raise UserError(f"{target} is already there; leave --version out to write the next one")
     if storage.is_remote(folder):
         with tempfile.TemporaryDirectory() as local:
-            storage.copy_folder(export(generator, local, int(number), class_names), target, "saved_model.pb")
+            storage.copy_folder(export(generator, local, int(number), class_names, fps), target, "saved_model.pb")
         return target
     with whole_folder(target) as temporary:
-        module = ServedGenerator(folded(generator), class_names)
+        module = ServedGenerator(folded(generator), class_names, fps)
         tf.saved_model.save(module, str(temporary), signatures=dict(module.functions))
         write_warmup(temporary, generator.config)
     return target

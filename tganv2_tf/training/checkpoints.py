@@ -27,6 +27,7 @@ from tganv2_tf.models.tganv2 import TGANv2, scales_losses
 
 CONFIG_FILE = "config.json"
 CLASSES_FILE = "classes.json"
+DATA_FILE = "data.json"  # what a run keeps of its data set
 CHECKPOINT_DIR = "checkpoints"
 EVENTS_DIR = "events"
 SNAPSHOT_DIR = "snapshots"
@@ -104,9 +105,18 @@ def differences(now: Any, before: Any, whose: str) -> dict[str, str]:
     }
 
 
-def record_config(config: Config, class_names: Sequence[str] = (), folder: str = "") -> None:
-    """Writes the run's `config.json`, and the class names of a conditional model, into its folder or another one."""
+def record_config(config: Config, class_names: Sequence[str] = (), folder: str = "", fps: float = 0.0) -> None:
+    """Writes what must be known of a run into its folder or another one: `config.json`, and two files more.
+
+    Args:
+      config: of the run.
+      class_names: of a conditional model, for `classes.json`.
+      folder: instead of the run's own.
+      fps: frames per second of a generated video, for `data.json`; 0 = unknown.
+    """
     folder = folder or config.train.model_dir
+    if fps:
+        write_atomically(storage.join(folder, DATA_FILE), json.dumps({"fps": fps}) + "\n")
     if config.model.conditional:
         write_atomically(storage.join(folder, CLASSES_FILE), json.dumps(list(class_names), indent=2) + "\n")
     write_atomically(storage.join(folder, CONFIG_FILE), config.to_json())
@@ -130,6 +140,21 @@ def load_class_names(name: str) -> tuple[str, ...]:
     if not isinstance(names, list) or len(names) != num_classes or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path}: not a list of the {num_classes} names of the run's classes")
     return tuple(names)
+
+
+def load_fps(name: str) -> float:
+    """Frames per second of the clips that a run, or a checkpoint of one, was trained on; 0 if unknown.
+
+    Raises:
+      UserError: no such run, or the file with the rate is damaged.
+    """
+    path = storage.join(run_folder(name), DATA_FILE)
+    if not storage.exists(path):  # a run of an older version
+        return 0.0
+    try:
+        return float(json.loads(storage.read_text(path))["fps"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}; delete it, or copy it again") from error
 
 
 def checkpoints_in(folder: str) -> list[str]:
@@ -460,7 +485,12 @@ def initialize(model: TGANv2) -> str:
 
 
 def save_generator(
-    generator: Generator, config: Config, class_names: Sequence[str], step: int, folder: str | os.PathLike[str]
+    generator: Generator,
+    config: Config,
+    class_names: Sequence[str],
+    step: int,
+    folder: str | os.PathLike[str],
+    fps: float = 0.0,
 ) -> None:
     """Writes an averaged generator alone, as a small run that whatever generates takes.
 
@@ -470,6 +500,7 @@ def save_generator(
       generator, config, step: from `load_generator`.
       class_names: from `load_class_names`.
       folder: appears only when it is whole.
+      fps: from `load_fps`.
     Raises:
       UserError: the folder is there already.
     """
@@ -477,7 +508,7 @@ def save_generator(
         raise UserError(f"{folder} is already there; name a new folder")
     if storage.is_remote(folder):
         with tempfile.TemporaryDirectory() as local:
-            save_generator(generator, config, class_names, step, os.path.join(local, "run"))
+            save_generator(generator, config, class_names, step, os.path.join(local, "run"), fps)
             storage.copy_folder(os.path.join(local, "run"), os.fspath(folder), CONFIG_FILE)
         return
     target = pathlib.Path(folder)
@@ -488,7 +519,7 @@ def save_generator(
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = tempfile.mkdtemp(prefix=".unfinished-", dir=target.parent)
     try:
-        record_config(Config(config.model, data, train, scores), class_names, temporary)
+        record_config(Config(config.model, data, train, scores), class_names, temporary, fps)
         weights = tf.train.Checkpoint(ema_generator=generator, step=tf.Variable(step, dtype=tf.int64))
         prefix = weights.write(os.path.join(temporary, CHECKPOINT_DIR, f"ckpt-{step}"))
         _name_newest(prefix)

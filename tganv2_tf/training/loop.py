@@ -221,7 +221,8 @@ class _Run:
             raise ConfigError(f"--steps_per_execution={value}: the run is at step {first_step}; valid: a divisor of it")
         try:
             if self.chief and first_step < train.train_steps:
-                record_config(self.config, self.manifest.labels)
+                fps = self.manifest.fps / self.config.data.frame_step
+                record_config(self.config, self.manifest.labels, fps=fps)
                 record_hparams(self.config)
             with EventWriter(train.model_dir if self.chief else "") as self.writer:
                 with self.writer.as_default(first_step):
