@@ -43,13 +43,14 @@ PEERS := $(call stamp,peers,$(BASE) requirements-peers.txt)
 SCORE = $(PY) -m tganv2_tf.evaluate --data_dir=demo/data/train --classifier=demo/classifier.npz --num_samples=1000 \
 	--repetitions=3 --cache_dir=demo/cache
 
+# Operations on so small a network take longer if two threads share each: two operations at a time are faster.
 demo: opencv
 	$(PY) -m data_prep.moving_shapes --output_dir=demo/moving_shapes
 	for split in train test; do \
 		$(PY) -m data_prep.ucf101 --video_dir=demo/moving_shapes/videos --split_dir=demo/moving_shapes/ucfTrainTestlist \
 			--split=$$split --fold=1 --output_dir=demo/data/$$split --resolution=32 || exit 1; \
 	done
-	$(PY) -m tganv2_tf.train --flagfile=demo.flags --data_dir=demo/data/train --model_dir=demo/run
+	TF_NUM_INTRAOP_THREADS=1 $(PY) -m tganv2_tf.train --flagfile=demo.flags --data_dir=demo/data/train --model_dir=demo/run
 	$(PY) -m tganv2_tf.generate --model_dir=demo/run --seeds=0-48 --scale=2 --output=demo/samples.gif
 	$(PY) -m tganv2_tf.generate --model_dir=demo/run --seeds=0-11 --scale=2 --output=demo/samples.png
 	$(PY) -m tganv2_tf.export --model_dir=demo/run --output_dir=saved_models/demo

@@ -11,6 +11,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the tests are written for CPUs, whatever the machine has
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # tests run side by side, on networks too small to share out
 
 import pytest
 

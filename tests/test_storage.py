@@ -348,6 +348,7 @@ def test_errors_of_boto3(error: Exception, kind: type[OSError] | None) -> None:
         (http.client.IncompleteRead(b""), storage.ServerError),
         (ValueError("other"), None),
     ],
+    ids=repr,  # with Python 3.9, pytest's own way to a name fails for an HTTPError without a file
 )
 def test_errors_of_urllib(error: Exception, kind: type[OSError] | None) -> None:
     assert type(web.as_os_error(error, "http://x")) is (kind or type(None))
