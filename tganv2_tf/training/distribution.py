@@ -204,7 +204,7 @@ def check_bfloat16(config: Config) -> None:
 
     TensorFlow asks the processor, not oneDNN, whether oneDNN computes in bfloat16: that takes AVX-512. Without it
     Eigen does, and the demo's step takes 20 times as long as in float32. If the processor has AVX-512 and
-    ONEDNN_MAX_CPU_ISA withholds it, TensorFlow (2.15 and 2.21) dies of a segmentation fault.
+    ONEDNN_MAX_CPU_ISA withholds it, TensorFlow 2.15 dies of a segmentation fault, and 2.21 completes no step.
 
     Raises:
       UserError: TensorFlow would die.
