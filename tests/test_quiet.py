@@ -162,6 +162,7 @@ def test_absl_logs_as_directly_as_python_does() -> None:
         logging.use_absl_handler()
         for number in range(200):
             logging.warning("a%d", number)
+            logging.warning("Sharding callback duration: %s microseconds", number)
             print(f"p{number}", file=sys.stderr)
     """
     lines = run(body).stderr.splitlines()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging as std_logging
 import os
 import re
 import select
@@ -43,6 +44,7 @@ PYTHON_NOISE = (
     r"\s*TensorFlow Addons \(TFA\) has ended development",
     r"\s*Tensorflow Addons supports using Python ops for all Tensorflow versions",
 )
+LOG_NOISE = "Sharding callback duration"  # TensorFlow 2.21, at level I, for every checkpoint
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _MARK = "TGANV2_QUIET_PIPE"  # which pipe is the filter's: children that inherit it need no filter of their own
 _UNFINISHED_SECONDS = 0.05  # how long the first part of a line waits for the rest
@@ -60,6 +62,9 @@ def install() -> None:
     os.environ.setdefault(_LEVEL, "1")  # no level I: oneDNN, cudart, CPU features, NUMA nodes
     for message in PYTHON_NOISE:
         warnings.filterwarnings("ignore", message=message, category=UserWarning)
+    from absl import logging  # here, for this file is a script of the standard library too
+
+    logging.get_absl_logger().addFilter(_is_no_noise)
     stream = sys.__stderr__
     if stream is None or stream is not sys.stderr or os.environ.get(_MARK) == _identity(2):
         return
@@ -75,10 +80,12 @@ def install() -> None:
     sys.stderr = sys.__stderr__ = os.fdopen(  # type: ignore[misc]
         terminal, "w", buffering=1, encoding=stream.encoding, errors=stream.errors
     )
-    from absl import logging  # here, for this file is a script of the standard library too
-
     logging.get_absl_handler().python_handler.setStream(sys.stderr)  # it took hold of the old one when imported
     atexit.register(_finish, os.getpid(), terminal, process)
+
+
+def _is_no_noise(record: std_logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(LOG_NOISE)
 
 
 def _identity(descriptor: int) -> str:
