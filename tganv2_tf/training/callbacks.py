@@ -38,7 +38,7 @@ from tganv2_tf.training.checkpoints import (
     keep_best,
     keep_for_ever,
 )
-from tganv2_tf.training.distribution import any_worker, gatherer, num_workers, worker_number
+from tganv2_tf.training.distribution import any_worker, gatherer, is_loss_of_worker, num_workers, worker_number
 from tganv2_tf.training.summaries import EventWriter, record_success
 
 PREVIEW_FPS = 8.0
@@ -267,6 +267,8 @@ class SaveCheckpoints(StepCallback):
                 if self.chief and kept and step % kept == 0:
                     keep_for_ever(path)
             except (tf.errors.OpError, OSError) as error:
+                if isinstance(error, tf.errors.OpError) and is_loss_of_worker(error):
+                    raise  # as it is: Keras removes the cause of errors, by which the loop knows this one
                 message = error.message if isinstance(error, tf.errors.OpError) else error
                 raise UserError(f"{train.model_dir}: step {step} cannot be saved: {message}") from error
         if stopped:
