@@ -58,7 +58,7 @@ def release_line(version: str) -> tuple[int, ...]:
 
 
 def has_legacy_keras() -> bool:
-    """Whether Keras 2 is a package of its own, tf_keras, as from TensorFlow 2.16 on."""
+    """Whether Keras 2 is the separate package tf_keras, as from TensorFlow 2.16 on."""
     version = tensorflow_version()
     return bool(version) and release_line(version) >= (2, 16)
 
@@ -99,7 +99,7 @@ def name() -> str:
 
 
 def is_by_choice() -> bool:
-    """Whether this is the current lane on a Python whose default is the pinned one; it has requirements of its own."""
+    """Whether this is the current lane on a Python whose default is the pinned one, with separate requirements."""
     return name() == "current" and sys.version_info < (3, 12)
 
 
