@@ -84,8 +84,8 @@ def psnr(folder: pathlib.Path, videos: pathlib.Path, plain: pathlib.Path, resolu
     """
     import h5py
 
-    from data_prep.video import fit
     from tganv2_tf.decoding import open_video
+    from tganv2_tf.geometry import fit
 
     errors: list[float] = []
     with h5py.File(plain) as file:

@@ -25,8 +25,8 @@ from data_prep.shard_writer import Video
 from data_prep.sharding import DataSet, prepare
 from tganv2_tf import cli_flags
 from tganv2_tf.config import option, require
-from tganv2_tf.decoding import VIDEO_NAME
 from tganv2_tf.errors import UserError
+from tganv2_tf.folders import VIDEO_NAME
 from tganv2_tf.ray_cluster import RunnerOptions
 
 

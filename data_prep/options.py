@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from data_prep.video import GEOMETRIES
 from tganv2_tf.config import option, require
+from tganv2_tf.geometry import GEOMETRIES
 
 FPS_HELP = "frames per second to resample all videos to, by the nearest frame in time; 0 = every coded frame, as it is"
 MAX_FPS = 1000

@@ -12,8 +12,8 @@ import numpy as np
 
 from data_prep import face_boxes
 from data_prep.shard_writer import Video
-from data_prep.video import fit
-from tganv2_tf.decoding import VideoError, VideoFrames, open_video, resize_square
+from tganv2_tf.decoding import VideoError, VideoFrames, open_video
+from tganv2_tf.geometry import fit, resize_square
 
 BOX_RULES = ("smoothed", "official")
 # Encoders may drop or repeat a frame at the end; a larger difference means that the two do not belong together.
@@ -22,7 +22,7 @@ MAX_SHAPE_DIFFERENCE = 0.02
 
 
 def read_resized(video: Video, geometry: str, resolution: int, fps: float = 0.0) -> VideoFrames:
-    """The frames in one of `video.GEOMETRIES`, at `fps` frames per second, or as they are. Raises VideoError."""
+    """The frames in one of `geometry.GEOMETRIES`, at `fps` frames per second, or as they are. Raises VideoError."""
     opened = open_video(video.path, fps)
     return opened._replace(frames=(fit(frame, geometry, resolution) for frame in opened.frames))
 

@@ -18,15 +18,15 @@ import re
 import sys
 from collections.abc import Iterable
 
-from data_prep.folders import walk
 from data_prep.options import ShardingOptions, VideoDirOptions, recorded_fps
 from data_prep.readers import read_resized
 from data_prep.shard_writer import Video
 from data_prep.sharding import DataSet, prepare
-from data_prep.video import frame_size
 from tganv2_tf import cli_flags
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.folders import walk
+from tganv2_tf.geometry import frame_size
 from tganv2_tf.ray_cluster import RunnerOptions
 
 NAME = re.compile(r"(?P<id>v_(?P<class_name>[^/\\]+)_g\d+_c\d+)\.avi", re.IGNORECASE)

@@ -1,36 +1,13 @@
-"""Frames for a data set: brought to its size, encoded as JPEG or PNG."""
+"""Frames for a data set, encoded as JPEG or PNG."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-from tganv2_tf.decoding import VideoError, centre_square, resize_square
+from tganv2_tf.errors import VideoError
 
-GEOMETRIES = ("paper", "official")
 ENCODINGS = ("jpeg", "png")
-
-
-def frame_size(geometry: str, resolution: int) -> tuple[int, int]:
-    """Height and width of the frames that `fit` makes, in pixels."""
-    return resolution, resolution if geometry == "paper" else round(resolution * 4 / 3)
-
-
-def fit(frame: np.ndarray, geometry: str, resolution: int) -> np.ndarray:
-    """Brings a frame to the size of the data set.
-
-    Args:
-      frame: uint8 [height, width, 3], of any size.
-      geometry: `paper` keeps the centre square (240x240 of UCF101's 320x240; section 4 of the paper); `official` keeps
-        the whole frame, squeezed to 4:3 as the authors' code does, so that training can crop squares out of it.
-      resolution: R, in pixels.
-    Returns:
-      uint8 [R, R, 3] for `paper`, [R, round(4R / 3), 3] for `official`.
-    """
-    height, width = frame_size(geometry, resolution)
-    if geometry == "official":
-        return cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC)
-    return resize_square(centre_square(frame), resolution)
 
 
 def encode_frame(frame: np.ndarray, encoding: str, jpeg_quality: int) -> bytes:

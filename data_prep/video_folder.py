@@ -26,17 +26,16 @@ import os
 import pathlib
 import sys
 
-from data_prep.folders import walk
 from data_prep.options import ShardingOptions, VideoDirOptions, recorded_fps
 from data_prep.readers import read_detected_face, read_resized
 from data_prep.shard_writer import Reader, Video
 from data_prep.sharding import DataSet, prepare
-from data_prep.video import frame_size
 from tganv2_tf import cli_flags
 from tganv2_tf.config import option, require
 from tganv2_tf.data.records import NO_LABEL
-from tganv2_tf.decoding import VIDEO_NAME
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.folders import VIDEO_NAME, walk
+from tganv2_tf.geometry import frame_size
 from tganv2_tf.ray_cluster import RunnerOptions
 
 

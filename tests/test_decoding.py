@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 
-from data_prep.video import fit
 from tests.forking import fork_command
 from tganv2_tf.data.manifest import Damaged, Manifest
 from tganv2_tf.decoding import VideoError, claimed_num_frames, open_video
 from tganv2_tf.display import resampled
 from tganv2_tf.encoding import encoder
 from tganv2_tf.errors import UserError
+from tganv2_tf.geometry import fit
 
 TOLERANCE = 4  # levels
 SIDE, FRAMES = 64, 12

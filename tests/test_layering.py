@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 FLOORS = [
     {"errors", "lanes", "__version__"},
     {"storage"},
-    {"augmentation_policy", "display", "files", "flag_files", "machine", "pyramid", "quiet"},
+    {"augmentation_policy", "display", "files", "flag_files", "folders", "geometry", "machine", "pyramid", "quiet"},
     {"config", "decoding", "encoding"},
     {"cli_flags", "ray_cluster", "subsampling", "videos"},
     {"models", "data"},
@@ -72,6 +72,8 @@ def test_data_prep_uses_only_the_contract():
         "decoding",
         "errors",
         "files",
+        "folders",
+        "geometry",
         "quiet",
         "ray_cluster",
         "storage",

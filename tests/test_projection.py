@@ -13,7 +13,6 @@ import pytest
 import tensorflow as tf
 
 from data_prep.moving_shapes import write_video
-from data_prep.video import fit
 from tests.conftest import run_command, tiny_config
 from tganv2_tf import cli_flags, project
 from tganv2_tf.config import ModelConfig
@@ -22,6 +21,7 @@ from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation import projection
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig
 from tganv2_tf.evaluation.classifier import save_classifier
+from tganv2_tf.geometry import fit
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.training import checkpoints
 from tganv2_tf.videos import to_uint8

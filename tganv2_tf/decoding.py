@@ -1,4 +1,4 @@
-"""Video files -> frames as a good player shows them; the square in the middle of a frame.
+"""Video files -> frames as a good player shows them.
 
 PyAV decodes, with one thread: worker processes share the processors already. At no time is more than a few decoded
 frames of a video in memory.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -17,7 +15,6 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import av
-import cv2
 import numpy as np
 
 from tganv2_tf import lanes
@@ -29,15 +26,6 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
     lanes.silence_opencv()
 av.logging.set_skip_repeated(False)  # every message counts, see _Log
 
-# Files that are offered as videos: not hidden, in a container that FFmpeg reads.
-VIDEO_NAME = re.compile(
-    r"[^.].*\.(3g2|3gp|asf|avi|divx|dv|f4v|flv|gif|m2ts|m2v|m4v|mjpe?g|mkv|mov|mp4|mpe?g|mpe|mts|mxf|ogv|qt|ts|vob|webm|"
-    r"wmv|y4m)",
-    re.IGNORECASE | re.DOTALL,
-)
-
-
-MAX_PERIOD = 16  # pixels
 TEXT_BYTES = 64
 TEXT = bytes([*b"\t\n\r\f", *range(32, 127)])
 MAX_READ_ERRORS = 100  # in a row; a damaged index can name any number of packets
@@ -260,49 +248,3 @@ def claimed_num_frames(path: Path) -> int:
         if length is None and container.duration:
             length = Fraction(container.duration, av.time_base)
         return max(0, stream.frames or int((length or 0) * _rate(stream)))
-
-
-def resize_square(square: np.ndarray, resolution: int) -> np.ndarray:
-    """uint8 [s, s, 3] -> uint8 [resolution, resolution, 3]."""
-    side = square.shape[0]
-    divisor = math.gcd(side, resolution)
-    if divisor < resolution < side <= MAX_PERIOD * divisor:
-        return _averaged(square, resolution, divisor)
-    # Averaging over areas does not alias when shrinking, but makes blocks when enlarging.
-    interpolation = cv2.INTER_AREA if side >= resolution else cv2.INTER_CUBIC
-    return cv2.resize(square, (resolution, resolution), interpolation=interpolation)
-
-
-def _averaged(square: np.ndarray, resolution: int, divisor: int) -> np.ndarray:
-    """What OpenCV's INTER_AREA computes, in less than half its time, where the side is no multiple of the resolution.
-
-    The side is `divisor` times some pixels, and the result as often some parts of those: 5 and 4 for 240 to 192. Sums
-    of whole numbers below 2^24 are exact in float32, in whatever order they are taken; only the last step rounds.
-    """
-    side = square.shape[0]
-    pixels, parts = side // divisor, resolution // divisor
-    weights = _overlaps(pixels, parts)
-    down = weights @ square.astype(np.float32).reshape(divisor, pixels, side * 3)
-    turned = cv2.transpose(down.reshape(resolution, side, 3))
-    across = weights @ turned.reshape(divisor, pixels, resolution * 3)
-    means = cv2.convertScaleAbs(across.reshape(resolution, resolution * 3), alpha=1 / pixels**2)
-    return cv2.transpose(means.reshape(resolution, resolution, 3))
-
-
-@functools.lru_cache
-def _overlaps(pixels: int, parts: int) -> np.ndarray:
-    """How much of each pixel is in each part when a line of them is cut into equal parts: [parts, pixels].
-
-    In units in which a pixel is `parts` long, and a part `pixels`, so that all are whole numbers.
-    """
-    part, pixel = np.arange(parts)[:, np.newaxis], np.arange(pixels)
-    overlaps = np.minimum((part + 1) * pixels, (pixel + 1) * parts) - np.maximum(part * pixels, pixel * parts)
-    return np.maximum(overlaps, 0).astype(np.float32)
-
-
-def centre_square(frame: np.ndarray) -> np.ndarray:
-    """The largest square in the middle: [height, width, 3] -> [s, s, 3] with s = min(height, width)."""
-    height, width = frame.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return frame[top : top + side, left : left + side]

@@ -99,7 +99,7 @@ def check_versions() -> Iterator[Finding]:
     try:
         import cv2
 
-        from tganv2_tf.decoding import VIDEO_NAME  # noqa: F401
+        import tganv2_tf.decoding  # noqa: F401
     except ImportError as error:
         yield Finding(PROBLEM, "OpenCV", f"does not load: {error}; {SLIM_IMAGES}")
     else:

@@ -17,10 +17,11 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tganv2_tf.decoding import VideoError, centre_square, open_video, resize_square
+from tganv2_tf.decoding import VideoError, open_video
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import C3D
 from tganv2_tf.files import Path
+from tganv2_tf.geometry import centre_square, resize_square
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.subsampling import average_pixels
 
