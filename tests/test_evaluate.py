@@ -145,6 +145,28 @@ def test_a_folder_of_videos(folder, tmp_path):
     assert report["protocol"]["real"] is None
 
 
+def test_video_files_are_cropped_as_the_real_ones_were(folder, tmp_path):
+    write_video(tmp_path / "wide.avi", np.zeros((16, 16, 32, 3), np.uint8))
+    for flags, shape, framing in (
+        ([f"--data_dir={folder / 'data'}"], (1, 16, 16, 16, 3), {"resolution": 16, "geometry": "paper"}),
+        ([], (1, 16, 16, 32, 3), None),
+    ):
+        command, config = cli_flags.parse([f"--video_dir={tmp_path}", *flags], Command, EvalConfig)
+        batches, _, about, _ = source(command, config, None)
+        assert next(batches).shape == shape and about["framing"] == framing
+
+
+def test_shards_that_were_prepared_otherwise_are_told(folder, tmp_path, caplog):
+    write_data_set(tmp_path / "other", [16], height=32, width=32)
+    for name, told in (("other", 1), ("data", 0)):
+        clips_dir = tmp_path / name if told else folder / name
+        flags = [f"--clips_dir={clips_dir}", f"--data_dir={folder / 'data'}"]
+        source(*cli_flags.parse(flags, Command, EvalConfig), None)
+        assert len(caplog.records) == told
+        assert not told or "(32 pixels, paper) were prepared otherwise than those in" in caplog.records[0].message
+        caplog.clear()
+
+
 @pytest.mark.parametrize(
     ("flags", "kind", "message"),
     [

@@ -9,7 +9,7 @@ import tensorflow as tf
 from data_prep.moving_shapes import write_video
 from tests.data_sets import write_data_set
 from tganv2_tf.config import DataConfig
-from tganv2_tf.data.manifest import Manifest
+from tganv2_tf.data.manifest import Manifest, folder_checksum
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.evaluation import samples
 from tganv2_tf.models.latents import latents_from_seeds
@@ -70,6 +70,24 @@ def test_the_first_frames_of_video_files_in_the_order_of_their_paths(tmp_path):
     official = next(samples.of_folder(paths, 8, "official")).numpy()
     np.testing.assert_allclose((official * 128 + 128), np.rint((batches[0] + 1) * 127.5), atol=1e-4)
     assert [len(batch) for batch in samples.of_folder(paths[:2], 1, "paper")] == [1, 1]
+
+
+def test_folders_are_walked_as_data_prep_walks(tmp_path):
+    """Links are followed, in loops too; hidden files and folders, such as a notebook's copies, are left out."""
+    (tmp_path / "elsewhere").mkdir()
+    for folder in ("", "a", ".ipynb_checkpoints"):
+        (tmp_path / "videos" / folder).mkdir(parents=True, exist_ok=True)
+    for name in ("videos/a/a.avi", "videos/.ipynb_checkpoints/a.avi", "videos/.b.avi", "elsewhere/c.avi"):
+        (tmp_path / name).touch()
+    (tmp_path / "videos" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "videos" / "a" / "loop").symlink_to(tmp_path / "videos")
+    paths = samples.videos_in(str(tmp_path / "videos"))
+    assert [str(path.relative_to(tmp_path / "videos")) for path in paths] == ["a/a.avi", "linked/c.avi"]
+    before = folder_checksum(tmp_path / "videos", paths)
+    (tmp_path / "videos" / ".b.avi").write_bytes(b"not scored")
+    assert folder_checksum(tmp_path / "videos", paths) == before
+    (tmp_path / "elsewhere" / "c.avi").write_bytes(b"scored")
+    assert folder_checksum(tmp_path / "videos", paths) != before
 
 
 def test_videos_that_cannot_be_scored_are_named(tmp_path):

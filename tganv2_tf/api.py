@@ -53,7 +53,8 @@ def evaluate(
 
     Args:
       videos: a generator as in `load`, a folder of video files, or uint8 [N, T, H, W, 3] with T at least 16, of which
-        the first 16 frames count; fewer than `num_samples` times `repetitions` make fewer repetitions.
+        the first 16 frames count, cropped and resized as those in `data_dir` were; fewer than `num_samples` times
+        `repetitions` make fewer repetitions.
       data_dir: shards of real videos; for a run, the default is those that it was trained on.
       classifier: C3D for the scores, a file of `tganv2_tf.train_classifier` or the authors'.
       scores: names, such as `c3d_fid`.

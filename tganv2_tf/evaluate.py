@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from tganv2_tf.evaluation.framing import Framing
     from tganv2_tf.evaluation.protocol import Score
     from tganv2_tf.evaluation.samples import Batches
     from tganv2_tf.serving.scored import Source
@@ -51,7 +52,9 @@ class Command:
     )
     untrained: bool = option("with --model_dir: the generator as it was before its training", False)
     saved_model: str = option("folder of one version of a SavedModel", "")
-    video_dir: str = option("folder of video files, of which the first 16 frames count", "")
+    video_dir: str = option(
+        "folder of video files, of which the first 16 frames count, cropped and resized as those in --data_dir were", ""
+    )
     clips_dir: str = option("folder of shards, scored as if their clips were generated", "")
     data_dir: str = option("folder of the shards of real videos; none = those that the run was trained on", "")
     scores: str = option(
@@ -111,6 +114,14 @@ def data_config(command: Command, of_run: DataConfig | None, authors_c3d: bool) 
     return dataclasses.replace(data, **changes)
 
 
+def framing_of(data: DataConfig) -> Framing | None:
+    """How files and arrays are cropped and resized: as the real videos in `data_dir`; None if there are none."""
+    from tganv2_tf.data.manifest import Manifest
+    from tganv2_tf.evaluation.framing import Framing
+
+    return Framing.of(Manifest.read(data.data_dir)) if data.data_dir else None
+
+
 def generator_of(command: Command, config: EvalConfig) -> Source | None:
     """The generator to score, of a run the newest checkpoint now; None where videos are there already."""
     from tganv2_tf.serving.scored import Source
@@ -134,6 +145,7 @@ def source(
     """
     from tganv2_tf.data.manifest import Manifest, folder_checksum
     from tganv2_tf.evaluation import samples
+    from tganv2_tf.evaluation.framing import Framing
     from tganv2_tf.serving.scored import load_scored
 
     batch_size, authors_c3d = config.eval_batch_size, bool(config.c3d_mean)
@@ -147,13 +159,20 @@ def source(
         batches = (scored.batch(generator, number, batch_size) for number in itertools.count())
         return batches, data, about, scored.class_names
     data = data_config(command, None, authors_c3d)
-    about = {"normalization": data.normalization}
+    about, framing = {"normalization": data.normalization}, framing_of(data)
     if command.video_dir:
         paths = samples.videos_in(command.video_dir)
         about |= {"video_dir": command.video_dir, "num_videos": len(paths)}
-        about["checksum"] = folder_checksum(command.video_dir)
-        return samples.of_folder(paths, batch_size, data.normalization), data, about, ()
+        about["checksum"] = folder_checksum(command.video_dir, paths)
+        about["framing"] = framing and dataclasses.asdict(framing)
+        return samples.of_folder(paths, batch_size, data.normalization, framing), data, about, ()
     manifest = Manifest.load(command.clips_dir)
+    if framing not in (None, Framing.of(manifest)):
+        logging.warning(
+            "The frames in --clips_dir=%s (%s) were prepared otherwise than those in --data_dir=%s (%s): that counts "
+            "in the scores too.",
+            *(command.clips_dir, Framing.of(manifest), data.data_dir, framing),
+        )
     clips = dataclasses.replace(data, data_dir=command.clips_dir)
     about |= {"clips_dir": command.clips_dir, "flip": clips.flip, "frame_step": clips.frame_step}
     about["shards"] = {shard.file: shard.checksum for shard in manifest.shards}
@@ -194,7 +213,7 @@ def score(
         batches, data, generated, class_names = source(command, config, generator)
     else:
         data, class_names = data_config(command, None, bool(config.c3d_mean)), ()
-        batches = samples.of_array(videos, config.eval_batch_size, data.normalization)
+        batches = samples.of_array(videos, config.eval_batch_size, data.normalization, framing_of(data))
         generated = {"num_videos": len(videos), "normalization": data.normalization}
     if with_real and not data.data_dir:
         raise ConfigError("--data_dir is missing: the shards of real videos; only inception_score goes without")

@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tganv2_tf import storage
@@ -42,11 +42,17 @@ def checksum(path: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def folder_checksum(folder: Path) -> str:
-    """`sha256:` and the hexadecimal digest of all names and contents in a folder, the same in any place."""
+def folder_checksum(folder: Path, files: Iterable[pathlib.Path] | None = None) -> str:
+    """`sha256:` and the hexadecimal digest of names and contents in a folder, the same in any place.
+
+    Args:
+      folder: the names are those below it.
+      files: in the folder; all that it holds if it is None.
+    """
     root, digest = pathlib.Path(folder), hashlib.sha256()
-    for file in sorted(file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()):
-        digest.update(f"{checksum(root / file)} {file}\n".encode())
+    chosen = root.rglob("*") if files is None else files
+    for file in sorted(file.relative_to(root).as_posix() for file in chosen if file.is_file()):
+        digest.update(os.fsencode(f"{checksum(root / file)} {file}\n"))
     return f"sha256:{digest.hexdigest()}"
 
 

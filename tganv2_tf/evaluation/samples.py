@@ -9,19 +9,22 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tganv2_tf.config import DataConfig
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.pipeline import labelled_clips, normalize
 from tganv2_tf.data.reading import explain
-from tganv2_tf.decoding import VIDEO_NAME, VideoError, open_video
+from tganv2_tf.decoding import VideoError, open_video
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import NUM_FRAMES
+from tganv2_tf.evaluation.framing import Framing
+from tganv2_tf.folders import VIDEO_NAME, walk
 from tganv2_tf.models.latents import latents_from_seeds
 
 Batches = Iterator[tf.Tensor]
@@ -95,56 +98,87 @@ def batch_of_generator(
 
 
 def videos_in(folder: str) -> list[pathlib.Path]:
-    """All video files below a folder, in the order of their paths.
+    """All video files in a folder and below, in the order of their paths; links and hidden folders as `walk` has them.
 
     Raises:
       UserError: no such folder, or no video in it.
     """
     if not pathlib.Path(folder).is_dir():
         raise UserError(f"{folder}: no such folder")
-    paths = sorted(path for path in pathlib.Path(folder).rglob("*") if VIDEO_NAME.fullmatch(path.name))
+    found = [pathlib.Path(parent, name) for parent, names in walk(folder) for name in names]
+    paths = sorted(path for path in found if VIDEO_NAME.fullmatch(path.name))
     if not paths:
         raise UserError(f"{folder}: no video files in it")
     return paths
 
 
-def of_folder(paths: list[pathlib.Path], batch_size: int, normalization: str) -> Batches:
+def of_folder(
+    paths: list[pathlib.Path], batch_size: int, normalization: str, framing: Framing | None = None
+) -> Batches:
     """The first 16 frames of each video file; a batch holds videos of one size.
 
+    Args:
+      paths: of the files.
+      batch_size: the most videos of a batch.
+      normalization: from bytes to numbers, as `normalize` has it.
+      framing: how frames are cropped and resized; None leaves them as they are.
     Raises:
-      UserError: a file that cannot be decoded, is damaged or has fewer frames.
+      UserError: a file that cannot be decoded, is damaged, has fewer frames or cannot be cropped.
     """
-    batch: list[np.ndarray] = []
-    for path in paths:
-        try:
-            opened = open_video(path)
-            frames = list(itertools.islice(opened.frames, NUM_FRAMES))
-        except VideoError as error:
-            raise UserError(f"{path}: {error}; take it out of the folder") from error
-        if opened.damage.bad_packets:
-            raise UserError(f"{path}: its first {NUM_FRAMES} frames are damaged; take it out of the folder")
-        if len(frames) < NUM_FRAMES:
-            raise UserError(f"{path}: {len(frames)} frames; the scores are of {NUM_FRAMES}; take it out of the folder")
-        video = np.stack(frames)
-        if batch and (len(batch) == batch_size or batch[0].shape != video.shape):
-            yield normalize(np.stack(batch), normalization)
-            batch = []
-        batch.append(video)
-    yield normalize(np.stack(batch), normalization)
+    return _batched(((f"{path}", _first_frames(path)) for path in paths), batch_size, normalization, framing)
 
 
-def of_array(videos: np.ndarray, batch_size: int, normalization: str) -> Batches:
-    """The first 16 frames of each video of an array, uint8 [N, T, H, W, 3].
+def _first_frames(path: pathlib.Path) -> np.ndarray:
+    try:
+        opened = open_video(path)
+        frames = list(itertools.islice(opened.frames, NUM_FRAMES))
+    except VideoError as error:
+        raise UserError(f"{path}: {error}; take it out of the folder") from error
+    if opened.damage.bad_packets:
+        raise UserError(f"{path}: its first {NUM_FRAMES} frames are damaged; take it out of the folder")
+    if len(frames) < NUM_FRAMES:
+        raise UserError(f"{path}: {len(frames)} frames; the scores are of {NUM_FRAMES}; take it out of the folder")
+    return np.stack(frames)
+
+
+def of_array(videos: np.ndarray, batch_size: int, normalization: str, framing: Framing | None = None) -> Batches:
+    """The first 16 frames of each video of an array, uint8 [N, T, H, W, 3]. The other arguments are `of_folder`'s.
 
     Raises:
-      UserError: another dtype or shape, or fewer frames.
+      UserError: another dtype or shape, fewer frames, or frames that cannot be cropped.
     """
     if videos.dtype != np.uint8 or videos.ndim != 5 or videos.shape[-1] != 3 or not videos.size:
         raise UserError(f"videos: {videos.dtype} {list(videos.shape)}; valid: uint8 [N, T, H, W, 3]")
     if videos.shape[1] < NUM_FRAMES:
         raise UserError(f"videos: {videos.shape[1]} frames; the scores need {NUM_FRAMES}")
-    clips = videos[:, :NUM_FRAMES]
-    return (normalize(clips[at : at + batch_size], normalization) for at in range(0, len(clips), batch_size))
+    named = ((f"videos[{number}]", video[:NUM_FRAMES]) for number, video in enumerate(videos))
+    return _batched(named, batch_size, normalization, framing)
+
+
+def _batched(
+    named: Iterable[tuple[str, np.ndarray]], batch_size: int, normalization: str, framing: Framing | None
+) -> Batches:
+    """Batches of videos, uint8 [16, H, W, 3], that come with their names."""
+    batch: list[np.ndarray] = []
+    squeezed = False
+    for number, (name, video) in enumerate(named):
+        if framing is not None:
+            try:
+                video = framing.fitted(video, number)
+            except VideoError as error:
+                raise UserError(f"{name}: {error}") from error
+        elif video.shape[1] != video.shape[2] and not squeezed:
+            squeezed = True
+            logging.warning(
+                "%s: frames of %dx%d pixels; the network sees them squeezed to a square. Name the real videos by "
+                "--data_dir, and they are cropped as those were.",
+                *(name, video.shape[2], video.shape[1]),
+            )
+        if batch and (len(batch) == batch_size or batch[0].shape != video.shape):
+            yield normalize(np.stack(batch), normalization)
+            batch = []
+        batch.append(video)
+    yield normalize(np.stack(batch), normalization)
 
 
 def of_shards(manifest: Manifest, data: DataConfig, seed: int, batch_size: int) -> Batches:
