@@ -45,6 +45,32 @@ def test_the_command_line_wins_over_the_flagfile(tmp_path):
     assert options.count == 7
 
 
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ("~/x", "/home/me/x"),
+        ("~", "/home/me"),
+        ("~/x/", "/home/me/x/"),
+        ("./~/x", "./~/x"),
+        ("a~/x", "a~/x"),
+        ("~nobody-of-this-name/x", "~nobody-of-this-name/x"),
+    ],
+)
+def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path, given, path):
+    """Bash leaves it after `=`, and nothing else expands it in flag files."""
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "my.flags").write_text(f"--path={given}\n")
+    for argv in ([f"--path={given}"], ["--path", given], [f"--flagfile={tmp_path / 'my.flags'}"]):
+        assert cli_flags.parse(argv, Options)[0].path == path
+
+
+def test_defaults_stay_as_they_are_written(monkeypatch):
+    """Else a run resumed by another user, or from before, would seem to have another --cache_dir."""
+    monkeypatch.setenv("HOME", "/home/me")
+    default = cli_flags.parse([], EvalConfig)[0].cache_dir
+    assert default == EvalConfig().cache_dir and default.startswith("~/")
+
+
 def test_bare_names_are_looked_up_in_flags(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     model, _, train, _ = cli_flags.parse(["--flagfile=ucf.flags"], *RUN)

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import pathlib
 import re
 import shlex
 import subprocess
@@ -35,6 +36,11 @@ def no_proxy():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("no_proxy", "127.0.0.1")
         yield
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert client.parse(["--output=~/a.gif"]).output == pathlib.Path("/home/me/a.gif")
 
 
 @pytest.fixture(scope="module")

@@ -115,12 +115,19 @@ def parse(argv: Sequence[str], *option_types: type) -> list[Any]:
         raise ConfigError(f"{where}unexpected argument {rest[0]!r}: options are written --name=value")
     instances = []
     for option_type in option_types:
-        chosen = {field.name: values[field.name].value for field in dataclasses.fields(option_type)}
+        chosen = {field.name: _chosen(values[field.name]) for field in dataclasses.fields(option_type)}
         for name, value in chosen.items():
             if value is None:
                 raise ConfigError(f"--{name} is missing: {values[name].help}")
         instances.append(option_type(**chosen))
     return instances
+
+
+def _chosen(flag: flags.Flag) -> Any:
+    """A flag's value. If it was given as `~/NAME`, the path in the home folder: shells expand no `~` after `=`."""
+    if flag.present and isinstance(flag.value, str):
+        return os.path.expanduser(flag.value)
+    return flag.value
 
 
 def _origin(name: str, expanded: Sequence[tuple[str, str]]) -> str:

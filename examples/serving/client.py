@@ -221,13 +221,17 @@ def _labels(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r}; valid: a number from 0, or several such as 0,1,2") from error
 
 
+def _path(text: str) -> pathlib.Path:
+    return pathlib.Path(text).expanduser()  # shells expand no `~` after `=`
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options; ends the program with status 2 where they cannot be."""
     summary, _, rest = __doc__.partition("\n")
     parser = _Parser(
         description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--output", required=True, type=pathlib.Path, help="file to write: .mp4 (H.264) or .gif")
+    parser.add_argument("--output", required=True, type=_path, help="file to write: .mp4 (H.264) or .gif")
     parser.add_argument("--url", default="http://127.0.0.1:8501", help="the REST interface (default %(default)s)")
     parser.add_argument("--grpc", default="", help="the gRPC interface, HOST:PORT, instead of --url")
     parser.add_argument("--model", default="demo", help="name of the served model (default %(default)s)")
