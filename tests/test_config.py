@@ -50,6 +50,11 @@ def test_defaults_are_the_papers_model():
             lambda: Config(train=TrainConfig(eval_every_steps=1000)),
             "--eval_every_steps=1000: valid: 0, or a --classifier",
         ),
+        (
+            lambda: TrainConfig(checkpoint_every_steps=0, keep_checkpoint_every_steps=150),
+            "--keep_checkpoint_every_steps=150: valid: 0 with --checkpoint_every_steps=0",
+        ),
+        (lambda: TrainConfig(preview_every_steps=-1), "--preview_every_steps=-1: valid: a number of at least 0"),
         (lambda: EvalConfig(num_samples=5), "--num_samples=5: valid: a whole number of at least 6"),
         (lambda: EvalConfig(repetitions=0), "--repetitions=0"),
         (lambda: EvalConfig(c3d_mean="mean2.npz"), "--c3d_mean=mean2.npz: valid: with --classifier only"),
@@ -61,6 +66,18 @@ def test_defaults_are_the_papers_model():
 def test_values_that_cannot_work_are_refused_by_name(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_every_interval_may_be_0():
+    names = [field.name for field in dataclasses.fields(TrainConfig) if field.name.endswith("_every_steps")]
+    assert len(names) == 6
+    never = TrainConfig(train_steps=4, **dict.fromkeys(names, 0))
+    assert not any(never.is_due(step, never.preview_every_steps) for step in range(1, 5))
+
+
+def test_what_is_done_at_intervals_is_done_after_the_last_step_too():
+    train = TrainConfig(train_steps=5)
+    assert [step for step in range(1, 6) if train.is_due(step, 2)] == [2, 4, 5]
 
 
 def test_json_round_trip():

@@ -254,6 +254,7 @@ def test_step_cost_by_hand():
     assert products_of_step(tiny()) == step + penalty
     assert products_of_step(tiny(global_batch_size=8)) == 2 * (step + penalty)
     assert products_of_step(tiny(r1_every_steps=4)) == step + penalty / 4
+    assert products_of_step(tiny(r1_every_steps=0)) == step
     # A second update has fakes of its own and no gradient of the generator.
     second = GENERATOR + reals + (3 * DISCRIMINATOR - FROM_PIXELS)
     assert products_of_step(tiny(n_dis=2)) == step + second + 2 * penalty

@@ -24,8 +24,8 @@ from tests.test_evaluate import write_classifier
 from tests.worker_processes import on_loopback
 from tganv2_tf import videos
 from tganv2_tf.models.latents import sample_latents
-from tganv2_tf.training.callbacks import PREVIEWS_SEED
 from tganv2_tf.training.checkpoints import load_generator
+from tganv2_tf.training.previews import PREVIEWS_SEED
 
 # Of one level: graphs of more take longer to be made, and show no more here.
 SMALL = ["--frame_strides=", "--batch_strides=", "--up_channels=4,4,4", "--discriminator_channels=4"]

@@ -135,7 +135,7 @@ class TrainConfig:
     )
     n_dis: int = option("discriminator updates a generator update", 1)
     r1_weight: float = option("strength of the gradient penalty on real clips; 0 = none", 16.0)
-    r1_every_steps: int = option("steps between two penalties, each so many times as strong (lazy penalty)", 1)
+    r1_every_steps: int = option("steps between two penalties, each so many times as strong; 0 = no penalty", 1)
     diffaugment: str = option(
         f"random changes of all clips that the discriminators see: some of {','.join(POLICIES)}", ""
     )
@@ -180,10 +180,10 @@ class TrainConfig:
         "numbers; 0 = they end it",
         0,
     )
-    log_every_steps: int = option("steps between two rows of scalars", 50, group="What is shown and kept")
-    preview_every_steps: int = option("steps between two animated previews", 1000)
+    log_every_steps: int = option("steps between two rows of scalars; 0 = never", 50, group="What is shown and kept")
+    preview_every_steps: int = option("steps between two animated previews; 0 = never", 1000)
     num_previews: int = option("fixed latents in the previews", 16)
-    checkpoint_every_steps: int = option("steps between two checkpoints", 1000)
+    checkpoint_every_steps: int = option("steps between two checkpoints; 0 = only where the run ends or stops", 1000)
     keep_checkpoints: int = option("newest checkpoints that are kept", 3)
     keep_checkpoint_every_steps: int = option("checkpoints at multiples of it are kept for ever; 0 = none", 0)
     eval_every_steps: int = option(
@@ -198,12 +198,8 @@ class TrainConfig:
             "global_batch_size",
             "train_steps",
             "n_dis",
-            "r1_every_steps",
             "gradient_accumulation_steps",
             "steps_per_execution",
-            "log_every_steps",
-            "preview_every_steps",
-            "checkpoint_every_steps",
             "keep_checkpoints",
             "num_previews",
         ):
@@ -214,9 +210,8 @@ class TrainConfig:
             "discriminator_learning_rate",
             "gradient_clip_norm",
             "seed",
-            "keep_checkpoint_every_steps",
-            "eval_every_steps",
             "max_restarts",
+            *(name for name in vars(self) if name.endswith("_every_steps")),
         ):
             require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
@@ -240,18 +235,20 @@ class TrainConfig:
                 getattr(self, name),
                 f"a multiple of --steps_per_execution={self.steps_per_execution}",
             )
+        saved = self.checkpoint_every_steps
+        flag = f"--checkpoint_every_steps={saved}"
         for name in ("keep_checkpoint_every_steps", "eval_every_steps"):
-            require(
-                getattr(self, name) % self.checkpoint_every_steps == 0,
-                name,
-                getattr(self, name),
-                f"a multiple of --checkpoint_every_steps={self.checkpoint_every_steps}, or 0",
-            )
+            every, valid = getattr(self, name), f"a multiple of {flag}, or 0" if saved else f"0 with {flag}"
+            require(not every or (saved > 0 and every % saved == 0), name, every, valid)
         if self.profile_steps:
-            valid = len(self.profile_steps) == 2 and list(self.profile_steps) == sorted(self.profile_steps)
-            valid = valid and self.profile_steps[0] >= 1 and self.profile_steps[1] <= self.train_steps
+            ordered = len(self.profile_steps) == 2 and list(self.profile_steps) == sorted(self.profile_steps)
+            inside = ordered and self.profile_steps[0] >= 1 and self.profile_steps[1] <= self.train_steps
             text = f"two numbers FIRST,LAST from 1 to --train_steps={self.train_steps}, or nothing"
-            require(valid, "profile_steps", self.profile_steps, text)
+            require(inside, "profile_steps", self.profile_steps, text)
+
+    def is_due(self, step: int, every: int) -> bool:
+        """Whether what is done every so many steps, and at the end, is done after `step`; never if `every` is 0."""
+        return every > 0 and (step % every == 0 or step == self.train_steps)
 
     @property
     def augmentations(self) -> tuple[str, ...]:

@@ -26,14 +26,16 @@ class Command:
     learning_rate: float = option("Adam's step size at first, which falls to 0; for --size=full try 1e-4", 1e-3)
     flip: bool = option("mirror half of the clips; not where left and right tell classes apart", False)
     seed: int = option("seed of initial weights, data order, windows and dropout", 0)
-    checkpoint_every_steps: int = option("steps between two saved states, from which the same command goes on", 200)
+    checkpoint_every_steps: int = option(
+        "steps between two saved states, from which the same command goes on; 0 = only where it is stopped", 200
+    )
 
     def __post_init__(self) -> None:
         if not self.output.endswith(".npz"):
             raise ConfigError(f"--output={self.output}: valid: a file name that ends in .npz")
         require("://" not in self.output, "output", self.output, "a file of this machine")
-        for name in ("steps", "batch_size", "checkpoint_every_steps"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
+        for name, least in (("steps", 1), ("batch_size", 1), ("checkpoint_every_steps", 0)):
+            require(getattr(self, name) >= least, name, getattr(self, name), f"a whole number of at least {least}")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
         require(0 <= self.seed < 2**31, "seed", self.seed, "a whole number from 0 up to 2147483647")
 

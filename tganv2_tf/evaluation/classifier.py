@@ -76,7 +76,7 @@ def train(
       learning_rate: Adam's step size at first.
       flip: mirror half of the clips.
       seed: of the initial weights, the order of the data, the windows and the dropout.
-      checkpoint_every_steps: updates between two saved states.
+      checkpoint_every_steps: updates between two saved states; 0 = only the last one.
     Returns:
       The exit status: 0, or 128 + the signal that stopped the training.
     Raises:
@@ -187,7 +187,7 @@ class Trainer:
           batches: endless, uint8 [N, 16, H, W, 3] and int64 [N].
           steps: updates of the whole training.
           folder: of the state, which is saved there at the end as well.
-          save_every: updates between two states.
+          save_every: updates between two states; 0 = only the last one.
         Returns:
           The signal (SIGTERM, Ctrl-C) that ended it before, or 0.
         Raises:
@@ -214,7 +214,7 @@ class Trainer:
                 bar.set_postfix_str(f"loss {means[0]:.3f}, accuracy {means[1]:.1%}", refresh=False)
                 bar.update()
                 stopped_by = came[0] if came else 0
-                if step % save_every == 0 or step == steps or stopped_by:
+                if (save_every and step % save_every == 0) or step == steps or stopped_by:
                     try:
                         manager.save(step)
                     except tf.errors.OpError as error:

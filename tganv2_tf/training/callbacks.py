@@ -1,4 +1,4 @@
-"""What happens between the steps: scalars, previews, checkpoints, the progress bar, and the end of a run gone wrong."""
+"""What happens between the steps: scalars, checkpoints, scores, the progress bar, and the end of a run gone wrong."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from tensorboard.plugins.image import metadata as image_metadata
 
-from tganv2_tf import lanes, storage, videos
+from tganv2_tf import lanes, storage
 from tganv2_tf.config import Config
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
@@ -27,7 +26,6 @@ from tganv2_tf.evaluation import protocol
 from tganv2_tf.evaluation.networks import Answers, describe, load_c3d_network
 from tganv2_tf.evaluation.samples import NUM_FRAMES, batch_of_generator
 from tganv2_tf.files import write_atomically
-from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.recalibration import recalibrate
 from tganv2_tf.models.tganv2 import TGANv2
 from tganv2_tf.training.checkpoints import (
@@ -41,10 +39,7 @@ from tganv2_tf.training.checkpoints import (
 from tganv2_tf.training.distribution import any_worker, gatherer, is_loss_of_worker, num_workers, worker_number
 from tganv2_tf.training.summaries import EventWriter, record_success
 
-PREVIEW_FPS = 8.0
-PREVIEWS_A_CLASS = 4  # where there are too few for all classes
 LOSS_SCALE_HALVINGS = 15  # from Keras' first loss scale, 2^15, to 1
-PREVIEWS_SEED = 1  # second word of the stateless seed; training folds the step into its own
 EVAL_SCORES = ("inception_score", "c3d_fid")
 BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 BAR_LOSSES = {"generator_loss": "G", "discriminator_loss": "D", "r1_penalty": "R1"}
@@ -108,7 +103,7 @@ class Scalars(StepCallback):
         self.last_time, self.last_step = time.perf_counter(), self.step
 
     def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
-        if step % self.config.train.log_every_steps and step != self.config.train.train_steps:
+        if not self.config.train.is_due(step, self.config.train.log_every_steps):
             return
         now = time.perf_counter()
         clips = (step - self.last_step) * self.config.train.global_batch_size
@@ -131,70 +126,6 @@ class Scalars(StepCallback):
         if self.step == self.config.train.train_steps:
             with self.writer.as_default():
                 record_success()
-
-
-class Previews(StepCallback):
-    """Animated samples of fixed latents at every level, from the averaged generator, in TensorBoard's image tab.
-
-    Of a conditional model one row a class, the same latents in each; with fewer previews than classes only some
-    classes, evenly spaced.
-    """
-
-    def __init__(self, writer: EventWriter, config: Config) -> None:
-        super().__init__()
-        self.writer, self.config = writer, config
-        total, num_classes = config.train.num_previews, config.model.num_classes
-        rows = (num_classes or 1) if total >= num_classes else max(1, total // PREVIEWS_A_CLASS)
-        self.columns = total // rows if num_classes else None
-        latents = total // rows
-        z = sample_latents(latents, config.model.z_dim, tf.constant([config.train.seed, PREVIEWS_SEED]))
-        self.z = tf.tile(z, [rows, 1])
-        self.labels = None
-        if num_classes:
-            self.labels = np.repeat(np.linspace(0, num_classes - 1, rows).round(), latents).astype(np.int32)
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        super().on_train_begin(logs)
-        self.sample = tf.function(
-            lambda z, level, labels: self.model.ema_generator(z, level=level, labels=labels), autograph=False
-        )
-        self.gather = gatherer(self.model.distribute_strategy)
-
-    def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
-        if step % self.config.train.preview_every_steps and step != self.config.train.train_steps:
-            return
-        with self.writer.as_default(step):
-            for number in range(1, self.config.model.pyramid.num_levels + 1):
-                grid = videos.grid(self._videos(number), self.columns)
-                write_animation(f"samples/level_{number}", grid)
-        self.writer.flush()
-
-    def _videos(self, level: int) -> np.ndarray:
-        """All samples, uint8 [N, T, H, W, 3]; workers take turns at them, and none waits for another."""
-        strategy, last = self.model.distribute_strategy, len(self.z) - 1
-        own, workers = worker_number(strategy), num_workers(strategy)
-        # One at a time: all frames of all samples at once could take more memory than a training step.
-        shown = [
-            of_worker
-            for first in range(0, last + 1, workers)
-            for of_worker in self.gather(self._video(min(first + own, last), level))
-        ]
-        return videos.to_uint8(np.concatenate(shown[: last + 1]))
-
-    def _video(self, index: int, level: int) -> np.ndarray:
-        labels = None if self.labels is None else tf.constant(self.labels[index : index + 1])
-        return self.sample(self.z[index : index + 1], level, labels).numpy()
-
-
-def write_animation(tag: str, video: np.ndarray) -> None:
-    """Writes uint8 [T, H, W, 3] as an animated GIF for TensorBoard's image tab, with the default writer and step.
-
-    `tf.summary.image` knows only still PNGs, but the plugin shows whatever image its summary holds.
-    """
-    height, width = video.shape[1:3]
-    content = tf.constant([str(width).encode(), str(height).encode(), videos.gif_bytes(video, PREVIEW_FPS)])
-    metadata = image_metadata.create_summary_metadata(display_name=tag, description="")
-    tf.summary.write(tag, content, metadata=metadata)
 
 
 class Profile(StepCallback):
@@ -260,7 +191,7 @@ class SaveCheckpoints(StepCallback):
         train, stopped = self.config.train, self.stopped_by  # read once: a signal may come at any moment
         if self.on_any_worker(stopped is not None):
             self.stopped_by = stopped = stopped or signal.SIGTERM
-        if step % train.checkpoint_every_steps == 0 or step == train.train_steps or stopped:
+        if train.is_due(step, train.checkpoint_every_steps) or step == train.train_steps or stopped:
             try:
                 path = self.folder.save(step)
                 kept = train.keep_checkpoint_every_steps
@@ -363,7 +294,7 @@ class Evaluations(StepCallback):
 
     def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
         train, config = self.config.train, self.config.eval
-        if (step % train.eval_every_steps and step != train.train_steps) or self.model.stop_training:
+        if not train.is_due(step, train.eval_every_steps) or self.model.stop_training:
             return
         with self._recalibrated():
             scores = protocol.score_answers(

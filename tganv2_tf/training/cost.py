@@ -86,9 +86,9 @@ def step_cost(config: Config, batch_size: int) -> StepCost:
 
 def _step_cost(config: Config, batch_size: int) -> StepCost:
     train = config.train
-    parts, every = train.gradient_accumulation_steps, train.r1_every_steps if train.r1_weight else 1
+    parts, every = train.gradient_accumulation_steps, train.r1_every_steps if train.r1_weight else 0
     with tf.Graph().as_default():
-        products, activations = _traced(config, batch_size, train.r1_weight)
+        products, activations = _traced(config, batch_size, train.r1_weight if every else 0.0)
     if every > 1:  # the graph has a branch with the penalty and one without
         with tf.Graph().as_default():
             products += (every - 1) * (_traced(config, batch_size, 0.0)[0] - products) / every

@@ -23,7 +23,7 @@ from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.tganv2 import TGANv2
-from tganv2_tf.training import callbacks
+from tganv2_tf.training import callbacks, previews
 from tganv2_tf.training.adam import Adam
 from tganv2_tf.training.checkpoints import (
     EVENTS_DIR,
@@ -308,7 +308,7 @@ class _Run:
         by_all = [
             callbacks.StopOnNonFinite(config),
             callbacks.Scalars(self.writer, config),
-            callbacks.Previews(self.writer, config),
+            previews.Previews(self.writer, config, self.manifest if self.chief else None),
             *([callbacks.Tell(self.tell, saving)] if self.tell else []),
             saving,
             *evaluations,

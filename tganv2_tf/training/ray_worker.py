@@ -45,7 +45,7 @@ def work(config: Config, board: Any) -> tuple[int, int, dict[str, float]]:
         nonlocal latest, told
         latest = (step, {name: float(value) for name, value in logs.items()})
         # Workers wait here for each other and, where Ray's controller has not asked since the last time, for it.
-        if step % config.train.checkpoint_every_steps == 0 or step == config.train.train_steps:
+        if config.train.is_due(step, config.train.checkpoint_every_steps) or step == config.train.train_steps:
             report({"step": step, **latest[1]})
         if not chief or time.monotonic() - told < TELL_SECONDS:
             return None

@@ -1,0 +1,124 @@
+"""Samples of fixed latents during training, in TensorBoard's image tab, and real clips beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from tensorboard.plugins.image import metadata as image_metadata
+
+from tganv2_tf import videos
+from tganv2_tf.config import Config
+from tganv2_tf.data.manifest import Manifest
+from tganv2_tf.data.pipeline import labelled_clips, normalize
+from tganv2_tf.errors import UserError
+from tganv2_tf.models.latents import sample_latents
+from tganv2_tf.training.callbacks import StepCallback
+from tganv2_tf.training.distribution import gatherer, num_workers, worker_number
+from tganv2_tf.training.summaries import EventWriter
+
+PREVIEW_FPS = 8.0
+PREVIEWS_A_CLASS = 4  # if there are too few for all classes
+PREVIEWS_SEED = 1  # second word of the stateless seed; training folds the step into its own
+
+
+class Previews(StepCallback):
+    """Animated samples of fixed latents at every level, from the averaged generator, in TensorBoard's image tab.
+
+    Of a conditional model one row a class, the same latents in each; with fewer previews than classes only some
+    classes, evenly spaced. Beside the first previews of a run, as many real clips.
+    """
+
+    def __init__(self, writer: EventWriter, config: Config, manifest: Manifest | None = None) -> None:
+        """
+        Args:
+          writer: of the run's events.
+          config: of the run.
+          manifest: of its data; None shows no real clips.
+        """
+        super().__init__()
+        self.writer, self.config, self.manifest = writer, config, manifest
+        total, num_classes = config.train.num_previews, config.model.num_classes
+        rows = (num_classes or 1) if total >= num_classes else max(1, total // PREVIEWS_A_CLASS)
+        self.columns = total // rows if num_classes else None
+        latents = total // rows
+        z = sample_latents(latents, config.model.z_dim, tf.constant([config.train.seed, PREVIEWS_SEED]))
+        self.z = tf.tile(z, [rows, 1])
+        self.labels = None
+        if num_classes:
+            self.labels = np.repeat(np.linspace(0, num_classes - 1, rows).round(), latents).astype(np.int32)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_begin(logs)
+        self.sample = tf.function(
+            lambda z, level, labels: self.model.ema_generator(z, level=level, labels=labels), autograph=False
+        )
+        self.gather = gatherer(self.model.distribute_strategy)
+
+    def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
+        train = self.config.train
+        if not train.is_due(step, train.preview_every_steps):
+            return
+        with self.writer.as_default(step):
+            if self.manifest is not None and step == min(train.preview_every_steps, train.train_steps):
+                show_real_clips(self.manifest, self.config, len(self.z), self.columns)
+            for number in range(1, self.config.model.pyramid.num_levels + 1):
+                grid = videos.grid(self._videos(number), self.columns)
+                write_animation(f"samples/level_{number}", grid)
+        self.writer.flush()
+
+    def _videos(self, level: int) -> np.ndarray:
+        """All samples, uint8 [N, T, H, W, 3]; workers take turns at them, and none waits for another."""
+        strategy, last = self.model.distribute_strategy, len(self.z) - 1
+        own, workers = worker_number(strategy), num_workers(strategy)
+        # One at a time: all frames of all samples at once could take more memory than a training step.
+        shown = [
+            of_worker
+            for first in range(0, last + 1, workers)
+            for of_worker in self.gather(self._video(min(first + own, last), level))
+        ]
+        return videos.to_uint8(np.concatenate(shown[: last + 1]))
+
+    def _video(self, index: int, level: int) -> np.ndarray:
+        labels = None if self.labels is None else tf.constant(self.labels[index : index + 1])
+        return self.sample(self.z[index : index + 1], level, labels).numpy()
+
+
+def write_animation(tag: str, video: np.ndarray) -> None:
+    """Writes uint8 [T, H, W, 3] as an animated GIF for TensorBoard's image tab, with the default writer and step.
+
+    `tf.summary.image` knows only still PNGs, but the plugin shows whatever image its summary holds.
+    """
+    height, width = video.shape[1:3]
+    content = tf.constant([str(width).encode(), str(height).encode(), videos.gif_bytes(video, PREVIEW_FPS)])
+    metadata = image_metadata.create_summary_metadata(display_name=tag, description="")
+    tf.summary.write(tag, content, metadata=metadata)
+
+
+def show_real_clips(manifest: Manifest, config: Config, count: int, columns: int | None = None) -> None:
+    """Writes `samples/real` with the default writer and step: clips that are cropped and mirrored as in training.
+
+    They have all frames, in full resolution. They come from a pipeline with its own seeds, so neither the order of the
+    training data nor any random number of training changes. If they cannot be read, a warning says so.
+
+    Args:
+      manifest: of the run's data.
+      config: of the run.
+      count: how many clips.
+      columns: of the grid, as in `videos.grid`.
+    """
+    data = dataclasses.replace(config.data, windows_per_record=1, shuffle_buffer=1)
+    # No more shards than it takes: remote ones are copied to this machine.
+    enough = np.searchsorted(np.cumsum([shard.num_records for shard in manifest.shards]), count) + 1
+    few = dataclasses.replace(manifest, shards=manifest.shards[:enough])
+    try:
+        clips = labelled_clips(few, data, config.model.num_frames, config.model.resolution, config.train.seed, True)
+        shown = np.stack([clip for clip, _ in clips.take(count).as_numpy_iterator()])
+    except (UserError, OSError, tf.errors.OpError) as error:
+        logging.warning("No real clips are shown beside the previews: %s", str(error).splitlines()[0])
+        return
+    seen = normalize(tf.constant(shown), config.data.normalization).numpy()
+    write_animation("samples/real", videos.grid(videos.to_uint8(seen), columns))
