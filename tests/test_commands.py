@@ -290,9 +290,9 @@ def test_versions_count_up_and_are_never_overwritten(run: str, saved_model: str)
     ("module", "arguments", "status", "message"),
     [
         ("tganv2_tf.generate", ["--output=x.gif"], 2, "--model_dir or --saved_model"),
-        ("tganv2_tf.generate", ["--output=x.gif", "--model_dir=/nowhere"], 1, "/nowhere is not a run"),
+        ("tganv2_tf.generate", ["--output=x.gif", "--model_dir=/nowhere"], 1, "/nowhere: no such folder"),
         ("tganv2_tf.generate", ["--output=x.gif", "--saved_model=/nowhere"], 1, "no SavedModel there"),
-        ("tganv2_tf.export", ["--model_dir=/nowhere", "--output_dir=/tmp/never"], 1, "/nowhere is not a run"),
+        ("tganv2_tf.export", ["--model_dir=/nowhere", "--output_dir=/tmp/never"], 1, "/nowhere: no such folder"),
         ("tganv2_tf.export", ["--model_dir=/nowhere"], 2, "--output_dir is missing"),
     ],
 )

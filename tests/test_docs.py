@@ -348,6 +348,7 @@ WRONG = [
     "tganv2_tf.train --flagfile=own_videos.flags --resolution=100",
     "tganv2_tf.train --flagfile=ucf.flags --global_batch_size=12",
     "tganv2_tf.train --flagfile=ucf.flags --data_dir=data/ucf101/train --model_dir=runs/ucf101",
+    f"{TRAIN} --flagfile=own_videos.flags --data_dir=my_videos",
     f"{TRAIN} --flagfile=own_videos.flags --data_dir=data/own/train",
     f"{TRAIN} --flagfile=demo.flags --data_dir=data/own/train --frame_step=4",
     f"{TRAIN} --flagfile=demo.flags --data_dir=data/half/train",
@@ -372,7 +373,9 @@ def troubled(tmp_path_factory, brought):
     """A folder in which things are wrong."""
     folder = tmp_path_factory.mktemp("troubled")
     (folder / "classifier.npz").symlink_to(brought / "conv3d_deepnetA_ucf.npz")
-    (folder / "videos").mkdir()
+    for name in ("videos", "my_videos"):
+        (folder / name).mkdir()
+    (folder / "my_videos" / "a.mp4").touch()
     (folder / "data" / "half" / "train" / UNFINISHED_DIR).mkdir(parents=True)
     for name in ("own", "damaged"):
         data = folder / "data" / name / "train"

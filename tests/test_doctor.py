@@ -324,18 +324,21 @@ def test_room_for_checkpoints(monkeypatch, tmp_path):
 
 
 def test_shards(tmp_path):
-    assert doctor.check_shards(DataConfig())[0].level == NOTE
-    finding, manifest = doctor.check_shards(DataConfig(data_dir=str(tmp_path / "none")))
+    assert doctor.check_shards(ModelConfig(), DataConfig())[0].level == NOTE
+    finding, manifest = doctor.check_shards(ModelConfig(), DataConfig(data_dir=str(tmp_path / "none")))
     assert finding.level == PROBLEM and "no such folder" in finding.text and manifest is None
     expected = write_data_set(tmp_path, [5, 6, 7], labels=("a", "b"))
-    finding, manifest = doctor.check_shards(DataConfig(data_dir=str(tmp_path)))
+    finding, manifest = doctor.check_shards(ModelConfig(), DataConfig(data_dir=str(tmp_path)))
     assert manifest == expected and finding.level == OK
     assert finding.text.startswith("test, train: 3 videos, 2 labels, 16x16 pixels, 2 shards, ")
     file = expected.shards[1].file
     os.truncate(tmp_path / file, 7)
-    finding, _ = doctor.check_shards(DataConfig(data_dir=str(tmp_path)))
+    finding, _ = doctor.check_shards(ModelConfig(), DataConfig(data_dir=str(tmp_path)))
     assert finding.level == PROBLEM and f"1 are damaged, the first {file}: 7 bytes" in finding.text
-    assert doctor.check_shards(DataConfig(data_dir=str(tmp_path), skip_corrupt_records=True))[0].level == NOTE
+    assert (
+        doctor.check_shards(ModelConfig(), DataConfig(data_dir=str(tmp_path), skip_corrupt_records=True))[0].level
+        == NOTE
+    )
 
 
 # A step that takes 1 GiB, and 2.4 GiB of activations for 4 x 8 clips: 0.075 a clip.

@@ -172,7 +172,7 @@ def test_shards_that_were_prepared_otherwise_are_told(folder, tmp_path, caplog):
     [
         ([], ConfigError, "--model_dir, --saved_model, --video_dir, --clips_dir: one of them"),
         (["--model_dir=run", "--video_dir=videos"], ConfigError, "one of them, and only one"),
-        (["--model_dir={}/none"], UserError, "none is not a run"),
+        (["--model_dir={}/none"], UserError, "/none: no such folder"),
         (["--model_dir={}/run", "--scores=is"], ConfigError, "--scores=is: valid: some of inception_score"),
         (["--model_dir={}/run", "--scores=fvd"], ConfigError, "--i3d is missing"),
         (["--model_dir={}/run", "--scores=kvd", "--i3d={}/none"], UserError, "no SavedModel there"),
@@ -244,7 +244,7 @@ def test_the_function_returns_what_the_command_reports(folder, tmp_path):
         ({"videos": np.zeros([6, 16, 8, 8, 3])}, UserError, r"^videos: float64 \[6, 16, 8, 8, 3\]; valid: uint8"),
         ({"videos": np.zeros([6, 16, 8, 8], np.uint8)}, UserError, r"^videos: uint8 \[6, 16, 8, 8\]; valid"),
         ({"videos": [[0]]}, UserError, "^videos: int64"),
-        ({"videos": "none"}, UserError, "^none is not a run"),
+        ({"videos": "none"}, UserError, "^none: no such folder"),
     ],
 )
 def test_wrong_arguments_of_the_function(folder, arguments, kind, message):

@@ -85,9 +85,10 @@ def test_failed_save_leaves_the_old_manifest(tmp_path: pathlib.Path, monkeypatch
 
 def test_missing_folder_and_manifest_say_how_to_make_one(tmp_path: pathlib.Path) -> None:
     missing = tmp_path / "data"
-    assert "no such folder" in _load_error(missing) and "data_prep.ucf101 --video_dir=VIDEOS" in _load_error(missing)
-    message = _load_error(tmp_path)
-    assert "manifest.json" in message and f"--output_dir={tmp_path}" in message
+    assert "no such folder; `python -m tganv2_tf` lists the data_prep commands" in _load_error(missing)
+    with pytest.raises(UserError, match=f"make one with: python -m data_prep.x --output_dir={tmp_path}"):
+        Manifest.load(tmp_path, "x")
+    assert "no manifest.json in it" in _load_error(tmp_path)
 
 
 def test_unfinished_preparation_is_told_from_a_foreign_folder(tmp_path: pathlib.Path) -> None:

@@ -231,7 +231,7 @@ def test_what_is_wrong_is_said_before_ray_is_asked(
     where = [f"--data_dir={data_dir}", f"--model_dir={tmp_path}/run"]
     with pytest.raises(ConfigError, match=r"^--global_batch_size=4: 3 replicas cannot share it"):
         main(*where, "--distribution=ray", "--num_workers=3")
-    with pytest.raises(UserError, match="none: no such folder; make one with"):
+    with pytest.raises(UserError, match="none: no such folder; `python -m tganv2_tf` lists"):
         main(*on_ray, f"--data_dir={tmp_path}/none", where[1])
     with pytest.raises(ConfigError, match=r"^--model_dir is missing"):
         main(*on_ray, where[0])

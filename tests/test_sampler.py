@@ -264,9 +264,11 @@ def test_load_takes_runs_checkpoints_and_exports(made, tmp_path):
         assert apart(sampler.videos([4], **labels), expected) <= 1
         assert (sampler.resolution, sampler.num_frames, sampler.fps) == (16, 4, 0)
         assert sampler.class_names == made.run.class_names
-    for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(UserError, match=f"^{path} is not a run: no config.json in it"):
-            tganv2_tf.load(path)
+    with pytest.raises(UserError, match=f"^{tmp_path} is not a run: no config.json in it"):
+        tganv2_tf.load(tmp_path)
+    for name in ("none", "none/snapshots/ckpt-5"):
+        with pytest.raises(UserError, match=f"^{tmp_path}/{name}: no such folder, and no checkpoint"):
+            tganv2_tf.load(tmp_path / name)
     (tmp_path / "saved_model.pb").write_bytes(b"no protocol buffer")
     with pytest.raises(UserError, match=f"^{tmp_path}: no SavedModel there"):
         tganv2_tf.load(tmp_path)

@@ -239,7 +239,7 @@ def test_a_damaged_record_is_not_on_the_sheet(folder: pathlib.Path, capsys: pyte
     ("arguments", "status", "line"),
     [
         ([], 2, "verify: --data_dir is missing: folder of the shards"),
-        (["--data_dir=/nowhere"], 1, "verify: /nowhere: no such folder; make one with"),
+        (["--data_dir=/nowhere"], 1, "verify: /nowhere: no such folder; `python -m tganv2_tf` lists"),
         (["--data_dir=x", "--num_decoded=-1"], 2, "verify: --num_decoded=-1: valid: a whole number of at least 0"),
         (
             ["--data_dir=x", "--contact_sheet=a.gif"],

@@ -99,6 +99,7 @@ class DataConfig:
     """Training data."""
 
     data_dir: str = option("folder of the shards and their manifest.json", "")
+    data_prep: str = option("data_prep command that makes such data, named in messages if there are none", "")
     flip: bool = option("mirror half of the clips", True)
     normalization: str = option(
         "bytes to [-1, 1]: paper = x / 127.5 - 1, official = (x - 128) / 128", "paper", ("paper", "official")

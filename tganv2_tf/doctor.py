@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tganv2_tf import cli_flags, lanes, machine
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
+from tganv2_tf.data.advice import how_to_make, preparation
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import InstallError, UserError
 
@@ -175,12 +176,13 @@ def check_folder(flag: str, folder: str, needed: float = 0, wanted: float = 0) -
     return Finding(OK, flag, text + (f"; checkpoints will take {in_bytes(max(needed, wanted))}" if needed else ""))
 
 
-def check_shards(data: DataConfig) -> tuple[Finding, Manifest | None]:
+def check_shards(model: ModelConfig, data: DataConfig) -> tuple[Finding, Manifest | None]:
     """What the data set is, and whether its files have the sizes that they should have; their content is not read."""
+    command = preparation(model, data)
     if not data.data_dir:
-        return Finding(NOTE, "data", "no --data_dir was given; `python -m tganv2_tf` lists what makes one"), None
+        return Finding(NOTE, "data", f"no --data_dir was given; {how_to_make('SHARDS', command)}"), None
     try:
-        manifest = Manifest.read(data.data_dir)
+        manifest = Manifest.read(data.data_dir, command)
     except UserError as error:
         return Finding(PROBLEM, "data", str(error)), None
     size = sum(shard.bytes for shard in manifest.shards)
@@ -391,7 +393,7 @@ def examine(config: Config, has_recipe: bool) -> Iterator[Finding]:
     yield from check_versions()
     memory = machine.memory()
     yield check_memory(memory)
-    shards, manifest = check_shards(config.data)
+    shards, manifest = check_shards(config.model, config.data)
     yield shards
     tensorflow = check_tensorflow()
     yield tensorflow

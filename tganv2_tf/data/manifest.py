@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tganv2_tf import storage
+from tganv2_tf.data.advice import holds_videos, how_to_make, how_to_prepare
 from tganv2_tf.errors import UserError
 from tganv2_tf.files import Path, write_atomically
 
@@ -186,33 +187,40 @@ class Manifest:
         write_atomically(storage.join(folder, MANIFEST_FILE), text + "\n")
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
+    def read(cls, folder: Path, command: str = "") -> Manifest:
         """Reads `manifest.json`, and looks at nothing else.
 
+        Args:
+          folder: of the data set.
+          command: what makes such data, as `advice.preparation` gives it.
         Raises:
           UserError: no such folder, or no manifest or an unreadable one in it.
         """
         directory = os.fspath(folder).rstrip("/") or os.fspath(folder)
         path = storage.join(directory, MANIFEST_FILE)
         if not storage.is_remote(directory) and not storage.is_folder(directory):
-            raise UserError(f"{directory}: no such folder; {_HOW_TO_MAKE.format(directory)}")
+            raise UserError(f"{directory}: no such folder; {how_to_make(directory, command)}")
         if not storage.exists(path):
             if storage.is_folder(storage.join(directory, UNFINISHED_DIR)):
                 raise UserError(f"{directory}: its preparation is not finished; run the same data_prep command again")
-            raise UserError(f"{directory}: no {MANIFEST_FILE} in it, so no data set; {_HOW_TO_MAKE.format(directory)}")
+            if not storage.is_remote(directory) and holds_videos(directory):
+                raise UserError(f"{directory}: videos, and no data set; {how_to_prepare(directory, command)}")
+            raise UserError(f"{directory}: no {MANIFEST_FILE} in it, so no data set; {how_to_make(directory, command)}")
         try:
             return _from_json(storage.read_text(path))
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read: {error}; prepare the data set again") from error
 
     @classmethod
-    def load(cls, folder: Path) -> Manifest:
+    def load(cls, folder: Path, command: str = "") -> Manifest:
         """Reads `manifest.json` and holds the sizes of the shards against it; checksums would take too long.
+
+        Args are those of `read`.
 
         Raises:
           UserError: as `read` does, or a shard is missing or has another size.
         """
-        manifest = cls.read(folder)
+        manifest = cls.read(folder, command)
         faults = manifest.faults(folder)
         if faults:
             file, fault = next(iter(faults.items()))
@@ -220,7 +228,6 @@ class Manifest:
         return manifest
 
 
-_HOW_TO_MAKE = "make one with: python -m data_prep.ucf101 --video_dir=VIDEOS --split_dir=LISTS --output_dir={}"
 WHAT_TO_DO = "copy the data set again, or prepare it again in an empty folder"
 
 

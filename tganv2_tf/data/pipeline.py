@@ -19,6 +19,7 @@ import tensorflow as tf
 from absl import logging
 
 from tganv2_tf.config import DataConfig, ModelConfig
+from tganv2_tf.data.advice import preparation, require_data_dir
 from tganv2_tf.data.manifest import WHAT_TO_DO, Manifest
 from tganv2_tf.data.reading import UNREADABLE, Share, SkippedRecords, attempt, describe
 from tganv2_tf.data.records import decode_frame, parse_record
@@ -193,14 +194,14 @@ def load_manifest(model: ModelConfig, data: DataConfig) -> Manifest:
       ConfigError: no `data_dir`, frames of another size than the model's, or no video that is long enough.
       UserError: no data set, or a damaged one that may not be used.
     """
-    if not data.data_dir:
-        raise ConfigError("--data_dir is missing: the folder of the shards; `python -m data_prep.ucf101` makes one")
+    require_data_dir(model, data)
+    command = preparation(model, data)
     if data.skip_corrupt_records:
-        manifest = Manifest.read(data.data_dir)
+        manifest = Manifest.read(data.data_dir, command)
         for file, fault in manifest.faults(data.data_dir).items():
             logging.warning("%s: %s", file, fault)
     else:
-        manifest = Manifest.load(data.data_dir)
+        manifest = Manifest.load(data.data_dir, command)
     if manifest.height != model.resolution or manifest.width < model.resolution:
         raise ConfigError(
             f"--resolution={model.resolution}: the frames in {data.data_dir} have {manifest.height}x{manifest.width} "

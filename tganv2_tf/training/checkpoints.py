@@ -56,6 +56,8 @@ def load_config(model_dir: str) -> Config:
     try:
         return Config.from_json(storage.read_text(storage.join(model_dir, CONFIG_FILE)))
     except (FileNotFoundError, NotADirectoryError) as error:
+        if not storage.exists(model_dir) and not storage.is_read_only(model_dir):
+            raise UserError(f"{model_dir}: no such folder, and no checkpoint") from error
         text = f"{model_dir} is not a run: no {CONFIG_FILE} in it; `python -m tganv2_tf.train` makes one"
         raise UserError(text) from error
     except OSError as error:
@@ -76,6 +78,7 @@ def check_run(config: Config) -> list[str]:
     old = load_config(folder)
     refused = differences(config.model, old.model, "the run has")
     allowed = differences(config.data, old.data, "the run has")
+    allowed.pop("data_prep", None)  # it changes messages only
     for name, text in differences(config.train, old.train, "the run has").items():
         now, before = getattr(config.train, name), getattr(old.train, name)
         if (

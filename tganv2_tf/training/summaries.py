@@ -22,6 +22,7 @@ QUEUE = {"max_queue": 10**6, "flush_millis": 10**9}  # for buckets: nothing is w
 HPARAMS_SUFFIX = ".hparams"
 # What changes neither the networks nor their training.
 NOT_COMPARED = {
+    "data_prep",
     "model_dir",
     "log_every_steps",
     "preview_every_steps",

@@ -1,0 +1,53 @@
+"""What to do if there is no data set where one is expected: in one line, with the command that the recipe names."""
+
+from __future__ import annotations
+
+import re
+
+from tganv2_tf.config import DataConfig, ModelConfig
+from tganv2_tf.errors import ConfigError
+from tganv2_tf.files import Path
+from tganv2_tf.folders import VIDEO_NAME, walk
+
+MODULE = "python -m data_prep."
+OF_ANY_VIDEOS = "video_folder --video_dir=VIDEOS"
+
+
+def preparation(model: ModelConfig, data: DataConfig) -> str:
+    """What makes data for a recipe, as it follows `python -m data_prep.`; empty if the recipe does not say."""
+    return data.data_prep and f"{data.data_prep} --resolution={model.resolution}"
+
+
+def how_to_make(folder: str, command: str = "") -> str:
+    """How to make a data set.
+
+    Args:
+      folder: of the shards.
+      command: as `preparation` gives it.
+    """
+    if not command:
+        return "`python -m tganv2_tf` lists the data_prep commands that make one"
+    return f"make one with: {MODULE}{command} --output_dir={folder}"
+
+
+def how_to_prepare(videos: str, command: str = "") -> str:
+    """How to make a data set of the videos in a folder. Args: as of `how_to_make`, but the folder of the videos."""
+    of_videos = (command or OF_ANY_VIDEOS).rpartition(MODULE)[2]  # the last step, which takes videos
+    chosen = re.sub(r"--(video_dir|root)=\S+", lambda flag: f"--{flag[1]}={videos}", of_videos)
+    return f"make shards of them with: {MODULE}{chosen} --output_dir=SHARDS, and name SHARDS by --data_dir"
+
+
+def holds_videos(folder: Path) -> bool:
+    """Whether there is a video file in a local folder or below."""
+    try:
+        return any(VIDEO_NAME.fullmatch(name) for _, names in walk(folder) for name in names)
+    except OSError:
+        return False
+
+
+def require_data_dir(model: ModelConfig, data: DataConfig) -> None:
+    """Raises ConfigError if `data_dir` is not set."""
+    if not data.data_dir:
+        raise ConfigError(
+            f"--data_dir is missing: the folder of the shards; {how_to_make('SHARDS', preparation(model, data))}"
+        )
