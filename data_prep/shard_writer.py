@@ -89,12 +89,14 @@ class ShardReport:
       skipped: videos that are not in it.
       damaged: videos that are in it with fewer frames than they should have, or with faulty ones.
       frame_rates: number of videos by their rate in frames per second, as text; 0 if unknown.
+      longest_records: number of videos by the frames of their longest record, as text.
     """
 
     shard: Shard
     skipped: tuple[Skipped, ...] = ()
     damaged: tuple[Damaged, ...] = ()
     frame_rates: dict[str, int] = dataclasses.field(default_factory=dict)
+    longest_records: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 class _SpoiledShard(Exception):
@@ -136,13 +138,14 @@ def _write_temporary(task: ShardTask, lost: list[Skipped], announce: Callable[[s
     skipped, without = list(lost), {skip.video for skip in lost}
     damaged: list[Damaged] = []
     frame_rates: collections.Counter[str] = collections.Counter()
+    longest_records: collections.Counter[str] = collections.Counter()
     num_videos = num_records = num_frames = 0
     with open(task.temporary, "wb") as file:
         for video in task.videos:
             if video.id in without:
                 continue
             announce(video.id)
-            written = 0
+            written = longest = 0
             to_write = _encoded_records(video, task, damaged, frame_rates)
             while True:
                 try:
@@ -155,19 +158,22 @@ def _write_temporary(task: ShardTask, lost: list[Skipped], announce: Callable[[s
                     break
                 if record is None:
                     num_videos += 1
+                    longest_records[str(longest)] += 1
                     break
                 frames, serialized = record
                 write_record(file, serialized)
                 written += 1
                 num_records += 1
                 num_frames += frames
+                longest = max(longest, frames)
                 announce(video.id)
         announce(None)
         file.flush()
         os.fsync(file.fileno())
     size, digest = os.path.getsize(task.temporary), checksum(task.temporary)
     shard = Shard(os.path.basename(task.file), size, digest, num_videos, num_records, num_frames)
-    return ShardReport(shard, tuple(skipped), tuple(damaged), dict(sorted(frame_rates.items())))
+    counts = (dict(sorted(each.items())) for each in (frame_rates, longest_records))
+    return ShardReport(shard, tuple(skipped), tuple(damaged), *counts)
 
 
 def _encoded_records(

@@ -281,9 +281,8 @@ class _Preparation:
 
     def _finished(self, task: ShardTask, sources: list[str]) -> ShardReport | None:
         """The report of a shard that an earlier run finished, of these very videos and none that it had to skip."""
-        saved = read_json(
-            self._sidecar(task), {"sources": list, "shard": dict, "skipped": list, "damaged": list, "frame_rates": dict}
-        )
+        kinds = {"sources": list, "shard": dict, "skipped": list, "damaged": list}
+        saved = read_json(self._sidecar(task), {**kinds, "frame_rates": dict, "longest_records": dict})
         # Whoever starts the command again after a report of broken videos may have mended them.
         if not saved or saved["skipped"] or saved["sources"] != sources:
             return None
@@ -297,7 +296,7 @@ class _Preparation:
             return None
         # What was uploaded is whole.
         sound = self.staging or checksum(task.file) == shard.checksum
-        return ShardReport(shard, (), damaged, saved["frame_rates"]) if sound else None
+        return ShardReport(shard, (), damaged, saved["frame_rates"], saved["longest_records"]) if sound else None
 
     def _finish(self) -> None:
         missing = [Skipped(video_id, "the file is missing") for video_id in self.data_set.missing]
@@ -306,8 +305,10 @@ class _Preparation:
         skipped.sort(key=lambda skip: skip.video)
         damaged = sorted((each for report in reports for each in report.damaged), key=lambda each: each.video)
         frame_rates: collections.Counter[str] = collections.Counter()
+        longest_records: collections.Counter[str] = collections.Counter()
         for report in reports:
             frame_rates.update(report.frame_rates)
+            longest_records.update(report.longest_records)
         of_all = f"of {len(self.data_set.videos) + len(missing)} videos are"
         _print_reasons(f"{len(skipped)} {of_all} skipped:", skipped)
         _print_reasons(f"{len(damaged)} {of_all} damaged, and in the data set without what cannot be decoded:", damaged)
@@ -322,6 +323,7 @@ class _Preparation:
             skipped=skipped,
             damaged=damaged,
             frame_rates=dict(sorted(frame_rates.items(), key=lambda item: float(item[0]))),
+            longest_records=dict(sorted(longest_records.items(), key=lambda item: int(item[0]))),
         )
         full_list = storage.join(self.work, "skipped.json")
         if len(skipped) > self.options.max_failures or not manifest.num_videos:

@@ -285,6 +285,46 @@ def test_no_command_needs_tensorflow_for_its_help():
     assert statuses == [f"status {name} 0 False False" for name in names], result.stderr
 
 
+def test_what_is_missing_is_told_before_tensorflow_is_imported(all_commands):
+    cases: list[tuple[str, list[str], str]] = []
+    for name, (kinds, *_) in all_commands.items():
+        fields = [field for kind in kinds for field in dataclasses.fields(kind)]
+        required = [field.name for field in fields if field.default is dataclasses.MISSING]
+        cases += [(name, [], f"--{required[0]} is missing")] if required else []
+    project = [f"--{name}=x.png" for name in ("model_dir", "video", "output")]
+    cases += [
+        ("tganv2_tf.train", ["--data_dir=x"], "--model_dir is missing"),
+        ("tganv2_tf.train", ["--data_dir=x", "--distribution=ray"], "--model_dir is missing"),
+        ("tganv2_tf.train", ["--model_dir=x", "--flagfile=demo.flags"], "--data_dir is missing"),
+        ("tganv2_tf.evaluate", [], "--model_dir, --saved_model, --video_dir, --clips_dir: one of them"),
+        ("tganv2_tf.evaluate", ["--model_dir=x"], "--classifier is missing"),
+        ("tganv2_tf.evaluate", ["--model_dir=x", "--scores=fvd"], "--i3d is missing"),
+        ("tganv2_tf.evaluate", ["--video_dir=x", "--classifier=x"], "--data_dir is missing"),
+        ("tganv2_tf.evaluate", ["--model_dir=x", "--scores=fid"], "--scores=fid: valid: some of"),
+        ("tganv2_tf.project", [*project, "--loss=both"], "--classifier is missing"),
+        ("tganv2_tf.generate", ["--output=x.gif"], "--model_dir or --saved_model"),
+        ("tganv2_tf.explore", [], "--model_dir or --saved_model"),
+    ]
+    assert len(cases) > 20
+    script = (
+        "import runpy, sys\n"
+        "from tganv2_tf import lanes\n"
+        "lanes.tensorflow_fault = lambda: 'it was imported'\n"  # which then ends the command
+        f"for name, flags in {[case[:2] for case in cases]}:\n"
+        "    sys.argv[1:] = flags\n"
+        "    try:\n"
+        "        runpy.run_module(name, run_name='__main__')\n"
+        "    except SystemExit as status:\n"
+        "        assert status.code == 2 and 'tensorflow' not in sys.modules, (name, flags)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    said = result.stderr.splitlines()
+    assert len(said) == len(cases)
+    for line, (name, _, expected) in zip(said, cases):
+        assert line.startswith(f"{name.rpartition('.')[2]}: {expected}"), line
+
+
 def test_the_list_of_commands_has_their_first_lines(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "100")
     assert __main__.main([]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,9 +21,12 @@ import tensorflow as tf
 from tests.conftest import ROOT, TINY_FLAGS, run_command
 from tests.data_sets import write_data_set
 from tests.forking import fork_command
+from tganv2_tf import cli_flags
 from tganv2_tf.__main__ import GROUPS, commands
+from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.training.checkpoints import load_config, load_generator
 
+PARTS = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
 MODEL = TINY_FLAGS
 # Of one level and without the penalty: a graph that is made in half the time, where nothing else is asked of it.
 SMALL = ["--frame_strides=", "--batch_strides=", "--up_channels=4,4,4", "--discriminator_channels=4", "--r1_weight=0"]
@@ -198,10 +202,19 @@ def test_dry_run_shows_the_levels_of_the_papers_recipe() -> None:
         ["3", "96x96", "4", "16"],
         ["4", "192x192", "2", "8"],
     ]
-    assert "devices: " in result.stdout
+    head, _, settings = result.stdout.partition("settings other than the defaults (--print_config shows all):\n")
+    assert head.startswith("level ") and "devices: " in head.splitlines()[-1]
     assert "NO GPU FOUND" in result.stderr
-    config = json.loads(result.stdout[: result.stdout.index("\n}\n") + 3])
-    assert config["train"]["global_batch_size"] == 64
+    recipe = Config(*cli_flags.parse(["--flagfile=ucf.flags"], *PARTS))
+    assert recipe != Config() and Config(*cli_flags.parse(shlex.split(settings), *PARTS)) == recipe
+    assert "--global_batch_size" not in settings, "64 is the default"
+
+
+def test_all_settings_are_printed_as_a_runs_config() -> None:
+    result = fork_command("tganv2_tf.train", "--flagfile=ucf.flags", "--seed=3", "--print_config")
+    assert result.returncode == 0, result.stderr
+    config = Config(*cli_flags.parse(["--flagfile=ucf.flags", "--seed=3"], *PARTS))
+    assert result.stdout == config.to_json() and config.train.seed == 3
 
 
 def test_generate_writes_files_of_any_length(run: str, tmp_path: pathlib.Path) -> None:

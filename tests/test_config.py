@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
@@ -71,7 +72,8 @@ def test_values_that_cannot_work_are_refused_by_name(make, message):
 def test_every_interval_may_be_0():
     names = [field.name for field in dataclasses.fields(TrainConfig) if field.name.endswith("_every_steps")]
     assert len(names) == 6
-    never = TrainConfig(train_steps=4, **dict.fromkeys(names, 0))
+    zeros: dict[str, Any] = dict.fromkeys(names, 0)
+    never = TrainConfig(train_steps=4, **zeros)
     assert not any(never.is_due(step, never.preview_every_steps) for step in range(1, 5))
 
 

@@ -161,7 +161,8 @@ def test_shards_that_were_prepared_otherwise_are_told(folder, tmp_path, caplog):
     for name, told in (("other", 1), ("data", 0)):
         clips_dir = tmp_path / name if told else folder / name
         flags = [f"--clips_dir={clips_dir}", f"--data_dir={folder / 'data'}"]
-        source(*cli_flags.parse(flags, Command, EvalConfig), None)
+        command, config = cli_flags.parse(flags, Command, EvalConfig)
+        source(command, config, None)
         assert len(caplog.records) == told
         assert not told or "(32 pixels, paper) were prepared otherwise than those in" in caplog.records[0].message
         caplog.clear()
@@ -194,6 +195,15 @@ def test_wrong_input_is_one_line(folder, flags, kind, message):
     with pytest.raises(kind, match=message) as raised:
         main(*cli_flags.parse([*flags, f"--cache_dir={folder / 'cache'}"], Command, EvalConfig))
     assert "\n" not in str(raised.value)
+
+
+def test_real_videos_that_are_never_seen_are_told(folder, tmp_path, caplog):
+    write_data_set(tmp_path / "data", [20, 15, 24])
+    flags = [f"--clips_dir={folder / 'data'}", f"--data_dir={tmp_path / 'data'}", "--scores=c3d_fid"]
+    flags += ["--num_samples=6", "--repetitions=1", "--real_passes=2", "--cache_dir="]
+    main(*cli_flags.parse([*flags, f"--classifier={folder / 'classifier.npz'}"], Command, EvalConfig))
+    said = "1 of 3 videos are shorter than the 16 frames of a clip and are never used."
+    assert [record for record in caplog.records if record.getMessage() == f"{tmp_path / 'data'}: {said}"]
 
 
 def test_wrong_input_to_the_command(folder):

@@ -44,13 +44,18 @@ def events_of(run: pathlib.Path) -> list[tuple[int, str, Any]]:
     ]
 
 
-def test_real_clips_are_beside_the_first_previews_and_change_nothing(tmp_path: pathlib.Path) -> None:
+def test_real_clips_are_beside_the_first_previews_and_change_nothing(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_data_set(tmp_path / "data", [8, 3, 8, 9, 7, 8], num_shards=2)
     often = {f"{what}_every_steps": 1 for what in ("log", "preview", "checkpoint")}
     for steps in (2, 3):  # the second time it is taken up at step 2
         assert loop.train(config_of(tmp_path, "often", train_steps=steps, learning_rate_decay="none", **often)) == 0
     never = dict.fromkeys(often, 0)
     assert loop.train(config_of(tmp_path, "never", train_steps=3, learning_rate_decay="none", **never)) == 0
+
+    too_short = "1 of 6 videos are shorter than the 4 frames of a clip and are never used."
+    assert sum(too_short in record.getMessage() for record in caplog.records) == 3, "each start says it"
 
     shown = events_of(tmp_path / "often")
     assert [step for step, tag, _ in shown if tag == "samples/level_1"] == [1, 2, 3]

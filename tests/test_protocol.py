@@ -14,7 +14,7 @@ from tests.data_sets import flip_byte, write_data_set
 from tganv2_tf.config import DataConfig, EvalConfig
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.evaluation import metrics, protocol
+from tganv2_tf.evaluation import metrics, protocol, score_names
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig, resize
 from tganv2_tf.evaluation.classifier import save_classifier
 from tganv2_tf.evaluation.networks import Network, load_c3d_network
@@ -52,10 +52,10 @@ def real(shift=0.0, count=64):
 
 
 def test_names_of_scores():
-    assert protocol.parse_scores("c3d_fid, inception_score,c3d_fid") == ["c3d_fid", "inception_score"]
+    assert score_names.parse_scores("c3d_fid, inception_score,c3d_fid") == ["c3d_fid", "inception_score"]
     for text in ("", ",", "fid", "c3d_fid,fid"):
         with pytest.raises(ConfigError, match=r"--scores=.*valid: some of inception_score,c3d_fid"):
-            protocol.parse_scores(text)
+            score_names.parse_scores(text)
 
 
 def test_class_accuracy_by_hand():
@@ -81,7 +81,7 @@ def test_class_accuracy_by_hand():
 def test_each_repetition_has_its_own_videos():
     networks = {"c3d": network(), "i3d": network("i3d")}
     reals = {"c3d": real(), "i3d": real(0.5)}
-    names = [name for name in protocol.NETWORK_OF if name != "class_accuracy"]
+    names = [name for name in score_names.NETWORK_OF if name != "class_accuracy"]
     scores = protocol.evaluate(names, normal_videos(), networks, reals, CONFIG, progress=False)
     videos = np.concatenate([features_of(batch) for batch in itertools.islice(normal_videos(), 10)])
     for repetition in range(3):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from typing import Any
 
 from tganv2_tf.augmentation_policy import POLICIES, parse_policy
@@ -320,6 +321,17 @@ class Config:
     def to_json(self) -> str:
         """The text of `config.json`."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    def flags(self) -> list[str]:
+        """The flags that make this config out of the defaults."""
+        given = []
+        for part in (self.model, self.data, self.train, self.eval):
+            for field in dataclasses.fields(part):
+                value = getattr(part, field.name)
+                if value != field.default:
+                    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                    given.append(f"--{field.name}={shlex.quote(text.lower() if isinstance(value, bool) else text)}")
+        return given
 
     @classmethod
     def from_json(cls, text: str) -> Config:

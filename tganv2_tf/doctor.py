@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tganv2_tf import cli_flags, lanes, machine
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.data.advice import how_to_make, preparation
+from tganv2_tf.data.lengths import describe_too_short
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import InstallError, UserError
 
@@ -196,6 +197,13 @@ def check_shards(model: ModelConfig, data: DataConfig) -> tuple[Finding, Manifes
         return Finding(level, "data", f"{text}; {len(faults)} are damaged, the first {faults[0]}{advice}"), manifest
     verify = f"`python -m data_prep.verify --data_dir={data.data_dir}` reads them"
     return Finding(OK, "data", f"{text}; all have the right size; {verify}"), manifest
+
+
+def check_lengths(config: Config, manifest: Manifest) -> Iterator[Finding]:
+    """Whether some of the videos are too short for a clip."""
+    said = describe_too_short(manifest, config.data, config.model.num_frames)
+    if said:
+        yield Finding(NOTE, "data", said)
 
 
 def check_tensorflow() -> Finding:
@@ -399,6 +407,8 @@ def examine(config: Config, has_recipe: bool) -> Iterator[Finding]:
     yield tensorflow
     if tensorflow.level == PROBLEM:
         return
+    if manifest is not None and shards.level != PROBLEM:
+        yield from check_lengths(config, manifest)
     devices, device = check_devices(memory)
     yield devices
     if has_recipe:

@@ -27,6 +27,7 @@ from absl import logging
 from tganv2_tf import cli_flags, ray_cluster
 from tganv2_tf.config import DataConfig, EvalConfig, option, require
 from tganv2_tf.errors import ConfigError
+from tganv2_tf.evaluation import score_names
 from tganv2_tf.files import write_atomically
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from tganv2_tf.evaluation.framing import Framing
     from tganv2_tf.evaluation.protocol import Score
     from tganv2_tf.evaluation.samples import Batches
     from tganv2_tf.serving.scored import Source
@@ -114,14 +114,6 @@ def data_config(command: Command, of_run: DataConfig | None, authors_c3d: bool) 
     return dataclasses.replace(data, **changes)
 
 
-def framing_of(data: DataConfig) -> Framing | None:
-    """How files and arrays are cropped and resized: as the real videos in `data_dir`; None if there are none."""
-    from tganv2_tf.data.manifest import Manifest
-    from tganv2_tf.evaluation.framing import Framing
-
-    return Framing.of(Manifest.read(data.data_dir)) if data.data_dir else None
-
-
 def generator_of(command: Command, config: EvalConfig) -> Source | None:
     """The generator to score, of a run the newest checkpoint now; None where videos are there already."""
     from tganv2_tf.serving.scored import Source
@@ -159,7 +151,7 @@ def source(
         batches = (scored.batch(generator, number, batch_size) for number in itertools.count())
         return batches, data, about, scored.class_names
     data = data_config(command, None, authors_c3d)
-    about, framing = {"normalization": data.normalization}, framing_of(data)
+    about, framing = {"normalization": data.normalization}, Framing.of_folder(data.data_dir)
     if command.video_dir:
         paths = samples.videos_in(command.video_dir)
         about |= {"video_dir": command.video_dir, "num_videos": len(paths)}
@@ -196,13 +188,21 @@ def score(
     if sum(bool(getattr(command, name)) for name in SOURCES) != (videos is None):
         flags = ", ".join(f"--{name}" for name in SOURCES)
         raise ConfigError(f"{flags}: one of them, and only one, must say what to score")
+    names = score_names.parse_scores(command.scores)
+    kinds, with_real = score_names.networks_of(names), score_names.networks_with_real_clips(names)
+    if "c3d" in kinds:
+        score_names.require_classifier(config)
+    if "i3d" in kinds:
+        score_names.require_i3d(command.i3d)
+    if with_real and not command.model_dir:  # a run knows its data
+        score_names.require_real_clips(command.data_dir)
+
+    from tganv2_tf.data.lengths import describe_too_short
     from tganv2_tf.data.manifest import Manifest
     from tganv2_tf.evaluation import protocol, samples
+    from tganv2_tf.evaluation.framing import Framing
     from tganv2_tf.evaluation.networks import NetworkFiles, described, load_networks
 
-    names = protocol.parse_scores(command.scores)
-    kinds = tuple(sorted({protocol.NETWORK_OF[name] for name in names}))
-    with_real = {protocol.NETWORK_OF[name] for name in names if name not in protocol.WITHOUT_REAL_CLIPS}
     files = NetworkFiles(kinds, config, command.i3d)
     if runner.runner == "ray":
         import tensorflow as tf
@@ -213,11 +213,14 @@ def score(
         batches, data, generated, class_names = source(command, config, generator)
     else:
         data, class_names = data_config(command, None, bool(config.c3d_mean)), ()
-        batches = samples.of_array(videos, config.eval_batch_size, data.normalization, framing_of(data))
+        batches = samples.of_array(videos, config.eval_batch_size, data.normalization, Framing.of_folder(data.data_dir))
         generated = {"num_videos": len(videos), "normalization": data.normalization}
-    if with_real and not data.data_dir:
-        raise ConfigError("--data_dir is missing: the shards of real videos; only inception_score goes without")
+    if with_real:
+        score_names.require_real_clips(data.data_dir)
     manifest = Manifest.load(data.data_dir) if with_real else None
+    too_short = manifest and describe_too_short(manifest, data, samples.NUM_FRAMES)
+    if too_short:
+        logging.warning("%s.", too_short)
     networks = load_networks(files)
     real = {}
     with contextlib.ExitStack() as stack:

@@ -19,6 +19,7 @@ import sys
 
 from tganv2_tf import cli_flags
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option
+from tganv2_tf.data.advice import require_folders
 from tganv2_tf.training import ray_training
 from tganv2_tf.training.ray_training import Cluster
 
@@ -27,7 +28,10 @@ from tganv2_tf.training.ray_training import Cluster
 class Command:
     """Before the run."""
 
-    dry_run: bool = option("print the resolved config, the level table and the devices, and exit", False)
+    dry_run: bool = option(
+        "print the level table, the devices and the settings that are not the defaults, and exit", False
+    )
+    print_config: bool = option("print all settings, as the JSON of a run's config.json, and exit", False)
 
 
 def main(
@@ -35,12 +39,18 @@ def main(
 ) -> int:
     config = Config(model, data, train, eval)
     cluster.check(train.distribution)
-    from tganv2_tf.training import loop  # TensorFlow, once the flags are known to be right
+    if command.print_config:
+        print(config.to_json(), end="")
+        return 0
+    if not command.dry_run:
+        require_folders(config)
+    from tganv2_tf.training import description, loop  # TensorFlow, once the flags are known to be right
 
     if train.distribution != "ray":
         return loop.train(config, command.dry_run)
     if command.dry_run:
-        print(loop.describe(config, cluster.devices, cluster.num_workers))
+        for line in description.describe(config, cluster.devices, cluster.num_workers):
+            print(line)
         return 0
     return ray_training.train(config, cluster)
 

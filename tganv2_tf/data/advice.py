@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tganv2_tf.config import DataConfig, ModelConfig
+from tganv2_tf.config import Config, DataConfig, ModelConfig
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.files import Path
 from tganv2_tf.folders import VIDEO_NAME, walk
@@ -43,6 +43,13 @@ def holds_videos(folder: Path) -> bool:
         return any(VIDEO_NAME.fullmatch(name) for _, names in walk(folder) for name in names)
     except OSError:
         return False
+
+
+def require_folders(config: Config) -> None:
+    """Raises ConfigError if `model_dir` or `data_dir` is not set, without which nothing can be trained."""
+    if not config.train.model_dir:
+        raise ConfigError("--model_dir is missing: the folder of the run")
+    require_data_dir(config.model, config.data)
 
 
 def require_data_dir(model: ModelConfig, data: DataConfig) -> None:

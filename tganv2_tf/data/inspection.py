@@ -5,15 +5,20 @@ TensorFlow is imported only where it is needed.
 
 from __future__ import annotations
 
+import os
 import re
+import struct
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from tganv2_tf.data.records import decode_frame, parse_record
 
 if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
+
+
+FRAMING_HEAD, FRAMING_TAIL = 12, 4  # bytes around each record of a TFRecord file: its length, and checksums
 
 
 class DamagedError(Exception):
@@ -46,6 +51,48 @@ def read_record(serialized: bytes) -> dict[str, Any]:
         return {name: value.numpy() for name, value in parse_record(tf.constant(serialized)).items()}
     except tf.errors.OpError as error:
         raise DamagedError(f"not a record of a video: {_reason(error)}") from error
+
+
+def read_lengths(path: str) -> list[tuple[str, int]]:
+    """The `video_id` and the number of frames of each record of a local shard; the frames themselves are not read.
+
+    Raises:
+      DamagedError: the file breaks off, or something else than our records is in it.
+      OSError: it cannot be read.
+    """
+    import tensorflow as tf
+
+    contexts, size = [], os.path.getsize(path)
+    try:
+        with open(path, "rb") as file:
+            while framing := file.read(FRAMING_HEAD):
+                (length,) = struct.unpack_from("<Q", framing)
+                end = file.tell() + length + FRAMING_TAIL
+                if end > size:
+                    raise ValueError("it breaks off")
+                contexts.append(_context(file))
+                file.seek(end)
+        # A context is to a record what its only field is to `tf.train.Example`: of the same number and kind.
+        fields = {"video_id": tf.string, "num_frames": tf.int64}
+        features = {name: tf.io.FixedLenFeature([], kind) for name, kind in fields.items()}
+        parsed = tf.io.parse_example(tf.constant(contexts, tf.string), features)
+    except (struct.error, ValueError, tf.errors.OpError) as error:
+        raise DamagedError("not a whole shard of videos") from error
+    ids = [video_id.decode() for video_id in parsed["video_id"].numpy()]
+    return list(zip(ids, parsed["num_frames"].numpy().tolist()))
+
+
+def _context(file: IO[bytes]) -> bytes:
+    """The first field of a record: its tag, its length, seven bits a byte, and so many bytes."""
+    start, length, shift, part = file.tell(), 0, 0, 128
+    file.seek(1, os.SEEK_CUR)
+    while part > 127:
+        (part,) = file.read(1)  # ValueError at the end of the file
+        length |= (part & 127) << shift
+        shift += 7
+    size = file.tell() + length - start
+    file.seek(start)
+    return file.read(size)
 
 
 def read_frames(encoded: Iterable[bytes], height: int, width: int) -> Iterator[np.ndarray]:

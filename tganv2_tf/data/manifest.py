@@ -127,6 +127,8 @@ class Manifest:
       damaged: videos of which a part is missing or faulty.
       frame_rates: number of videos by their rate in frames per second, as text; `0` if unknown. Empty in data sets of
         older versions.
+      longest_records: number of videos by the frames of their longest record, as text. Empty in data sets of older
+        versions.
     """
 
     name: str
@@ -139,6 +141,7 @@ class Manifest:
     skipped: list[Skipped] = dataclasses.field(default_factory=list)
     damaged: list[Damaged] = dataclasses.field(default_factory=list)
     frame_rates: dict[str, int] = dataclasses.field(default_factory=dict)
+    longest_records: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def num_shards(self) -> int:
@@ -237,7 +240,7 @@ def _from_json(text: str) -> Manifest:
     json.dumps(loaded, ensure_ascii=False).encode()  # halves of characters could not be printed later
     if _checked(loaded, {"format": int}, "")["format"] != FORMAT_VERSION:
         raise ValueError(f"its format is {loaded['format']}; this code reads {FORMAT_VERSION}")
-    fields = _checked({"damaged": [], "frame_rates": {}, **loaded}, _MANIFEST_KINDS, "")
+    fields = _checked({"damaged": [], "frame_rates": {}, "longest_records": {}, **loaded}, _MANIFEST_KINDS, "")
     if not all(isinstance(label, str) for label in fields["labels"]):
         raise ValueError("the field labels is not a list of names")
     lists = (
@@ -255,6 +258,9 @@ def _from_json(text: str) -> Manifest:
     for rate, count in fields["frame_rates"].items():
         if not re.fullmatch(r"[0-9.]+(e[+-]?[0-9]+)?", rate) or not isinstance(count, int):
             raise ValueError(f"the field frame_rates has {rate!r}: {count!r}")
+    for frames, count in fields["longest_records"].items():
+        if not re.fullmatch(r"[0-9]{1,9}", frames) or type(count) is not int:
+            raise ValueError(f"the field longest_records has {frames!r}: {count!r}")
     for shard in fields["shards"]:
         # A manifest from elsewhere must not make training read files outside its folder.
         if shard.file in ("", ".", "..") or "/" in shard.file or "\\" in shard.file or not shard.file.isprintable():
@@ -277,6 +283,7 @@ _MANIFEST_KINDS = {
     "skipped": list,
     "damaged": list,
     "frame_rates": dict,
+    "longest_records": dict,
 }
 _SHARD_KINDS = {"file": str, "bytes": int, "checksum": str, "num_videos": int, "num_records": int, "num_frames": int}
 _SKIPPED_KINDS = {"video": str, "reason": str}

@@ -20,6 +20,7 @@ from absl import logging
 
 from tganv2_tf.config import DataConfig, ModelConfig
 from tganv2_tf.data.advice import preparation, require_data_dir
+from tganv2_tf.data.lengths import span
 from tganv2_tf.data.manifest import WHAT_TO_DO, Manifest
 from tganv2_tf.data.reading import UNREADABLE, Share, SkippedRecords, attempt, describe
 from tganv2_tf.data.records import decode_frame, parse_record
@@ -222,7 +223,7 @@ def load_manifest(model: ModelConfig, data: DataConfig) -> Manifest:
 
 def _require_long_enough(manifest: Manifest, share: Share, num_frames: int, data: DataConfig) -> None:
     """Looks for the first video of a share that a clip can be cut from. Raises UserError where damage comes first."""
-    span = (num_frames - 1) * data.frame_step + 1
+    least = span(num_frames, data.frame_step)
     lengths = attempt(
         share.read(tolerant=True),
         lambda *record: (*record, parse_record(record[2])["num_frames"]),
@@ -231,7 +232,7 @@ def _require_long_enough(manifest: Manifest, share: Share, num_frames: int, data
     longest = -1
     for path, number, record, length in lengths.as_numpy_iterator():
         longest = max(longest, length)
-        if longest >= span:
+        if longest >= least:
             return
         if length < 0 and not data.skip_corrupt_records:
             raise UserError(f"{describe(path, number, record, manifest.height, manifest.width)}; {WHAT_TO_DO}")
@@ -239,7 +240,7 @@ def _require_long_enough(manifest: Manifest, share: Share, num_frames: int, data
         raise UserError(f"{data.data_dir}: not one record can be read; {WHAT_TO_DO}")
     raise ConfigError(
         f"--num_frames={num_frames} with --frame_step={data.frame_step}: no video in {data.data_dir} has the "
-        f"{span} frames that a clip spans; the longest has {longest}"
+        f"{least} frames that a clip spans; the longest has {longest}"
     )
 
 

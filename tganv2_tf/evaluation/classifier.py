@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from tganv2_tf import __version__
 from tganv2_tf.config import DataConfig
+from tganv2_tf.data.lengths import describe_too_short
 from tganv2_tf.data.manifest import MANIFEST_FILE, WHAT_TO_DO, Manifest, checksum
 from tganv2_tf.data.pipeline import labelled_clips, normalize
 from tganv2_tf.data.reading import Share, find_damage
@@ -109,6 +110,10 @@ def train(
         _check_data("test_data_dir", test_manifest, test_data_dir)
         if test_manifest.labels != manifest.labels:
             raise ConfigError(f"--test_data_dir={test_data_dir}: its classes are not those of {data_dir}")
+        for of_data, its_manifest in ((data, manifest), (test_data, test_manifest)):
+            too_short = describe_too_short(its_manifest, of_data, NUM_FRAMES)
+            if too_short:
+                logging.warning("%s.", too_short)
 
         write_atomically(folder / RECIPE_FILE, json.dumps(recipe))  # makes the folder, or fails now if it must
         tf.keras.utils.set_random_seed(seed)

@@ -41,6 +41,11 @@ class Framing:
             manifest.height, options.get("geometry", "paper" if manifest.width == manifest.height else "official")
         )
 
+    @classmethod
+    def of_folder(cls, folder: str) -> Framing | None:
+        """That of the data set in a folder; None without a folder. Raises UserError if there is no data set in it."""
+        return cls.of(Manifest.read(folder)) if folder else None
+
     def fitted(self, video: np.ndarray, number: int) -> np.ndarray:
         """Crops and resizes a video; square frames, as generators make them, count as cropped already.
 

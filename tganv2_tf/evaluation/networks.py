@@ -13,10 +13,11 @@ import tensorflow as tf
 
 from tganv2_tf.config import EvalConfig
 from tganv2_tf.data.manifest import checksum
-from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import C3D, load_c3d, resize
 from tganv2_tf.evaluation.classifier import load_classifier
 from tganv2_tf.evaluation.samples import Batches
+from tganv2_tf.evaluation.score_names import require_classifier, require_i3d
 
 PAPER_SIZE = 128
 # Of a batch, by the network's name: features float32 [n, d], and class probabilities float32 [n, K] or None.
@@ -56,8 +57,8 @@ class NetworkFiles:
     i3d: str = ""
 
     def __post_init__(self) -> None:
-        if "i3d" in self.kinds and not self.i3d:
-            raise ConfigError("--i3d is missing: the network of fvd and kvd, a SavedModel or TF-Hub module")
+        if "i3d" in self.kinds:
+            require_i3d(self.i3d)
 
 
 @functools.lru_cache(maxsize=1)  # a process of a cluster is asked again and again
@@ -112,11 +113,7 @@ def load_c3d_network(config: EvalConfig) -> Network:
       ConfigError: no `--classifier`.
       UserError: no such file, or not one of a C3D.
     """
-    if not config.classifier:
-        raise ConfigError(
-            "--classifier is missing: a C3D; `python -m tganv2_tf.train_classifier` makes one, or use the authors' "
-            "conv3d_deepnetA_ucf.npz with their --c3d_mean=mean2.npz"
-        )
+    require_classifier(config)
     files = [config.classifier]
     if config.c3d_mean:
         network: C3D = load_c3d(config.classifier, config.c3d_mean)

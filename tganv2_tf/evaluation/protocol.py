@@ -34,21 +34,9 @@ from tganv2_tf.evaluation import metrics
 from tganv2_tf.evaluation.c3d import NUM_FRAMES
 from tganv2_tf.evaluation.networks import Answers, Network, described, enough_memory
 from tganv2_tf.evaluation.samples import Batches, Stream, of_shards
+from tganv2_tf.evaluation.score_names import NETWORK_OF
 from tganv2_tf.files import Path, read_npz, whole_file
 
-# Each score, and the network whose word it takes.
-NETWORK_OF = {
-    "inception_score": "c3d",
-    "c3d_fid": "c3d",
-    "class_accuracy": "c3d",
-    "precision": "c3d",
-    "recall": "c3d",
-    "density": "c3d",
-    "coverage": "c3d",
-    "fvd": "i3d",
-    "kvd": "i3d",
-}
-WITHOUT_REAL_CLIPS = {"inception_score", "class_accuracy"}
 COMPARE_SAMPLES = {"kvd", "precision", "recall", "density", "coverage"}
 NEIGHBOURS = 5  # the most that one of the scores looks for: there must be more samples
 REAL_SEED = 0  # the same real clips in all evaluations
@@ -78,18 +66,6 @@ class Score:
     @classmethod
     def of(cls, values: list[float]) -> Score:
         return cls(float(np.mean(values)), float(np.std(values)), values)
-
-
-def parse_scores(text: str) -> list[str]:
-    """`inception_score,c3d_fid` -> both names.
-
-    Raises:
-      ConfigError: another name, or none.
-    """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names or not set(names) <= set(NETWORK_OF):
-        raise ConfigError(f"--scores={text}: valid: some of {','.join(NETWORK_OF)}")
-    return list(dict.fromkeys(names))
 
 
 def digest(identity: Any) -> str:

@@ -417,18 +417,6 @@ def run_config(command: Command, model: ModelConfig) -> Config:
     )
 
 
-def flags_to_go_on(config: Config) -> str:
-    """The flags with which `tganv2_tf.train` makes this config out of its defaults."""
-    shown = []
-    for part in (config.model, config.data, config.train):
-        for field in dataclasses.fields(part):
-            value = getattr(part, field.name)
-            if value != field.default:
-                text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-                shown.append(f"--{field.name}={text.lower() if isinstance(value, bool) else text}")
-    return " ".join(shown)
-
-
 def main(command: Command) -> int:
     from tganv2_tf.training.checkpoints import CONFIG_FILE, CheckpointFolder, latest_checkpoint, record_config
     from tganv2_tf.training.loop import make_model
@@ -467,7 +455,7 @@ def main(command: Command) -> int:
     CheckpointFolder(model).save(command.step)
     record_config(config)
     print(f"{folder}: a run at step {command.step}. To go on, with the shards in DATA_DIR:")
-    print(f"python -m tganv2_tf.train --data_dir=DATA_DIR {flags_to_go_on(config)}")
+    print(f"python -m tganv2_tf.train --data_dir=DATA_DIR {' '.join(config.flags())}")
     return 0
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,8 @@ from absl import logging
 
 from tganv2_tf import files, storage
 from tganv2_tf.config import Config
+from tganv2_tf.data.advice import require_folders
+from tganv2_tf.data.lengths import describe_too_short
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.pipeline import Position, load_manifest, training_dataset
 from tganv2_tf.data.reading import explain
@@ -33,6 +34,7 @@ from tganv2_tf.training.checkpoints import (
     initialize,
     record_config,
 )
+from tganv2_tf.training.description import describe, with_classes
 from tganv2_tf.training.distribution import (
     check_bfloat16,
     gatherer,
@@ -89,38 +91,6 @@ def make_model(config: Config) -> TGANv2:
     return model
 
 
-def with_classes(config: Config, manifest: Manifest) -> Config:
-    """The config, with the data set's number of classes where the model is conditional."""
-    if not config.model.conditional:
-        return config
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=len(manifest.labels)))
-
-
-def describe(config: Config, devices: Sequence[str], workers: int) -> str:
-    """The resolved config, the level table and the devices of a worker, as `--dry_run` prints them."""
-    if config.data.data_dir and config.model.conditional:
-        config = with_classes(config, load_manifest(config.model, config.data))
-    if config.model.conditional and not config.model.num_classes:
-        raise ConfigError("--num_classes=0: the number of classes is not known without --data_dir; give one of them")
-    generator, discriminator = Generator(config.model), Discriminator(config.model)
-    levels = generator.generator_levels
-    first = generator.count_params() - sum(level.count_params() for level in levels)
-    lines = [config.to_json(), "level  resolution  frames  batch  generator parameters  discriminator parameters"]
-    lines.append(f"{'latent and recurrence':>29}{'':>7}{first:>22,}")
-    for level, block, network in zip(config.model.pyramid.levels, levels, discriminator.level_discriminators):
-        size = f"{level.size}x{level.size}"
-        batch = level.batch_size(config.train.global_batch_size)
-        lines.append(
-            f"{level.number:>5}  {size:>10}  {level.frames:>6}  {batch:>5}  {block.count_params():>20,}  "
-            f"{network.count_params():>24,}"
-        )
-    lines.append(f"total{'':>26}{generator.count_params():>22,}  {discriminator.count_params():>24,}")
-    share = per_replica_batch_size(config, workers * len(devices))
-    of_all = f" of this one of {workers} workers" if workers > 1 else ""
-    lines.append(f"devices{of_all}: {', '.join(devices)}; {share} clips a step on each")
-    return "\n".join(lines)
-
-
 def reason(error: tf.errors.OpError) -> str:
     """The line of TensorFlow's report that says what happened, without the graph around it."""
     context = ("Graph execution error", "Detected at", "File ", "[[", "tf.", "The error could be from a previous")
@@ -153,10 +123,10 @@ def train(
     warn_without_gpu(config)
     check_bfloat16(config)
     if dry_run:
-        print(describe(config, strategy.extended.worker_devices, num_workers(strategy)))
+        for line in describe(config, strategy.extended.worker_devices, num_workers(strategy)):
+            print(line)
         return 0
-    if not train.model_dir:
-        raise ConfigError("--model_dir is missing: the folder of the run")
+    require_folders(config)
     if not chief:
         logging.set_verbosity(logging.WARNING)  # the chief says it
     if train.deterministic:
@@ -174,6 +144,9 @@ def train(
         except tf.errors.OpError as error:
             raise UserError(f"the networks cannot be made: {reason(error)}") from error
         logging.info("%d videos in %s.", manifest.num_videos, config.data.data_dir)
+        too_short = describe_too_short(manifest, config.data, config.model.num_frames)
+        if too_short:
+            logging.warning("%s.", too_short)
         # Workers other than the chief save too, for some values are means over all of them, and throw it away.
         checkpoints = CheckpointFolder(model)
         # Before they are restored, for that too is done together.

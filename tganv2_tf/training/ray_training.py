@@ -172,8 +172,6 @@ def _checked(config: Config, cluster: Cluster) -> Config:
     tf.config.set_visible_devices([], "GPU")  # they are for the workers on this machine
     model_dir = config.train.model_dir
     per_replica_batch_size(config, cluster.num_workers * len(cluster.devices))
-    if not model_dir:
-        raise ConfigError("--model_dir is missing: the folder of the run")
     config = loop.with_classes(config, load_manifest(config.model, config.data))
     storage.make_folder(model_dir)
     with files.locked(storage.join(model_dir, loop.LOCK), f"--model_dir={model_dir}"):

@@ -1,0 +1,68 @@
+"""Videos that are too short for a clip, of which training would never see a frame."""
+
+from __future__ import annotations
+
+import collections
+
+from tganv2_tf import storage
+from tganv2_tf.config import DataConfig
+from tganv2_tf.data.inspection import DamagedError, read_lengths
+from tganv2_tf.data.manifest import Manifest
+from tganv2_tf.data.records import source_video
+from tganv2_tf.files import Path
+
+
+def span(num_frames: int, frame_step: int) -> int:
+    """Frames of a video from the first to the last of a clip."""
+    return (num_frames - 1) * frame_step + 1
+
+
+def count_shorter(manifest: Manifest, folder: Path, least: int) -> int | None:
+    """How many videos have no record of so many frames.
+
+    Args:
+      manifest: of the data set.
+      folder: of its shards. They are looked into only if an older version made the manifest.
+      least: frames.
+    Returns:
+      The number; None if it is not known, because such shards are remote or damaged.
+    """
+    min_frames = manifest.options.get("min_frames")
+    if isinstance(min_frames, int) and min_frames >= least:
+        return 0
+    if manifest.longest_records:
+        return sum(count for frames, count in manifest.longest_records.items() if int(frames) < least)
+    if storage.is_remote(folder):
+        return None
+    longest: collections.Counter[str] = collections.Counter()
+    try:
+        for path in manifest.shard_paths(folder):
+            for record_id, frames in read_lengths(path):
+                video = source_video(record_id)
+                longest[video] = max(longest[video], frames)
+    except (DamagedError, OSError):
+        return None
+    return sum(frames < least for frames in longest.values())
+
+
+def describe_too_short(manifest: Manifest, data: DataConfig, num_frames: int) -> str:
+    """What is to be said of videos that are too short for a clip, in one line; empty if there are none.
+
+    Args:
+      manifest: of the data set in `data.data_dir`.
+      data: how clips are drawn.
+      num_frames: of a clip.
+    """
+    least = span(num_frames, data.frame_step)
+    count = count_shorter(manifest, data.data_dir, least)
+    if count is None:
+        return (
+            f"{data.data_dir}: it is not known how many of the {manifest.num_videos} videos are shorter than the "
+            f"{least} frames of a clip and so never used; data_prep records that now"
+        )
+    if not count:
+        return ""
+    return (
+        f"{data.data_dir}: {count} of {manifest.num_videos} videos are shorter than the {least} frames of a clip and "
+        "are never used"
+    )

@@ -1,0 +1,65 @@
+"""Names of the scores, and what each of them needs; without TensorFlow, so that what is missing is said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from tganv2_tf.config import EvalConfig
+from tganv2_tf.errors import ConfigError
+
+# Each score, and the network whose word it takes.
+NETWORK_OF = {
+    "inception_score": "c3d",
+    "c3d_fid": "c3d",
+    "class_accuracy": "c3d",
+    "precision": "c3d",
+    "recall": "c3d",
+    "density": "c3d",
+    "coverage": "c3d",
+    "fvd": "i3d",
+    "kvd": "i3d",
+}
+WITHOUT_REAL_CLIPS = {"inception_score", "class_accuracy"}
+
+
+def parse_scores(text: str) -> list[str]:
+    """`inception_score,c3d_fid` -> both names.
+
+    Raises:
+      ConfigError: another name, or none.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names or not set(names) <= set(NETWORK_OF):
+        raise ConfigError(f"--scores={text}: valid: some of {','.join(NETWORK_OF)}")
+    return list(dict.fromkeys(names))
+
+
+def networks_of(names: Collection[str]) -> tuple[str, ...]:
+    """The networks that scores need, sorted."""
+    return tuple(sorted({NETWORK_OF[name] for name in names}))
+
+
+def networks_with_real_clips(names: Collection[str]) -> set[str]:
+    """Those of the networks that see real clips too."""
+    return {NETWORK_OF[name] for name in names if name not in WITHOUT_REAL_CLIPS}
+
+
+def require_classifier(config: EvalConfig) -> None:
+    """Raises ConfigError if there is no `classifier`."""
+    if not config.classifier:
+        raise ConfigError(
+            "--classifier is missing: a C3D; `python -m tganv2_tf.train_classifier` makes one, or use the authors' "
+            "conv3d_deepnetA_ucf.npz with their --c3d_mean=mean2.npz"
+        )
+
+
+def require_i3d(i3d: str) -> None:
+    """Raises ConfigError if there is no `i3d`."""
+    if not i3d:
+        raise ConfigError("--i3d is missing: the network of fvd and kvd, a SavedModel or TF-Hub module")
+
+
+def require_real_clips(data_dir: str) -> None:
+    """Raises ConfigError if there is no `data_dir`."""
+    if not data_dir:
+        raise ConfigError("--data_dir is missing: the shards of real videos; only inception_score goes without")

@@ -1,0 +1,59 @@
+"""What a run would be: its classes, levels, devices, settings and data."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from tganv2_tf.config import Config
+from tganv2_tf.data.lengths import describe_too_short
+from tganv2_tf.data.manifest import Manifest
+from tganv2_tf.data.pipeline import load_manifest
+from tganv2_tf.errors import ConfigError
+from tganv2_tf.models.discriminator import Discriminator
+from tganv2_tf.models.generator import Generator
+from tganv2_tf.training.distribution import per_replica_batch_size
+
+
+def with_classes(config: Config, manifest: Manifest) -> Config:
+    """The config, with the data set's number of classes where the model is conditional."""
+    if not config.model.conditional:
+        return config
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=len(manifest.labels)))
+
+
+def describe(config: Config, devices: Sequence[str], workers: int) -> Iterator[str]:
+    """What `--dry_run` prints, in lines: level table, devices of a worker, changed settings and, if named, the data.
+
+    Raises:
+      ConfigError: a conditional model without classes, or a batch that the devices cannot share.
+      UserError: data that cannot be used; the other lines come first, unless they depend on the data.
+    """
+    if config.data.data_dir and config.model.conditional:
+        config = with_classes(config, load_manifest(config.model, config.data))
+    if config.model.conditional and not config.model.num_classes:
+        raise ConfigError("--num_classes=0: the number of classes is not known without --data_dir; give one of them")
+    share = per_replica_batch_size(config, workers * len(devices))
+    generator, discriminator = Generator(config.model), Discriminator(config.model)
+    levels = generator.generator_levels
+    first = generator.count_params() - sum(level.count_params() for level in levels)
+    yield "level  resolution  frames  batch  generator parameters  discriminator parameters"
+    yield f"{'latent and recurrence':>29}{'':>7}{first:>22,}"
+    for level, block, network in zip(config.model.pyramid.levels, levels, discriminator.level_discriminators):
+        size = f"{level.size}x{level.size}"
+        batch = level.batch_size(config.train.global_batch_size)
+        yield (
+            f"{level.number:>5}  {size:>10}  {level.frames:>6}  {batch:>5}  {block.count_params():>20,}  "
+            f"{network.count_params():>24,}"
+        )
+    yield f"total{'':>26}{generator.count_params():>22,}  {discriminator.count_params():>24,}"
+    of_all = f" of this one of {workers} workers" if workers > 1 else ""
+    yield f"devices{of_all}: {', '.join(devices)}; {share} clips a step on each"
+    yield "settings other than the defaults (--print_config shows all):"
+    flags = " ".join(config.flags()) or "none"
+    yield from textwrap.wrap(flags, 120, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    if config.data.data_dir:
+        manifest = load_manifest(config.model, config.data)
+        yield f"data: {manifest.num_videos} videos in {config.data.data_dir}"
+        yield from filter(None, [describe_too_short(manifest, config.data, config.model.num_frames)])
