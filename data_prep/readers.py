@@ -12,10 +12,13 @@ import numpy as np
 
 from data_prep import face_boxes
 from data_prep.shard_writer import Video
-from tganv2_tf.decoding import VideoError, VideoFrames, open_video
+from tganv2_tf.decoding import VideoError, open_video
 from tganv2_tf.geometry import fit, resize_square
+from tganv2_tf.video_frames import VideoFrames
 
 BOX_RULES = ("smoothed", "official")
+# FaceForensics' masks are white where there is no face, those of FaceForensics++ where there is one.
+MASK_KINDS = ("faceforensics", "faceforensics++")
 # Encoders may drop or repeat a frame at the end; a larger difference means that the two do not belong together.
 MAX_LENGTH_DIFFERENCE = 2
 MAX_SHAPE_DIFFERENCE = 0.02
