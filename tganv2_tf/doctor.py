@@ -196,6 +196,13 @@ def check_shards(data: DataConfig) -> tuple[Finding, Manifest | None]:
     return Finding(OK, "data", f"{text}; all have the right size; {verify}"), manifest
 
 
+def check_classes(manifest: Manifest, conditional: bool) -> Iterator[Finding]:
+    """Classes without a video, if there are some."""
+    if manifest.empty_classes:
+        learns = "; a conditional model learns nothing about them" if conditional else ""
+        yield Finding(NOTE, "classes", f"{manifest.empty_classes}{learns}")
+
+
 def check_tensorflow() -> Finding:
     """Imports TensorFlow, the first time, and says what it was built for."""
     try:
@@ -393,6 +400,8 @@ def examine(config: Config, has_recipe: bool) -> Iterator[Finding]:
     yield check_memory(memory)
     shards, manifest = check_shards(config.data)
     yield shards
+    if manifest is not None:
+        yield from check_classes(manifest, config.model.conditional)
     tensorflow = check_tensorflow()
     yield tensorflow
     if tensorflow.level == PROBLEM:

@@ -96,10 +96,18 @@ def with_classes(config: Config, manifest: Manifest) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=len(manifest.labels)))
 
 
+def warn_of_empty_classes(config: Config, manifest: Manifest) -> None:
+    """Logs a warning that names the classes of a conditional model without a video."""
+    if config.model.conditional and manifest.empty_classes:
+        logging.warning("%s: %s; the model learns nothing about them.", config.data.data_dir, manifest.empty_classes)
+
+
 def describe(config: Config, devices: Sequence[str], workers: int) -> str:
     """The resolved config, the level table and the devices of a worker, as `--dry_run` prints them."""
     if config.data.data_dir and config.model.conditional:
-        config = with_classes(config, load_manifest(config.model, config.data))
+        manifest = load_manifest(config.model, config.data)
+        warn_of_empty_classes(config, manifest)
+        config = with_classes(config, manifest)
     if config.model.conditional and not config.model.num_classes:
         raise ConfigError("--num_classes=0: the number of classes is not known without --data_dir; give one of them")
     generator, discriminator = Generator(config.model), Discriminator(config.model)
@@ -163,6 +171,8 @@ def train(
         tf.config.experimental.enable_op_determinism()
     manifest = load_manifest(config.model, config.data)
     config = with_classes(config, manifest)
+    if chief:
+        warn_of_empty_classes(config, manifest)
     with contextlib.ExitStack() as stack:
         if chief:
             storage.make_folder(train.model_dir)  # now, where it fails at once if it must
