@@ -44,13 +44,13 @@ from imageio_ffmpeg import get_ffmpeg_exe
 from tqdm import tqdm
 
 from data_prep import moving_shapes, verify
-from data_prep.video_folder import find_videos
 from data_prep.workers import num_processors, run_supervised
 from tganv2_tf import cli_flags
 from tganv2_tf.config import DataConfig, ModelConfig, option, require
 from tganv2_tf.data.inspection import read_frames, read_record, read_shard
 from tganv2_tf.data.manifest import MANIFEST_FILE, Manifest
 from tganv2_tf.errors import UserError
+from tganv2_tf.folders import find_videos
 
 if TYPE_CHECKING:  # TensorFlow is imported where it is used, once the flags are known to be right
     import tensorflow as tf
@@ -224,7 +224,7 @@ def make_videos(folder: pathlib.Path) -> pathlib.Path:
 def _originals(command: Command, folder: pathlib.Path) -> list[pathlib.Path]:
     """The videos to mutate."""
     if command.videos:
-        return sorted(pathlib.Path(path) for path in find_videos(pathlib.Path(command.videos))[0].values())
+        return sorted(map(pathlib.Path, find_videos(command.videos, "--videos=").files))
     shapes = sorted(make_videos(folder / "shapes").rglob("*.avi"))[::50]
     (folder / "originals").mkdir(exist_ok=True)
     converted = []

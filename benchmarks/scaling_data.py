@@ -27,8 +27,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data_prep import sharding
+from data_prep import sources
+from data_prep.data_set import DataSet
 from data_prep.options import ShardingOptions
+from data_prep.planning import shuffled
 from data_prep.readers import read_resized
 from data_prep.shard_writer import ShardTask, Video
 from tganv2_tf import cli_flags, storage
@@ -155,16 +157,16 @@ class Measurement:
         before = resident_bytes()
         seconds, videos = timed(lambda: made_up_videos(self.videos))
         yield self.of_videos("preparation: list of videos, memory", (resident_bytes() - before) / 1e9, "GB")
-        seconds, order = timed(lambda: sharding.shuffled(videos, 0))
+        seconds, order = timed(lambda: shuffled(videos, 0))
         yield self.of_videos("preparation: their order", seconds, "s")
         labels = [f"class{label:03d}" for label in range(CLASSES)]
-        data_set = sharding.DataSet("videos", "train", SIZE, SIZE, labels, videos, [], READER, {})
-        seconds, _ = timed(lambda: sharding._made_with(data_set, ShardingOptions(str(self.folder))))
+        data_set = DataSet("videos", "train", SIZE, SIZE, labels, videos, [], READER, {})
+        seconds, _ = timed(lambda: data_set.made_with(ShardingOptions(str(self.folder))))
         yield self.of_videos("preparation: digest of the list", seconds, "s")
         there = dataclasses.replace(videos[0], path=str(self.folder / "one.avi"))
         (self.folder / "one.avi").touch()
         before = resident_bytes()
-        seconds, states = timed(lambda: [sharding._state(there) for _ in videos])
+        seconds, states = timed(lambda: [sources.state(there) for _ in videos])
         yield self.of_videos("preparation: state of each file, on this disk", seconds, "s")
         yield self.of_videos("preparation: states, memory", (resident_bytes() - before) / 1e9, "GB")
         options = ShardingOptions(str(self.folder))

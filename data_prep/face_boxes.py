@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -62,6 +62,13 @@ def official_mask_box(mask: np.ndarray) -> tuple[float, ...]:
         ends.append((float(inside[0]), float(inside[-1])))
     (left, right), (top, bottom) = ends
     return left, top, right, bottom
+
+
+def fills_frame(box: Sequence[float], shape: Sequence[int]) -> bool:
+    """Whether a box touches all four borders of a frame of height and width `shape`; never, if it is `NO_BOX`."""
+    left, top, right, bottom = box
+    # The official rule leaves out the last column and the last row.
+    return left <= 0 and top <= 0 and right >= shape[1] - 1 and bottom >= shape[0] - 1
 
 
 def _face_pixels(mask: np.ndarray) -> np.ndarray:

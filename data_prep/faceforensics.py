@@ -7,6 +7,9 @@ ROOT/{train,val,test}/original holds the videos, ROOT/{train,val,test}/mask thei
 is not used. --box=smoothed follows the face without jitter: the whole mask is in the square in every frame, and where
 masks are empty it is interpolated. --box=official is the rule of the authors' code, a square for each frame.
 
+Masks of FaceForensics++ in this layout need --mask_kind=faceforensics++: they are white where the face is, and those of
+FaceForensics where it is not. A video whose masks are of the other kind is skipped: its face touches all borders.
+
 Squares that leave the frame are moved into it. A mask video may have up to two frames more or fewer than its video,
 whose common part then counts, and another size of the same shape; otherwise the video is skipped.
 """
@@ -19,10 +22,11 @@ import os
 import pathlib
 import sys
 
+from data_prep.data_set import DataSet
 from data_prep.options import FPS_HELP, ShardingOptions, recorded_fps, require_fps, require_resolution
-from data_prep.readers import BOX_RULES, read_masked_face
+from data_prep.readers import BOX_RULES, MASK_KINDS, read_masked_face
 from data_prep.shard_writer import Video
-from data_prep.sharding import DataSet, prepare
+from data_prep.sharding import prepare
 from tganv2_tf import cli_flags
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
@@ -40,6 +44,11 @@ class FaceForensicsOptions:
         "smoothed = the square follows the face calmly; official = a square of its own for each frame",
         "smoothed",
         BOX_RULES,
+    )
+    mask_kind: str = option(
+        "faceforensics = white where there is no face; faceforensics++ = white where the face is",
+        MASK_KINDS[0],
+        MASK_KINDS,
     )
     face_margin: float = option("widens the square on each side, as a share of its side", 0.0)
     resolution: int = option("R, height and width of the frames in pixels", 256)
@@ -88,7 +97,9 @@ def data_set(options: FaceForensicsOptions) -> DataSet:
         margin=options.face_margin,
         resolution=options.resolution,
         fps=options.fps,
+        mask_kind=options.mask_kind,
     )
+    other_kind = {} if options.mask_kind == MASK_KINDS[0] else {"mask_kind": options.mask_kind}
     return DataSet(
         name="faceforensics",
         split=options.split,
@@ -103,6 +114,7 @@ def data_set(options: FaceForensicsOptions) -> DataSet:
             "face_margin": options.face_margin,
             "resolution": options.resolution,
             **recorded_fps(options.fps),
+            **other_kind,  # not at all by default, as in data sets of older versions
         },
         source="--root",
     )

@@ -6,9 +6,11 @@ import dataclasses
 
 from tganv2_tf.config import option, require
 from tganv2_tf.geometry import GEOMETRIES
+from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS
 
 FPS_HELP = "frames per second to resample all videos to, by the nearest frame in time; 0 = every coded frame, as it is"
 MAX_FPS = 1000
+LEAST_RESOLUTION, MAX_RESOLUTION = 2**FIRST_LEVEL_BLOCKS, 8192  # the least is that of one level, see PyramidSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +33,10 @@ class VideoDirOptions:
 
 
 def require_resolution(resolution: int) -> None:
-    """Raises ConfigError where the value of --resolution, in pixels, cannot be that of frames."""
-    require(1 <= resolution <= 8192, "resolution", resolution, "1 to 8192")
+    """Raises ConfigError if no recipe can train on frames of --resolution pixels, whatever its number of levels."""
+    valid = f"a multiple of {LEAST_RESOLUTION} up to {MAX_RESOLUTION}; no recipe can train on others"
+    fits = LEAST_RESOLUTION <= resolution <= MAX_RESOLUTION and resolution % LEAST_RESOLUTION == 0
+    require(fits, "resolution", resolution, valid)
 
 
 def require_fps(fps: float) -> None:

@@ -26,13 +26,14 @@ def refuse_other_options(folder: str, before: dict[str, Any], now: dict[str, Any
         )
 
 
-def is_complete(folder: str, options: dict[str, Any]) -> bool:
-    """Whether the data set is there already. Raises UserError where one with other options is."""
+def finished(folder: str, options: dict[str, Any]) -> Manifest | None:
+    """The manifest of the data set if it is there already. Raises UserError if one with other options is."""
     if not storage.exists(storage.join(folder, MANIFEST_FILE)):
-        return False
-    refuse_other_options(folder, Manifest.load(folder).options, options)
+        return None
+    manifest = Manifest.load(folder)
+    refuse_other_options(folder, manifest.options, options)
     remove_unfinished(storage.join(folder, UNFINISHED_DIR))  # of a run killed at its last step
-    return True
+    return manifest
 
 
 def remove_unfinished(work: str) -> None:

@@ -12,10 +12,13 @@ import numpy as np
 
 from data_prep import face_boxes
 from data_prep.shard_writer import Video
-from tganv2_tf.decoding import VideoError, VideoFrames, open_video
+from tganv2_tf.decoding import VideoError, open_video
 from tganv2_tf.geometry import fit, resize_square
+from tganv2_tf.video_frames import VideoFrames
 
 BOX_RULES = ("smoothed", "official")
+# FaceForensics' masks are white where there is no face, those of FaceForensics++ where there is one.
+MASK_KINDS = ("faceforensics", "faceforensics++")
 # Encoders may drop or repeat a frame at the end; a larger difference means that the two do not belong together.
 MAX_LENGTH_DIFFERENCE = 2
 MAX_SHAPE_DIFFERENCE = 0.02
@@ -37,23 +40,26 @@ def read_detected_face(video: Video, margin: float, resolution: int, fps: float 
     return opened._replace(frames=(resize_square(crop, resolution) for crop in crops))
 
 
-def read_masked_face(video: Video, box_rule: str, margin: float, resolution: int, fps: float = 0.0) -> VideoFrames:
+def read_masked_face(
+    video: Video, box_rule: str, margin: float, resolution: int, fps: float = 0.0, mask_kind: str = MASK_KINDS[0]
+) -> VideoFrames:
     """The face that a mask video shows: frames of [resolution, resolution, 3].
 
     Args:
-      video: the frames, and its mask video, white where there is no face.
+      video: the frames, and its mask video.
       box_rule: `smoothed` follows the face calmly and interpolates where masks are empty; `official` takes a square for
         each frame, as the authors' code does, and that of the nearest frame where masks are empty.
       margin: widens the square on each side, as a share of its side.
       resolution: in pixels.
       fps: frames per second to resample both videos to; 0 = as they are.
+      mask_kind: what is white in the masks, one of `MASK_KINDS`.
     Raises:
       VideoError: one of the two videos cannot be read, the mask video is damaged, they do not belong
-        together, or no mask shows a face.
+        together, no mask shows a face, or most show faces as large as the frame: they are of the other kind.
     """
     try:
         masks = open_video(video.mask, fps)
-        squares, mask_shape = _mask_squares(masks.frames, box_rule)
+        squares, mask_shape = _mask_squares(masks.frames, box_rule, mask_kind)
         if masks.damage.reason:  # its frames would belong to others of the video
             raise VideoError(masks.damage.reason)
     except VideoError as error:
@@ -64,15 +70,23 @@ def read_masked_face(video: Video, box_rule: str, margin: float, resolution: int
     return opened._replace(frames=(resize(crop, resolution) for crop in crops))
 
 
-def _mask_squares(masks: Iterable[np.ndarray], box_rule: str) -> tuple[np.ndarray, tuple[int, ...]]:
+def _mask_squares(masks: Iterable[np.ndarray], box_rule: str, mask_kind: str) -> tuple[np.ndarray, tuple[int, ...]]:
     """Squares [T, 3] in pixels of the masks, and the height and width of these."""
     official = box_rule == "official"
     find = face_boxes.official_mask_box if official else face_boxes.mask_box
     found: list[tuple[float, ...]] = []
     shape: tuple[int, ...] = ()
+    filled = 0
     for mask in masks:
-        found.append(find(mask))
         shape = mask.shape[:2]
+        found.append(find(mask if mask_kind == MASK_KINDS[0] else cv2.bitwise_not(mask)))
+        filled += face_boxes.fills_frame(found[-1], shape)
+    if filled > len(found) / 2:
+        (other,) = {*MASK_KINDS} - {mask_kind}
+        raise VideoError(
+            f"the face touches all four borders in {filled} of {len(found)} frames, as in masks of the other kind: "
+            f"--mask_kind={other}"
+        )
     boxes = np.array(found)
     if official:
         return face_boxes.squares(face_boxes.nearest(boxes)), shape

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
@@ -14,14 +13,12 @@ import cv2
 from data_prep.video import encode_frame
 from tganv2_tf.data.manifest import Damaged, Shard, Skipped, checksum
 from tganv2_tf.data.records import NO_LABEL, encode_record, segment_id, write_record
-from tganv2_tf.decoding import VideoError, VideoFrames, claimed_num_frames
-from tganv2_tf.errors import UserError
+from tganv2_tf.errors import UserError, VideoError
 from tganv2_tf.files import sync_folder
+from tganv2_tf.video_frames import VideoFrames
 
 READ_ERRORS = (VideoError, OSError, MemoryError, cv2.error)
-PROBED_FRAMES = 8
 WHAT_TO_DO = "mend this and run the same command again, finished shards are kept"
-LEAST_FRAME_BYTES = 16  # of a compressed video; bounds what a damaged header can claim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,33 +241,3 @@ def segments(frames: Iterable[bytes], min_frames: int, max_frames: int) -> Itera
     if len(current) < min_frames:
         raise VideoError(f"it has {len(current)} frames, fewer than --min_frames={min_frames}")
     yield Segment(current, whole)
-
-
-@dataclasses.dataclass(frozen=True)
-class ProbeTask:
-    """A sample of the videos, to foretell the size of the shards."""
-
-    videos: tuple[Video, ...]
-    reader: Reader
-    encoding: str
-    jpeg_quality: int
-
-
-def probe(task: ProbeTask, announce: Callable[[str | None], None]) -> float:
-    """Foretells the mean bytes of a video in a shard, from the headers of the sample and its first encoded frames.
-
-    Videos that cannot be read count as nothing.
-    """
-    cv2.setNumThreads(1)
-    total = 0.0
-    for video in task.videos:
-        announce(video.id)
-        try:
-            claimed = min(claimed_num_frames(video.path), os.path.getsize(video.path) // LEAST_FRAME_BYTES)
-            frames = itertools.islice(task.reader(video).frames, PROBED_FRAMES)
-            sizes = [len(encode_frame(frame, task.encoding, task.jpeg_quality)) for frame in frames]
-        except READ_ERRORS:
-            continue
-        total += claimed * sum(sizes) / max(1, len(sizes))
-    announce(None)
-    return total / max(1, len(task.videos))

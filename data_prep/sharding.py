@@ -8,77 +8,32 @@ output folder keeps the plan and one report a finished shard.
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
 from typing import Any
 
 import tqdm
 
-from data_prep import ray_shards
+from data_prep import ray_shards, sources
+from data_prep.data_set import DataSet
 from data_prep.options import ShardingOptions
-from data_prep.output_folder import is_complete, lock, make_folder, read_json, refuse_other_options, remove_unfinished
-from data_prep.shard_writer import WHAT_TO_DO, ProbeTask, Reader, ShardReport, ShardTask, Video, probe, write_shard
+from data_prep.output_folder import finished, lock, make_folder, read_json, refuse_other_options, remove_unfinished
+from data_prep.planning import MIB, bytes_a_video, num_shards, shuffled
+from data_prep.report import manifest_of, print_empty_classes, print_report
+from data_prep.shard_writer import WHAT_TO_DO, ShardReport, ShardTask, write_shard
 from data_prep.workers import num_processors, run_supervised
 from tganv2_tf import storage
-from tganv2_tf.data.manifest import (
-    MANIFEST_FILE,
-    UNFINISHED_DIR,
-    Damaged,
-    Manifest,
-    Shard,
-    Skipped,
-    checksum,
-    shard_name,
-)
+from tganv2_tf.data.manifest import UNFINISHED_DIR, Damaged, Shard, checksum, shard_name
 from tganv2_tf.data.records import source_video
 from tganv2_tf.errors import UserError
 from tganv2_tf.files import write_atomically
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
-
-MIB = 2**20
-PROBED_VIDEOS = 16
-# Small data sets too are to keep several workers busy, and later the readers of several replicas.
-LEAST_SHARDS = 8
-LEAST_VIDEOS_A_SHARD = 16
-SHOWN_VIDEOS = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSet:
-    """What a script hands over to be prepared.
-
-    Attributes:
-      name: of the data set, such as `ucf101`; with `split` the beginning of the shards' names.
-      split: such as `train`.
-      height: of the frames that `reader` gives, in pixels.
-      width: of the frames that `reader` gives, in pixels.
-      labels: names of the classes in the order of their numbers.
-      videos: with unique ids; their order means nothing.
-      missing: ids of videos that should be there and are not.
-      reader: gives the frames of a video; importable from its module.
-      options: the script's own options that the frames and the choice of videos depend on.
-      source: the flag that names where the videos are.
-    """
-
-    name: str
-    split: str
-    height: int
-    width: int
-    labels: Sequence[str]
-    videos: Sequence[Video]
-    missing: Sequence[str]
-    reader: Reader
-    options: dict[str, Any]
-    source: str = "--video_dir"
 
 
 def prepare(data_set: DataSet, options: ShardingOptions, runner: RunnerOptions = LOCAL) -> int:
@@ -105,12 +60,14 @@ def prepare(data_set: DataSet, options: ShardingOptions, runner: RunnerOptions =
             raise UserError(f"{video.id}: the name of a video may not end as a segment's does, with #0001; rename it")
     folder = _output_folder(options)
     work = storage.join(folder, UNFINISHED_DIR)
-    made_with = _made_with(data_set, options)
-    if is_complete(folder, made_with):
-        changed = _changed_since(folder, data_set.videos)
+    made_with = data_set.made_with(options)
+    complete = finished(folder, made_with)
+    if complete:
+        changed = sources.changed(shuffled(data_set.videos, options.seed), complete, folder)
         but = f"; but {len(changed)} videos have changed since, e.g. {changed[0]}: delete it first" if changed else ""
         print(f"{folder}: complete already, nothing to do{but}")
         return 0
+    print_empty_classes(data_set)
     make_folder(folder, work)
     try:
         with lock(work), tempfile.TemporaryDirectory() as staging:
@@ -122,20 +79,6 @@ def prepare(data_set: DataSet, options: ShardingOptions, runner: RunnerOptions =
     except OSError as error:
         raise UserError(f"--output_dir={folder}: {error.strerror or error}; {WHAT_TO_DO}") from error
     return 0
-
-
-def shuffled(videos: Sequence[Video], seed: int) -> list[Video]:
-    """Puts videos into an order that depends on their ids and the seed alone, the same on every machine for ever.
-
-    UCF101's lists are sorted by class: without this a shard would hold three classes.
-    """
-    return sorted(videos, key=lambda video: hashlib.sha256(f"{seed} {video.id}".encode()).digest())
-
-
-def num_shards(num_videos: int, bytes_a_video: float, shard_mib: int) -> int:
-    """Shards for so many videos: by size, but enough for several workers, and none without videos."""
-    by_size = round(num_videos * bytes_a_video / (shard_mib * MIB))
-    return max(1, min(num_videos, max(by_size, min(LEAST_SHARDS, num_videos // LEAST_VIDEOS_A_SHARD))))
 
 
 class _Preparation:
@@ -154,6 +97,7 @@ class _Preparation:
         self.work = storage.join(self.folder, UNFINISHED_DIR)
         self.staging = staging if storage.is_remote(self.folder) else ""  # where shards wait for their upload
         self.reports: dict[int, ShardReport] = {}
+        self.states: dict[int, list[str]] = {}  # of the videos of each shard
 
     def run(self) -> None:
         self._remove_temporary_files()  # of a run that was killed
@@ -177,9 +121,9 @@ class _Preparation:
 
     def _write_shards(self, tasks: list[ShardTask]) -> None:
         # Now, so that a video which changes while its shard is being written counts as changed.
-        sources = {task.index: [_state(video) for video in task.videos] for task in tasks}
+        self.states = {task.index: [sources.state(video) for video in task.videos] for task in tasks}
         with concurrent.futures.ThreadPoolExecutor(num_processors()) as pool:  # checksums let go of Python's lock
-            found = pool.map(lambda task: self._finished(task, sources[task.index]), tasks)
+            found = pool.map(lambda task: self._finished(task), tasks)
             self.reports = {task.index: report for task, report in zip(tasks, found) if report}
         begun = {video.id for task in tasks if task.index in self.reports for video in task.videos}
         done = len(begun)
@@ -197,7 +141,7 @@ class _Preparation:
 
             def on_done(task: ShardTask, report: ShardReport) -> None:
                 self.reports[task.index] = report
-                saved = {"sources": sources[task.index], **dataclasses.asdict(report)}
+                saved = {"sources": self.states[task.index], **dataclasses.asdict(report)}
                 write_atomically(self._sidecar(task), json.dumps(saved, indent=2))
 
             def upload(task: ShardTask, report: ShardReport) -> None:
@@ -242,7 +186,8 @@ class _Preparation:
             count = plan["num_shards"]
         else:
             self._remove_all()
-            count = num_shards(len(videos), self._bytes_a_video(videos[:PROBED_VIDEOS]), self.options.shard_mib)
+            size = bytes_a_video(videos, self.data_set.reader, self.options)
+            count = num_shards(len(videos), size, self.options.shard_mib)
             write_atomically(path, json.dumps({"made_with": self.made_with, "num_shards": count}, indent=2))
         names = [shard_name(self.data_set.name, self.data_set.split, index, count) for index in range(count)]
         bounds = [index * len(videos) // count for index in range(count + 1)]
@@ -261,30 +206,15 @@ class _Preparation:
             for index, name in enumerate(names)
         ]
 
-    def _bytes_a_video(self, sample: list[Video]) -> float:
-        # In a worker too: a video that crashes or hangs a decoder must not do so here.
-        answers: list[float] = []
-        run_supervised(
-            probe,
-            [ProbeTask(tuple(sample), self.data_set.reader, self.options.encoding, self.options.jpeg_quality)],
-            num_workers=1,
-            item_timeout=self.options.video_timeout,
-            on_done=lambda task, answer: answers.append(answer),
-            on_lost=lambda task, video_id, reason: dataclasses.replace(
-                task, videos=tuple(video for video in task.videos if video.id != video_id)
-            ),
-        )
-        return answers[0]
-
     def _sidecar(self, task: ShardTask) -> str:
         return storage.join(self.work, f"shard-{task.index:05d}.json")
 
-    def _finished(self, task: ShardTask, sources: list[str]) -> ShardReport | None:
+    def _finished(self, task: ShardTask) -> ShardReport | None:
         """The report of a shard that an earlier run finished, of these very videos and none that it had to skip."""
         kinds = {"sources": list, "shard": dict, "skipped": list, "damaged": list}
         saved = read_json(self._sidecar(task), {**kinds, "frame_rates": dict, "longest_records": dict})
         # Whoever starts the command again after a report of broken videos may have mended them.
-        if not saved or saved["skipped"] or saved["sources"] != sources:
+        if not saved or saved["skipped"] or saved["sources"] != self.states[task.index]:
             return None
         try:
             shard = Shard(**saved["shard"])
@@ -299,32 +229,11 @@ class _Preparation:
         return ShardReport(shard, (), damaged, saved["frame_rates"], saved["longest_records"]) if sound else None
 
     def _finish(self) -> None:
-        missing = [Skipped(video_id, "the file is missing") for video_id in self.data_set.missing]
         reports = [self.reports[index] for index in sorted(self.reports)]
-        skipped = [*missing, *(skip for report in reports for skip in report.skipped)]
-        skipped.sort(key=lambda skip: skip.video)
-        damaged = sorted((each for report in reports for each in report.damaged), key=lambda each: each.video)
-        frame_rates: collections.Counter[str] = collections.Counter()
-        longest_records: collections.Counter[str] = collections.Counter()
-        for report in reports:
-            frame_rates.update(report.frame_rates)
-            longest_records.update(report.longest_records)
-        of_all = f"of {len(self.data_set.videos) + len(missing)} videos are"
-        _print_reasons(f"{len(skipped)} {of_all} skipped:", skipped)
-        _print_reasons(f"{len(damaged)} {of_all} damaged, and in the data set without what cannot be decoded:", damaged)
-        manifest = Manifest(
-            name=self.data_set.name,
-            split=self.data_set.split,
-            height=self.data_set.height,
-            width=self.data_set.width,
-            labels=list(self.data_set.labels),
-            options=self.made_with,
-            shards=[report.shard for report in reports],
-            skipped=skipped,
-            damaged=damaged,
-            frame_rates=dict(sorted(frame_rates.items(), key=lambda item: float(item[0]))),
-            longest_records=dict(sorted(longest_records.items(), key=lambda item: int(item[0]))),
-        )
+        states = [self.states[index] for index in sorted(self.states)]
+        manifest = manifest_of(self.data_set, self.made_with, reports, states)
+        print_report(manifest, self.data_set)
+        skipped = manifest.skipped
         full_list = storage.join(self.work, "skipped.json")
         if len(skipped) > self.options.max_failures or not manifest.num_videos:
             write_atomically(full_list, json.dumps([dataclasses.asdict(skip) for skip in skipped], indent=2))
@@ -344,58 +253,6 @@ class _Preparation:
         )
 
 
-def _print_reasons(title: str, videos: Sequence[Skipped | Damaged]) -> None:
-    if not videos:
-        return
-    print(title)
-    for each in videos[:SHOWN_VIDEOS]:
-        print(f"  {_in_one_line(each.video)}: {_in_one_line(each.reason)}")
-    if len(videos) > SHOWN_VIDEOS:
-        print(f"  and {len(videos) - SHOWN_VIDEOS} more")
-
-
-def _state(video: Video) -> str:
-    """Size and time of change of its files, to see whether it was mended since.
-
-    Kept beside each finished shard and not among the options: a mended video is no reason to refuse the folder.
-    """
-    try:
-        states = [os.stat(path) for path in video.files]
-    except OSError:
-        return "missing"
-    return "; ".join(f"{state.st_size} bytes, {state.st_mtime_ns} ns" for state in states)
-
-
-def _in_one_line(text: str) -> str:
-    """Names of files may hold line ends, and characters that a terminal obeys."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
-
-
 def _output_folder(options: ShardingOptions) -> str:
     folder = options.output_dir
     return folder.rstrip("/") if storage.is_remote(folder) else os.fspath(pathlib.Path(folder))
-
-
-def _changed_since(folder: str, videos: Sequence[Video]) -> list[str]:
-    """Ids of the videos that are newer than the finished data set; none for one in a bucket, whose clock is another."""
-    if storage.is_remote(folder):
-        return []
-    finished = os.stat(os.path.join(folder, MANIFEST_FILE)).st_mtime_ns
-    return [
-        video.id
-        for video in videos
-        if any(os.path.exists(path) and os.stat(path).st_mtime_ns > finished for path in video.files)
-    ]
-
-
-def _made_with(data_set: DataSet, options: ShardingOptions) -> dict[str, Any]:
-    """Everything that the bytes of the shards depend on, by the names of the flags."""
-    listed = "\n".join(sorted(f"{video.id} {video.label} {video.label_name}" for video in data_set.videos))
-    ours = ("encoding", "jpeg_quality", "shard_mib", "min_frames", "max_record_frames", "seed")
-    return {
-        "data_set": data_set.name,
-        "split": data_set.split,
-        **data_set.options,
-        **{name: getattr(options, name) for name in ours},
-        "videos": f"{len(data_set.videos)} with digest {hashlib.sha256(listed.encode()).hexdigest()[:16]}",
-    }

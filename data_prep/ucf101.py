@@ -3,9 +3,10 @@
 python -m data_prep.ucf101 --video_dir=UCF-101 --split_dir=ucfTrainTestlist --split=train --fold=1 \\
   --output_dir=data/ucf101/train
 
-The archive may be unpacked flat or in one folder a class. The split lists (`trainlist01.txt`, `classInd.txt`, ...)
-may have CRLF or LF line ends, and a label column or none: the class is in the names of the files. Without lists,
---split=all takes every video.
+The archive may be unpacked flat or in one folder a class. Videos may be in another container than the lists say, such
+as .mp4, .webm or .mkv: extensions are not compared. The split lists (`trainlist01.txt`, `classInd.txt`, ...) may have
+CRLF or LF line ends, and a label column or none: the class is in the names of the files. Without lists, --split=all
+takes every video.
 """
 
 from __future__ import annotations
@@ -18,25 +19,26 @@ import re
 import sys
 from collections.abc import Iterable
 
+from data_prep.data_set import DataSet
 from data_prep.options import ShardingOptions, VideoDirOptions, recorded_fps
 from data_prep.readers import read_resized
 from data_prep.shard_writer import Video
-from data_prep.sharding import DataSet, prepare
+from data_prep.sharding import prepare
 from tganv2_tf import cli_flags
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.folders import walk
+from tganv2_tf.folders import EXTENSIONS, walk
 from tganv2_tf.geometry import frame_size
 from tganv2_tf.ray_cluster import RunnerOptions
 
-NAME = re.compile(r"(?P<id>v_(?P<class_name>[^/\\]+)_g\d+_c\d+)\.avi", re.IGNORECASE)
+NAME = re.compile(rf"(?P<id>v_(?P<class_name>[^/\\]+)_g\d+_c\d+)\.({EXTENSIONS})", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Ucf101Options(VideoDirOptions):
     """Videos and frames."""
 
-    video_dir: str = option("folder of the .avi files, flat or one folder a class")
+    video_dir: str = option("folder of the videos, flat or one folder a class")
     split_dir: str = option("folder of the split lists (ucfTrainTestlist); with --split=all it may be left out", "")
     split: str = option("videos of which list; all = of both", "train", ("train", "test", "all"))
     fold: int = option("number of the split lists: 1 = trainlist01.txt and testlist01.txt", 1)
@@ -49,7 +51,7 @@ class Ucf101Options(VideoDirOptions):
 
 
 def find_videos(folder: pathlib.Path) -> dict[str, str]:
-    """Paths of all UCF101 videos below a folder, by the id (the file name without .avi) in lower case.
+    """Paths of all UCF101 videos below a folder, by the id (the file name without its extension) in lower case.
 
     Lists and archives in circulation differ in capitals (HandStandPushups, HandstandPushups).
 

@@ -2,14 +2,19 @@
 
 python -m data_prep.video_folder --video_dir=VIDEOS --split=train --resolution=128 --output_dir=data/own/train
 python -m data_prep.video_folder --video_dir=VIDEOS --split=all --face_box --output_dir=data/faces
+python -m data_prep.video_folder --video_dir=ROOT/test --split=test --test_fraction=1 --class_level=1 \\
+  --classes=data/own/train --output_dir=data/own/test
 
-The folder that a video lies in is its label, e.g. `sports/tennis`; videos at the top have none. The id of a video is
-its path in the folder. Hidden files and folders are left out. Links are followed, also out of the folder; where they go
-round in circles, each folder counts once.
+A video is a file, or a folder that holds images (.jpg, .png, .webp), one a frame, in the order of the numbers in their
+names. The folder that a video lies in is its label, e.g. `sports/tennis`; videos at the top have none. --class_level=1
+takes only the first of these folders. --classes fixes the classes and their numbers. The id of a video is its path in
+the folder. Hidden files and folders are left out. Links are followed, also out of the folder; where they go round in
+circles, each folder counts once.
 
 Frames are what a good player shows: colours by the declared matrix and range, upright, with square pixels,
 deinterlaced; grey becomes three equal channels, transparency goes. HDR is refused. Every coded frame is a frame of the
 data set, in order, whatever its time; --fps=25 resamples all videos to one rate instead, which mixtures of rates need.
+It refuses folders of images, which have no rate.
 
 Whether a video belongs to the test split depends on its id and --split_seed alone: it stays where it is when others
 come or go. So --test_fraction is met only roughly, by chance.
@@ -19,22 +24,26 @@ come or go. So --test_fraction is met only roughly, by chance.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import hashlib
 import os
 import pathlib
 import sys
+from typing import Any
 
+from data_prep.data_set import DataSet
 from data_prep.options import ShardingOptions, VideoDirOptions, recorded_fps
 from data_prep.readers import read_detected_face, read_resized
 from data_prep.shard_writer import Reader, Video
-from data_prep.sharding import DataSet, prepare
-from tganv2_tf import cli_flags
+from data_prep.sharding import prepare
+from tganv2_tf import cli_flags, storage
 from tganv2_tf.config import option, require
+from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.records import NO_LABEL
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.folders import VIDEO_NAME, walk
+from tganv2_tf.folders import find_videos
 from tganv2_tf.geometry import frame_size
 from tganv2_tf.ray_cluster import RunnerOptions
 
@@ -46,6 +55,14 @@ class VideoFolderOptions(VideoDirOptions):
     split: str = option("which videos; all = train and test", "all", ("train", "test", "all"))
     test_fraction: float = option("rough share of the videos that is for tests", 0.1)
     split_seed: int = option("another seed, another choice of videos for tests", 0)
+    class_level: int = option(
+        "which folder on the way to a video is its class: 1 = the first below --video_dir; 0 = all, as sports/tennis", 0
+    )
+    classes: str = option(
+        "the classes in the order of their numbers: a text file, one name per line, or the folder of a prepared data "
+        "set; without it those that are found, sorted",
+        "",
+    )
     face_box: bool = option("crop the main face of each video instead of the centre", False)
     face_margin: float = option("widens the square of --face_box on each side, as a share of its side", 0.3)
 
@@ -53,31 +70,9 @@ class VideoFolderOptions(VideoDirOptions):
         super().__post_init__()
         require(0 <= self.test_fraction <= 1, "test_fraction", self.test_fraction, "0 to 1")
         require(0 <= self.face_margin <= 2, "face_margin", self.face_margin, "0 to 2")
+        require(self.class_level >= 0, "class_level", self.class_level, "a whole number of at least 0")
         if self.face_box and self.geometry != "paper":
             raise ConfigError(f"--geometry={self.geometry}: --face_box makes squares; leave one of the two out")
-
-
-def find_videos(folder: pathlib.Path) -> tuple[dict[str, str], list[str]]:
-    """Paths of all videos below a folder by their ids, and paths of the files that are no videos.
-
-    Raises:
-      UserError: no such folder, or no videos.
-      OSError: a folder cannot be read.
-    """
-    if not folder.is_dir():
-        raise UserError(f"--video_dir={folder}: no such folder")
-    videos: dict[str, str] = {}
-    others: list[str] = []
-    for parent, names in walk(folder):
-        for name in names:
-            path = os.path.join(parent, name)
-            if VIDEO_NAME.fullmatch(name):
-                videos[_id(folder, path)] = path
-            elif not name.startswith("."):
-                others.append(path)
-    if not videos:
-        raise UserError(f"--video_dir={folder}: no videos in it or below")
-    return videos, others
 
 
 def _id(folder: pathlib.Path, path: str) -> str:
@@ -92,29 +87,89 @@ def is_for_test(video_id: str, test_fraction: float, split_seed: int) -> bool:
     return int.from_bytes(digest[:8], "big") < test_fraction * 2**64
 
 
+def label_of(video_id: str, class_level: int) -> str:
+    """Name of a video's class: the folder at that level on the way to it, or all of them for 0; nothing at the top.
+
+    Raises:
+      ConfigError: the video lies higher.
+    """
+    folders = video_id.split("/")[:-1]
+    if not class_level:
+        return "/".join(folders)
+    if len(folders) < class_level:
+        raise ConfigError(f"--class_level={class_level}: {video_id} lies above that level; move it, or lower the level")
+    return folders[class_level - 1]
+
+
+def read_classes(path: str) -> list[str]:
+    """Names of classes in the order of their numbers.
+
+    Args:
+      path: of a text file with one name a line, or of the folder of a prepared data set.
+    Raises:
+      UserError: no such file or folder, no classes, or one that is there twice.
+    """
+    if storage.is_folder(path):
+        classes = Manifest.read(path).labels
+    else:
+        try:
+            lines = storage.read_bytes(path).decode("utf-8-sig").splitlines()
+        except OSError as error:
+            raise UserError(f"--classes={path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"--classes={path}: not a text file") from error
+        classes = [line.strip() for line in lines if line.strip()]
+    if not classes:
+        raise UserError(f"--classes={path}: there are no classes in it")
+    for name, count in collections.Counter(classes).items():
+        if count > 1:
+            raise UserError(f"--classes={path}: {name!r} is there {count} times")
+    return classes
+
+
+def _classes(labels: dict[str, str], path: str) -> list[str]:
+    """All classes; those of `path`, if it is given, must have the label of each video, by its id, among them."""
+    if not path:
+        return sorted({*labels.values()} - {""})
+    classes = read_classes(path)
+    known = {"", *classes}
+    for video_id, label in labels.items():
+        if label not in known:
+            raise UserError(f"--classes={path}: {label!r}, the class of {video_id}, is not in it")
+    return classes
+
+
 def data_set(options: VideoFolderOptions) -> DataSet:
     """Finds the videos of a split and their labels, which are numbered alike in all splits.
 
     Raises:
-      UserError: no such folder, or no videos in it or in the split.
+      UserError: no such folder, no videos in it or in the split, or a class that is not among `classes`.
+      OSError: a folder cannot be read.
     """
     folder = pathlib.Path(options.video_dir)
-    found, others = find_videos(folder)
-    labels = sorted({_label_name(video_id) for video_id in found} - {""})
-    numbers = {"": NO_LABEL, **{label: number for number, label in enumerate(labels)}}
+    found = find_videos(folder, "--video_dir=")
+    if options.fps and found.frame_folders:
+        raise ConfigError(
+            f"--fps={options.fps:g}: {found.frame_folders[0]} is a folder of frames, which has no rate; leave --fps out"
+        )
+    paths = {_id(folder, path): path for path in found.videos}
+    labels = {video_id: label_of(video_id, options.class_level) for video_id in paths}
+    classes = _classes(labels, options.classes)
+    numbers = {"": NO_LABEL, **{name: number for number, name in enumerate(classes)}}
     videos = []
-    for video_id, path in found.items():
+    for video_id, path in paths.items():
         for_test = is_for_test(video_id, options.test_fraction, options.split_seed)
         if options.split in ("all", "test" if for_test else "train"):
-            label = _label_name(video_id)
-            videos.append(Video(video_id, path, numbers[label], label))
+            videos.append(Video(video_id, path, numbers[labels[video_id]], labels[video_id]))
     if not videos:
         raise UserError(
-            f"--split={options.split}: none of the {len(found)} videos fell into it; try another --split_seed or "
+            f"--split={options.split}: none of the {len(paths)} videos fell into it; try another --split_seed or "
             "--test_fraction"
         )
+    frames = f"; folders of frames: {len(found.frame_folders)}" if found.frame_folders else ""
+    others = found.others
     ignored = f"; files of other kinds: {len(others)}, e.g. {_id(folder, others[0])}" if others else ""
-    print(f"{folder}: {len(videos)} of {len(found)} videos for --split={options.split}{ignored}")
+    print(f"{folder}: {len(videos)} of {len(paths)} videos for --split={options.split}{frames}{ignored}")
     size = options.resolution
     reader: Reader
     if options.face_box:
@@ -129,16 +184,23 @@ def data_set(options: VideoFolderOptions) -> DataSet:
         split=options.split,
         height=height,
         width=width,
-        labels=labels,
+        labels=classes,
         videos=videos,
         missing=[],
         reader=reader,
-        options={**{name: getattr(options, name) for name in recorded}, **recorded_fps(options.fps)},
+        options={
+            **{name: getattr(options, name) for name in recorded},
+            **recorded_fps(options.fps),
+            **_recorded_classes(options, classes),
+        },
     )
 
 
-def _label_name(video_id: str) -> str:
-    return video_id.rpartition("/")[0]
+def _recorded_classes(options: VideoFolderOptions, classes: list[str]) -> dict[str, Any]:
+    """The options of classes as a manifest records them: not at all by default, as in data sets of older versions."""
+    digest = hashlib.sha256("\n".join(classes).encode()).hexdigest()[:16]
+    fixed = {"classes": f"{len(classes)} with digest {digest}"} if options.classes else {}
+    return {**({"class_level": options.class_level} if options.class_level else {}), **fixed}
 
 
 def main(options: VideoFolderOptions, sharding: ShardingOptions, runner: RunnerOptions) -> int:

@@ -341,6 +341,20 @@ def test_shards(tmp_path):
     )
 
 
+def test_classes_without_a_video_are_a_note(tmp_path):
+    manifest = write_data_set(tmp_path, [5, 6, 7], labels=("a", "b"))
+    assert list(doctor.check_classes(manifest, conditional=True)) == []
+    counted = dataclasses.replace(manifest, labels=["a", "b", "c"], videos_per_class=[2, 1, 0])
+    text = "1 of 3 classes has no video: 'c'"
+    assert list(doctor.check_classes(counted, conditional=False)) == [(NOTE, "classes", text)]
+    learns = "; a conditional model learns nothing about them"
+    assert list(doctor.check_classes(counted, conditional=True)) == [(NOTE, "classes", text + learns)]
+    counted.save(tmp_path)
+    config = tiny_config(model={"conditional": True}, data={"data_dir": str(tmp_path)})
+    findings = doctor.examine(config, has_recipe=False)
+    assert next(finding.text for finding in findings if finding.subject == "classes") == text + learns
+
+
 # A step that takes 1 GiB, and 2.4 GiB of activations for 4 x 8 clips: 0.075 a clip.
 STEP = StepCost(multiply_adds=4e9, state_bytes=GIB, trained_bytes=0, activation_bytes=2 * GIB)
 LEAST = dataclasses.replace(STEP, activation_bytes=GIB // 16)  # of a single clip

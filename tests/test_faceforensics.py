@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import re
 from collections.abc import Sequence
@@ -56,14 +57,15 @@ def _masks(path: Path = STEADY, empty: Sequence[int] = ()) -> list[np.ndarray]:
 
 
 def _options(root: pathlib.Path, **changes: Any) -> FaceForensicsOptions:
-    return FaceForensicsOptions(**{"root": str(root), "split": "train", "resolution": 44, **changes})
+    return FaceForensicsOptions(**{"root": str(root), "split": "train", "resolution": 48, **changes})
 
 
-def _read(root: pathlib.Path, name: str, **changes: Any) -> np.ndarray:
+def _read(root: pathlib.Path, name: str, resolution: int = SIDE, **changes: Any) -> np.ndarray:
     """The crops of one video, uint8 [T, R, R, 3]."""
     data_set = faceforensics.data_set(_options(root, **changes))
     (video,) = (video for video in data_set.videos if video.id == name)
-    return np.stack(list(data_set.reader(video).frames))
+    assert isinstance(data_set.reader, functools.partial)
+    return np.stack(list(data_set.reader(video, resolution=resolution).frames))
 
 
 def _noses(crops: np.ndarray) -> np.ndarray:
@@ -176,6 +178,58 @@ def test_a_broken_mask_video_is_named(tmp_path: pathlib.Path) -> None:
         _read(tmp_path, "a")
 
 
+def _inverted(masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Masks as FaceForensics++ has them: white where the face is, else black."""
+    return [
+        np.where((mask == 255).all(axis=-1, keepdims=True), 0, 255).astype(np.uint8).repeat(3, -1) for mask in masks
+    ]
+
+
+@pytest.mark.parametrize("box", ["smoothed", "official"])
+def test_both_kinds_of_masks_show_the_same_faces(root: pathlib.Path, tmp_path: pathlib.Path, box: str) -> None:
+    empty = (0, 9, 10, 11, 12, 23)
+    _write(tmp_path / "train", "gaps", masks=_inverted(_masks(empty=empty)))
+    crops = _read(tmp_path, "gaps", box=box, mask_kind="faceforensics++")
+    np.testing.assert_allclose(_noses(crops), _noses(_read(root, "gaps", box=box)), atol=1)
+
+
+@pytest.mark.parametrize("box", ["smoothed", "official"])
+def test_masks_of_the_other_kind_are_refused(tmp_path: pathlib.Path, box: str) -> None:
+    _write(tmp_path / "train", "old", masks=_masks(empty=[3]))
+    _write(tmp_path / "train", "new", masks=_inverted(_masks(empty=[3])))
+    touches = "of its mask video: the face touches all four borders in 24 of 24 frames, as in masks of the other kind: "
+    with pytest.raises(VideoError) as caught:
+        _read(tmp_path, "new", box=box)
+    assert str(caught.value) == f"{touches}--mask_kind=faceforensics++"
+    with pytest.raises(VideoError) as caught:
+        _read(tmp_path, "old", box=box, mask_kind="faceforensics++")
+    assert str(caught.value) == f"{touches}--mask_kind=faceforensics"
+
+
+def test_a_face_that_fills_the_frame_now_and_then_is_no_reason(tmp_path: pathlib.Path) -> None:
+    masks = _masks()
+    masks[5:8] = [np.full_like(masks[0], faces.MASK)] * 3
+    _write(tmp_path / "train", "close", masks=masks)
+    assert len(_read(tmp_path, "close")) == FRAMES
+
+
+def test_masks_of_the_other_kind_end_before_any_work(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    _write(tmp_path / "train", "00", masks=_inverted(_masks()))
+    for number in range(1, 12):
+        for part in ("original", "mask"):
+            (tmp_path / "train" / part / f"{number:02d}.avi").symlink_to(tmp_path / "train" / part / "00.avi")
+    result = _command(tmp_path, tmp_path / "data", "--num_workers=1")
+    assert result.returncode == 1 and not list((tmp_path / "data").glob("*.tfrecord"))
+    assert re.fullmatch(
+        r"faceforensics: 12 of the 12 videos that were tried first cannot be used, more than --max_failures=10, e\.g\. "
+        r"\d\d: of its mask video: the face touches all four borders in 24 of 24 .*--mask_kind=faceforensics\+\+\n",
+        result.stderr,
+    )
+    result = _command(tmp_path, tmp_path / "data", "--num_workers=1", "--mask_kind=faceforensics++")
+    assert result.returncode == 0, result.stderr
+    assert Manifest.load(tmp_path / "data").options["mask_kind"] == "faceforensics++"
+
+
 def test_lengths_may_differ_by_two(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert len(_read(root, "one_mask_less")) == FRAMES - 1
     _write(tmp_path / "train", "more", masks=[*_masks(), *_masks()[-2:]])
@@ -225,7 +279,7 @@ def test_missing_halves_and_wrong_input(root: pathlib.Path, tmp_path: pathlib.Pa
     data_set = faceforensics.data_set(_options(root))
     assert data_set.missing == ["mask/no_mask"]
     assert {video.id for video in data_set.videos} == GOOD | {"no_face", "short_mask", "other_shape"}
-    assert (data_set.labels, data_set.height, data_set.width) == ([], 44, 44)
+    assert (data_set.labels, data_set.height, data_set.width) == ([], 48, 48)
     (root / "train" / "original" / "list.txt").rename(root / "train" / "mask" / "lost.mp4")
     try:
         assert faceforensics.data_set(_options(root)).missing == ["mask/no_mask", "original/lost"]

@@ -8,7 +8,21 @@ from tests.conftest import ROOT
 FLOORS = [
     {"errors", "lanes", "__version__"},
     {"storage"},
-    {"augmentation_policy", "display", "files", "flag_files", "folders", "geometry", "machine", "pyramid", "quiet"},
+    {
+        *(
+            "augmentation_policy",
+            "display",
+            "files",
+            "flag_files",
+            "folders",
+            "geometry",
+            "machine",
+            "pyramid",
+            "quiet",
+        ),
+        "video_frames",
+    },
+    {"frame_folders"},
     {"config", "decoding", "encoding"},
     {"cli_flags", "ray_cluster", "subsampling", "videos"},
     {"models", "data"},
@@ -74,9 +88,11 @@ def test_data_prep_uses_only_the_contract():
         "files",
         "folders",
         "geometry",
+        "pyramid",
         "quiet",
         "ray_cluster",
         "storage",
+        "video_frames",
         "videos",
     )
     for path in (ROOT / "data_prep").glob("*.py"):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 import tensorflow as tf
 
 from tests.conftest import tiny_config
+from tests.data_sets import write_data_set
 from tests.test_tganv2 import batch, run_step
 from tganv2_tf.errors import ConfigError
+from tganv2_tf.training import loop
 from tganv2_tf.training.checkpoints import CheckpointFolder, check_run, record_config
 from tganv2_tf.training.loop import make_model, reason
 
@@ -46,6 +49,28 @@ def test_what_may_not_change_is_refused_by_name(tmp_path, model, train, message)
     check_run(tiny_config(model_dir=str(tmp_path), train_steps=99, seed=5))
     with pytest.raises(ConfigError, match=message):
         check_run(tiny_config(model=model, model_dir=str(tmp_path), **train))
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_classes_without_a_video_are_named_before_training(tmp_path, monkeypatch, caplog, conditional):
+    manifest = write_data_set(tmp_path / "data", [8, 8], labels=("a", "b"))
+    dataclasses.replace(manifest, labels=["a", "b", "c"], videos_per_class=[1, 1, 0]).save(tmp_path / "data")
+    data = {"data_dir": str(tmp_path / "data")}
+    config = tiny_config(model={"conditional": conditional}, data=data, model_dir=str(tmp_path / "run"))
+    line = f"{tmp_path / 'data'}: 1 of 3 classes has no video: 'c'; the model learns nothing about them."
+    expected = [("WARNING", line)] * conditional
+
+    def told():
+        found = [(record.levelname, record.getMessage()) for record in caplog.records if "no video" in record.message]
+        caplog.clear()
+        return found
+
+    loop.train(config, dry_run=True)
+    assert told() == expected
+    monkeypatch.setattr(loop, "make_model", lambda config: pytest.fail("it is told before"))
+    with pytest.raises(pytest.fail.Exception):
+        loop.train(config)
+    assert told() == expected
 
 
 def test_reason_finds_the_line_that_says_what_happened():

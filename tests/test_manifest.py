@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -70,6 +71,28 @@ def test_manifest_round_trip(tmp_path: pathlib.Path) -> None:
     )
 
 
+def test_data_sets_of_older_versions_are_read(tmp_path: pathlib.Path) -> None:
+    names = ("damaged", "frame_rates", "videos_per_class", "sources")
+    _saved(tmp_path, **dict.fromkeys(names))
+    manifest = Manifest.load(tmp_path)
+    assert not any(getattr(manifest, name) for name in names) and manifest.empty_classes == ""
+
+
+@pytest.mark.parametrize(
+    ("counts", "line"),
+    [
+        ([1, 1, 1, 1, 1], ""),
+        ([1, 0, 1, 1, 1], "1 of 5 classes has no video: 'b, c'"),
+        ([0, 0, 0, 1, 1], "3 of 5 classes have no video: 'a', 'b, c', 'd'"),
+        ([0, 0, 0, 0, 0], "5 of 5 classes have no video: 'a', 'b, c', 'd' and 2 more"),
+    ],
+)
+def test_classes_without_a_video_are_named(tmp_path: pathlib.Path, counts: list[int], line: str) -> None:
+    labels = ["a", "b, c", "d", "e", "f\n"]
+    dataclasses.replace(_manifest(tmp_path), labels=labels, videos_per_class=counts).save(tmp_path)
+    assert Manifest.load(tmp_path).empty_classes == line
+
+
 def test_failed_save_leaves_the_old_manifest(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _manifest(tmp_path).save(tmp_path)
     before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
@@ -109,6 +132,9 @@ def test_unfinished_preparation_is_told_from_a_foreign_folder(tmp_path: pathlib.
         ({"shards": [{"file": "a"}]}, "shards[0].bytes is missing"),
         ({"shards": ["a"]}, "shards[0] is not"),
         ({"skipped": [{"video": "a"}]}, "skipped[0].reason is missing"),
+        ({"videos_per_class": [1]}, "videos_per_class has 1 values"),
+        ({"videos_per_class": ["1", "2"]}, "videos_per_class has values of another kind"),
+        ({"sources": [1]}, "sources has values of another kind"),
         ({"num_videos": 4}, "num_videos is 4, but the shards add up to 3"),
         ({"num_shards": 3}, "num_shards is 3"),
     ],

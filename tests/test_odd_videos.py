@@ -15,12 +15,12 @@ import pytest
 import tensorflow as tf
 from imageio_ffmpeg import get_ffmpeg_exe
 
-from data_prep import video_folder
 from tests.data_sets import read_records
 from tests.forking import fork_command
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.records import parse_record
 from tganv2_tf.decoding import VideoError, claimed_num_frames
+from tganv2_tf.folders import find_videos
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="names of files are not any bytes elsewhere")
 SIZE, FRAMES = 32, 10
@@ -168,9 +168,9 @@ def test_any_size_and_sizes_that_change(videos: dict[str, np.ndarray]) -> None:
 
 
 def test_a_line_for_each_video_whatever_its_name() -> None:
-    from data_prep.sharding import _in_one_line
+    from data_prep.report import in_one_line
 
-    assert _in_one_line("a\nb\x1b[31m \u00fc\U0001f600") == "a\\nb\\x1b[31m \u00fc\U0001f600"
+    assert in_one_line("a\nb\x1b[31m \u00fc\U0001f600") == "a\\nb\\x1b[31m \u00fc\U0001f600"
 
 
 def test_folders_that_lead_in_circles_end(tmp_path: pathlib.Path) -> None:
@@ -180,7 +180,7 @@ def test_folders_that_lead_in_circles_end(tmp_path: pathlib.Path) -> None:
         (tmp_path / name / "v.avi").touch()
         for number in range(4):
             (tmp_path / name / f"up{number}").symlink_to(tmp_path)
-    assert sorted(video_folder.find_videos(tmp_path)[0]) == [f"{name}/v.avi" for name in "abcd"]
+    assert sorted(find_videos(tmp_path).files) == [f"{tmp_path}/{name}/v.avi" for name in "abcd"]
 
 
 def test_nobody_waits_at_a_pipe_for_its_number_of_frames(tmp_path: pathlib.Path) -> None:

@@ -93,7 +93,7 @@ def test_folders_are_walked_as_data_prep_walks(tmp_path):
 def test_videos_that_cannot_be_scored_are_named(tmp_path):
     with pytest.raises(UserError, match="none: no such folder"):
         samples.videos_in(str(tmp_path / "none"))
-    with pytest.raises(UserError, match="no video files in it"):
+    with pytest.raises(UserError, match="no videos in it or below"):
         samples.videos_in(str(tmp_path))
     write_grey(tmp_path / "short.avi", range(15))
     with pytest.raises(UserError, match=r"short\.avi: 15 frames; the scores are of 16"):

@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data_prep import shard_writer, sharding
+from data_prep import planning, shard_writer, sharding, sources
+from data_prep.data_set import DataSet
 from data_prep.options import ShardingOptions
 from data_prep.shard_writer import Video
 from tganv2_tf.data import records
 from tganv2_tf.data.manifest import Manifest, checksum, shard_name
-from tganv2_tf.decoding import VideoError, VideoFrames
-from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.errors import ConfigError, UserError, VideoError
+from tganv2_tf.video_frames import VideoFrames
 
 HEIGHT, WIDTH = 8, 12
 
@@ -50,9 +51,9 @@ def read(video: Video) -> VideoFrames:
     return VideoFrames(25.0, frames())
 
 
-def _data_set(paths: Iterable[str], missing: tuple[str, ...] = (), **options: Any) -> sharding.DataSet:
+def _data_set(paths: Iterable[str], missing: tuple[str, ...] = (), **options: Any) -> DataSet:
     videos = [Video(f"v{index:03d}", path, index % 3, "abc"[index % 3]) for index, path in enumerate(paths)]
-    return sharding.DataSet("made_up", "train", HEIGHT, WIDTH, ["a", "b", "c"], videos, missing, read, options)
+    return DataSet("made_up", "train", HEIGHT, WIDTH, ["a", "b", "c"], videos, missing, read, options)
 
 
 def _options(folder: pathlib.Path, **changes: Any) -> ShardingOptions:
@@ -79,7 +80,8 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
 
             on_done(task, function(task, announce))
 
-    monkeypatch.setattr(sharding, "run_supervised", run)
+    for module in (planning, sharding):
+        monkeypatch.setattr(module, "run_supervised", run)
 
 
 def _records(folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -104,10 +106,10 @@ def _names(count: int) -> set[str]:
 
 def test_order_is_shuffled_and_depends_on_ids_and_seed_alone() -> None:
     videos = [Video(name, "x") for name in "abcdefgh"]
-    order = "".join(video.id for video in sharding.shuffled(videos, 0))
+    order = "".join(video.id for video in planning.shuffled(videos, 0))
     assert order == "eghbfacd"  # pinned: it must not change with Python, NumPy or the machine
-    assert "".join(video.id for video in sharding.shuffled(videos[::-1], 0)) == order
-    assert "".join(video.id for video in sharding.shuffled(videos, 1)) != order
+    assert "".join(video.id for video in planning.shuffled(videos[::-1], 0)) == order
+    assert "".join(video.id for video in planning.shuffled(videos, 1)) != order
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_order_is_shuffled_and_depends_on_ids_and_seed_alone() -> None:
     ],
 )
 def test_number_of_shards(num_videos: int, mib_a_video: float, expected: int) -> None:
-    assert sharding.num_shards(num_videos, mib_a_video * 2**20, 128) == expected
+    assert planning.num_shards(num_videos, mib_a_video * 2**20, 128) == expected
 
 
 @pytest.mark.parametrize(
@@ -214,7 +216,7 @@ def test_too_many_failures_keep_shards_and_report(inline: None, tmp_path: pathli
     folder, repaired = tmp_path / "data", tmp_path / "repaired.count"
     repaired.write_text("3")
     paths = ["20"] * 64
-    order = [int(video.id[1:]) for video in sharding.shuffled(_data_set(paths).videos, 0)]
+    order = [int(video.id[1:]) for video in planning.shuffled(_data_set(paths).videos, 0)]
     failing = sorted([order[0], order[5], order[16], order[17]])  # all in the first two of four shards of 16
     for index in failing:
         paths[index] = "broken"
@@ -236,12 +238,40 @@ def test_too_many_failures_keep_shards_and_report(inline: None, tmp_path: pathli
     assert kept == {"made_up-train-00002-of-00004.tfrecord", "made_up-train-00003-of-00004.tfrecord"}
 
 
+def test_classes_without_a_video_are_named(
+    inline: None, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warnings(paths: list[str], folder: str) -> list[str]:
+        sharding.prepare(_data_set(paths), _options(tmp_path / folder))
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+
+    assert warnings(["20", "20", "20"], "all") == []
+    assert warnings(["20", "20", "broken", "20"], "skipped") == ["warning: 1 of 3 classes has no video: 'c'"]
+    assert warnings(["20"], "one") == ["warning: 2 of 3 classes have no video: 'b', 'c'"]
+    found = {name: Manifest.load(tmp_path / name).videos_per_class for name in ("all", "skipped", "one")}
+    assert found == {"all": [1, 1, 1], "skipped": [2, 1, 0], "one": [1, 0, 0]}
+
+
 def test_too_many_missing_videos_end_before_any_work(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "data"
     data_set = _data_set(["20"], missing=tuple(f"m{index}" for index in range(11)))
     with pytest.raises(UserError, match=r"^11 of 12 videos are missing, e.g. m0; check --video_dir, or allow"):
         sharding.prepare(data_set, _options(folder))
     assert not folder.exists()
+
+
+def test_too_many_failures_among_the_first_videos_end_before_any_work(inline: None, tmp_path: pathlib.Path) -> None:
+    data_set = _data_set(["20"] * 16 + ["broken"] * 48)
+    failing = [video.id for video in planning.shuffled(data_set.videos, 0)[:16] if video.path == "broken"]
+    told = f"{len(failing)} of the 16 videos that were tried first cannot be used, more than --max_failures=3, e.g. "
+    with pytest.raises(UserError) as caught:
+        sharding.prepare(data_set, _options(tmp_path, max_failures=3))
+    assert len(failing) > 3 and str(caught.value) == f"{told}{failing[0]}: it is broken"
+    assert not _times(tmp_path)
+    # As many as allowed are no reason; and what is too short is found out later.
+    assert sharding.prepare(data_set, _options(tmp_path, max_failures=48)) == 0
+    with pytest.raises(UserError, match=r"^64 videos are skipped|^none of the videos"):
+        sharding.prepare(_data_set(["3"] * 64), _options(tmp_path / "short", max_failures=3))
 
 
 @pytest.mark.parametrize("paths", [[], ["broken", "3"]])
@@ -262,7 +292,7 @@ def test_second_run_of_a_finished_set_touches_nothing(
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
-def _prepare_half(data_set: sharding.DataSet, options: ShardingOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+def _prepare_half(data_set: DataSet, options: ShardingOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stops by Ctrl-C when the third of four shards begins."""
     original, calls = shard_writer._write_temporary, []
 
@@ -291,7 +321,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         Manifest.load(folder)
     # An estimate that comes out differently must not change the number of shards of a run under way.
     monkeypatch.setattr(sharding, "num_shards", lambda *_: 7)
-    original = sharding.shuffled
+    original = planning.shuffled
     stale: list[pathlib.Path] = []
 
     def shuffled(*arguments: Any) -> list[Video]:
@@ -431,6 +461,8 @@ def test_videos_that_changed_since_the_end_are_named(
     video, mask, folder = tmp_path / "a.count", tmp_path / "mask", tmp_path / "data"
     video.write_text("20")
     mask.write_text("")
+    for path in (video, mask):
+        os.utime(path, (0, 0))
     data_set = _data_set([str(video)])
     data_set = dataclasses.replace(data_set, videos=[dataclasses.replace(data_set.videos[0], mask=str(mask))])
     sharding.prepare(data_set, _options(folder))
@@ -445,15 +477,71 @@ def test_videos_that_changed_since_the_end_are_named(
     assert _bytes(folder) == before
 
 
+def _without_states(folder: pathlib.Path) -> None:
+    """Makes a data set one of older versions, which do not tell how the files of its videos were."""
+    path = folder / "manifest.json"
+    loaded = json.loads(path.read_text())
+    assert loaded.pop("sources") and loaded.pop("videos_per_class")
+    path.write_text(json.dumps(loaded))
+
+
+def test_videos_that_were_replaced_by_older_files_are_named(
+    inline: None, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `cp -p` and `rsync -t` do: the file that comes has the time at which it was written."""
+    folder, paths = tmp_path / "data", []
+    for index in range(40):
+        paths.append(tmp_path / f"{index}.count")
+        paths[-1].write_text("20")
+        os.utime(paths[-1], (0, 10**9))
+    data_set = _data_set(map(str, paths))
+    sharding.prepare(data_set, _options(folder))
+    states = Manifest.load(folder).sources
+    assert [len(each) for each in states] == [8 * 20, 8 * 20] and len(set("".join(states))) <= 16
+
+    def said() -> str:
+        capsys.readouterr()
+        assert sharding.prepare(data_set, _options(folder)) == 0
+        return capsys.readouterr().out.removeprefix(f"{folder}: complete already, nothing to do").rstrip("\n")
+
+    assert said() == ""
+    os.utime(paths[7], (0, 10**9 - 1))
+    assert said() == "; but 1 videos have changed since, e.g. v007: delete it first"
+    paths[30].write_text("2")  # shorter, at the same time as before
+    os.utime(paths[30], (0, 10**9))
+    assert said().startswith("; but 2 videos have changed since, e.g. v0")
+    _without_states(folder)
+    assert said() == ""
+    os.utime(paths[7], (0, 2**33))
+    assert said() == "; but 1 videos have changed since, e.g. v007: delete it first"
+
+
+def test_a_changed_frame_is_a_changed_video(tmp_path: pathlib.Path) -> None:
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_text("as it was")
+        os.utime(tmp_path / name, (0, 10**9))
+    (tmp_path / "notes.txt").touch()
+    states = [sources.state(Video("v", str(tmp_path)))]
+    for change in (
+        lambda: (tmp_path / "notes.txt").unlink(),
+        lambda: os.utime(tmp_path / "1.png", (0, 10**9 - 1)),
+        lambda: (tmp_path / "2.png").rename(tmp_path / "3.png"),
+        lambda: (tmp_path / "3.png").unlink(),
+    ):
+        change()
+        states.append(sources.state(Video("v", str(tmp_path))))
+    assert states[0] == states[1] and len(set(states)) == 4
+
+
 def test_a_changed_mask_is_a_changed_video(tmp_path: pathlib.Path) -> None:
     for name in ("video", "mask"):
         (tmp_path / name).write_text("as it was")
     video = Video("v", str(tmp_path / "video"), mask=str(tmp_path / "mask"))
-    before = sharding._state(video)
+    before = sources.state(video)
     (tmp_path / "mask").write_text("mended")
-    assert sharding._state(video) != before
+    assert sources.state(video) != before
     (tmp_path / "mask").unlink()
-    assert sharding._state(video) == "missing"
+    assert sources.state(video) == "missing"
 
 
 def test_shards_whose_videos_changed_are_made_again_and_no_others(
@@ -468,7 +556,7 @@ def test_shards_whose_videos_changed_are_made_again_and_no_others(
     _prepare_half(data_set, _options(folder), monkeypatch)
     before = _times(folder)
     first, second = sorted(before)
-    changed = sharding.shuffled(data_set.videos, 0)[3]  # of the first shard
+    changed = planning.shuffled(data_set.videos, 0)[3]  # of the first shard
     pathlib.Path(changed.path).write_text("30")
     assert sharding.prepare(data_set, _options(folder)) == 0
     after = _times(folder)

@@ -110,6 +110,30 @@ def test_capitals_may_differ_between_lists_and_archive(tmp_path: pathlib.Path) -
     assert _labelled(data_set)["v_HandStandPushups_g09_c02"] == (1, "HandStandPushups")
 
 
+def test_containers_need_not_be_those_of_the_lists(tmp_path: pathlib.Path) -> None:
+    videos, lists = _archive(tmp_path / "videos"), _lists(tmp_path / "lists")
+    for video_id, extension in zip(TRAIN, ("mp4", "WebM", "mkv")):
+        path = videos / _class(video_id) / f"{video_id}.avi"
+        path.rename(path.with_suffix(f".{extension}"))
+    train = ucf101.data_set(_options(videos, lists))
+    assert _labelled(train) == {
+        "v_YoYo_g08_c01": (2, "YoYo"),
+        "v_Archery_g08_c01": (0, "Archery"),
+        "v_HandStandPushups_g09_c02": (1, "HandStandPushups"),
+    }
+    assert train.missing == [] and {os.path.splitext(v.path)[1] for v in train.videos} == {".mp4", ".WebM", ".mkv"}
+    assert set(_labelled(ucf101.data_set(_options(videos, "", split="all")))) == set(TRAIN + TEST)
+    (videos / "YoYo" / "v_YoYo_g08_c01.mp4").rename(videos / "YoYo" / "v_YoYo_g08_c01.txt")
+    assert ucf101.data_set(_options(videos, lists)).missing == ["v_YoYo_g08_c01"]
+    # Lists of a copy may name what there is.
+    (lists / "testlist01.txt").write_text("Archery/v_Archery_g01_c01.mp4\nYoYo/v_YoYo_g01_c01.webm\n")
+    assert set(_labelled(ucf101.data_set(_options(videos, lists, split="test")))) == set(TEST)
+    (videos / "v_Archery_g01_c01.mp4").touch()
+    error = _error(_options(videos, lists))
+    assert error.startswith("two videos have the same name, keep one of them: ")
+    assert all(str(videos / name) in error for name in ("v_Archery_g01_c01.mp4", "Archery/v_Archery_g01_c01.avi"))
+
+
 def test_without_lists(tmp_path: pathlib.Path) -> None:
     videos = _archive(tmp_path / "videos", nested=False)
     for name in ("._v_YoYo_g08_c01.avi", "v_YoYo_g08_c01.avi.part", "notes.txt", "movie.avi"):
@@ -269,6 +293,26 @@ def test_command_prepares_what_was_rendered(shapes: pathlib.Path, prepared: path
         stored = tf.io.decode_png(record["frames"][7])
         shrunk = tf.image.resize(tf.cast(stored, tf.float32), [72, 72], method="area").numpy()
         assert np.abs(shrunk - drawn).mean() < 4  # the same frame, same colours, after Motion JPEG and two resizings
+
+
+def test_classes_without_a_video_are_named(shapes: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Two of twelve classes are on the disk, and lists of those two; classInd.txt has all."""
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    there = [moving_shapes.CLASSES[3], moving_shapes.CLASSES[7]]
+    for name in ("trainlist01.txt", "testlist01.txt"):
+        lines = (shapes / "ucfTrainTestlist" / name).read_text().splitlines(keepends=True)
+        (lists / name).write_text("".join(line for line in lines if line.partition("/")[0] in there))
+    shutil.copy(shapes / "ucfTrainTestlist" / "classInd.txt", lists)
+    flags = [f"--video_dir={shapes / 'videos'}", f"--split_dir={lists}", "--resolution=8", "--num_workers=1"]
+    result = _command(*flags, f"--output_dir={tmp_path / 'data'}")
+    assert result.returncode == 0, result.stderr
+    absent = [name for name in moving_shapes.CLASSES if name not in there]
+    shown = ", ".join(map(repr, absent[:3]))
+    line = f"10 of 12 classes have no video: {shown} and 7 more"
+    assert result.stdout.splitlines()[0] == f"warning: {line}" and result.stdout.count("no video") == 1
+    manifest = Manifest.load(tmp_path / "data")
+    assert manifest.videos_per_class == [0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 0] and manifest.empty_classes == line
 
 
 def test_interrupted_command_goes_on_and_gives_the_same_bytes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -13,10 +14,15 @@ import pytest
 import tensorflow as tf
 
 from data_prep import face_boxes, video_folder
+from data_prep.faceforensics import FaceForensicsOptions
+from data_prep.ucf101 import Ucf101Options
 from data_prep.video_folder import VideoFolderOptions
 from tests import faces
 from tests.conftest import run_command
+from tests.data_sets import write_data_set
 from tests.forking import fork_command
+from tests.test_frame_folders import write, write_frames
+from tganv2_tf.config import ModelConfig
 from tganv2_tf.data import records
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.decoding import VideoError, open_video
@@ -163,6 +169,110 @@ def test_a_folder_that_cannot_be_read_is_no_empty_folder(tmp_path: pathlib.Path)
         (tmp_path / "b").chmod(0o700)
 
 
+SPLIT = ["train/golf/a.mp4", "train/golf/deep/b.mp4", "train/tennis/c.mp4", "test/tennis/d.mp4", "test/tennis/e/1.jpg"]
+
+
+def _classes(folder: pathlib.Path, **changes: Any) -> dict[str, tuple[int, str]]:
+    """Number and name of each video's class."""
+    data_set = video_folder.data_set(_options(folder, **changes))
+    assert all(video.label == -1 or data_set.labels[video.label] == video.label_name for video in data_set.videos)
+    return {video.id: (video.label, video.label_name) for video in data_set.videos}
+
+
+def test_classes_are_folders_of_a_level(tmp_path: pathlib.Path) -> None:
+    _touch(tmp_path, *SPLIT)
+    assert _classes(tmp_path, class_level=2) == {
+        "train/golf/a.mp4": (0, "golf"),
+        "train/golf/deep/b.mp4": (0, "golf"),
+        "train/tennis/c.mp4": (1, "tennis"),
+        "test/tennis/d.mp4": (1, "tennis"),
+        "test/tennis/e": (1, "tennis"),
+    }
+    assert {name for _, name in _classes(tmp_path, class_level=1).values()} == {"train", "test"}
+    assert _classes(tmp_path / "train")["golf/deep/b.mp4"] == (1, "golf/deep")
+    _touch(tmp_path, "train/f.mp4")
+    with pytest.raises(ConfigError, match=r"^--class_level=2: train/f\.mp4 lies above that level; move it, or lower"):
+        _classes(tmp_path, class_level=2)
+    with pytest.raises(ConfigError, match="--class_level=-1: valid: a whole number of at least 0"):
+        _options(tmp_path, class_level=-1)
+
+
+def test_a_list_of_classes_fixes_their_numbers(tmp_path: pathlib.Path) -> None:
+    folder = _touch(tmp_path / "root", *SPLIT, "test/top.mp4")
+    listed = tmp_path / "classes.txt"
+    listed.write_text("\ufefftennis\r\n\r\nrowing \r\ngolf\r\n")
+    train = _classes(folder / "train", class_level=1, classes=str(listed))
+    assert train["golf/a.mp4"] == (2, "golf") and train["tennis/c.mp4"] == (0, "tennis")
+    test = _classes(folder / "test", classes=str(listed))
+    assert test == {"tennis/d.mp4": (0, "tennis"), "tennis/e": (0, "tennis"), "top.mp4": (records.NO_LABEL, "")}
+    listed.write_text("golf\n")
+    with pytest.raises(UserError) as caught:
+        _classes(folder / "test", classes=str(listed))
+    assert str(caught.value) == f"--classes={listed}: 'tennis', the class of tennis/d.mp4, is not in it"
+    for content, told in (
+        (b"\n", "there are no classes in it"),
+        (b"a\nb\na", "'a' is there 2 times"),
+        (b"\xff", "text"),
+    ):
+        listed.write_bytes(content)
+        with pytest.raises(UserError, match=f"^--classes={listed}: .*{told}"):
+            _classes(folder / "test", classes=str(listed))
+    with pytest.raises(UserError, match=r"^--classes=nowhere: No such file"):
+        _classes(folder / "test", classes="nowhere")
+
+
+def test_classes_come_from_a_prepared_data_set_and_are_recorded(tmp_path: pathlib.Path) -> None:
+    folder = _touch(tmp_path / "root", *SPLIT)
+    write_data_set(tmp_path / "data", [8], labels=["tennis", "golf"])
+    options = _options(folder / "test", class_level=1, classes=str(tmp_path / "data"))
+    fixed, free = video_folder.data_set(options), video_folder.data_set(_options(folder / "test"))
+    assert fixed.labels == ["tennis", "golf"] and free.labels == ["tennis"]
+    assert fixed.options["class_level"] == 1 and fixed.options["classes"].startswith("2 with digest ")
+    assert not {"class_level", "classes"} & free.options.keys(), "as in data sets of older versions"
+    write_data_set(tmp_path / "other", [8], labels=["tennis", "golf", "rowing"])
+    options = _options(folder / "test", class_level=1, classes=str(tmp_path / "other"))
+    assert video_folder.data_set(options).options["classes"] != fixed.options["classes"]
+
+
+def test_folders_of_frames_are_videos(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _touch(tmp_path, "sky/clip#1/1.jpg", "sky/clip#1/2.jpg", "sky/x.mp4", "sky/clip#1/notes.txt")
+    options = _options(tmp_path)
+    assert {video.id: video.label_name for video in video_folder.data_set(options).videos} == {
+        "sky/x.mp4": "sky",
+        "sky/clip#1": "sky",
+    }
+    assert capsys.readouterr().out == (
+        f"{tmp_path}: 2 of 2 videos for --split=all; folders of frames: 1; files of other kinds: 1, e.g. "
+        "sky/clip#1/notes.txt\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        video_folder.data_set(_options(tmp_path, fps=25.0))
+    clip = tmp_path / "sky" / "clip#1"
+    assert str(caught.value) == f"--fps=25: {clip} is a folder of frames, which has no rate; leave --fps out"
+
+
+@pytest.mark.parametrize("resolution", [65, 4, 100, 8200])
+def test_sizes_that_no_recipe_can_train_are_refused(resolution: int) -> None:
+    told = f"^--resolution={resolution}: valid: a multiple of 8 up to 8192; no recipe can train on others$"
+    for make in (
+        functools.partial(VideoFolderOptions, video_dir="videos"),
+        functools.partial(Ucf101Options, video_dir="videos", split="all"),
+        functools.partial(FaceForensicsOptions, root="root"),
+    ):
+        assert make(resolution=8) and make(resolution=8192) and make(resolution=104)
+        with pytest.raises(ConfigError, match=told):
+            make(resolution=resolution)
+
+
+def test_these_sizes_are_those_of_recipes() -> None:
+    one_level = functools.partial(ModelConfig, frame_strides=(), batch_strides=(), up_channels=(4, 4, 4))
+    for resolution in (8, 104, 8192):
+        assert one_level(resolution=resolution).pyramid.num_levels == 1
+    for resolution in (65, 4, 100):
+        with pytest.raises(ConfigError, match=f"--resolution={resolution} cannot be reached"):
+            one_level(resolution=resolution)
+
+
 def _command(video_dir: pathlib.Path, output_dir: pathlib.Path, *more: str, true: bool = False) -> Any:
     size = ["--resolution=32", "--min_frames=8", "--encoding=png"]
     arguments = ["data_prep.video_folder", f"--video_dir={video_dir}", f"--output_dir={output_dir}", *size, *more]
@@ -244,6 +354,40 @@ def test_command_crops_faces(folder: pathlib.Path, tmp_path: pathlib.Path) -> No
             # The face is in the middle and whole: 1.6 radii of the 1.6 times 2.1 of the square.
             assert rows.mean() == pytest.approx(15.5, abs=4) and columns.mean() == pytest.approx(15.5, abs=3)
             assert 0.3 * 32 < np.ptp(columns) < 0.6 * 32 and columns.min() > 0 and columns.max() < 31
+
+
+def test_command_on_folders_of_frames(tmp_path: pathlib.Path) -> None:
+    folder, data = tmp_path / "videos", tmp_path / "data"
+    for clip, greys in (("sky/long", range(1, 13)), ("sky/short", range(5)), ("sea/sizes", range(100, 110))):
+        write_frames(folder / clip, greys)
+    write(folder / "sea" / "sizes" / "frame_3.png", 200, (64, 40))
+    (folder / "sky" / "long" / "frame_5.png").write_bytes(b"no image")
+    result = _command(folder, data, "--num_workers=1")
+    assert result.returncode == 0, result.stderr
+    told = [
+        f"{folder}: 3 of 3 videos for --split=all; folders of frames: 3",
+        "1 of 3 videos are skipped:",
+        "  sky/short: it has 5 frames, fewer than --min_frames=8",
+        "1 of 3 videos are damaged, and in the data set without what cannot be decoded:",
+        "  sky/long: damaged: 11 of its 12 images can be read; the first that cannot: frame_5.png: not an image",
+    ]
+    assert result.stdout.splitlines()[:5] == told
+    found = _records(data)
+    assert {name: (record["label_name"].numpy(), float(record["fps"])) for name, (record, _) in found.items()} == {
+        "sky/long": (b"sky", 0.0),
+        "sea/sizes": (b"sea", 0.0),
+    }
+    assert found["sky/long"][1].shape == (11, 32, 32, 3)
+    assert found["sky/long"][1][:, 0, 0, 0].tolist() == [1, 2, 3, 4, *range(6, 13)]
+    assert found["sea/sizes"][1][:, 9, 9, 1].tolist() == [100, 101, 200, *range(103, 110)]
+    manifest = Manifest.load(data)
+    assert manifest.frame_rates == {"0": 2} and manifest.damaged[0].header_frames == 12
+    assert manifest.videos_per_class == [1, 1]
+
+    assert _command(folder, data).stdout.endswith(f"{data}: complete already, nothing to do\n")
+    write(folder / "sky" / "long" / "frame_5.png", 5)
+    said = _command(folder, data).stdout
+    assert said.endswith("nothing to do; but 1 videos have changed since, e.g. sky/long: delete it first\n")
 
 
 def test_wrong_commands_end_in_one_line(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -1,4 +1,4 @@
-"""Video files -> frames as a good player shows them.
+"""Video files and folders of frames -> frames as a good player shows them.
 
 PyAV decodes, with one thread: worker processes share the processors already. At no time is more than a few decoded
 frames of a video in memory.
@@ -7,12 +7,10 @@ frames of a video in memory.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import re
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import NamedTuple
 
 import av
 import numpy as np
@@ -21,6 +19,8 @@ from tganv2_tf import lanes
 from tganv2_tf.display import Display, deinterlaced, resampled, timed
 from tganv2_tf.errors import VideoError as VideoError
 from tganv2_tf.files import Path
+from tganv2_tf.frame_folders import frame_paths, open_frames
+from tganv2_tf.video_frames import Damage, VideoFrames
 
 if "OPENCV_LOG_LEVEL" not in os.environ:
     lanes.silence_opencv()
@@ -28,65 +28,31 @@ av.logging.set_skip_repeated(False)  # every message counts, see _Log
 
 TEXT_BYTES = 64
 TEXT = bytes([*b"\t\n\r\f", *range(32, 127)])
+LEAST_FRAME_BYTES = 16  # of a compressed video; bounds what a damaged header can claim
 MAX_READ_ERRORS = 100  # in a row; a damaged index can name any number of packets
 
 
-@dataclasses.dataclass
-class Damage:
-    """What is damaged or missing in a video, known once all of its frames have been read.
-
-    Attributes:
-      header_frames: number of frames by the header of the file, or by its length; 0 if it has neither.
-      num_frames: frames that were decoded.
-      bad_packets: packets that could not be read or decoded, or only with errors.
-      incomplete: whether the video ends before its header says.
-    """
-
-    header_frames: int = 0
-    num_frames: int = 0
-    bad_packets: int = 0
-    incomplete: bool = False
-
-    @property
-    def reason(self) -> str:
-        """What is wrong, in one line; empty if nothing is."""
-        if not self.bad_packets and not self.incomplete:
-            return ""
-        expected = f" of the {self.header_frames} that its header promises" if self.header_frames else ""
-        errors = f", {self.bad_packets} packets with errors" if self.bad_packets else ""
-        return f"damaged: {self.num_frames} frames{expected} were decoded{errors}"
-
-
-class VideoFrames(NamedTuple):
-    """A video being decoded.
-
-    Attributes:
-      fps: frames per second; 0 if unknown.
-      frames: each uint8 [height, width, 3], RGB. Raises VideoError if nothing can be decoded.
-      damage: complete when `frames` is exhausted.
-    """
-
-    fps: float
-    frames: Iterator[np.ndarray]
-    damage: Damage = Damage()
-
-
 def open_video(path: Path, fps: float = 0.0) -> VideoFrames:
-    """Opens a video file. Its frames are what a good player shows.
+    """Opens a video file, or a folder of frames. Its frames are what a good player shows.
 
     The main stream is the one with most pixels that is no cover picture. Matrix and range are those that it declares;
     without a declaration, BT.709 from 720 rows or 1280 columns up, else BT.601. Primaries are not converted. Frames are
     turned and mirrored as the display matrix says, enlarged in one direction if pixels are not square, and
     deinterlaced if flagged as interlaced. Grey has three equal channels; transparency is dropped.
 
-    Frames that the decoder recovers from a damaged file are kept, before and after the damage.
+    Frames that the decoder recovers from a damaged file are kept, before and after the damage. Of folders
+    `frame_folders.open_frames` tells more.
 
     Args:
-      path: of the file.
+      path: of the file or folder.
       fps: frames per second to resample to, by the nearest frame in time; 0 = each coded frame is one frame.
     Raises:
-      VideoError: missing, empty, not a video, HDR.
+      VideoError: missing, empty, not a video, HDR; a folder of frames and `fps`.
     """
+    if os.path.isdir(path):
+        if fps:
+            raise VideoError("a folder of frames has no rate, so that it cannot be resampled to another")
+        return open_frames(path)
     container, stream = _open(path)
     display, damage = Display(stream), Damage(header_frames=stream.frames)
     frames = _frames(container, stream, display, damage, fps)
@@ -237,14 +203,18 @@ class _Log:
 
 
 def claimed_num_frames(path: Path) -> int:
-    """The number of frames by the header of the file, often wrong; 0 if it has none.
+    """The number of frames by the header of the file, often wrong, or of images in a folder; 0 if it has none.
 
     Raises:
       VideoError: it cannot be opened.
+      OSError: a folder that cannot be read.
     """
+    if os.path.isdir(path):
+        return len(frame_paths(path))
     container, stream = _open(path)
     with container:
         length = stream.duration * stream.time_base if stream.duration and stream.time_base else None
         if length is None and container.duration:
             length = Fraction(container.duration, av.time_base)
-        return max(0, stream.frames or int((length or 0) * _rate(stream)))
+        claimed = max(0, stream.frames or int((length or 0) * _rate(stream)))
+    return min(claimed, os.path.getsize(path) // LEAST_FRAME_BYTES)

@@ -206,6 +206,13 @@ def check_lengths(config: Config, manifest: Manifest) -> Iterator[Finding]:
         yield Finding(NOTE, "data", said)
 
 
+def check_classes(manifest: Manifest, conditional: bool) -> Iterator[Finding]:
+    """Classes without a video, if there are some."""
+    if manifest.empty_classes:
+        learns = "; a conditional model learns nothing about them" if conditional else ""
+        yield Finding(NOTE, "classes", f"{manifest.empty_classes}{learns}")
+
+
 def check_tensorflow() -> Finding:
     """Imports TensorFlow, the first time, and says what it was built for."""
     try:
@@ -403,6 +410,8 @@ def examine(config: Config, has_recipe: bool) -> Iterator[Finding]:
     yield check_memory(memory)
     shards, manifest = check_shards(config.model, config.data)
     yield shards
+    if manifest is not None:
+        yield from check_classes(manifest, config.model.conditional)
     tensorflow = check_tensorflow()
     yield tensorflow
     if tensorflow.level == PROBLEM:

@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import pathlib
 import sys
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +30,7 @@ from tganv2_tf.config import DataConfig, EvalConfig, option, require
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.evaluation import score_names
 from tganv2_tf.files import check_destination, write_atomically
+from tganv2_tf.folders import files_of
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ class Command:
     untrained: bool = option("with --model_dir: the generator as it was before its training", False)
     saved_model: str = option("folder of one version of a SavedModel", "")
     video_dir: str = option(
-        "folder of video files, of which the first 16 frames count, cropped and resized as those in --data_dir were", ""
+        "folder of videos, of which the first 16 frames count, cropped and resized as those in --data_dir were", ""
     )
     clips_dir: str = option("folder of shards, scored as if their clips were generated", "")
     data_dir: str = option("folder of the shards of real videos; none = those that the run was trained on", "")
@@ -155,7 +157,8 @@ def source(
     if command.video_dir:
         paths = samples.videos_in(command.video_dir)
         about |= {"video_dir": command.video_dir, "num_videos": len(paths)}
-        about["checksum"] = folder_checksum(command.video_dir, paths)
+        files = [pathlib.Path(file) for path in paths for file in files_of(path)]
+        about["checksum"] = folder_checksum(command.video_dir, files)
         about["framing"] = framing and dataclasses.asdict(framing)
         return samples.of_folder(paths, batch_size, data.normalization, framing), data, about, ()
     manifest = Manifest.load(command.clips_dir)

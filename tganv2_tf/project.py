@@ -36,7 +36,7 @@ class Command:
     """What to look for, and how."""
 
     model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000")
-    video: str = option("video file to look for")
+    video: str = option("video to look for: a file, or a folder of frames")
     output: str = option(
         "file to write, the clip beside its reconstruction: .mp4, .gif or .png (two strips of frames)",
         destination="file",

@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tganv2_tf import storage
@@ -25,6 +25,7 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 UNFINISHED_DIR = ".unfinished"  # what a preparation keeps in the data folder until its manifest is written
 CHUNK_BYTES = 1 << 20
+SHOWN_CLASSES = 3
 LOOKS_AT_ONCE = 16  # a bucket takes tens of milliseconds to say how large a shard is
 MAX_PIXELS = 65535  # across or down: no JPEG has more
 
@@ -125,10 +126,12 @@ class Manifest:
       shards: in the order of their numbers.
       skipped: videos that were to be prepared and could not.
       damaged: videos of which a part is missing or faulty.
-      frame_rates: number of videos by their rate in frames per second, as text; `0` if unknown. Empty in data sets of
-        older versions.
-      longest_records: number of videos by the frames of their longest record, as text. Empty in data sets of older
-        versions.
+      frame_rates: number of videos by their rate in frames per second, as text; `0` if unknown.
+      longest_records: number of videos by the frames of their longest record, as text.
+      videos_per_class: number of videos of each class, in the order of `labels`.
+      sources: of each shard, digits that tell whether the files of its videos have changed (`data_prep.sources`).
+
+    The last four are empty in data sets of older versions.
     """
 
     name: str
@@ -142,6 +145,8 @@ class Manifest:
     damaged: list[Damaged] = dataclasses.field(default_factory=list)
     frame_rates: dict[str, int] = dataclasses.field(default_factory=dict)
     longest_records: dict[str, int] = dataclasses.field(default_factory=dict)
+    videos_per_class: list[int] = dataclasses.field(default_factory=list)
+    sources: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def num_shards(self) -> int:
@@ -170,6 +175,11 @@ class Manifest:
             if middle <= 0:
                 return rate
         return 0.0
+
+    @property
+    def empty_classes(self) -> str:
+        """One line that names the classes without a video; empty if there are none, or if it is not known."""
+        return describe_empty_classes(self.labels, self.videos_per_class)
 
     def shard_paths(self, folder: Path) -> list[str]:
         """Paths of the shards, in the order of their numbers, for `tf.data.TFRecordDataset`."""
@@ -231,6 +241,22 @@ class Manifest:
         return manifest
 
 
+def describe_empty_classes(labels: Sequence[str], counts: Sequence[int]) -> str:
+    """One line that names the classes without a video; empty if there are none.
+
+    Args:
+      labels: names of the classes.
+      counts: number of videos of each.
+    """
+    names = [label for label, count in zip(labels, counts) if not count]
+    if not names:
+        return ""
+    shown = ", ".join(map(repr, names[:SHOWN_CLASSES]))  # they may hold commas
+    more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+    have = "has" if len(names) == 1 else "have"
+    return f"{len(names)} of {len(labels)} classes {have} no video: {shown}{more}"
+
+
 WHAT_TO_DO = "copy the data set again, or prepare it again in an empty folder"
 
 
@@ -240,15 +266,14 @@ def _from_json(text: str) -> Manifest:
     json.dumps(loaded, ensure_ascii=False).encode()  # halves of characters could not be printed later
     if _checked(loaded, {"format": int}, "")["format"] != FORMAT_VERSION:
         raise ValueError(f"its format is {loaded['format']}; this code reads {FORMAT_VERSION}")
-    fields = _checked({"damaged": [], "frame_rates": {}, "longest_records": {}, **loaded}, _MANIFEST_KINDS, "")
-    if not all(isinstance(label, str) for label in fields["labels"]):
-        raise ValueError("the field labels is not a list of names")
-    lists = (
-        ("shards", Shard, _SHARD_KINDS),
-        ("skipped", Skipped, _SKIPPED_KINDS),
-        ("damaged", Damaged, _DAMAGED_KINDS),
-    )
-    for key, made, kinds in lists:
+    fields = _checked({**_LATER_FIELDS, **loaded}, _kinds(Manifest), "")
+    for key, kind in (("labels", str), ("videos_per_class", int), ("sources", str)):
+        if not all(type(value) is kind for value in fields[key]):
+            raise ValueError(f"the field {key} has values of another kind")
+    if len(fields["videos_per_class"]) not in (0, len(fields["labels"])):
+        raise ValueError(f"the field videos_per_class has {len(fields['videos_per_class'])} values")
+    for key, made in (("shards", Shard), ("skipped", Skipped), ("damaged", Damaged)):
+        kinds = _kinds(made)
         fields[key] = [made(**_checked(entry, kinds, f"{key}[{i}].")) for i, entry in enumerate(fields[key])]
     if not fields["shards"]:
         raise ValueError("it lists no shards")
@@ -272,22 +297,19 @@ def _from_json(text: str) -> Manifest:
     return manifest
 
 
-_MANIFEST_KINDS = {
-    "name": str,
-    "split": str,
-    "height": int,
-    "width": int,
-    "labels": list,
-    "options": dict,
-    "shards": list,
-    "skipped": list,
-    "damaged": list,
-    "frame_rates": dict,
-    "longest_records": dict,
+_LATER_FIELDS: dict[str, Any] = {
+    "damaged": [],
+    "frame_rates": {},
+    "longest_records": {},
+    "videos_per_class": [],
+    "sources": [],
 }
-_SHARD_KINDS = {"file": str, "bytes": int, "checksum": str, "num_videos": int, "num_records": int, "num_frames": int}
-_SKIPPED_KINDS = {"video": str, "reason": str}
-_DAMAGED_KINDS = {"video": str, "header_frames": int, "num_frames": int, "reason": str}
+
+
+def _kinds(made: type) -> dict[str, type]:
+    """Types of the fields of a dataclass of this module, without those of their items."""
+    kinds = {"str": str, "int": int, "list": list, "dict": dict}
+    return {field.name: kinds[str(field.type).partition("[")[0]] for field in dataclasses.fields(made)}
 
 
 def _checked(loaded: Any, kinds: Mapping[str, type], where: str) -> dict[str, Any]:

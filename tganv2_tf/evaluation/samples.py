@@ -24,7 +24,7 @@ from tganv2_tf.decoding import VideoError, open_video
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import NUM_FRAMES
 from tganv2_tf.evaluation.framing import Framing
-from tganv2_tf.folders import VIDEO_NAME, walk
+from tganv2_tf.folders import find_videos
 from tganv2_tf.models.latents import latents_from_seeds
 
 Batches = Iterator[tf.Tensor]
@@ -98,32 +98,27 @@ def batch_of_generator(
 
 
 def videos_in(folder: str) -> list[pathlib.Path]:
-    """All video files in a folder and below, in the order of their paths; links and hidden folders as `walk` has them.
+    """All videos in a folder and below, files and folders of frames, in the order of their paths.
 
     Raises:
       UserError: no such folder, or no video in it.
     """
-    if not pathlib.Path(folder).is_dir():
-        raise UserError(f"{folder}: no such folder")
-    found = [pathlib.Path(parent, name) for parent, names in walk(folder) for name in names]
-    paths = sorted(path for path in found if VIDEO_NAME.fullmatch(path.name))
-    if not paths:
-        raise UserError(f"{folder}: no video files in it")
-    return paths
+    return sorted(map(pathlib.Path, find_videos(folder).videos))
 
 
 def of_folder(
     paths: list[pathlib.Path], batch_size: int, normalization: str, framing: Framing | None = None
 ) -> Batches:
-    """The first 16 frames of each video file; a batch holds videos of one size.
+    """The first 16 frames of each video; a batch holds videos of one size.
 
     Args:
-      paths: of the files.
+      paths: of video files and folders of frames.
       batch_size: the most videos of a batch.
       normalization: from bytes to numbers, as `normalize` has it.
       framing: how frames are cropped and resized; None leaves them as they are.
     Raises:
-      UserError: a file that cannot be decoded, is damaged, has fewer frames or cannot be cropped.
+      UserError: a video that cannot be decoded, is damaged, has fewer frames or frames of several sizes, or cannot be
+        cropped.
     """
     return _batched(((f"{path}", _first_frames(path)) for path in paths), batch_size, normalization, framing)
 
@@ -138,6 +133,8 @@ def _first_frames(path: pathlib.Path) -> np.ndarray:
         raise UserError(f"{path}: its first {NUM_FRAMES} frames are damaged; take it out of the folder")
     if len(frames) < NUM_FRAMES:
         raise UserError(f"{path}: {len(frames)} frames; the scores are of {NUM_FRAMES}; take it out of the folder")
+    if len({frame.shape for frame in frames}) > 1:
+        raise UserError(f"{path}: its frames differ in size; take it out of the folder")
     return np.stack(frames)
 
 

@@ -6,6 +6,8 @@ import dataclasses
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from absl import logging
+
 from tganv2_tf.config import Config
 from tganv2_tf.data.lengths import describe_too_short
 from tganv2_tf.data.manifest import Manifest
@@ -23,6 +25,12 @@ def with_classes(config: Config, manifest: Manifest) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=len(manifest.labels)))
 
 
+def warn_of_empty_classes(config: Config, manifest: Manifest) -> None:
+    """Logs a warning that names the classes of a conditional model without a video."""
+    if config.model.conditional and manifest.empty_classes:
+        logging.warning("%s: %s; the model learns nothing about them.", config.data.data_dir, manifest.empty_classes)
+
+
 def describe(config: Config, devices: Sequence[str], workers: int) -> Iterator[str]:
     """What `--dry_run` prints, in lines: level table, devices of a worker, changed settings and, if named, the data.
 
@@ -31,7 +39,9 @@ def describe(config: Config, devices: Sequence[str], workers: int) -> Iterator[s
       UserError: data that cannot be used; the other lines come first, unless they depend on the data.
     """
     if config.data.data_dir and config.model.conditional:
-        config = with_classes(config, load_manifest(config.model, config.data))
+        manifest = load_manifest(config.model, config.data)
+        warn_of_empty_classes(config, manifest)
+        config = with_classes(config, manifest)
     if config.model.conditional and not config.model.num_classes:
         raise ConfigError("--num_classes=0: the number of classes is not known without --data_dir; give one of them")
     share = per_replica_batch_size(config, workers * len(devices))

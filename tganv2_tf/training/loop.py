@@ -34,7 +34,7 @@ from tganv2_tf.training.checkpoints import (
     initialize,
     record_config,
 )
-from tganv2_tf.training.description import describe, with_classes
+from tganv2_tf.training.description import describe, warn_of_empty_classes, with_classes
 from tganv2_tf.training.distribution import (
     check_bfloat16,
     gatherer,
@@ -133,6 +133,8 @@ def train(
         tf.config.experimental.enable_op_determinism()
     manifest = load_manifest(config.model, config.data)
     config = with_classes(config, manifest)
+    if chief:
+        warn_of_empty_classes(config, manifest)
     with contextlib.ExitStack() as stack:
         if chief:
             storage.make_folder(train.model_dir)  # now, where it fails at once if it must

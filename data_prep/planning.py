@@ -1,0 +1,109 @@
+"""Which video goes into which shard: known before the work, and on every machine the same."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
+
+import cv2
+
+from data_prep.options import ShardingOptions
+from data_prep.report import in_one_line
+from data_prep.shard_writer import READ_ERRORS, Reader, Video
+from data_prep.video import encode_frame
+from data_prep.workers import run_supervised
+from tganv2_tf.data.manifest import Skipped
+from tganv2_tf.decoding import claimed_num_frames
+from tganv2_tf.errors import UserError
+
+MIB = 2**20
+PROBED_VIDEOS, PROBED_FRAMES = 16, 8
+# Small data sets too are to keep several workers busy, and later the readers of several replicas.
+LEAST_SHARDS = 8
+LEAST_VIDEOS_A_SHARD = 16
+
+
+def shuffled(videos: Sequence[Video], seed: int) -> list[Video]:
+    """Puts videos into an order that depends on their ids and the seed alone, always and on every machine.
+
+    UCF101's lists are sorted by class: without this a shard would hold three classes.
+    """
+    return sorted(videos, key=lambda video: hashlib.sha256(f"{seed} {video.id}".encode()).digest())
+
+
+def num_shards(num_videos: int, bytes_a_video: float, shard_mib: int) -> int:
+    """Shards for so many videos: by size, but enough for several workers, and none without videos."""
+    by_size = round(num_videos * bytes_a_video / (shard_mib * MIB))
+    return max(1, min(num_videos, max(by_size, min(LEAST_SHARDS, num_videos // LEAST_VIDEOS_A_SHARD))))
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeTask:
+    """A sample of the videos, to foretell the size of the shards."""
+
+    videos: tuple[Video, ...]
+    reader: Reader
+    encoding: str
+    jpeg_quality: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """What the first frames of a sample tell.
+
+    Attributes:
+      bytes_a_video: mean of its encoded frames, by the numbers of frames in the headers; 0 for a video that failed.
+      failed: videos that cannot be read.
+    """
+
+    bytes_a_video: float
+    failed: tuple[Skipped, ...]
+
+
+def probe(task: ProbeTask, announce: Callable[[str | None], None]) -> Probe:
+    """Reads the headers and the first frames of the videos; runs in a worker process."""
+    cv2.setNumThreads(1)
+    total, failed = 0.0, []
+    for video in task.videos:
+        announce(video.id)
+        try:
+            frames = itertools.islice(task.reader(video).frames, PROBED_FRAMES)
+            sizes = [len(encode_frame(frame, task.encoding, task.jpeg_quality)) for frame in frames]
+        except READ_ERRORS as error:
+            failed.append(Skipped(video.id, str(error) or type(error).__name__))
+            continue
+        with contextlib.suppress(*READ_ERRORS):
+            total += claimed_num_frames(video.path) * sum(sizes) / max(1, len(sizes))
+    announce(None)
+    return Probe(total / max(1, len(task.videos)), tuple(failed))
+
+
+def bytes_a_video(videos: Sequence[Video], reader: Reader, options: ShardingOptions) -> float:
+    """Foretells the mean size of a video in the shards, by the first ones of the shuffled videos.
+
+    Raises:
+      UserError: of these alone, more cannot be used than may be skipped.
+    """
+    sample = tuple(videos[:PROBED_VIDEOS])
+    answers: list[Probe] = []
+    # In a worker: a video that crashes or hangs a decoder must not do so here.
+    run_supervised(
+        probe,
+        [ProbeTask(sample, reader, options.encoding, options.jpeg_quality)],
+        num_workers=1,
+        item_timeout=options.video_timeout,
+        on_done=lambda task, answer: answers.append(answer),
+        on_lost=lambda task, video_id, reason: dataclasses.replace(
+            task, videos=tuple(video for video in task.videos if video.id != video_id)
+        ),
+    )
+    failed = answers[0].failed
+    if len(failed) > options.max_failures:
+        raise UserError(
+            f"{len(failed)} of the {len(sample)} videos that were tried first cannot be used, more than --max_failures="
+            f"{options.max_failures}, e.g. {in_one_line(failed[0].video)}: {in_one_line(failed[0].reason)}"
+        )
+    return answers[0].bytes_a_video
