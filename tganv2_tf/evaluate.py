@@ -211,7 +211,7 @@ def score(
     kinds, with_real = score_names.networks_of(names), score_names.networks_with_real_clips(names)
     from tganv2_tf.data.lengths import describe_too_short
     from tganv2_tf.data.manifest import Manifest
-    from tganv2_tf.evaluation import protocol, samples
+    from tganv2_tf.evaluation import protocol, samples, validity
     from tganv2_tf.evaluation.framing import Framing
     from tganv2_tf.evaluation.networks import NetworkFiles, described, load_networks
 
@@ -233,6 +233,11 @@ def score(
     if too_short:
         logging.warning("%s.", too_short)
     networks = load_networks(files)
+    labels = networks["c3d"].labels if "c3d" in networks else ()
+    if "class_accuracy" in names:
+        validity.classifier_columns(class_names, labels)  # before real clips are read
+    for text in validity.other_classes(manifest.labels if manifest else class_names, labels):
+        logging.warning("%s", text)
     real = {}
     with contextlib.ExitStack() as stack:
         if runner.runner == "local":
@@ -251,7 +256,9 @@ def score(
             for kind in sorted(with_real):
                 of_clips = functools.partial(of_videos, kinds=(kind,))
                 real[kind] = protocol.real_features(networks[kind], manifest, data, config, of_clips)
-        labels = networks["c3d"].labels if "c3d" in networks else ()
+        count = min(config.num_samples, generated.get("num_videos", config.num_samples))
+        for text in validity.too_few(names, count, real):
+            logging.warning("%s", text)
         found = protocol.score_answers(names, answers, labels, real, config, class_names=class_names)
     return Outcome(found, generated, protocol.describe_protocol(networks, data, manifest, config), names)
 
