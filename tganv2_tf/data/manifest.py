@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tganv2_tf import storage
+from tganv2_tf.class_names import quoted
 from tganv2_tf.data.advice import holds_videos, how_to_make, how_to_prepare
 from tganv2_tf.errors import UserError
 from tganv2_tf.files import Path, write_atomically
@@ -251,10 +252,8 @@ def describe_empty_classes(labels: Sequence[str], counts: Sequence[int]) -> str:
     names = [label for label, count in zip(labels, counts) if not count]
     if not names:
         return ""
-    shown = ", ".join(map(repr, names[:SHOWN_CLASSES]))  # they may hold commas
-    more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
     have = "has" if len(names) == 1 else "have"
-    return f"{len(names)} of {len(labels)} classes {have} no video: {shown}{more}"
+    return f"{len(names)} of {len(labels)} classes {have} no video: {quoted(names, SHOWN_CLASSES)}"
 
 
 WHAT_TO_DO = "copy the data set again, or prepare it again in an empty folder"
