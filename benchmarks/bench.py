@@ -69,7 +69,9 @@ class Command:
     parts: str = option("parts to measure; nothing = all: " + ",".join(PARTS), "")
     data_dir: str = option("shards of the demo, for the time to its first step; nothing leaves it out", "")
     classifier: str = option("with --data_dir: the demo's C3D, for the race; nothing leaves that out", "")
-    report: str = option("the report, Markdown; its plot is beside it, as .png", "benchmarks/results.md")
+    report: str = option(
+        "the report, Markdown; its plot is beside it, as .png", "benchmarks/results.md", destination="file"
+    )
 
     def __post_init__(self) -> None:
         require(set(self.names) <= set(PARTS), "parts", self.parts, f"some of {','.join(PARTS)}")

@@ -38,7 +38,7 @@ class Command:
     clips: int = option("clips that C3D sees at once", 4)
     side: int = option("height and width of what C3D sees, in pixels", 112)
     rounds: int = option("how often everything is measured", 3)
-    output: str = option("JSON file for the table as well", "")
+    output: str = option("JSON file for the table as well", "", destination="file")
 
     def __post_init__(self) -> None:
         for name, least in (("features", 2), ("root_features", 2), ("samples", 2), ("clips", 1), ("rounds", 1)):

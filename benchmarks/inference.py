@@ -36,7 +36,7 @@ class Command:
     flagfile_of_run: str = option("the recipe, whose networks count", "ucf.flags")
     batch_sizes: tuple[int, ...] = option("videos that are rendered at once", (1, 4))
     rounds: int = option("timed calls of each implementation", 5)
-    output: str = option("JSON file for the figures as well", "")
+    output: str = option("JSON file for the figures as well", "", destination="file")
 
     def __post_init__(self) -> None:
         valid = bool(self.batch_sizes) and min(self.batch_sizes) >= 1

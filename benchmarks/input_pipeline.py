@@ -44,7 +44,7 @@ class Command:
     steps: int = option("training steps of each measurement; 0 = none", 5)
     width_divisor: int = option("divide all channels of these steps by it, for a quick look", 1)
     rounds: int = option("how often everything is measured", 3)
-    output: str = option("JSON file for the table as well", "")
+    output: str = option("JSON file for the table as well", "", destination="file")
 
     def __post_init__(self) -> None:
         ModelConfig(resolution=self.resolution)  # says what is wrong with it

@@ -28,7 +28,7 @@ class Command:
     levels: tuple[int, ...] = option("numbers of levels, 192 pixels at 4", (3, 4, 5, 6))
     num_frames: int = option("frames at level 1", 32)
     clips: int = option("clips at level 1", 32)
-    output: str = option("JSON file for the table as well", "")
+    output: str = option("JSON file for the table as well", "", destination="file")
 
 
 def config_of(command: Command, levels: int) -> Config:

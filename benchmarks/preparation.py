@@ -41,7 +41,7 @@ class Command:
     jpeg_quality: int = option("quality of our JPEG frames", 92)
     num_workers: tuple[int, ...] = option("worker processes of each comparison", (1, 2))
     rounds: int = option("how often everything is measured", 3)
-    output: str = option("JSON file for the table as well", "")
+    output: str = option("JSON file for the table as well", "", destination="file")
 
     def __post_init__(self) -> None:
         for name in ("videos", "resolution", "rounds"):

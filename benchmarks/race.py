@@ -53,7 +53,7 @@ class Command:
     checkpoint_every_steps: int = option("steps of ours between two checkpoints", 50)
     num_samples: int = option("generated videos of one repetition of a score", 1000)
     repetitions: int = option("repetitions of each score", 3)
-    output: str = option("JSON file for the table as well", "")
+    output: str = option("JSON file for the table as well", "", destination="file")
 
     def __post_init__(self) -> None:
         try:

@@ -67,7 +67,7 @@ class Command:
     clips: int = option("clips of a step: of each process (weak), or of all together (strong)", 16)
     steps: int = option("timed steps of each group in a round", 5)
     rounds: int = option("rounds, in which all groups take turns", 4)
-    output: str = option("JSON file for the figures as well", "")
+    output: str = option("JSON file for the figures as well", "", destination="file")
 
     def __post_init__(self) -> None:
         valid = (

@@ -53,7 +53,7 @@ class Command:
 
     videos: int = option("videos to make up", 500_000)
     target: int = option("videos to extend the figures to", 10_000_000)
-    output: str = option("JSON file for the figures as well", "")
+    output: str = option("JSON file for the figures as well", "", destination="file")
 
     def __post_init__(self) -> None:
         least = 16 * VIDEOS_A_SHARD

@@ -201,7 +201,7 @@ class Command:
     flagfile_of_run: str = option("the recipe", "ucf.flags")
     clips: tuple[int, ...] = option("clips a GPU, for weak scaling", (8, 64))
     global_batch_sizes: tuple[int, ...] = option("clips of all GPUs, for strong scaling", (256, 2048, 4096))
-    output: str = option("file for the tables as well, .md", "")
+    output: str = option("file for the tables as well, .md", "", destination="file")
 
     def __post_init__(self) -> None:
         if self.output and not self.output.endswith(".md"):

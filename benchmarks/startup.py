@@ -30,7 +30,7 @@ class Command:
     data_dir: str = option("folder of the demo's shards; nothing = only --help is measured", "")
     flagfile_of_run: str = option("the recipe", "demo.flags")
     rounds: int = option("how often everything is measured", 3)
-    output: str = option("JSON file for the table as well", "")
+    output: str = option("JSON file for the table as well", "", destination="file")
 
     def __post_init__(self) -> None:
         require(self.rounds >= 1, "rounds", self.rounds, "a whole number of at least 1")

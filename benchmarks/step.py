@@ -45,7 +45,7 @@ class Command:
     batch_strides: tuple[int, ...] = option("batch stride after each level but the last", (1, 1, 1))
     width_divisor: int = option("divide all channels by it, for a quick look", 1)
     rounds: int = option("timed steps of each implementation", 3)
-    output: str = option("JSON file for the figures as well", "")
+    output: str = option("JSON file for the figures as well", "", destination="file")
 
     def __post_init__(self) -> None:
         names = self.implementations.split(",")

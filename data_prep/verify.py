@@ -44,7 +44,7 @@ class VerifyOptions:
 
     data_dir: str = option("folder of the shards and their manifest.json")
     num_decoded: int = option("records a shard of which all frames are decoded, drawn at random", 2)
-    contact_sheet: str = option("PNG file to make, with frames of some videos", "")
+    contact_sheet: str = option("PNG file to make, with frames of some videos", "", destination="file")
     seed: int = option("seed of the choice of records and videos", 0)
 
     def __post_init__(self) -> None:

@@ -325,6 +325,37 @@ def test_what_is_missing_is_told_before_tensorflow_is_imported(all_commands):
         assert line.startswith(f"{name.rpartition('.')[2]}: {expected}"), line
 
 
+def test_what_is_written_at_the_end_is_looked_at_before_the_beginning(all_commands, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    marked = []
+    for name, (kinds, *_) in all_commands.items():
+        for field in (field for kind in kinds for field in dataclasses.fields(kind)):
+            if field.name in ("output", "report", "contact_sheet") or field.metadata["destination"]:
+                assert field.metadata["destination"] in ("file", "folder"), f"{name} --{field.name}"
+                marked.append((name, field.name))
+    assert {("tganv2_tf.generate", "output"), ("tganv2_tf.export", "output_dir")} <= set(marked) and len(marked) > 15
+
+    @dataclasses.dataclass(frozen=True)
+    class Written:
+        """What is written."""
+
+        file: str = option("a file", "", destination="file")
+        folder: str = option("a folder", "", destination="folder")
+
+    for flags, said in (
+        ([f"--file={tmp_path}/file/x"], f"--file={tmp_path}/file/x: cannot be written: Not a directory"),
+        ([f"--file={tmp_path}"], f"--file={tmp_path}: it is a folder; name a file"),
+        ([f"--folder={tmp_path}/file/x"], f"--folder={tmp_path}/file/x: cannot be written: Not a directory"),
+        ([f"--file={tmp_path}/new/x.png", f"--folder={tmp_path}"], ""),
+        ([f"--file={tmp_path}/new/"], ""),  # a folder of frames
+        ([], ""),
+    ):
+        status = cli_flags.run(lambda _: 7, (Written,), "pkg.tool", "", flags)
+        assert status == (1 if said else 7)
+        assert capsys.readouterr().err.startswith(f"tool: {said}" if said else "")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_the_list_of_commands_has_their_first_lines(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "100")
     assert __main__.main([]) == 0

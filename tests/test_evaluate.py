@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import numpy as np
@@ -163,8 +164,8 @@ def test_shards_that_were_prepared_otherwise_are_told(folder, tmp_path, caplog):
         flags = [f"--clips_dir={clips_dir}", f"--data_dir={folder / 'data'}"]
         command, config = cli_flags.parse(flags, Command, EvalConfig)
         source(command, config, None)
-        assert len(caplog.records) == told
-        assert not told or "(32 pixels, paper) were prepared otherwise than those in" in caplog.records[0].message
+        said = "its frames (32 pixels, paper) were prepared otherwise than the real ones (16 pixels, paper)"
+        assert [said in record.getMessage() for record in caplog.records] == [True] * told
         caplog.clear()
 
 
@@ -195,6 +196,18 @@ def test_wrong_input_is_one_line(folder, flags, kind, message):
     with pytest.raises(kind, match=message) as raised:
         main(*cli_flags.parse([*flags, f"--cache_dir={folder / 'cache'}"], Command, EvalConfig))
     assert "\n" not in str(raised.value)
+
+
+def test_a_run_that_cannot_be_written_is_told_before_the_work(folder, tmp_path):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    (tmp_path / "run" / "evaluations").write_text("a file where the folder of the reports should be")
+    flags = [f"--model_dir={tmp_path / 'run'}", f"--classifier={tmp_path / 'none.npz'}"]
+    with pytest.raises(
+        UserError, match=rf"the report in {tmp_path}/run: cannot be written: Not a dir.* with --output$"
+    ):
+        main(*cli_flags.parse(flags, Command, EvalConfig))
+    with pytest.raises(UserError, match=r"none\.npz: no such file"):
+        main(*cli_flags.parse([*flags, f"--output={tmp_path / 'report.json'}"], Command, EvalConfig))
 
 
 def test_real_videos_that_are_never_seen_are_told(folder, tmp_path, caplog):

@@ -1,10 +1,13 @@
 """Files that appear under their names only when they are whole."""
 
+import errno
 import os
+import tempfile
 
 import pytest
 
-from tganv2_tf.files import whole_file, write_atomically
+from tganv2_tf.errors import UserError
+from tganv2_tf.files import check_destination, whole_file, write_atomically
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
@@ -44,3 +47,39 @@ def test_colleagues_may_read_what_the_umask_lets_them(tmp_path):
     path = tmp_path / "new" / "file.txt"
     assert path.stat().st_mode & 0o777 == 0o640
     assert path.read_bytes() == "Archery ☃\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_folder", "reason"),
+    [
+        ("new/deeper/file.png", False, ""),
+        ("file.png", False, ""),  # there already, to be replaced
+        ("folder", True, ""),
+        ("new", True, ""),
+        ("folder", False, "it is a folder; name a file"),
+        ("file.png/x.png", False, "cannot be written: Not a directory; name another place"),
+        ("file.png/x/y", True, "cannot be written: Not a directory; name another place"),
+    ],
+)
+def test_a_destination_is_looked_at_before_the_work(tmp_path, name, is_folder, reason):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file.png").write_bytes(b"old")
+    before = sorted(tmp_path.rglob("*"))
+    if reason:
+        with pytest.raises(UserError, match=f"^--output=x: {reason}$"):
+            check_destination(tmp_path / name, "--output=x", is_folder=is_folder)
+    else:
+        check_destination(tmp_path / name, "--output=x", is_folder=is_folder)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "file.png").read_bytes() == b"old"
+
+
+def test_a_disk_that_is_read_only_is_told(tmp_path, monkeypatch):
+    def read_only(dir):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    with pytest.raises(UserError, match=r"^--output=x: cannot be written: Read-only file system; buy a disk$"):
+        check_destination(tmp_path / "x", "--output=x", "buy a disk")
+    with pytest.raises(UserError, match=r"^--output=x: cannot be written: nothing can be written over http"):
+        check_destination("http://localhost/x", "--output=x")

@@ -16,11 +16,10 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tests.browser import chromium, open_page, serving
 from tests.conftest import tiny_config
 from tests.data_sets import write_data_set
-from tganv2_tf.evaluate import show_in_tensorboard
 from tganv2_tf.evaluation.protocol import Score
 from tganv2_tf.training import loop
 from tganv2_tf.training.checkpoints import load_config
-from tganv2_tf.training.summaries import hparams, record_hparams
+from tganv2_tf.training.summaries import hparams, record_hparams, show_scores
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -57,7 +56,7 @@ def log_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     where: dict[str, Any] = {"data": {"data_dir": str(folder / "data")}, "model_dir": str(logs / "trained")}
     assert loop.train(tiny_config(**where, **often, train_steps=STEPS, r1_weight=0.0)) == 0
     scores = {"inception_score": Score.of([2.5, 3.5]), "c3d_fid": Score.of([1234.5])}
-    show_in_tensorboard(where["model_dir"], scores, STEPS)
+    show_scores(where["model_dir"], scores, STEPS)
     for r1_weight in (4.0, 0.75):
         record_hparams(tiny_config(model_dir=str(logs / "begun"), r1_weight=r1_weight))
     return logs

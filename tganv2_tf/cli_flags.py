@@ -22,7 +22,7 @@ from typing import Any, Callable
 
 from absl import flags, logging
 
-from tganv2_tf import flag_files, lanes, quiet
+from tganv2_tf import files, flag_files, lanes, quiet
 from tganv2_tf.errors import ConfigError, InstallError, UserError
 
 OWN_PACKAGES = ("tganv2_tf", "data_prep", "benchmarks")
@@ -240,6 +240,16 @@ def _refuse_unusable_tensorflow() -> None:
         sys.meta_path.insert(0, _TensorFlowFinder)
 
 
+def _check_destinations(options: Sequence[Any]) -> None:
+    """Raises UserError if what a command writes at its end could not be written."""
+    for instance in options:
+        for field in dataclasses.fields(instance):
+            path, kind = getattr(instance, field.name), field.metadata["destination"]
+            if path and kind:
+                is_folder = kind == "folder" or path.endswith("/")
+                files.check_destination(path, f"--{field.name}={path}", is_folder=is_folder)
+
+
 def _status_of(
     main: Callable[..., int | None], option_types: Sequence[type], command: str, summary: str, argv: Sequence[str]
 ) -> int:
@@ -256,7 +266,9 @@ def _status_of(
             logging.use_absl_handler()
             logging.set_verbosity(logging.INFO)
             std_logging.getLogger("tensorflow").setLevel(std_logging.WARNING)
-            status = main(*parse(argv, *option_types)) or 0
+            options = parse(argv, *option_types)
+            _check_destinations(options)
+            status = main(*options) or 0
         sys.stdout.flush()  # here, where a reader that is gone (`... | head`) is no error of ours
         return status
     except BrokenPipeError:

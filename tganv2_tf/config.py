@@ -16,7 +16,13 @@ from tganv2_tf.errors import ConfigError
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS, PyramidSpec
 
 
-def option(help: str, default: Any = dataclasses.MISSING, choices: tuple[str, ...] = (), group: str = "") -> Any:
+def option(
+    help: str,
+    default: Any = dataclasses.MISSING,
+    choices: tuple[str, ...] = (),
+    group: str = "",
+    destination: str = "",
+) -> Any:
     """A dataclass field that is also a flag.
 
     Args:
@@ -24,8 +30,11 @@ def option(help: str, default: Any = dataclasses.MISSING, choices: tuple[str, ..
       default: left out where the flag is required.
       choices: the valid values of a text flag.
       group: the heading under which `--help` shows it and the fields after it; that of the field before if left out.
+      destination: `file` or `folder` if it names what the command writes when its work is done; `cli_flags.run` makes
+        sure, before the work, that it can be written.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "group": group})
+    metadata = {"help": help, "choices": choices, "group": group, "destination": destination}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def require(condition: bool, name: str, value: Any, valid: str) -> None:

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import logging
 
-from tganv2_tf import cli_flags, ray_cluster
+from tganv2_tf import cli_flags, ray_cluster, storage
 from tganv2_tf.config import DataConfig, EvalConfig, option, require
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.evaluation import score_names
-from tganv2_tf.files import write_atomically
+from tganv2_tf.files import check_destination, write_atomically
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Command:
     )
     seed: int = option("seed of the latents, or of the clips of --clips_dir", 0)
     truncation: float = option("latents are drawn from U(-psi, psi): lower is less varied; psi", 1.0)
-    output: str = option("JSON file to write; none = RUN/evaluations/ of a run, else no file", "")
+    output: str = option("JSON file to write; none = RUN/evaluations/ of a run, else no file", "", destination="file")
 
     def __post_init__(self) -> None:
         require(not self.untrained or bool(self.model_dir), "untrained", "true", "with --model_dir only")
@@ -159,16 +159,35 @@ def source(
         about["framing"] = framing and dataclasses.asdict(framing)
         return samples.of_folder(paths, batch_size, data.normalization, framing), data, about, ()
     manifest = Manifest.load(command.clips_dir)
-    if framing not in (None, Framing.of(manifest)):
-        logging.warning(
-            "The frames in --clips_dir=%s (%s) were prepared otherwise than those in --data_dir=%s (%s): that counts "
-            "in the scores too.",
-            *(command.clips_dir, Framing.of(manifest), data.data_dir, framing),
-        )
+    if framing is not None:
+        framing.warn_of_another(Framing.of(manifest), command.clips_dir)
     clips = dataclasses.replace(data, data_dir=command.clips_dir)
     about |= {"clips_dir": command.clips_dir, "flip": clips.flip, "frame_step": clips.frame_step}
     about["shards"] = {shard.file: shard.checksum for shard in manifest.shards}
     return samples.of_shards(manifest, clips, command.seed + 1, batch_size), data, about, ()  # 0 is the real side's
+
+
+def check(command: Command, config: EvalConfig, is_array: bool = False) -> list[str]:
+    """The names of the scores, without TensorFlow. Raises ConfigError if a flag is missing or there is one too many."""
+    if sum(bool(getattr(command, name)) for name in SOURCES) != (not is_array):
+        flags = ", ".join(f"--{name}" for name in SOURCES)
+        raise ConfigError(f"{flags}: one of them, and only one, must say what to score")
+    names = score_names.parse_scores(command.scores)
+    score_names.require_networks(names, config, command.i3d)
+    if not command.model_dir:  # a run knows its data
+        score_names.require_real_clips(names, command.data_dir)
+    return names
+
+
+def check_report(model_dir: str) -> None:
+    """Raises UserError if a run's report could not be written into its folder."""
+    from tganv2_tf.evaluation.protocol import report_path
+    from tganv2_tf.training.checkpoints import run_folder
+
+    folder = run_folder(model_dir)
+    if storage.exists(folder):
+        what = f"--model_dir={model_dir}: the report in {folder}"
+        check_destination(report_path(folder, 0, ""), what, "name a file for it with --output")
 
 
 def score(
@@ -185,18 +204,8 @@ def score(
       ConfigError: options that cannot work.
       UserError: something is missing or damaged.
     """
-    if sum(bool(getattr(command, name)) for name in SOURCES) != (videos is None):
-        flags = ", ".join(f"--{name}" for name in SOURCES)
-        raise ConfigError(f"{flags}: one of them, and only one, must say what to score")
-    names = score_names.parse_scores(command.scores)
+    names = check(command, config, videos is not None)
     kinds, with_real = score_names.networks_of(names), score_names.networks_with_real_clips(names)
-    if "c3d" in kinds:
-        score_names.require_classifier(config)
-    if "i3d" in kinds:
-        score_names.require_i3d(command.i3d)
-    if with_real and not command.model_dir:  # a run knows its data
-        score_names.require_real_clips(command.data_dir)
-
     from tganv2_tf.data.lengths import describe_too_short
     from tganv2_tf.data.manifest import Manifest
     from tganv2_tf.evaluation import protocol, samples
@@ -215,8 +224,7 @@ def score(
         data, class_names = data_config(command, None, bool(config.c3d_mean)), ()
         batches = samples.of_array(videos, config.eval_batch_size, data.normalization, Framing.of_folder(data.data_dir))
         generated = {"num_videos": len(videos), "normalization": data.normalization}
-    if with_real:
-        score_names.require_real_clips(data.data_dir)
+    score_names.require_real_clips(names, data.data_dir)
     manifest = Manifest.load(data.data_dir) if with_real else None
     too_short = manifest and describe_too_short(manifest, data, samples.NUM_FRAMES)
     if too_short:
@@ -246,6 +254,9 @@ def score(
 
 
 def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) -> int:
+    check(command, config)
+    if command.model_dir and not command.output:
+        check_report(command.model_dir)
     found, generated, about, names = score(command, config, runner)
     width = max(16, *map(len, found))
     for name, of in found.items():
@@ -263,23 +274,10 @@ def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) ->
         write_atomically(output, protocol.report(found, {**generated, "seed": command.seed}, about, config))
         print(f"Report: {output}")
     if command.model_dir:
-        show_in_tensorboard(command.model_dir, found, generated["step"])
+        from tganv2_tf.training.summaries import show_scores
+
+        show_scores(command.model_dir, found, generated["step"])
     return 0
-
-
-def show_in_tensorboard(model_dir: str, found: Mapping[str, Score], step: int) -> None:
-    """Adds the scores to the run's events, or says that it cannot: the report is written already."""
-    import tensorflow as tf
-
-    from tganv2_tf.evaluation.protocol import write_summaries
-    from tganv2_tf.training.checkpoints import run_folder
-    from tganv2_tf.training.summaries import EventWriter
-
-    try:
-        with EventWriter(run_folder(model_dir)) as writer:
-            write_summaries(writer, found, step)
-    except (OSError, tf.errors.OpError) as error:
-        logging.warning("%s: the scores are not shown in TensorBoard: %s", model_dir, str(error).splitlines()[0])
 
 
 class _CallableModule(types.ModuleType):

@@ -14,7 +14,7 @@ import sys
 
 from absl import logging
 
-from tganv2_tf import cli_flags
+from tganv2_tf import cli_flags, storage
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
 
@@ -24,7 +24,9 @@ class Command:
     """What is exported, and where to."""
 
     model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000")
-    output_dir: str = option("folder of the model's versions, such as saved_models/NAME; with --weights_only a new one")
+    output_dir: str = option(
+        "folder of the model's versions, such as saved_models/NAME; with --weights_only a new one", destination="folder"
+    )
     version: int = option("number of the version; 0 = the next one", 0)
     weights_only: bool = option("write a run with nothing but the averaged generator, instead of a SavedModel", False)
     recalibration_batches: int = option(
@@ -38,7 +40,17 @@ class Command:
         require(self.version >= 0, "version", self.version, "a whole number of at least 1, or 0 for the next one")
 
 
+def require_new(command: Command) -> None:
+    """Raises UserError if what is to be written is there already."""
+    target, advice = command.output_dir, "name a new folder"
+    if not command.weights_only:
+        target, advice = storage.join(target, str(command.version)), "leave --version out to write the next one"
+    if (command.weights_only or command.version) and storage.exists(target):
+        raise UserError(f"{target} is already there; {advice}")
+
+
 def main(command: Command) -> int:
+    require_new(command)
     import tensorflow as tf
 
     from tganv2_tf.models.recalibration import recalibrate

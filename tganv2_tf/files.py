@@ -54,6 +54,32 @@ def whole_file(path: Path) -> Iterator[pathlib.Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_destination(path: Path, what: str, advice: str = "name another place", *, is_folder: bool = False) -> None:
+    """Makes sure that something can be written to a place, before the work whose result it is; nothing stays there.
+
+    Args:
+      path: a file or folder; the folders on the way need not exist. Of a bucket it is checked that it can be reached.
+      what: is to be written, for the message, such as `--output=a.gif`.
+      advice: what to do if it cannot be written.
+      is_folder: whether it is a folder, which may exist.
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        if storage.is_remote(path):
+            storage.make_folder(path)
+            storage.exists(path)
+            return
+        target = pathlib.Path(path).absolute()
+        if target.is_dir() and not is_folder:
+            raise UserError(f"{what}: it is a folder; name a file")
+        existing = next(place for place in (target, *target.parents)[not is_folder :] if place.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(f"{what}: cannot be written: {error.strerror or error}; {advice}") from error
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder outlast a power cut; an `fsync` of a file keeps its bytes alone."""
     if os.name != "posix":

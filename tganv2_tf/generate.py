@@ -56,7 +56,8 @@ class Command:
     """What is generated, and how it is written."""
 
     output: str = option(
-        "file to write: .gif, .mp4 (H.264), .png (a strip of frames), .npz (arrays), or NAME/, a folder of frames"
+        "file to write: .gif, .mp4 (H.264), .png (a strip of frames), .npz (arrays), or NAME/, a folder of frames",
+        destination="file",
     )
     model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000", "")
     saved_model: str = option("folder of one version of a SavedModel, instead of --model_dir", "")
@@ -198,6 +199,9 @@ def write_single(command: Command, sampler: Sampler, chosen: Selection, progress
     root, suffix = os.path.splitext(command.output.rstrip("/"))
     named = [f"{root}-{name}{suffix}" for name in chosen.names]
     slash = "/" if videos.is_folder(command.output) else ""
+    there = [name for name in named if slash and os.path.exists(name)]
+    if there:
+        raise UserError(f"{there[0]} is already there; choose another name, or delete it")
     num_frames = command.num_frames or sampler.num_frames
     fps = frame_rate(command, sampler)
     for first in range(0, len(chosen), command.batch_size):

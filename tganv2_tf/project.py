@@ -37,7 +37,10 @@ class Command:
 
     model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000")
     video: str = option("video file to look for")
-    output: str = option("file to write, the clip beside its reconstruction: .mp4, .gif or .png (two strips of frames)")
+    output: str = option(
+        "file to write, the clip beside its reconstruction: .mp4, .gif or .png (two strips of frames)",
+        destination="file",
+    )
     first_frame: int = option("number of the clip's first frame in the video, from 0", 0)
     frame_step: int = option("distance of the clip's frames in the video; 0 = as in training", 0)
     labels: str = option("classes to try, by name or number, such as Biking or 0-4; none = all that there are", "")

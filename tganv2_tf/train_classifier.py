@@ -19,7 +19,9 @@ class Command:
 
     data_dir: str = option("folder of the labelled shards to train on")
     test_data_dir: str = option("folder of the shards, of the same classes, that its accuracy is measured on")
-    output: str = option("file to write, .npz; until it is whole, what is needed to go on is in OUTPUT.unfinished")
+    output: str = option(
+        "file to write, .npz; until it is whole, what is needed to go on is in OUTPUT.unfinished", destination="file"
+    )
     size: str = option("small: 32 pixels, few channels; full: C3D as published, 112 pixels", "small", ("small", "full"))
     steps: int = option("updates", 600)
     batch_size: int = option("clips a step", 32)

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.pipeline import augment
@@ -45,6 +46,14 @@ class Framing:
     def of_folder(cls, folder: str) -> Framing | None:
         """That of the data set in a folder; None without a folder. Raises UserError if there is no data set in it."""
         return cls.of(Manifest.read(folder)) if folder else None
+
+    def warn_of_another(self, other: Framing, clips_dir: str) -> None:
+        """Warns if the shards in `clips_dir` were prepared otherwise."""
+        if other != self:
+            text = (
+                "--clips_dir=%s: its frames (%s) were prepared otherwise than the real ones (%s); scores show it."
+            )
+            logging.warning(text, clips_dir, other, self)
 
     def fitted(self, video: np.ndarray, number: int) -> np.ndarray:
         """Crops and resizes a video; square frames, as generators make them, count as cropped already.

@@ -59,7 +59,16 @@ def require_i3d(i3d: str) -> None:
         raise ConfigError("--i3d is missing: the network of fvd and kvd, a SavedModel or TF-Hub module")
 
 
-def require_real_clips(data_dir: str) -> None:
-    """Raises ConfigError if there is no `data_dir`."""
-    if not data_dir:
+def require_networks(names: Collection[str], config: EvalConfig, i3d: str) -> None:
+    """Raises ConfigError if the file of a network that scores need is not set."""
+    networks = networks_of(names)
+    if "c3d" in networks:
+        require_classifier(config)
+    if "i3d" in networks:
+        require_i3d(i3d)
+
+
+def require_real_clips(names: Collection[str], data_dir: str) -> None:
+    """Raises ConfigError if scores need real clips and there is no `data_dir`."""
+    if networks_with_real_clips(names) and not data_dir:
         raise ConfigError("--data_dir is missing: the shards of real videos; only inception_score goes without")

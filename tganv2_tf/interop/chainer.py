@@ -380,7 +380,7 @@ class Command:
     """What is read, and where it goes."""
 
     generator: str = option("the authors' snapshot of a generator, .npz")
-    model_dir: str = option("folder of the run that is made of it; it must not hold one yet")
+    model_dir: str = option("folder of the run that is made of it; it must not hold one yet", destination="folder")
     discriminator: str = option("the authors' snapshot of the discriminators, .npz; without it they start fresh", "")
     step: int = option("updates that the snapshot has behind it; the learning rates go on from there", 0)
     num_frames: int = option("frames of a training clip", 16)

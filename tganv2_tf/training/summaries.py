@@ -7,6 +7,7 @@ import dataclasses
 import os
 import pathlib
 import tempfile
+from collections.abc import Mapping
 from types import TracebackType
 
 import tensorflow as tf
@@ -16,7 +17,8 @@ from tensorboard.plugins.hparams import api_pb2, summary
 
 from tganv2_tf import storage
 from tganv2_tf.config import Config
-from tganv2_tf.training.checkpoints import EVENTS_DIR
+from tganv2_tf.evaluation.protocol import Score, write_summaries
+from tganv2_tf.training.checkpoints import EVENTS_DIR, run_folder
 
 QUEUE = {"max_queue": 10**6, "flush_millis": 10**9}  # for buckets: nothing is written but by `flush`
 HPARAMS_SUFFIX = ".hparams"
@@ -136,6 +138,15 @@ def record_hparams(config: Config) -> None:
         hparams_api.hparams(hparams(config), trial_id=f"{name} in {parent or '.'}")
     for file in earlier:
         storage.remove(storage.join(folder, file))
+
+
+def show_scores(model_dir: str, scores: Mapping[str, Score], step: int) -> None:
+    """Adds scores to the events of a run, or warns that it cannot: their report is written already."""
+    try:
+        with EventWriter(run_folder(model_dir)) as writer:
+            write_summaries(writer, scores, step)
+    except (OSError, tf.errors.OpError) as error:
+        logging.warning("%s: the scores are not shown in TensorBoard: %s", model_dir, str(error).splitlines()[0])
 
 
 def record_success() -> None:
