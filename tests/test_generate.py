@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from tganv2_tf import cli_flags, generate, machine
+from tganv2_tf import cli_flags, generate, machine, videos
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.serving import latent_paths, rendering, sampler
 from tganv2_tf.serving.selection import parse_labels, parse_seeds
@@ -288,6 +288,27 @@ def test_single_files_have_the_names_of_seeds_and_classes(run):
     frames = sorted(pathlib.Path("f-seed5").iterdir())
     assert [path.name for path in frames] == [f"frame-0000{t}.png" for t in range(4)]
     assert iio.imread(frames[3])[0, 0, 1:].tolist() == [3, 2]
+
+
+def test_captions_name_seed_class_step_and_level(run, monkeypatch):
+    written = []
+    monkeypatch.setattr(videos, "captioned", lambda made, texts: written.append(list(texts)) or made)
+    for flags, expected in (
+        (["--seeds=5,2", "--labels=up/down"], ["seed5-up/down", "seed2-up/down"]),
+        (
+            ["--seeds=5,0", "--layout=levels"],
+            [f"{name}, level {n}" for name in ("seed5-3", "seed0-left") for n in (1, 2)],
+        ),
+        (["--seeds=5", "--layout=single"], ["seed5-3"]),
+    ):
+        for suffix, name in ((".png", "a"), (".gif", "b"), ("/", "c")):
+            shown = ["--captions", f"--output={len(written)}{name}{suffix}"]
+            assert run(*shown, *flags, class_names=CLASSES)[0] == 0
+            assert written[-1] == expected
+            assert run(f"--output={len(written)}{name}{suffix}", *flags, class_names=CLASSES)[0] == 0
+            assert written[-1] == [], "off by default"
+    status, _, errors = run("--output=a.npz", "--captions")
+    assert status == 2 and errors == "generate: --captions=true: valid: false for an .npz\n"
 
 
 def test_pictures_of_grids_and_of_levels(run):

@@ -8,7 +8,18 @@ from tests.conftest import ROOT
 FLOORS = [
     {"errors", "lanes", "__version__"},
     {"storage"},
-    {"augmentation_policy", "display", "files", "flag_files", "folders", "geometry", "machine", "pyramid", "quiet"},
+    {
+        "augmentation_policy",
+        "captions",
+        "display",
+        "files",
+        "flag_files",
+        "folders",
+        "geometry",
+        "machine",
+        "pyramid",
+        "quiet",
+    },
     {"config", "decoding", "encoding"},
     {"cli_flags", "ray_cluster", "subsampling", "videos"},
     {"models", "data"},
@@ -64,6 +75,7 @@ def test_only_entry_points_read_command_lines():
 
 def test_data_prep_uses_only_the_contract():
     allowed = (
+        "captions",
         "cli_flags",
         "config",
         "data.inspection",
