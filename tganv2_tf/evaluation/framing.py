@@ -50,9 +50,7 @@ class Framing:
     def warn_of_another(self, other: Framing, clips_dir: str) -> None:
         """Warns if the shards in `clips_dir` were prepared otherwise."""
         if other != self:
-            text = (
-                "--clips_dir=%s: its frames (%s) were prepared otherwise than the real ones (%s); scores show it."
-            )
+            text = "--clips_dir=%s: its frames (%s) were prepared otherwise than the real ones (%s); scores show it."
             logging.warning(text, clips_dir, other, self)
 
     def fitted(self, video: np.ndarray, number: int) -> np.ndarray:
