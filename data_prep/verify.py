@@ -5,7 +5,7 @@ python -m data_prep.verify --data_dir=s3://bucket/ucf101/train --runner=ray --ra
 
 Each fault is one line: file, record (numbered from 0), what is wrong. A file whose framing is damaged is read up to
 there, as TFRecord does not find the next record. The exit status is 0 where there are no faults and 1 where there are.
---contact_sheet shows the first, middle and last frame of some videos.
+--contact_sheet shows the first, middle and last frame of some videos, with their ids.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 import tqdm
 
 from tganv2_tf import cli_flags, ray_cluster, storage
+from tganv2_tf.captions import captioned
 from tganv2_tf.config import option, require
 from tganv2_tf.data.inspection import DamagedError, read_frames, read_record, read_shard
 from tganv2_tf.data.manifest import MANIFEST_FILE, WHAT_TO_DO, Manifest, Shard, checksum
@@ -102,13 +103,13 @@ class ShardReport:
       faults: lines, without the name of the file.
       record_ids: of the records that could be read, by their numbers.
       videos: by their ids.
-      tiles: first, middle and last frame of the `shown` records, uint8 [height, 3 * width, 3] each.
+      tiles: captions, and first, middle and last frame of the `shown` records, uint8 [height, 3 * width, 3] each.
     """
 
     faults: list[str] = dataclasses.field(default_factory=list)
     record_ids: dict[int, str] = dataclasses.field(default_factory=dict)
     videos: dict[str, SourceVideo] = dataclasses.field(default_factory=dict)
-    tiles: list[np.ndarray] = dataclasses.field(default_factory=list)
+    tiles: list[tuple[str, np.ndarray]] = dataclasses.field(default_factory=list)
 
 
 def verify_shard(task: ShardTask) -> ShardReport:
@@ -158,7 +159,8 @@ def _verify_records(path: str, task: ShardTask, report: ShardReport) -> None:
                 for _ in read_frames(record["frames"] if number in task.decoded else [], task.height, task.width):
                     pass
                 if number in task.shown:
-                    report.tiles.append(_tile(record["frames"], task.height, task.width))
+                    tile = _tile(record["frames"], task.height, task.width)
+                    report.tiles.append((_caption(report.record_ids[number], first.class_name), tile))
             except DamagedError as error:
                 report.faults.append(f"record {number}: {error}")
     except DamagedError as error:
@@ -185,6 +187,11 @@ def _faults(record: dict[str, Any], task: ShardTask) -> Iterator[str]:
         yield f"label {label} is called {_text(record['label_name'])!r}, but {labels[label]!r} in {MANIFEST_FILE}"
 
 
+def _caption(record_id: str, class_name: str) -> str:
+    """The id, and the class if it is not in the id already."""
+    return record_id if class_name in record_id else f"{record_id} ({class_name})"
+
+
 def _tile(frames: Sequence[bytes], height: int, width: int) -> np.ndarray:
     three = (frames[index] for index in (0, len(frames) // 2, len(frames) - 1))
     return np.concatenate(list(read_frames(three, height, width)), axis=1)
@@ -196,13 +203,13 @@ class Verification:
     Attributes:
       num_faults: lines printed.
       videos: by their ids, over all shards.
-      tiles: of the sampled records.
+      tiles: of the sampled records, with their captions.
     """
 
     def __init__(self, manifest: Manifest, options: VerifyOptions, runner: RunnerOptions = LOCAL) -> None:
         self.num_faults = 0
         self.videos: dict[str, SourceVideo] = {}
-        self.tiles: list[np.ndarray] = []
+        self.tiles: list[tuple[str, np.ndarray]] = []
         self._record_ids: set[str] = set()
         interval = 0.5 if sys.stderr.isatty() else 30  # not a line every moment in a log file
         bar_of = functools.partial(tqdm.tqdm, unit="record", desc=manifest.name, mininterval=interval)
@@ -298,7 +305,9 @@ def main(options: VerifyOptions, runner: RunnerOptions = LOCAL) -> int:
             print(f"note: {name} is not in {MANIFEST_FILE}, and nothing reads it")
     print(summary(manifest, verification.videos.values()))
     if verification.tiles:
-        write_image(options.contact_sheet, grid(np.stack(verification.tiles)[:, np.newaxis], SHEET_COLUMNS)[0])
+        captions, tiles = zip(*verification.tiles)
+        sheet = grid(captioned(np.stack(tiles)[:, np.newaxis], captions), SHEET_COLUMNS)
+        write_image(options.contact_sheet, sheet[0])
         print(f"{options.contact_sheet}: first, middle and last frame of {len(verification.tiles)} videos")
     if verification.num_faults:
         raise UserError(f"{options.data_dir}: {verification.num_faults} faults; {WHAT_TO_DO}")

@@ -392,14 +392,14 @@ def test_what_a_step_takes_by_hand():
 def test_what_would_fit_by_hand(room, replicas, parts, trained, advice):
     config = tiny_config(PLAIN, global_batch_size=32, gradient_accumulation_steps=parts)
     step, least = (dataclasses.replace(c, trained_bytes=int(trained * GIB)) for c in (STEP, LEAST))
-    assert doctor.what_would_fit(config, replicas, step, least, room * GIB) == advice
+    assert doctor.what_would_fit(config, replicas, step, least, lambda _: room * GIB) == advice
 
 
 def test_what_would_fit_keeps_to_strides_replicas_and_parts():
     # 128 clips: 32 on each of two replicas in two parts, in which the second level takes every second one.
     config = tiny_config(global_batch_size=128, gradient_accumulation_steps=2)
     least = dataclasses.replace(LEAST, activation_bytes=GIB // 8)
-    text = doctor.what_would_fit(config, 2, STEP, least, 2.1 * GIB)
+    text = doctor.what_would_fit(config, 2, STEP, least, lambda _: 2.1 * GIB)
     assert text == "--gradient_accumulation_steps=8 or --global_batch_size=56 would fit"
 
 
@@ -418,12 +418,31 @@ def test_memory_of_a_run_on_the_cpu(host, level, advice):
     config = tiny_config(PLAIN, global_batch_size=32)
     available = None if host is None else host * GIB
     findings = list(
-        doctor.check_memory_of_run(config, Device("CPU", 1, "", available), STEP, GIB, available, least_or_step)
+        doctor.check_memory_of_run(
+            config, Device("CPU", 1, "", available), STEP, lambda _: GIB, available, least_or_step
+        )
     )
     (finding,) = findings
     of_host = "" if host is None else f" of {host:.1f} GiB free"
     parts = "networks and Adam 1.0 GiB, the step 2.4 GiB, input 1.0 GiB, the process itself 930 MiB"
     assert finding == (level, "memory", f"about 5.3 GiB at the peak{of_host}: {parts}{advice}")
+
+
+def test_a_smaller_batch_needs_less_input_too():
+    """The input of 512 clips takes 8 GiB, more than there is: that says nothing of fewer clips."""
+    config, large = tiny_config(PLAIN, global_batch_size=512), dataclasses.replace(STEP, activation_bytes=32 * GIB)
+
+    def count(config, clips):
+        return LEAST if clips == 1 else large
+
+    # 0.85 * 6 GiB, less 0.91 of the process, are for 1 GiB and clips of 0.075 GiB, and of 1 / 64 GiB in the input.
+    device = Device("CPU", 1, "", None)
+    (finding,) = doctor.check_memory_of_run(config, device, large, lambda batch: batch * GIB // 64, 6 * GIB, count)
+    assert finding.level == PROBLEM and finding.text.endswith("; --global_batch_size=35 would fit")
+    # The same input beside GPUs, which share the batch: 4.19 GiB are 268 clips.
+    gpus = Device("GPU", 2, "", 100 * GIB)
+    host, _ = doctor.check_memory_of_run(config, gpus, large, lambda batch: batch * GIB // 64, 6 * GIB, count)
+    assert host.text.endswith("; --global_batch_size=268 would fit, or lower --shuffle_buffer=1024")
 
 
 def test_recomputing_is_named_where_that_is_enough():
@@ -436,17 +455,17 @@ def test_recomputing_is_named_where_that_is_enough():
         )
 
     # 2.2 GiB where 0.85 * 5.25 GiB, less 1 of the input and 0.91 of the process, are for the step.
-    (finding,) = doctor.check_memory_of_run(config, device, STEP, GIB, 21 * GIB // 4, count)
+    (finding,) = doctor.check_memory_of_run(config, device, STEP, lambda _: GIB, 21 * GIB // 4, count)
     assert finding.text.endswith("; --recompute or --gradient_accumulation_steps=2 or --global_batch_size=20 would fit")
     recomputing = tiny_config(PLAIN, global_batch_size=32, recompute=True)
-    (finding,) = doctor.check_memory_of_run(recomputing, device, STEP, GIB, 21 * GIB // 4, count)
+    (finding,) = doctor.check_memory_of_run(recomputing, device, STEP, lambda _: GIB, 21 * GIB // 4, count)
     assert "--recompute" not in finding.text
 
 
 def test_memory_of_a_run_on_gpus():
     config = tiny_config(PLAIN, global_batch_size=64)
     device = Device("GPU", 2, "", 3 * GIB)
-    host, gpu = doctor.check_memory_of_run(config, device, STEP, 3 * GIB, 2 * GIB, least_or_step)
+    host, gpu = doctor.check_memory_of_run(config, device, STEP, lambda _: 3 * GIB, 2 * GIB, least_or_step)
     assert (host.level, host.subject) == (PROBLEM, "main memory")
     assert "about 3.9 GiB at the peak of 2.0 GiB free" in host.text and "lower --shuffle_buffer=1024" in host.text
     assert (gpu.level, gpu.subject) == (PROBLEM, "memory of a GPU")

@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from tganv2_tf import cli_flags, generate, machine
+from tganv2_tf import cli_flags, generate, machine, videos
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.serving import latent_paths, rendering, sampler
 from tganv2_tf.serving.selection import parse_labels, parse_seeds
@@ -335,6 +335,27 @@ def test_two_single_files_of_the_same_name_are_refused(run, tmp_path, options, n
     assert (status, out) == (2, "") and not list(tmp_path.iterdir())
     assert errors == f"generate: --layout=single: 2 files would have the name {name}; valid: each seed and class once\n"
     assert run("--output=v.npz", *options, class_names=CLASSES)[0] == 0, "in one file they may come again"
+
+
+def test_captions_name_seed_class_step_and_level(run, monkeypatch):
+    written = []
+    monkeypatch.setattr(videos, "captioned", lambda made, texts: written.append(list(texts)) or made)
+    for flags, expected in (
+        (["--seeds=5,2", "--labels=up/down"], ["seed5-up/down", "seed2-up/down"]),
+        (
+            ["--seeds=5,0", "--layout=levels"],
+            [f"{name}, level {n}" for name in ("seed5-3", "seed0-left") for n in (1, 2)],
+        ),
+        (["--seeds=5", "--layout=single"], ["seed5-3"]),
+    ):
+        for suffix, name in ((".png", "a"), (".gif", "b"), ("/", "c")):
+            shown = ["--captions", f"--output={len(written)}{name}{suffix}"]
+            assert run(*shown, *flags, class_names=CLASSES)[0] == 0
+            assert written[-1] == expected
+            assert run(f"--output={len(written)}{name}{suffix}", *flags, class_names=CLASSES)[0] == 0
+            assert written[-1] == [], "off by default"
+    status, _, errors = run("--output=a.npz", "--captions")
+    assert status == 2 and errors == "generate: --captions=true: valid: false for an .npz\n"
 
 
 def test_pictures_of_grids_and_of_levels(run):

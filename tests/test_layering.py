@@ -9,7 +9,17 @@ FLOORS = [
     {"errors", "lanes", "__version__"},
     {"storage"},
     {
-        *("augmentation_policy", "class_names", "display", "files", "flag_files", "folders", "geometry", "machine"),
+        *(
+            "augmentation_policy",
+            "captions",
+            "class_names",
+            "display",
+            "files",
+            "flag_files",
+            "folders",
+            "geometry",
+            "machine",
+        ),
         *("pyramid", "quiet", "video_frames"),
     },
     {"frame_folders"},
@@ -68,6 +78,7 @@ def test_only_entry_points_read_command_lines():
 
 def test_data_prep_uses_only_the_contract():
     allowed = (
+        "captions",
         "cli_flags",
         "config",
         "data.inspection",

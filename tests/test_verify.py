@@ -19,11 +19,13 @@ from data_prep import verify
 from tests.conftest import ROOT, run_command
 from tests.data_sets import encode_frame, flip_byte, read_records, rewrite
 from tests.forking import fork_command
+from tganv2_tf.captions import captioned
 from tganv2_tf.data.manifest import Manifest, Shard, Skipped, checksum, shard_name
 from tganv2_tf.data.records import encode_record, segment_id
 from tganv2_tf.errors import ConfigError, UserError
 
 HEIGHT, WIDTH = 8, 12
+CAPTIONED = captioned(np.zeros((1, 1, HEIGHT, 3 * WIDTH, 3), np.uint8), [""]).shape[2]  # height of a tile of the sheet
 LABELS = ["Archery", "YoYo"]
 FILES = [shard_name("made_up", "train", index, 6) for index in range(6)]
 
@@ -91,14 +93,15 @@ def test_command_on_a_sound_data_set(folder: pathlib.Path, tmp_path: pathlib.Pat
     assert lines[5].endswith(" 1 videos skipped when it was made")
     assert lines[6:] == [f"{png}: first, middle and last frame of 13 videos", f"{folder}: no faults"]
 
-    # Thirteen records in four columns of three frames, with two black pixels between the videos.
+    # Thirteen records in four columns of three frames and a caption, with two black pixels between the videos.
     sheet = iio.imread(png)
-    assert sheet.shape == (4 * (HEIGHT + 2) - 2, 4 * (3 * WIDTH + 2) - 2, 3)
-    tiles = [
-        sheet[row * (HEIGHT + 2) :, column * (3 * WIDTH + 2) :][:HEIGHT, : 3 * WIDTH : WIDTH]
-        for row in range(4)
-        for column in range(4)
-    ][:13]
+    assert sheet.shape == (4 * (CAPTIONED + 2) - 2, 4 * (3 * WIDTH + 2) - 2, 3)
+    corners = [(row * (CAPTIONED + 2), column * (3 * WIDTH + 2)) for row in range(4) for column in range(4)][:13]
+    captions = [sheet[top + HEIGHT : top + CAPTIONED, left : left + 3 * WIDTH] for top, left in corners]
+    texts = ["v0 (Archery)", "v11#0002 (YoYo)"]
+    expected = captioned(np.zeros((2, 1, HEIGHT, 3 * WIDTH, 3), np.uint8), texts)[:, 0, HEIGHT:]
+    np.testing.assert_array_equal([captions[0], captions[12]], expected)
+    tiles = [sheet[top : top + HEIGHT, left : left + 3 * WIDTH : WIDTH] for top, left in corners]
     assert [tile[0, :, 1].tolist() for tile in tiles] == [[0, 20, 39], *[[0, 10, 19]] * 10, [0, 15, 29], [20, 35, 49]]
     assert [tile[0, 0, 0] // 10 for tile in tiles] == [*range(12), 11]
 
@@ -108,7 +111,7 @@ def test_the_seed_chooses_what_is_on_the_sheet(folder: pathlib.Path, monkeypatch
     sheets = [folder.parent / f"{name}.png" for name in "abc"]
     for sheet, seed in zip(sheets, (1, 1, 2)):
         assert verify.main(verify.VerifyOptions(str(folder), contact_sheet=str(sheet), seed=seed)) == 0
-        assert iio.imread(sheet).shape == (HEIGHT, 3 * (3 * WIDTH + 2) - 2, 3)
+        assert iio.imread(sheet).shape == (CAPTIONED, 3 * (3 * WIDTH + 2) - 2, 3)
     assert sheets[0].read_bytes() == sheets[1].read_bytes() != sheets[2].read_bytes()
 
 
@@ -231,7 +234,7 @@ def test_a_damaged_record_is_not_on_the_sheet(folder: pathlib.Path, capsys: pyte
     rewrite(folder, FILES[4], [b"not a record", _record(9)])
     sheet = folder.parent / "new" / "sheet.png"
     assert len(_faults(folder, capsys, contact_sheet=str(sheet))) == 1
-    assert iio.imread(sheet).shape == (3 * (HEIGHT + 2) - 2, 4 * (3 * WIDTH + 2) - 2, 3), "of twelve records"
+    assert iio.imread(sheet).shape == (3 * (CAPTIONED + 2) - 2, 4 * (3 * WIDTH + 2) - 2, 3), "of twelve records"
     assert [path.name for path in sheet.parent.iterdir()] == ["sheet.png"]
 
 

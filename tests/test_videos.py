@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tganv2_tf import encoding, videos
+from tganv2_tf.captions import captioned
 from tganv2_tf.errors import UserError
 
 
@@ -153,6 +154,22 @@ def test_pictures_show_strips_or_the_middle(tmp_path):
     np.testing.assert_array_equal(strips, videos.strip(made))
     middle = iio.imread(written(tmp_path / "middle.png", made, [4, 4, 1], shown=1, columns=4))
     np.testing.assert_array_equal(middle, videos.grid(made[:, 4:5], 4)[0])
+
+
+def test_captions_are_below_rows_of_strips_and_below_videos_of_grids(tmp_path):
+    made, texts = gradient(4, frames=9), ["a", "b", "c", "d"]
+    below = captioned(made, texts).shape[2] - 16
+    strips = iio.imread(written(tmp_path / "strips.png", made, [9], captions=texts))
+    assert strips.shape == (4 * (16 + below) + 6, 8 * 16 + 14, 3)
+    for number, video in enumerate(made):
+        row = strips[number * (16 + below + 2) :]
+        np.testing.assert_array_equal(row[:16], videos.strip(video[np.newaxis]))
+        assert row[16 : 16 + below].any() and not row[16 + below : 18 + below].any()
+    expected = videos.grid(captioned(made[:, 4:5], texts), 2)[0]
+    middle = iio.imread(written(tmp_path / "middle.png", made, [9], shown=1, columns=2, captions=texts))
+    np.testing.assert_array_equal(middle, expected)
+    written(f"{tmp_path}/frames/", made, [4, 5], columns=2, captions=texts)
+    np.testing.assert_array_equal(iio.imread(tmp_path / "frames" / "frame-00004.png"), expected)
 
 
 NAMES = ("a.gif", "a.mp4", "a.png", "a.npz", "a/")

@@ -275,17 +275,22 @@ def verdict(needed: float, available: float | None) -> str:
 
 
 def what_would_fit(
-    config: Config, replicas: int, cost: StepCost, least: StepCost, room: float, recomputed: StepCost | None = None
+    config: Config,
+    replicas: int,
+    cost: StepCost,
+    least: StepCost,
+    room: Callable[[int], float],
+    recomputed: StepCost | None = None,
 ) -> str:
-    """What to change where a step takes too much memory.
+    """What to change if a step takes too much memory.
 
     Args:
       config: the run.
       replicas: devices that share the batch.
       cost: of a step of a replica.
       least: the same with as few clips as there can be.
-      room: bytes of a device that the step may take.
-      recomputed: as `cost`, with --recompute, where that is not on yet.
+      room: bytes of a device that the step may take, by the global batch size.
+      recomputed: as `cost`, with --recompute, if that is not on yet.
     """
     from tganv2_tf.training.cost import MEMORY_OVERHEAD
 
@@ -293,21 +298,22 @@ def what_would_fit(
     parts = train.gradient_accumulation_steps
     clips = train.global_batch_size // replicas // parts  # that are worked through at once
     a_clip = (cost.device_bytes - least.device_bytes) / max(1, clips - unit)
+    now = room(train.global_batch_size)
 
-    def fit(number: int, extra: float = 0) -> bool:
-        return least.device_bytes + (number - unit) * a_clip + extra <= room
+    def taken(number: int) -> float:
+        return least.device_bytes + (number - unit) * a_clip
 
     # The first split has to keep the sum of the gradients as well.
     sum_so_far = MEMORY_OVERHEAD * cost.trained_bytes if parts == 1 else 0
-    ways = ["--recompute"] if recomputed and recomputed.device_bytes <= room else []
+    ways = ["--recompute"] if recomputed and recomputed.device_bytes <= now else []
     ways += [
         f"--gradient_accumulation_steps={parts * split}"
         for split in range(2, clips // unit + 1)
-        if clips % (split * unit) == 0 and fit(clips // split, sum_so_far)
+        if clips % (split * unit) == 0 and taken(clips // split) + sum_so_far <= now
     ][:1]
-    ways += [
-        f"--global_batch_size={number * parts * replicas}" for number in range(clips - unit, 0, -unit) if fit(number)
-    ][:1]
+    batches = ((number, number * parts * replicas) for number in range(clips - unit, 0, -unit))
+    largest = next((batch for number, batch in batches if taken(number) <= room(batch)), None)
+    ways += [f"--global_batch_size={largest}"] if largest else []
     if ways:
         return " or ".join(ways) + " would fit"
     return "no batch would fit; take narrower networks, a lower --resolution, or a machine with more memory"
@@ -317,7 +323,7 @@ def check_memory_of_run(
     config: Config,
     device: Device,
     cost: StepCost,
-    pipeline: int,
+    pipeline: Callable[[int], int],
     host: int | None,
     step_cost: Callable[[Config, int], StepCost],
 ) -> Iterator[Finding]:
@@ -327,35 +333,46 @@ def check_memory_of_run(
       config: the run.
       device: what it computes on.
       cost: of a step of a replica.
-      pipeline: bytes of main memory that the input takes.
-      host: bytes of main memory that can be had; None where that is not known.
-      step_cost: counts a step of a run with so many clips on a replica; called where this one does not fit.
+      pipeline: bytes of main memory that the input takes, by the global batch size.
+      host: bytes of main memory that can be had; None if that is not known.
+      step_cost: counts a step of a run with so many clips on a replica; called if this one does not fit.
     """
     from tganv2_tf.training.cost import PROCESS_BYTES
 
-    beside = PROCESS_BYTES + pipeline
+    train, available_here = config.train, (math.inf if host is None else host) * COMFORT
+    unit = config.model.pyramid.levels[-1].clip_stride * train.gradient_accumulation_steps  # clips of a replica
+
+    def beside(batch: int) -> int:
+        return PROCESS_BYTES + pipeline(batch)
+
+    input_bytes, fed = pipeline(train.global_batch_size), beside(train.global_batch_size)
     step = f"networks and Adam {in_bytes(cost.state_bytes)}, the step {in_bytes(cost.device_bytes - cost.state_bytes)}"
-    process = f"input {in_bytes(pipeline)}, the process itself {in_bytes(PROCESS_BYTES)}"
+    process = f"input {in_bytes(input_bytes)}, the process itself {in_bytes(PROCESS_BYTES)}"
     if device.kind == "CPU":
-        subject, needed, available, detail = "memory", beside + cost.device_bytes, host, f"{step}, {process}"
-        room = (host or math.inf) * COMFORT - beside
+        subject, needed, available, detail = "memory", fed + cost.device_bytes, host, f"{step}, {process}"
     else:
         subject, needed, available, detail = "memory of a GPU", cost.device_bytes, device.memory, step
-        room = (device.memory or math.inf) * COMFORT
-        level, advice = verdict(beside, host), ""
+        level, advice = verdict(fed, host), ""
         if level != OK:
-            advice = f"; lower --shuffle_buffer={config.data.shuffle_buffer}"
-        yield Finding(level, "main memory", f"{_share(beside, host)}: {process}{advice}")
+            smaller = range(train.global_batch_size - unit * device.count, 0, -unit * device.count)
+            largest = next((batch for batch in smaller if beside(batch) <= available_here), None)
+            advice = f"; --global_batch_size={largest} would fit, or" if largest else ";"
+            advice += f" lower --shuffle_buffer={config.data.shuffle_buffer}"
+        yield Finding(level, "main memory", f"{_share(fed, host)}: {process}{advice}")
     level, advice = verdict(needed, available), ""
     if level != OK:
-        train = config.train
-        least = step_cost(config, config.model.pyramid.levels[-1].clip_stride * train.gradient_accumulation_steps)
+
+        def room(batch: int) -> float:
+            on_device = (math.inf if device.memory is None else device.memory) * COMFORT
+            return available_here - beside(batch) if device.kind == "CPU" else on_device
+
         recomputed = None
         if not train.recompute:
             recomputing = dataclasses.replace(config, train=dataclasses.replace(train, recompute=True))
             recomputed = step_cost(recomputing, train.global_batch_size // device.count)
-        advice = f"; {what_would_fit(config, device.count, cost, least, room, recomputed)}"
-        if device.kind == "GPU" and config.train.mixed_precision == "float32":
+        fits = what_would_fit(config, device.count, cost, step_cost(config, unit), room, recomputed)
+        advice = f"; {fits}"
+        if device.kind == "GPU" and train.mixed_precision == "float32":
             advice += "; --mixed_precision=mixed_float16 stores most activations in half of the bytes"
     yield Finding(level, subject, f"{_share(needed, available)}: {detail}{advice}")
 
@@ -445,11 +462,9 @@ def check_recipe(
         device = dataclasses.replace(device, count=1)
     elif config.train.distribution in ("multi_worker", "ray"):
         yield Finding(NOTE, "recipe", "reckoned as if this machine trained alone, with the whole batch")
-    pipeline = 0
     try:
         if manifest is not None:
             config = with_classes(config, load_manifest(config.model, config.data))
-            pipeline = cost.pipeline_bytes(config, manifest, config.train.global_batch_size)
         share = per_replica_batch_size(config, device.count)
     except UserError as error:
         yield Finding(PROBLEM, "recipe", str(error))
@@ -463,6 +478,10 @@ def check_recipe(
     newest = (train.keep_checkpoints + 1) * step.state_bytes  # one is written before another goes
     yield check_folder("--model_dir", train.model_dir, newest, newest + snapshots * step.state_bytes)
     host = memory.available if memory else None
+
+    def pipeline(batch_size: int) -> int:
+        return 0 if manifest is None else cost.pipeline_bytes(config, manifest, batch_size)
+
     yield from check_memory_of_run(config, device, step, pipeline, host, cost.step_cost)
     throughput = cost.measure_throughput(device.kind, train.mixed_precision.removeprefix("mixed_"))
     yield check_time(config, device, step, throughput)

@@ -83,6 +83,7 @@ class Command:
     num_frames: int = option("frames of a video, however many; 0 = as in training; of a walk: of each clip", 0)
     fps: float = option(f"frames per second; 0 = as the training data, {DEFAULT_FPS} if that is unknown", 0.0)
     scale: int = option("enlarge by this factor", 1)
+    captions: bool = option("write seed and class below each video; not in .npz, which has `names`", False)
     resample: str = option("how to enlarge; nearest repeats pixels", "nearest", ("nearest", "bicubic", "lanczos"))
     batch_size: int = option("videos that are rendered together, 16 frames of each; fewer need less memory", 8)
     max_gigabytes: float = option("frames in all before they are encoded, in 10^9 bytes; more is refused", 100.0)
@@ -103,6 +104,7 @@ class Command:
         require(not self.level or self.layout != "levels", "level", self.level, "0 with --layout=levels")
         arrays = self.output.lower().endswith(".npz")
         require(not arrays or self.layout != "levels", "layout", "levels", "grid, single or walk for an .npz")
+        require(not arrays or not self.captions, "captions", "true", "false for an .npz")
 
     @property
     def fastest(self) -> int:
@@ -214,8 +216,10 @@ def write_single(command: Command, sampler: Sampler, chosen: Selection, progress
         with contextlib.ExitStack() as files:
             writers: list[Callable[[np.ndarray], None]] = []
             for number in range(first, min(first + command.batch_size, len(chosen))):
-                arrays = chosen.part(number, number + 1).arrays()
-                writer = videos.open_writer(f"{named[number]}{slash}", num_frames, fps, arrays=arrays)
+                one = chosen.part(number, number + 1)
+                captions = one.captions() if command.captions else []
+                name = f"{named[number]}{slash}"
+                writer = videos.open_writer(name, num_frames, fps, arrays=one.arrays(), captions=captions)
                 writers.append(files.enter_context(writer))
             for chunk in render(command, sampler, chosen.part(first, first + command.batch_size)):
                 for write, video in zip(writers, chunk):
@@ -291,7 +295,8 @@ def write_grid(command: Command, sampler: Sampler, chosen: Selection, progress: 
     columns = sampler.num_levels if levels else command.columns or chosen.columns
     shown = 1 if levels else videos.STRIP_FRAMES
     fps = frame_rate(command, sampler)
-    with videos.open_writer(command.output, num_frames, fps, columns, shown, chosen.arrays()) as write:
+    captions = chosen.captions(sampler.num_levels if levels else 0) if command.captions else []
+    with videos.open_writer(command.output, num_frames, fps, columns, shown, chosen.arrays(), captions) as write:
         for chunk in render(command, sampler, chosen):
             write(chunk)
             progress.update(chunk.shape[0] * chunk.shape[1])

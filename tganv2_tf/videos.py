@@ -10,12 +10,13 @@ import pathlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Callable
 
 import imageio.v3 as iio
 import numpy as np
 
+from tganv2_tf.captions import captioned
 from tganv2_tf.encoding import encoder
 from tganv2_tf.errors import UserError
 from tganv2_tf.files import Path, whole_file, whole_folder
@@ -67,16 +68,20 @@ def shown_frames(num_frames: int, count: int) -> np.ndarray:
     return np.linspace(0, num_frames - 1, min(count, num_frames)).round().astype(int)
 
 
-def strip(videos: np.ndarray, num_frames: int = STRIP_FRAMES, border: int = 2) -> np.ndarray:
+def strip(
+    videos: np.ndarray, num_frames: int = STRIP_FRAMES, border: int = 2, captions: Sequence[str] = ()
+) -> np.ndarray:
     """Frames of each video from left to right, a video a row: uint8 [N, T, H, W, 3] -> uint8 [H', W', 3].
 
     Args:
       videos: uint8 [N, T, H, W, 3].
       num_frames: how many of the T, evenly spaced.
       border: black pixels between frames.
+      captions: of the rows, N texts or none.
     """
     frames = videos[:, shown_frames(videos.shape[1], num_frames)]
-    return grid(frames.reshape(-1, 1, *videos.shape[2:]), frames.shape[1], border)[0]
+    rows = np.stack([grid(row[:, np.newaxis], len(row), border) for row in frames])
+    return grid(captioned(rows, captions), 1, border)[0]
 
 
 def enlarge(video: np.ndarray, factor: int, resample: str = "nearest") -> np.ndarray:
@@ -137,6 +142,7 @@ def open_writer(
     columns: int = 0,
     shown: int = STRIP_FRAMES,
     arrays: Mapping[str, np.ndarray] | None = None,
+    captions: Sequence[str] = (),
 ) -> Iterator[Write]:
     """Gives a function that takes the next frames of all videos, uint8 [N, t, H, W, 3].
 
@@ -154,6 +160,7 @@ def open_writer(
       columns: videos a row of the grid; 0 = about as many as rows. Of a .png whose videos have one frame, too.
       shown: frames of each video in a .png.
       arrays: what else an .npz holds.
+      captions: N texts to show below the videos, or none; not in an .npz.
     Raises:
       UserError: another suffix, a folder that is there, or frames that cannot be encoded.
       OSError: a full disk, for one.
@@ -164,11 +171,11 @@ def open_writer(
             yield write
         return
     if suffix == ".png":
-        with _picture(path, num_frames, shown, columns) as write:
+        with _picture(path, num_frames, shown, columns, captions) as write:
             yield write
         return
     with encoder(path, fps) if suffix else _frames(path) as write_grid:
-        yield lambda videos: write_grid(grid(videos, columns or None))
+        yield lambda videos: write_grid(grid(captioned(videos, captions), columns or None))
 
 
 def write_video(path: Path, video: np.ndarray, fps: float) -> None:
@@ -184,7 +191,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 
 @contextlib.contextmanager
-def _picture(path: Path, num_frames: int, shown: int, columns: int) -> Iterator[Write]:
+def _picture(path: Path, num_frames: int, shown: int, columns: int, captions: Sequence[str]) -> Iterator[Write]:
     chosen, parts, seen = shown_frames(num_frames, shown), [], 0
 
     def write(videos: np.ndarray) -> None:
@@ -195,8 +202,10 @@ def _picture(path: Path, num_frames: int, shown: int, columns: int) -> Iterator[
 
     yield write
     videos = np.concatenate(parts, axis=1)
-    single = videos.shape[1] == 1
-    write_image(path, grid(videos, columns or None)[0] if single else strip(videos, shown))
+    if videos.shape[1] == 1:
+        write_image(path, grid(captioned(videos, captions), columns or None)[0])
+    else:
+        write_image(path, strip(videos, shown, captions=captions))
 
 
 @contextlib.contextmanager

@@ -56,6 +56,13 @@ class Selection:
         labels = None if self.labels is None else self.labels[first:end]
         return Selection(self.z[first:end], self.seeds[first:end], labels, self.names[first:end])
 
+    def captions(self, num_levels: int = 0) -> list[str]:
+        """The names as they are read: `seed3-Biking`. With levels, N * num_levels of them, such as `seed3, level 1`."""
+        names = list(map(urllib.parse.unquote, self.names))
+        if not num_levels:
+            return names
+        return [f"{name}, level {level}" for name in names for level in range(1, num_levels + 1)]
+
     def arrays(self) -> dict[str, np.ndarray]:
         """What an archive says of its videos: seeds, z, names, and labels where there are classes."""
         arrays = {"seeds": self.seeds, "z": self.z, "names": np.array(self.names)}
