@@ -127,7 +127,17 @@ def made_up_manifest(shards: int) -> Manifest:
         )
         for index in range(shards)
     ]
-    return Manifest("videos", "train", SIZE, SIZE, [f"class{label:03d}" for label in range(CLASSES)], {}, entries)
+    return Manifest(
+        "videos",
+        "train",
+        SIZE,
+        SIZE,
+        [f"class{label:03d}" for label in range(CLASSES)],
+        {},
+        entries,
+        videos_per_class=[shards * VIDEOS_A_SHARD // CLASSES] * CLASSES,
+        sources=[sources.in_manifest(f"{shard} {index}" for index in range(VIDEOS_A_SHARD)) for shard in range(shards)],
+    )
 
 
 class Measurement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Sequence
 
 from data_prep.shard_writer import Video
@@ -27,10 +28,10 @@ def state(video: Video) -> str:
 
 
 def _state(path: Path) -> str:
-    if os.path.isdir(path):
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
         frames = "\n".join(f"{os.path.basename(frame)} {_state(frame)}" for frame in frame_paths(path))
         return f"frames with digest {_digest(frames, 16)}"
-    found = os.stat(path)
     return f"{found.st_size} bytes, {found.st_mtime_ns} ns"
 
 

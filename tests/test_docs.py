@@ -230,7 +230,7 @@ BROUGHT = {
     "docs/faceforensics.md": ["FaceForensics_compressed", "INTERVIEWS", "conv3d_deepnetA_ucf.npz", "i3d-kinetics-400"],
     "docs/distributed.md": ["UCF-101", "ucfTrainTestlist"],
     "docs/installation.md": ["demo/run"],
-    "docs/own_videos.md": ["VIDEOS"],
+    "docs/own_videos.md": ["VIDEOS", "ROOT"],
     "docs/serving.md": ["demo/run"],
     "docs/python_api.md": ["examples", "demo/run", "demo/data/train", "demo/classifier.npz"],
     "docs/troubleshooting.md": ["data/own/train"],
@@ -253,6 +253,9 @@ def brought(tmp_path_factory):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_video(path, moving_shapes.render(name, group, 1, rendered))
             lists["test" if group == 1 else "train"].append(file)
+    (folder / "ROOT").mkdir()
+    for split in lists:
+        (folder / "ROOT" / split).symlink_to(folder / "VIDEOS")
     (folder / "ucfTrainTestlist").mkdir()
     (folder / "ucfTrainTestlist" / "classInd.txt").write_text("1 CircleLeft\n2 SquareUp\n")
     for split, files in lists.items():

@@ -88,11 +88,6 @@ def test_unusable_files(tmp_path: pathlib.Path, content: bytes | None, reason: s
         _frames(path)
 
 
-def test_a_folder_is_not_a_video(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(VideoError, match="missing"):
-        open_video(tmp_path)
-
-
 def test_broken_files_leave_the_terminal_alone(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(200))
     with pytest.raises(VideoError):
