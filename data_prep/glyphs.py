@@ -54,10 +54,10 @@ LETTERS = {
 CLASSES = (*(f"Digit{name}" for name in DIGITS), *(f"Letter{name}" for name in LETTERS))
 STROKES = dict(zip(CLASSES, (*DIGITS.values(), *LETTERS.values())))
 # Lengths are in sides of the centre square, the part that the geometry `paper` keeps.
-HEIGHT = (0.42, 0.60)
+HEIGHT = (0.30, 0.48)
 WIDTH = (0.55, 0.75)  # in heights
 SLANT = (-0.25, 0.25)  # to the right, in heights
-THICKNESS = (0.035, 0.06)
+THICKNESS = (0.02, 0.035)
 SPEED = (0.015, 0.035)  # a frame
 
 

@@ -179,7 +179,7 @@ def score(
         raise ConfigError(f"{flags}: one of them, and only one, must say what to score")
     from tganv2_tf.data.manifest import Manifest
     from tganv2_tf.evaluation import protocol, samples
-    from tganv2_tf.evaluation.networks import NetworkFiles, described, load_networks
+    from tganv2_tf.evaluation.networks import NetworkFiles, described, load_networks, warn_of_doubtful
 
     names = protocol.parse_scores(command.scores)
     kinds = tuple(sorted({protocol.NETWORK_OF[name] for name in names}))
@@ -200,6 +200,7 @@ def score(
         raise ConfigError("--data_dir is missing: the shards of real videos; only inception_score goes without")
     manifest = Manifest.load(data.data_dir) if with_real else None
     networks = load_networks(files)
+    warn_of_doubtful(networks)
     real = {}
     with contextlib.ExitStack() as stack:
         if runner.runner == "local":

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tganv2_tf.config import EvalConfig
 from tganv2_tf.data.manifest import checksum
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.evaluation.c3d import C3D, load_c3d, resize
-from tganv2_tf.evaluation.classifier import load_classifier
+from tganv2_tf.evaluation.classifier import doubt, read_classifier
 from tganv2_tf.evaluation.samples import Batches
 
 PAPER_SIZE = 128
@@ -31,12 +32,14 @@ class Network(NamedTuple):
       identity: what its answers depend on, for the cache and the report: checksums of files, preprocessing.
       describe: float32 [n, 16, H, W, 3] in [-1, 1] -> features [n, d], and class probabilities [n, K] or None.
       labels: names of the K classes; empty where they are not known.
+      doubt: why scores by it may mean nothing, in a sentence that begins with its file; empty if nothing is known.
     """
 
     name: str
     identity: dict[str, Any]
     describe: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor | None]]
     labels: tuple[str, ...] = ()
+    doubt: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,12 +120,13 @@ def load_c3d_network(config: EvalConfig) -> Network:
             "--classifier is missing: a C3D; `python -m tganv2_tf.train_classifier` makes one, or use the authors' "
             "conv3d_deepnetA_ucf.npz with their --c3d_mean=mean2.npz"
         )
-    files = [config.classifier]
+    files, doubtful = [config.classifier], ""
     if config.c3d_mean:
         network: C3D = load_c3d(config.classifier, config.c3d_mean)
         files.append(config.c3d_mean)
     else:
-        network = load_classifier(config.classifier)
+        network, metadata = read_classifier(config.classifier)
+        doubtful = doubt(metadata)
 
     @tf.function(reduce_retracing=True)
     def describe(videos: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -130,7 +134,14 @@ def load_c3d_network(config: EvalConfig) -> Network:
         return outputs["fc7"], outputs["probabilities"]
 
     identity = {"network": "c3d", "files": [checksum(file) for file in files], "protocol": config.protocol}
-    return Network("c3d", identity, describe, network.labels)
+    return Network("c3d", identity, describe, network.labels, doubtful and f"{config.classifier}: {doubtful}")
+
+
+def warn_of_doubtful(networks: Mapping[str, Network]) -> None:
+    """Logs what is known to make scores by these networks mean little."""
+    for network in networks.values():
+        if network.doubt:
+            logging.warning("%s.", network.doubt)
 
 
 def load_i3d_network(path: str) -> Network:

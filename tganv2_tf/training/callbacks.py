@@ -24,7 +24,7 @@ from tganv2_tf.config import Config
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation import protocol
-from tganv2_tf.evaluation.networks import Answers, describe, load_c3d_network
+from tganv2_tf.evaluation.networks import Answers, describe, load_c3d_network, warn_of_doubtful
 from tganv2_tf.evaluation.samples import NUM_FRAMES, batch_of_generator
 from tganv2_tf.files import write_atomically
 from tganv2_tf.models.latents import sample_latents
@@ -307,6 +307,8 @@ class Evaluations(StepCallback):
         super().__init__()
         self.writer, self.config, self.chief = writer, config, chief
         self.networks = {"c3d": load_c3d_network(config.eval)}
+        if chief:
+            warn_of_doubtful(self.networks)
         self.real = {"c3d": protocol.real_features(self.networks["c3d"], manifest, config.data, config.eval)}
         self.described = protocol.describe_protocol(self.networks, config.data, manifest, config.eval)
         self.class_names = manifest.labels if config.model.conditional else []
