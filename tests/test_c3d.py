@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 
 import numpy as np
@@ -224,6 +225,59 @@ def test_a_wrong_array_is_named_and_nothing_is_taken_over(name, array, message):
     assert str(error.value) == f"some/file.npz: {message}"
     for now, then in zip(network.get_weights(), before.get_weights()):
         np.testing.assert_array_equal(now, then)
+
+
+def test_fitting_standardizes_every_unit_before_its_relu(monkeypatch):
+    """Of clips that share a dark ground, on which thin lines are drawn: afterwards these are what the logits tell."""
+    config = C3DConfig(side=32, channels=(4, 5, 6, 6, 7, 7, 8, 8), units=(9, 10), num_classes=3)
+    rng = np.random.default_rng(0)
+    videos = np.full((24, 16, 32, 32, 3), -0.8, np.float32) + rng.normal(0, 0.005, (24, 16, 32, 32, 3))
+    for number in range(24):
+        row = rng.integers(2, 28)
+        videos[number, :, row, rng.integers(0, 12) : rng.integers(20, 32)] = rng.uniform(-0.5, 1, 3)
+    videos = tf.constant(videos, tf.float32)
+    tf.keras.utils.set_random_seed(1)
+    network = C3D(config)
+    layers = (*network.convolutions, network.fc6, network.fc7, network.fc8)
+
+    def seen():
+        """What comes out of every layer, without ReLU."""
+        values = {}
+
+        def noted(value, name):
+            values[name] = value
+            return tf.nn.relu(value)
+
+        with monkeypatch.context() as patch:
+            for layer in layers[:-1]:
+                patch.setattr(layer, "activation", functools.partial(noted, name=layer.name))
+            values["fc8"] = network(videos)["fc8"]
+        return {name: value.numpy() for name, value in values.items()}
+
+    def spread_between_clips(outputs):
+        """How much of the logits' energy tells clips from each other."""
+        return outputs["fc8"].std(0).mean() / np.sqrt(np.mean(outputs["fc8"] ** 2))
+
+    before = seen()
+    network.fit_to(videos)
+    after = seen()
+    assert set(after) == {layer.name for layer in layers}
+    for name, value in after.items():
+        units = value.reshape(-1, value.shape[-1])
+        np.testing.assert_allclose(units.mean(0), 0, atol=0.02, err_msg=name)  # float32 sums
+        alive = units.std(0) > 0.5 * (0.1 if name == "fc8" else 1)
+        assert alive.mean() > 0.7, name
+        np.testing.assert_allclose(units.std(0)[alive], 0.1 if name == "fc8" else 1.0, rtol=0.01, err_msg=name)
+    assert spread_between_clips(before) < 0.5 < 0.95 < spread_between_clips(after)
+
+
+def test_fitting_does_not_blow_up_what_does_not_vary():
+    network = C3D(TINY)
+    before = network.get_weights()
+    network.fit_to(tf.zeros([2, 16, 8, 8, 3]))
+    for old, new in zip(before[::2], network.get_weights()[::2]):
+        assert np.abs(new).max() <= 100.001 * np.abs(old).max()
+    assert np.isfinite(network(tf.ones([1, 16, 8, 8, 3]))["fc8"]).all()
 
 
 def test_wrong_files_are_named(tmp_path):

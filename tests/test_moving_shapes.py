@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import subprocess
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep import moving_shapes
-from data_prep.moving_shapes import CLASSES, MovingShapesOptions
+from data_prep import moving_shapes, shapes
+from data_prep.moving_shapes import MovingShapesOptions
+from data_prep.shapes import CLASSES
 from tganv2_tf.decoding import open_video
 from tganv2_tf.errors import ConfigError, UserError
 
@@ -108,13 +110,13 @@ def test_shapes_by_their_area() -> None:
 
 
 def test_edges_are_smooth_and_motion_is_finer_than_a_pixel() -> None:
-    coverage = moving_shapes._coverage("Square", (10.0, 10.0), 5.0 / 0.9, 20, 20)  # half a side is 5 pixels
+    coverage = shapes.coverage("Square", (10.0, 10.0), 5.0 / 0.9, 20, 20)  # half a side is 5 pixels
     np.testing.assert_allclose(coverage[10], [0] * 5 + [1] * 10 + [0] * 5, atol=0.26)
     assert coverage.sum() == pytest.approx(100, rel=0.09)  # a little wider: the smooth edge lies outside
-    shifted = [moving_shapes._coverage("Square", (10.0 + x, 10.0), 5.0 / 0.9, 20, 20) for x in (0.0, 0.1, 0.2, 0.3)]
+    shifted = [shapes.coverage("Square", (10.0 + x, 10.0), 5.0 / 0.9, 20, 20) for x in (0.0, 0.1, 0.2, 0.3)]
     centres = [(c.sum(0) * np.arange(20)).sum() / c.sum() for c in shifted]
     np.testing.assert_allclose(np.diff(centres), 0.1, atol=0.03)
-    circle = moving_shapes._coverage("Circle", (10.0, 10.0), 5.0, 20, 20)
+    circle = shapes.coverage("Circle", (10.0, 10.0), 5.0, 20, 20)
     assert circle.sum() == pytest.approx(np.pi * 25, rel=0.09)
     assert len(np.unique(circle)) > 5
 
@@ -138,6 +140,37 @@ def test_same_seed_same_bytes_other_seed_other_videos(tmp_path: pathlib.Path) ->
     assert a == b and set(a) == set(c)
     videos = [name for name in a if name.endswith(".avi")]
     assert len(videos) == 12 and all(a[name] != c[name] for name in videos)
+
+
+def test_shapes_are_the_pixels_and_the_options_of_older_versions(tmp_path: pathlib.Path) -> None:
+    options = _options(tmp_path / "a", num_frames=5, seed=2, videos_per_class=1)
+    digest = hashlib.sha256()
+    for name in CLASSES:
+        for group in (1, 7):
+            digest.update(moving_shapes.render(name, group, 3, options).tobytes())
+    digest.update(moving_shapes.render("TriangleUp", 2, 1, _options(num_frames=32, height=40, width=31)).tobytes())
+    # Of the code before there were glyphs.
+    assert digest.hexdigest() == "3b9f4c233e4230c5da191eca182cce9e47a26f73699bf1d2086956c3cf91c0ab"
+    moving_shapes.main(options)
+    made = json.loads((tmp_path / "a" / "moving_shapes.json").read_text())
+    assert list(made) == ["videos_per_class", "test_fraction", "num_frames", "height", "width", "seed"]
+
+
+def test_glyphs_are_digits_then_letters(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ten, twelve = (_options(content="glyphs", num_classes=number) for number in (0, 12))
+    assert moving_shapes.classes(ten) == tuple(f"Digit{number}" for number in range(10))
+    assert moving_shapes.classes(twelve) == (*moving_shapes.classes(ten), "LetterA", "LetterB")
+    lists = moving_shapes.split_lists(twelve)
+    assert lists["classInd.txt"].endswith("10 Digit9\r\n11 LetterA\r\n12 LetterB\r\n")
+    for name, numbers in (("a", (0, 10)), ("b", (11,))):
+        for number in numbers:
+            small = _options(tmp_path / name, content="glyphs", num_classes=number, videos_per_class=1, num_frames=2)
+            moving_shapes.main(small)
+    made = capsys.readouterr().out.splitlines()
+    assert "10 videos of 10 classes" in made[0] and "complete already" in made[1]
+    a, b = (_files(tmp_path / name) for name in "ab")
+    assert {name for name in b if name.endswith(".avi")} - set(a) == {"videos/LetterA/v_LetterA_g01_c01.avi"}
+    assert all(a[name] == b[name] for name in a if name.endswith(".avi")), "more classes leave the others as they are"
 
 
 def test_second_run_is_quick_and_other_options_render_anew(
@@ -211,6 +244,9 @@ def test_a_video_cut_by_a_full_disk_is_an_error(
         ({"num_frames": 1}, "--num_frames=1"),
         ({"height": 8}, "--height=8: valid: 16 to 4096"),
         ({"seed": -1}, "--seed=-1"),
+        ({"num_classes": 10}, "--num_classes=10: valid: 0 with --content=shapes, which are always 12 classes"),
+        ({"content": "glyphs", "num_classes": 35}, "--num_classes=35: valid: 0, or 2 to 34"),
+        ({"content": "glyphs", "num_classes": 1}, "--num_classes=1: valid: 0, or 2 to 34"),
     ],
 )
 def test_options_that_cannot_work(changes: dict[str, Any], named: str) -> None:

@@ -1,4 +1,4 @@
-"""Classifiers of one's own: they learn, go on where they were stopped, and say what is wrong."""
+"""Classifiers of one's own: they learn, stop in time, resume where they were stopped, and say what is wrong."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from tests.conftest import ROOT, run_command
 from tests.data_sets import encode_frame, flip_byte
 from tests.forking import fork_command
 from tganv2_tf import cli_flags, train_classifier
-from tganv2_tf.config import DataConfig
 from tganv2_tf.data.manifest import MANIFEST_FILE, Manifest, Shard, checksum, shard_name
 from tganv2_tf.data.records import NO_LABEL, encode_record
 from tganv2_tf.errors import UserError
-from tganv2_tf.evaluation import classifier
+from tganv2_tf.evaluation import classifier_training, examination
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig
-from tganv2_tf.evaluation.classifier import Trainer, load_classifier, read_metadata, save_classifier
+from tganv2_tf.evaluation.classifier import load_classifier, read_metadata, save_classifier
+from tganv2_tf.evaluation.examination import Examination, Result
+from tganv2_tf.evaluation.trainer import Trainer
 
 MODULE = "tganv2_tf.train_classifier"
 TINY = C3DConfig(side=8, channels=(2,) * 8, units=(8, 8), num_classes=2)
@@ -49,7 +50,7 @@ def write_labelled(folder, labels, *, names=("red", "blue"), num_frames=20, spli
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """The flags that name a training set of 12 and a test set of 6 videos."""
+    """The flags that name a training set of 12 videos, two of which are held out, and a test set of 6."""
     folder = tmp_path_factory.mktemp("data")
     train = write_labelled(folder / "train", [0, 1] * 6)
     test = write_labelled(folder / "test", [0, 1] * 3, split="test")
@@ -70,6 +71,8 @@ def test_two_colours_are_told_apart(trained, data):
     path, result = trained
     assert result.returncode == 0, result.stderr
     assert result.stdout == f"{path}: 100.0% of 24 clips of 6 test videos classified correctly (2 classes)\n"
+    assert "All 40 steps: accuracy on 2 held-out videos 100.0% at step" in result.stderr
+    assert "WARNING" not in result.stderr
     assert "40/40" in result.stderr and "loss" in result.stderr and "accuracy" in result.stderr, "the progress bar"
     assert [file.name for file in path.parent.iterdir()] == ["colours.npz"]
     network = load_classifier(path)
@@ -83,13 +86,17 @@ def test_two_colours_are_told_apart(trained, data):
 def test_the_file_says_what_it_was_made_of(trained, data):
     metadata = read_metadata(trained[0])
     assert metadata["test_accuracy"] == 1.0
-    assert (metadata["test_clips"], metadata["test_videos"]) == (24, 6)
+    assert (metadata["test_clips"], metadata["test_videos"], metadata["chance"]) == (24, 6, 0.5)
+    assert (metadata["held_out_accuracy"], metadata["held_out_videos"]) == (1.0, 2)
+    assert metadata["tested_on_held_out"] is False
+    assert 1 <= metadata["best_step"] <= metadata["steps"] == 40
     assert metadata["labels"] == ["red", "blue"]
     assert metadata["shape"]["side"] == 32 and metadata["shape"]["num_classes"] == 2
     train, test = (os.path.join(flag.partition("=")[2], MANIFEST_FILE) for flag in data)
     assert metadata["recipe"] == {
         "size": "small",
         "steps": 40,
+        "patience": 6,
         "batch_size": 8,
         "learning_rate": 1e-3,
         "flip": False,
@@ -102,7 +109,7 @@ def test_the_file_says_what_it_was_made_of(trained, data):
         assert file["metadata"].shape == () and json.loads(str(file["metadata"])) == metadata
 
 
-def test_a_stopped_training_goes_on_to_the_same_bits(trained, data, tmp_path):
+def test_a_stopped_training_resumes_to_the_same_bits(trained, data, tmp_path):
     path = tmp_path / "colours.npz"
     state = tmp_path / "colours.npz.unfinished"
     arguments = [*data, *HOW, f"--output={path}", "--checkpoint_every_steps=1"]
@@ -112,13 +119,13 @@ def test_a_stopped_training_goes_on_to_the_same_bits(trained, data, tmp_path):
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 128 + signal.SIGTERM, said
-    assert "and saved; the same command goes on" in said
+    assert "and saved; the same command resumes" in said
     assert not path.exists()
     step = int(tf.train.latest_checkpoint(str(state)).rpartition("-")[2])
     assert 1 <= step < 40
     result = fork_command(MODULE, *arguments, "--checkpoint_every_steps=40")
     assert result.returncode == 0, result.stderr
-    assert f"Going on from step {step}." in result.stderr
+    assert f"Resuming from step {step}." in result.stderr
     assert not state.exists()
     with np.load(path) as resumed, np.load(trained[0]) as straight:
         assert set(resumed.files) == set(straight.files)
@@ -153,28 +160,67 @@ def eagerly():
     tf.config.run_functions_eagerly(False)
 
 
-def train_in_steps(folder, *stops, seed=0, learning_rate=1e-2):
-    """Weights of a tiny network after the last of the stops, each trained to by objects of its own."""
+class OnNoise:
+    """An examination whose results change with the weights, and never are those of a guess."""
+
+    videos, chance = 20, 0.01
+
+    def __init__(self, network):
+        self.network = network
+
+    def result(self):
+        mean = float(np.mean([np.abs(weight).mean() for weight in self.network.get_weights()]))
+        return Result(round(1000 * mean % 1, 1), mean, 20)
+
+
+def train_in_steps(folder, *stops, seed=0, learning_rate=1e-2, patience=0, steps=10):
+    """The trainer after the last of the stops, each trained to by objects that know nothing of each other."""
     rng = np.random.default_rng(0)
     clips, labels = rng.integers(0, 255, (20, 16, 8, 8, 3), np.uint8), rng.integers(0, 2, 20)
     for stop in stops:
         tf.keras.utils.set_random_seed(seed)
-        schedule = tf.keras.optimizers.schedules.PolynomialDecay(learning_rate, 10, 0.0)
-        trainer = Trainer(C3D(TINY), tf.keras.optimizers.Adam(schedule), seed)
+        network = C3D(TINY)
+        trainer = Trainer(network, tf.keras.optimizers.Adam(learning_rate), seed, OnNoise(network), 2, patience)
         batches = tf.data.Dataset.from_tensor_slices((clips, labels)).shuffle(20, seed=3).repeat().batch(4, True)
         assert trainer.run(batches, stop, folder, 2) == 0
-        assert trainer.step == stop
-    return trainer.network.get_weights()
+        assert trainer.step == stop or trainer.has_ended
+    return trainer
+
+
+def state_of(trainer):
+    """Weights, and what is known of the best ones."""
+    best = trainer.best
+    return [*trainer.network.get_weights(), *(variable.numpy() for variable in best.variables)]
 
 
 def test_the_state_holds_all_that_the_updates_depend_on(tmp_path, eagerly):
-    straight = train_in_steps(tmp_path / "a", 7)
-    taken_up = train_in_steps(tmp_path / "b", 1, 4, 7)
-    other = train_in_steps(tmp_path / "c", 7, seed=1)
+    straight = state_of(train_in_steps(tmp_path / "a", 8))
+    taken_up = state_of(train_in_steps(tmp_path / "b", 2, 4, 8))
+    other = state_of(train_in_steps(tmp_path / "c", 8, seed=1))
     for ours, theirs in zip(taken_up, straight):
         np.testing.assert_array_equal(ours, theirs)
     assert any((ours != theirs).any() for ours, theirs in zip(other, straight))
-    assert [file.name for file in (tmp_path / "a").glob("*.index")] == ["ckpt-7.index"], "only the newest state"
+    assert [file.name for file in (tmp_path / "a").glob("*.index")] == ["ckpt-8.index"], "only the newest state"
+
+
+def test_training_ends_when_the_accuracy_no_longer_rises(tmp_path, eagerly, monkeypatch):
+    results = iter([0.5, 0.7, 0.7, 0.6, 0.9, 0.9, 0.1])
+    monkeypatch.setattr(OnNoise, "result", lambda self: Result(next(results), 1.0, 20))
+    trainer = train_in_steps(tmp_path / "a", 100, patience=2)
+    assert trainer.has_ended and trainer.step == 8, "2 validations after step 4, the best"
+    assert (trainer.best.step, trainer.best.accuracy) == (4, 0.7)
+    again = train_in_steps(tmp_path / "a", 100, patience=2)
+    assert again.step == 8, "what has ended takes no further step"
+    results = iter([0.1] * 20)
+    assert train_in_steps(tmp_path / "b", 12, patience=0).step == 12
+
+
+def test_the_initial_weights_are_fitted_to_the_data(tmp_path, eagerly, monkeypatch):
+    seen = []
+    monkeypatch.setattr(C3D, "fit_to", lambda network, videos: seen.append(videos))
+    train_in_steps(tmp_path / "a", 2, 4)
+    (videos,) = seen  # when it begins, not when it is resumed
+    assert videos.shape == (4, 16, 8, 8, 3) and float(tf.reduce_min(videos)) >= -1 and float(tf.reduce_max(videos)) <= 1
 
 
 def test_an_update_descends_the_cross_entropy_and_drops_other_units_at_each_step(monkeypatch, eagerly):
@@ -182,7 +228,7 @@ def test_an_update_descends_the_cross_entropy_and_drops_other_units_at_each_step
     arrays = {name: np.zeros_like(array) for name, array in network.to_arrays().items()}
     arrays["fc8/b"][:] = np.log([3.0, 1.0])
     network.assign_arrays(arrays, "by hand")
-    trainer = Trainer(network, tf.keras.optimizers.SGD(1.0), seed=7)
+    trainer = Trainer(network, tf.keras.optimizers.SGD(1.0), 7, OnNoise(network), 2, 0)
     seeds, original = [], network.call
 
     def watched(videos, dropout_seed=None):
@@ -202,30 +248,69 @@ def test_an_update_descends_the_cross_entropy_and_drops_other_units_at_each_step
     assert seeds == [[7, 0], [7, 1]]
 
 
-def test_accuracy_counts_the_clips_that_are_right(tmp_path):
-    network = C3D(TINY)
-    arrays = {name: np.zeros_like(array) for name, array in network.to_arrays().items()}
-    arrays["fc8/b"][1] = 1.0  # everything is class 1
-    network.assign_arrays(arrays, "by hand")
-    folder = write_labelled(tmp_path / "data", [0, 1, 1, 0, 0])
-    right = classifier.classified_correctly(network, Manifest.load(folder), DataConfig(folder, windows_per_record=3), 4)
-    assert right.shape == (15,) and right.sum() == 6
+def test_mirroring_is_for_training_alone_and_held_out_videos_for_validation(data, tmp_path, capsys, monkeypatch):
+    drawn = []
 
+    def watched(original):
+        def labelled_clips(manifest, config, *arguments, **options):
+            clips = original(manifest, config, *arguments, **options)
+            ids = [f"v{number}" for number in range(manifest.num_videos)]
+            drawn.append((manifest.split, config.flip, {name for name in ids if options["keep"](tf.constant(name))}))
+            return clips
 
-def test_mirroring_is_for_training_alone(data, tmp_path, capsys, monkeypatch):
-    flips, original = [], classifier.labelled_clips
+        return labelled_clips
 
-    def watched(manifest, config, *arguments, **options):
-        flips.append((manifest.split, config.flip))
-        return original(manifest, config, *arguments, **options)
-
-    monkeypatch.setattr(classifier, "labelled_clips", watched)
+    for module in (classifier_training, examination):
+        monkeypatch.setattr(module, "labelled_clips", watched(module.labelled_clips))
     monkeypatch.setattr(Trainer, "run", lambda *arguments: 0)
-    monkeypatch.setitem(classifier.SIZES, "small", TINY)
+    monkeypatch.setitem(classifier_training.SIZES, "small", TINY)
     for arguments in ([], ["--flip"]):
+        drawn.clear()
         output = f"--output={tmp_path}/{len(arguments)}.npz"
         assert command(capsys, *data, output, "--steps=1", "--batch_size=2", *arguments)[0] == 0
-    assert flips == [("train", False), ("test", False), ("train", True), ("test", False)]
+        (_, _, trained), (_, _, held_out), (_, _, tested) = drawn
+        assert [each[:2] for each in drawn] == [("train", bool(arguments)), ("train", False), ("test", False)]
+        assert len(trained) == 10 and len(held_out) == 2 and not trained & held_out and len(tested) == 6
+
+
+def test_without_test_videos_those_that_are_held_out_tell_the_accuracy(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(classifier_training.SIZES, "small", TINY)
+    status, out, _ = command(capsys, data[0], f"--output={tmp_path}/c.npz", "--steps=1", "--batch_size=2")
+    assert status == 0 and "of 8 clips of 2 videos held out of the training, which also chose its end" in out
+    metadata = read_metadata(tmp_path / "c.npz")
+    assert metadata["tested_on_held_out"] and metadata["test_accuracy"] == pytest.approx(metadata["held_out_accuracy"])
+
+
+def test_without_source_groups_to_hold_out_the_test_videos_choose_the_end(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(classifier_training.SIZES, "small", TINY)
+    folder = write_labelled(tmp_path / "two", [0, 1])
+    arguments = [f"--data_dir={folder}", f"--output={tmp_path}/c.npz", "--steps=1", "--batch_size=2"]
+    status, _, err = command(capsys, *arguments)
+    assert status == 2 and "no class has videos of two source groups" in err and "--test_data_dir" in err
+    assert not (tmp_path / "c.npz.unfinished").exists()
+    assert command(capsys, *arguments, data[1])[0] == 0
+    assert read_metadata(tmp_path / "c.npz")["tested_on_held_out"]
+
+
+def test_what_has_not_learned_says_so_each_time(data, tmp_path, capsys, caplog, monkeypatch):
+    monkeypatch.setitem(classifier_training.SIZES, "small", TINY)
+    monkeypatch.setattr(Examination, "result", lambda examination: Result(0.5, 0.7, 24))
+    for _ in range(2):
+        caplog.clear()
+        status, out, _ = command(capsys, *data, f"--output={tmp_path}/c.npz", "--steps=1", "--batch_size=2")
+        assert status == 0 and "50.0% of 24 clips" in out
+        (warning,) = (record for record in caplog.records if record.levelname == "WARNING")
+        said = warning.getMessage()
+        assert said.startswith(f"{tmp_path}/c.npz: it has not learned its classes: 50.0% of 24 clips of 6 test videos")
+        assert "its scores mean nothing. Look at the videos and their labels" in said
+
+
+def test_a_test_of_the_training_videos_is_named(tmp_path, data, capsys, caplog, monkeypatch):
+    monkeypatch.setitem(classifier_training.SIZES, "small", TINY)
+    train = data[0].partition("=")[2]
+    arguments = [data[0], f"--test_data_dir={train}", f"--output={tmp_path}/c.npz", "--steps=1", "--batch_size=2"]
+    assert command(capsys, *arguments)[0] == 0
+    assert f"--test_data_dir={train}: shards of {train}: what was trained on tests nothing" in caplog.text
 
 
 def test_a_classifier_comes_back_as_it_was(tmp_path):
@@ -241,20 +326,23 @@ def test_a_classifier_comes_back_as_it_was(tmp_path):
 
 def test_every_size_that_can_be_chosen_exists():
     (size,) = (field for field in dataclasses.fields(train_classifier.Command) if field.name == "size")
-    assert set(size.metadata["choices"]) == set(classifier.SIZES)
-    assert classifier.SIZES["full"] == C3DConfig(112, (64, 128, 256, 256, 512, 512, 512, 512), (4096, 4096), 101)
+    assert set(size.metadata["choices"]) == set(classifier_training.SIZES)
+    assert classifier_training.SIZES["full"] == C3DConfig(
+        112, (64, 128, 256, 256, 512, 512, 512, 512), (4096, 4096), 101
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--output=c.h5"], "--output=c.h5: valid: a file name that ends in .npz"),
+        (["--patience=-1"], "--patience=-1: valid: a whole number of at least 0"),
         (["--steps=0"], "--steps=0: valid: a whole number of at least 1"),
         (["--learning_rate=0"], "--learning_rate=0.0: valid: a number above 0"),
         (["--seed=-1"], "--seed=-1: valid"),
         (["--data_dir=nowhere"], "nowhere: no such folder"),
     ],
-    ids=["output", "steps", "learning rate", "seed", "folder"],
+    ids=["output", "patience", "steps", "learning rate", "seed", "folder"],
 )
 def test_wrong_flags_are_one_line(data, tmp_path, capsys, arguments, message):
     status, _, err = command(capsys, *data, f"--output={tmp_path}/c.npz", *arguments)
@@ -318,7 +406,7 @@ def test_a_damaged_or_foreign_state_is_named(data, tmp_path, capsys, eagerly):
     train_in_steps(tmp_path / "state", 2)
     file = tmp_path / "state" / "ckpt-2.data-00000-of-00001"
     os.truncate(file, file.stat().st_size // 2)
-    with pytest.raises(UserError, match=r"ckpt-2: cannot be read: .*; remove its folder to start anew$"):
+    with pytest.raises(UserError, match=r"ckpt-2: cannot be read: .*; remove its folder to start again$"):
         train_in_steps(tmp_path / "state", 4)
     foreign = tmp_path / "c.npz.unfinished"
     foreign.mkdir()

@@ -18,6 +18,7 @@ import pytest
 import tensorflow as tf
 
 from data_prep import moving_shapes, ucf101
+from data_prep.shapes import CLASSES
 from data_prep.ucf101 import Ucf101Options
 from tganv2_tf.data import records
 from tganv2_tf.data.manifest import Manifest, checksum
@@ -282,13 +283,13 @@ def _bytes(folder: pathlib.Path) -> dict[str, bytes]:
 
 def test_command_prepares_what_was_rendered(shapes: pathlib.Path, prepared: pathlib.Path) -> None:
     manifest = Manifest.load(prepared)
-    assert (manifest.num_videos, manifest.num_frames, manifest.labels) == (24, 24 * 32, list(moving_shapes.CLASSES))
+    assert (manifest.num_videos, manifest.num_frames, manifest.labels) == (24, 24 * 32, list(CLASSES))
     assert manifest.num_shards >= 6 and all(shard.bytes < 2.5 * 2**20 for shard in manifest.shards)
     assert all(checksum(prepared / shard.file) == shard.checksum for shard in manifest.shards)
     options = moving_shapes.MovingShapesOptions("unused", videos_per_class=2)
     for record in tf.data.TFRecordDataset(manifest.shard_paths(prepared)).map(records.parse_record):
         _, name, group, clip = record["video_id"].numpy().decode().split("_")
-        assert record["label_name"].numpy().decode() == name == moving_shapes.CLASSES[int(record["label"])]
+        assert record["label_name"].numpy().decode() == name == CLASSES[int(record["label"])]
         drawn = moving_shapes.render(name, int(group[1:]), int(clip[1:]), options)[7, :, 12:84].astype(float)
         stored = tf.io.decode_png(record["frames"][7])
         shrunk = tf.image.resize(tf.cast(stored, tf.float32), [72, 72], method="area").numpy()

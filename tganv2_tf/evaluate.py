@@ -213,7 +213,7 @@ def score(
     from tganv2_tf.data.manifest import Manifest
     from tganv2_tf.evaluation import protocol, samples, validity
     from tganv2_tf.evaluation.framing import Framing
-    from tganv2_tf.evaluation.networks import NetworkFiles, described, load_networks
+    from tganv2_tf.evaluation.networks import NetworkFiles, described, load_networks, warn_of_doubtful
 
     files = NetworkFiles(kinds, config, command.i3d)
     if runner.runner == "ray":
@@ -233,6 +233,7 @@ def score(
     if too_short:
         logging.warning("%s.", too_short)
     networks = load_networks(files)
+    warn_of_doubtful(networks)
     labels = networks["c3d"].labels if "c3d" in networks else ()
     if "class_accuracy" in names:
         validity.classifier_columns(class_names, labels)  # before real clips are read

@@ -1,6 +1,10 @@
 """Trains a classifier of labelled videos, a C3D, for scores on data that the authors' C3D does not know.
 
 python -m tganv2_tf.train_classifier --data_dir=data/train --test_data_dir=data/test --output=classifier.npz
+
+A tenth of the videos is held out, whole source groups of UCF101; training stops when its accuracy on them no longer
+rises, and the weights with the highest are kept. The file records the accuracy on --test_data_dir; if that is low, this
+command and everything that scores by the file warn of it.
 """
 
 from __future__ import annotations
@@ -18,18 +22,27 @@ class Command:
     """Videos and classifier."""
 
     data_dir: str = option("folder of the labelled shards to train on")
-    test_data_dir: str = option("folder of the shards, of the same classes, that its accuracy is measured on")
     output: str = option(
-        "file to write, .npz; until it is whole, what is needed to go on is in OUTPUT.unfinished", destination="file"
+        "file to write, .npz; until it is whole, what is needed to resume is in OUTPUT.unfinished", destination="file"
+    )
+    test_data_dir: str = option(
+        "folder of the shards, of the same classes, that its accuracy is measured on; none = the tenth of --data_dir "
+        "that is held out to choose when to stop",
+        "",
     )
     size: str = option("small: 32 pixels, few channels; full: C3D as published, 112 pixels", "small", ("small", "full"))
-    steps: int = option("updates", 600)
+    steps: int = option("updates at most", 3000)
+    patience: int = option(
+        "stop after so many validations, 50 steps or a pass over the data apart, in which the accuracy on held-out "
+        "videos did not rise; 0 = take all --steps",
+        6,
+    )
     batch_size: int = option("clips a step", 32)
-    learning_rate: float = option("Adam's step size at first, which falls to 0; for --size=full try 1e-4", 1e-3)
+    learning_rate: float = option("Adam's step size; for --size=full try 1e-4", 1e-3)
     flip: bool = option("mirror half of the clips; not where left and right tell classes apart", False)
     seed: int = option("seed of initial weights, data order, windows and dropout", 0)
     checkpoint_every_steps: int = option(
-        "steps between two saved states, from which the same command goes on; 0 = only where it is stopped", 200
+        "steps between two saved states, from which the same command resumes; 0 = only where it is stopped", 200
     )
 
     def __post_init__(self) -> None:
@@ -38,14 +51,15 @@ class Command:
         require("://" not in self.output, "output", self.output, "a file of this machine")
         for name, least in (("steps", 1), ("batch_size", 1), ("checkpoint_every_steps", 0)):
             require(getattr(self, name) >= least, name, getattr(self, name), f"a whole number of at least {least}")
+        require(self.patience >= 0, "patience", self.patience, "a whole number of at least 0")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
         require(0 <= self.seed < 2**31, "seed", self.seed, "a whole number from 0 up to 2147483647")
 
 
 def main(command: Command) -> int:
-    from tganv2_tf.evaluation import classifier  # TensorFlow, once the flags are known to be right
+    from tganv2_tf.evaluation import classifier_training  # TensorFlow, once the flags are known to be right
 
-    return classifier.train(**dataclasses.asdict(command))
+    return classifier_training.train(**dataclasses.asdict(command))
 
 
 if __name__ == "__main__":

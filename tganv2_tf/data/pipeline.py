@@ -12,6 +12,7 @@ number of threads, and the number of the last slot that was used is all that a r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,7 +141,13 @@ def _slots(share: Share, model: ModelConfig, data: DataConfig, seeds: np.ndarray
 
 @tf.autograph.experimental.do_not_convert
 def labelled_clips(
-    manifest: Manifest, data: DataConfig, num_frames: int, resolution: int, seed: int, endless: bool = False
+    manifest: Manifest,
+    data: DataConfig,
+    num_frames: int,
+    resolution: int,
+    seed: int,
+    endless: bool = False,
+    keep: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.data.Dataset:
     """Single clips with their labels, as classifiers and scores want them.
 
@@ -152,6 +159,7 @@ def labelled_clips(
       resolution: of a clip, in pixels; the height of the frames.
       seed: of the order, the windows and the augmentation.
       endless: pass after pass, each with an order and windows of its own, instead of a single one.
+      keep: tells by the id of a record, string [], whether it gives clips, bool []; none = all do.
     Returns:
       Elements of (uint8 [num_frames, resolution, resolution, 3], int64 []).
     Raises:
@@ -165,6 +173,8 @@ def labelled_clips(
         parsed = parse_record(record[2])
         seed = tf.stack([windows_seed, index])
         windows = cut_windows(parsed["frames"], data.windows_per_record, num_frames, data.frame_step, seed)
+        if keep is not None:
+            windows = windows[: tf.shape(windows)[0] * tf.cast(keep(parsed["video_id"]), tf.int32)]
         return windows, tf.repeat(parsed["label"], tf.shape(windows)[0])
 
     def decode(index: tf.Tensor, window: Any) -> tuple[tf.Tensor, tf.Tensor]:

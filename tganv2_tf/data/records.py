@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NO_LABEL = -1
 _SEGMENT = re.compile(r"#\d{4,}$")
+_CLIP_OF_GROUP = re.compile(r"(v_.+_g\d+)_c\d+", re.IGNORECASE)  # UCF101's names
 
 
 def encode_record(
@@ -154,3 +155,10 @@ def segment_id(video_id: str, number: int) -> str:
 def source_video(record_id: str) -> str:
     """The id of the video that a record comes from: its own, without the number of a segment."""
     return _SEGMENT.sub("", record_id)
+
+
+def source_group(record_id: str) -> str:
+    """What videos of one take share: `v_YoYo_g01`, UCF101's group, of `v_YoYo_g01_c02`; else the video's own id."""
+    video_id = source_video(record_id)
+    match = _CLIP_OF_GROUP.fullmatch(video_id)
+    return match[1] if match else video_id

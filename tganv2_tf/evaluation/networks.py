@@ -10,12 +10,13 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tganv2_tf.config import EvalConfig
 from tganv2_tf.data.manifest import checksum
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import C3D, load_c3d, resize
-from tganv2_tf.evaluation.classifier import load_classifier
+from tganv2_tf.evaluation.classifier import doubt, read_classifier
 from tganv2_tf.evaluation.samples import Batches
 from tganv2_tf.evaluation.score_names import require_classifier, require_i3d
 from tganv2_tf.evaluation.ucf101 import CLASSES as UCF101
@@ -33,12 +34,14 @@ class Network(NamedTuple):
       identity: what its answers depend on, for the cache and the report: checksums of files, preprocessing.
       describe: float32 [n, 16, H, W, 3] in [-1, 1] -> features [n, d], and class probabilities [n, K] or None.
       labels: names of the K classes; empty if they are not known.
+      doubt: why scores by it may mean nothing, in a sentence that begins with its file; empty if nothing is known.
     """
 
     name: str
     identity: dict[str, Any]
     describe: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor | None]]
     labels: tuple[str, ...] = ()
+    doubt: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +118,13 @@ def load_c3d_network(config: EvalConfig) -> Network:
       UserError: no such file, or not one of a C3D.
     """
     require_classifier(config)
-    files = [config.classifier]
+    files, doubtful = [config.classifier], ""
     if config.c3d_mean:
         network: C3D = load_c3d(config.classifier, config.c3d_mean)
         files.append(config.c3d_mean)
     else:
-        network = load_classifier(config.classifier)
+        network, metadata = read_classifier(config.classifier)
+        doubtful = doubt(metadata)
 
     @tf.function(reduce_retracing=True)
     def describe(videos: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -131,7 +135,14 @@ def load_c3d_network(config: EvalConfig) -> Network:
     labels = network.labels
     if not labels and network.num_classes == len(UCF101):  # such as the authors'
         labels = UCF101
-    return Network("c3d", identity, describe, labels)
+    return Network("c3d", identity, describe, labels, doubtful and f"{config.classifier}: {doubtful}")
+
+
+def warn_of_doubtful(networks: Mapping[str, Network]) -> None:
+    """Logs what is known to make scores by these networks mean little."""
+    for network in networks.values():
+        if network.doubt:
+            logging.warning("%s.", network.doubt)
 
 
 def load_i3d_network(path: str) -> Network:

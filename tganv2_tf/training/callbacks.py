@@ -23,7 +23,7 @@ from tganv2_tf.config import Config
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation import protocol, validity
-from tganv2_tf.evaluation.networks import Answers, describe, load_c3d_network
+from tganv2_tf.evaluation.networks import Answers, describe, load_c3d_network, warn_of_doubtful
 from tganv2_tf.evaluation.samples import NUM_FRAMES, batch_of_generator
 from tganv2_tf.files import write_atomically
 from tganv2_tf.models.recalibration import recalibrate
@@ -239,6 +239,8 @@ class Evaluations(StepCallback):
         self.writer, self.config, self.chief = writer, config, chief
         self.networks = {"c3d": load_c3d_network(config.eval)}
         labels = self.networks["c3d"].labels
+        if chief:
+            warn_of_doubtful(self.networks)
         self.class_names = manifest.labels if config.model.conditional else []
         self.scores = (*EVAL_SCORES, "class_accuracy") if config.model.conditional else EVAL_SCORES
         if config.model.conditional:

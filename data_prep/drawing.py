@@ -1,0 +1,89 @@
+"""Colours, backgrounds and smooth masks that the embedded data set is drawn with."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+HUES = (0.0, 0.12, 0.33, 0.5, 0.62, 0.85)  # red, yellow, green, cyan, blue, magenta
+SUPERSAMPLING = 4
+SUBPIXEL_BITS = 4
+
+
+class Streams(NamedTuple):
+    """Random numbers that the videos of a class share, those that a group of them shares, and those of one clip."""
+
+    of_class: np.random.Generator
+    of_group: np.random.Generator
+    of_clip: np.random.Generator
+
+    @classmethod
+    def of(cls, seed: int, class_index: int, group: int, clip: int) -> Streams:
+        numbers = [seed, class_index, group, clip]
+        return cls(*(np.random.default_rng(numbers[:count]) for count in (2, 3, 4)))
+
+
+class Scene(NamedTuple):
+    """What a video is drawn with, in [0, 1].
+
+    Attributes:
+      colour: float64 [3], RGB.
+      background: float64 [height, width, 3].
+    """
+
+    colour: np.ndarray
+    background: np.ndarray
+
+    @classmethod
+    def draw(cls, streams: Streams, group: int, height: int, width: int) -> Scene:
+        """A bright colour, whose hue is the group's, and a dark background, whose kind is the group's."""
+        of_class, of_group, of_clip = streams
+        hue = of_class.permutation(HUES)[(group - 1) % len(HUES)]  # in turn, so that every class has every colour
+        background_hue, horizontal, slope = of_group.uniform(), of_group.integers(2), of_group.integers(2) * 0.12
+        colour = _rgb(hue + of_clip.uniform(-0.02, 0.02), of_clip.uniform(0.8, 1.0), of_clip.uniform(0.85, 1.0))
+        dark = of_clip.uniform(0.08, 0.22)
+        ramp = np.linspace(-0.5, 0.5, width if horizontal else height)
+        values = np.clip(dark + slope * (ramp if horizontal else ramp[:, None]), 0, 1)
+        tint = _rgb(background_hue, of_clip.uniform(0.1, 0.4), 1.0)
+        return cls(colour, np.broadcast_to(values[..., None], (height, width, 1)) * tint)
+
+    def frame(self, coverage: np.ndarray) -> np.ndarray:
+        """uint8 [height, width, 3]: the colour where `coverage`, float [height, width], is 1, else the background."""
+        share = coverage[..., None]
+        mixed: np.ndarray = np.rint(255 * (share * self.colour + (1 - share) * self.background)).astype(np.uint8)
+        return mixed
+
+
+def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
+    return np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value))
+
+
+def fixed_point(pixels: Any) -> Any:
+    """Lengths in pixels -> whole numbers as OpenCV takes them on the fine canvas of `coverage`."""
+    return np.rint(np.multiply(pixels, SUPERSAMPLING * 2**SUBPIXEL_BITS)).astype(int)
+
+
+def fixed_position(pixels: Any) -> Any:
+    """`fixed_point` of positions in pixels from the frame's corner."""
+    # OpenCV counts from the middle of the first pixel, half a (fine) pixel from the corner.
+    return fixed_point(pixels) - 2 ** (SUBPIXEL_BITS - 1)
+
+
+def coverage(paint: Callable[[np.ndarray], Any], height: int, width: int) -> np.ndarray:
+    """How much of each pixel is painted.
+
+    Args:
+      paint: draws with 255 on a canvas of zeros, uint8 [height * SUPERSAMPLING, width * SUPERSAMPLING].
+      height: in pixels.
+      width: in pixels.
+    Returns:
+      float64 [height, width] in [0, 1].
+    """
+    canvas = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
+    paint(canvas)
+    shrunk: np.ndarray = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
+    return shrunk.astype(np.float64) / 255

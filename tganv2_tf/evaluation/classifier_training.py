@@ -1,0 +1,220 @@
+"""Trains a C3D of one's own on labelled shards.
+
+Training is plain: cross entropy, Adam, dropout of one half in fc6 and fc7, windows of 16 frames at random places, and
+no augmentation unless mirroring is asked for. Frames go in as they are, in [-1, 1], without a mean; the initial weights
+are fitted to them (`C3D.fit_to`). Training ends when the accuracy on held-out videos no longer rises, and keeps the
+weights with the highest. All random numbers come from the seed; on a CPU, the same command gives the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from tganv2_tf import __version__
+from tganv2_tf.config import DataConfig
+from tganv2_tf.data.lengths import describe_too_short
+from tganv2_tf.data.manifest import MANIFEST_FILE, WHAT_TO_DO, Manifest, checksum
+from tganv2_tf.data.pipeline import labelled_clips
+from tganv2_tf.data.reading import find_damage
+from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.evaluation.c3d import C3D, NUM_FRAMES, C3DConfig
+from tganv2_tf.evaluation.classifier import FORMAT_VERSION, accuracy_summary, doubt, read_metadata, save_classifier
+from tganv2_tf.evaluation.examination import Examination
+from tganv2_tf.evaluation.held_out import among, hold_out, labels_of
+from tganv2_tf.evaluation.trainer import Trainer
+from tganv2_tf.files import write_atomically
+
+SIZES = {
+    "small": C3DConfig(side=32, channels=(8, 16, 32, 32, 64, 64, 128, 128), units=(256, 256)),
+    "full": C3DConfig(),
+}
+UNFINISHED = ".unfinished"
+RECIPE_FILE = "recipe.json"
+CLIP_NORM = 1.0  # of the gradient: without it, twice the default step size can end all learning at the start
+VALIDATION_STEPS = 50  # between two validations at least; more where a pass over the data takes more
+
+
+def train(
+    data_dir: str,
+    test_data_dir: str,
+    output: str,
+    size: str,
+    steps: int,
+    patience: int,
+    batch_size: int,
+    learning_rate: float,
+    flip: bool,
+    seed: int,
+    checkpoint_every_steps: int,
+) -> int:
+    """Trains a classifier, or resumes its training, measures it, and writes it; a finished one is left alone.
+
+    Args:
+      data_dir: folder of the shards to train on; about a tenth of the videos is held out.
+      test_data_dir: folder of the shards to measure the accuracy on; empty = the videos that are held out.
+      output: the .npz; what is needed to resume is in `OUTPUT.unfinished` until the file is there.
+      size: a name in `SIZES`.
+      steps: updates at most.
+      patience: validations without a higher accuracy after which training ends; 0 = it takes all `steps`.
+      batch_size: clips an update.
+      learning_rate: Adam's step size.
+      flip: mirror half of the clips.
+      seed: of the initial weights, the order of the data, the windows and the dropout.
+      checkpoint_every_steps: updates between two saved states; 0 = only the last one.
+    Returns:
+      The exit status: 0, or 128 + the signal that stopped the training.
+    Raises:
+      ConfigError: data without labels, of other classes or without a clip, or an output that something else made.
+      UserError: damaged data or files, or a loss that is no number any more.
+    """
+    data_sets = [(Manifest.load(folder), folder) for folder in (data_dir, test_data_dir) if folder]
+    manifest = data_sets[0][0]
+    recipe = {
+        "size": size,
+        "steps": steps,
+        "patience": patience,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "flip": flip,
+        "seed": seed,
+        "train_manifest": checksum(os.path.join(data_dir, MANIFEST_FILE)),
+        "test_manifest": test_data_dir and checksum(os.path.join(test_data_dir, MANIFEST_FILE)),
+    }
+    if os.path.exists(output):
+        metadata = read_metadata(output)
+        _require_same(recipe, metadata["recipe"], output)
+        print(f"{output}: there already, made by the same command. {accuracy_summary(metadata)}")
+        _warn(metadata, output)
+        return 0
+    folder = pathlib.Path(output + UNFINISHED)
+    if (folder / RECIPE_FILE).exists():
+        _require_same(recipe, json.loads((folder / RECIPE_FILE).read_text()), str(folder))
+    with _explained_errors(*data_sets):
+        labels = labels_of("data_dir", *data_sets[0], NUM_FRAMES)
+        held_out = hold_out(labels)
+        examined = [(*data_sets[0], held_out)] if held_out else []
+        if test_data_dir:
+            examined.append((*data_sets[1], labels_of("test_data_dir", *data_sets[1], NUM_FRAMES)))
+            _compare(data_sets)
+        for its_manifest, its_folder in data_sets:
+            too_short = describe_too_short(its_manifest, DataConfig(its_folder), NUM_FRAMES)
+            if too_short:
+                logging.warning("%s.", too_short)
+        if not examined:
+            raise ConfigError(
+                f"--data_dir={data_dir}: no class has videos of two source groups, so that none can be held out; name "
+                "videos to measure the accuracy on with --test_data_dir"
+            )
+
+        write_atomically(folder / RECIPE_FILE, json.dumps(recipe))  # makes the folder, or fails now if it must
+        tf.keras.utils.set_random_seed(seed)
+        network = C3D(dataclasses.replace(SIZES[size], num_classes=len(manifest.labels)), labels=tuple(manifest.labels))
+        weights = f"{network.count_params():,}"
+        logging.info("%d videos, %d classes, %s weights.", manifest.num_videos, network.num_classes, weights)
+        clips = labelled_clips(
+            manifest,
+            DataConfig(data_dir, flip=flip),
+            NUM_FRAMES,
+            manifest.height,
+            seed,
+            endless=True,
+            keep=among(held_out, wanted=False),
+        )
+        batches = clips.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+        # If there are two, the accuracy that is reported is on videos that have not chosen the weights.
+        examinations = [Examination(network, *which, batch_size) for which in examined]
+        validation, test = examinations[0], examinations[-1]
+        optimizer = tf.keras.optimizers.Adam(learning_rate, global_clipnorm=CLIP_NORM)
+        validate_every = max(VALIDATION_STEPS, (len(labels) - len(held_out)) // batch_size)
+        trainer = Trainer(network, optimizer, seed, validation, validate_every, patience)
+        stopped_by = trainer.run(batches, steps, folder, checkpoint_every_steps)
+        step, best = int(trainer.step.numpy()), trainer.best
+        if stopped_by:
+            logging.info("Stopped at step %d and saved; the same command resumes.", step)
+            return 128 + stopped_by
+        _log_end(trainer)
+        best.restore()
+        result = test.result()
+    metadata = {
+        "format": FORMAT_VERSION,
+        "shape": dataclasses.asdict(network.config),
+        "labels": manifest.labels,
+        "test_accuracy": result.accuracy,
+        "test_clips": result.clips,
+        "test_videos": test.videos,
+        "chance": test.chance,
+        "held_out_accuracy": float(best.accuracy.numpy()),
+        "held_out_videos": validation.videos,
+        "tested_on_held_out": len(examined) == 1,
+        "steps": step,
+        "best_step": int(best.step.numpy()),
+        "recipe": recipe,
+        "versions": {"tganv2_tf": __version__, "tensorflow": tf.__version__, "numpy": np.__version__},
+    }
+    save_classifier(network, metadata, output)
+    shutil.rmtree(folder)
+    print(f"{output}: {accuracy_summary(metadata)}")
+    _warn(metadata, output)
+    return 0
+
+
+def _compare(data_sets: list[tuple[Manifest, str]]) -> None:
+    """Raises ConfigError if training and test set have other classes; warns of shards that are in both."""
+    (manifest, data_dir), (test_manifest, test_data_dir) = data_sets
+    if test_manifest.labels != manifest.labels:
+        raise ConfigError(f"--test_data_dir={test_data_dir}: its classes are not those of {data_dir}")
+    if {shard.checksum for shard in manifest.shards} & {shard.checksum for shard in test_manifest.shards}:
+        logging.warning("--test_data_dir=%s: shards of %s: what was trained on tests nothing.", test_data_dir, data_dir)
+
+
+def _warn(metadata: dict[str, Any], path: str) -> None:
+    reason = doubt(metadata)
+    if reason:
+        logging.warning(
+            "%s: %s. Look at the videos and their labels (python -m data_prep.verify draws them), and train on more "
+            "videos, with more --steps or another --learning_rate.",
+            path,
+            reason,
+        )
+
+
+def _log_end(trainer: Trainer) -> None:
+    step, best, videos = int(trainer.step.numpy()), trainer.best, trainer.validation.videos
+    what = f"accuracy on {videos} held-out videos {best.accuracy.numpy():.1%} at step {best.step.numpy()}"
+    if trainer.has_ended:
+        logging.info("Ended at step %d: %s, and not higher since.", step, what)
+    else:
+        logging.info("All %d steps: %s.", step, what)
+
+
+@contextlib.contextmanager
+def _explained_errors(*data_sets: tuple[Manifest, str]) -> Iterator[None]:
+    """Looks for the cause of TensorFlow's errors in the data sets, and makes one line of it."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise UserError("out of memory; lower --batch_size") from error
+    except tf.errors.OpError as error:
+        damage = next(filter(None, (find_damage(manifest, folder) for manifest, folder in data_sets)), None)
+        if damage is None:
+            raise
+        raise UserError(f"{damage}; {WHAT_TO_DO}") from error
+
+
+def _require_same(recipe: dict[str, Any], other: dict[str, Any], where: str) -> None:
+    differences = [f"{key} {other.get(key)} (now {value})" for key, value in recipe.items() if other.get(key) != value]
+    if differences:
+        raise ConfigError(
+            f"{where}: of another training: {', '.join(differences)}; remove it or choose another --output"
+        )

@@ -1,0 +1,109 @@
+"""How well a classifier does on clips that it is not trained on, and the weights that did best on them."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tganv2_tf.config import DataConfig
+from tganv2_tf.data.manifest import Manifest
+from tganv2_tf.data.pipeline import labelled_clips, normalize
+from tganv2_tf.data.records import source_video
+from tganv2_tf.evaluation.c3d import C3D, NUM_FRAMES
+from tganv2_tf.evaluation.classifier import above_chance
+from tganv2_tf.evaluation.held_out import among
+
+WINDOWS = 4  # of each record, at places that are always the same
+
+
+class Result(NamedTuple):
+    """Of clips: share that was classified correctly, mean cross entropy in nats, number."""
+
+    accuracy: float
+    loss: float
+    clips: int
+
+
+class Examination:
+    """Clips that are always the same.
+
+    Attributes:
+      videos: from which they are cut.
+      chance: share of the clips that are of the most frequent class.
+    """
+
+    def __init__(
+        self, network: C3D, manifest: Manifest, data_dir: str, labels: Mapping[str, int], batch_size: int
+    ) -> None:
+        """Prepares for `result`.
+
+        Args:
+          network: what is examined.
+          manifest: of the data set in `data_dir`.
+          data_dir: folder of the shards.
+          labels: number of the class, by the id of each record that gives clips.
+          batch_size: clips that are classified at once.
+        """
+        self.videos = len({source_video(record_id) for record_id in labels})
+        self.chance = max(collections.Counter(labels.values()).values()) / len(labels)
+        data = DataConfig(data_dir, flip=False, windows_per_record=WINDOWS)
+        clips = labelled_clips(manifest, data, NUM_FRAMES, manifest.height, seed=0, keep=among(labels))
+        self._batches = clips.batch(batch_size)
+
+        @tf.function(reduce_retracing=True)
+        def classify(frames: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            logits = network(normalize(frames))["fc8"]
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            return tf.argmax(logits, 1) == labels, losses
+
+        self._classify = classify
+
+    def result(self) -> Result:
+        """What the network makes of the clips now."""
+        columns = zip(*(self._classify(frames, labels) for frames, labels in self._batches))
+        correct, losses = (np.concatenate(column) for column in columns)
+        return Result(float(np.mean(correct)), float(np.mean(losses)), len(correct))
+
+
+class Best(tf.Module):
+    """The weights with the highest accuracy so far, and of equal ones those with the lowest loss, in variables.
+
+    Attributes:
+      accuracy: of these weights; -1 before there are any.
+      loss: of these weights.
+      step: of the training, after which they were taken.
+      waited: results since the accuracy rose last, from the first result on that is better than guessing.
+    """
+
+    def __init__(self, network: C3D) -> None:
+        super().__init__()
+        self._trained = network.trainable_variables
+        self._kept = [tf.Variable(tf.convert_to_tensor(weight), trainable=False) for weight in self._trained]
+        self.accuracy = tf.Variable(-1.0, dtype=tf.float64, trainable=False)  # rounded, it would rise over itself
+        self.loss = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.waited = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def note(self, step: int, examination: Examination) -> Result:
+        """Examines the network, and keeps its weights if they are the best so far."""
+        result = examination.result()
+        before = float(self.accuracy.numpy())
+        if result.accuracy > before or (result.accuracy == before and result.loss < self.loss.numpy()):
+            for kept, weight in zip(self._kept, self._trained):
+                kept.assign(weight)
+            for variable, value in ((self.accuracy, result.accuracy), (self.loss, result.loss), (self.step, step)):
+                variable.assign(value)
+        if result.accuracy > before:
+            self.waited.assign(0)
+        elif above_chance(before, examination.videos, examination.chance):
+            self.waited.assign_add(1)
+        return result
+
+    def restore(self) -> None:
+        """Gives the network the weights that did best."""
+        for kept, weight in zip(self._kept, self._trained):
+            weight.assign(kept)

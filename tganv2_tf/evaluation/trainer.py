@@ -1,0 +1,158 @@
+"""The updates of a classifier: resumed where they were stopped, and ended when they no longer help."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import math
+import pathlib
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from tqdm import tqdm
+
+from tganv2_tf.data.pipeline import normalize
+from tganv2_tf.errors import UserError
+from tganv2_tf.evaluation.c3d import C3D
+from tganv2_tf.evaluation.examination import Best, Examination
+
+BAR_STEPS = 50  # over which the bar's loss and accuracy are means
+
+
+class Trainer:
+    """Updates of a network, whose whole state can be saved between any two of them.
+
+    Attributes:
+      network: what is trained.
+      step: updates so far.
+      validation: held-out clips.
+      best: the weights that classified them best.
+    """
+
+    def __init__(
+        self,
+        network: C3D,
+        optimizer: tf.keras.optimizers.Optimizer,
+        seed: int,
+        validation: Examination,
+        validate_every: int,
+        patience: int,
+    ) -> None:
+        """Makes the variables of the state.
+
+        Args:
+          network: what is trained.
+          optimizer: of its weights.
+          seed: of the dropout.
+          validation: held-out clips.
+          validate_every: updates between two validations; the last update is followed by one in any case.
+          patience: validations without a higher accuracy after which training ends; 0 = it does not.
+        """
+        self.network, self.optimizer, self.seed = network, optimizer, seed
+        self.validation, self.validate_every, self.patience = validation, validate_every, patience
+        self.step = tf.Variable(0, dtype=tf.int64)
+        self.best = Best(network)
+        optimizer.build(network.trainable_variables)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the accuracy on held-out clips has not risen for too long."""
+        return bool(0 < self.patience <= self.best.waited.numpy())
+
+    @tf.function
+    def update(self, clips: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """One update with uint8 [N, 16, H, W, 3] and int64 [N]; its cross entropy and accuracy, float32 []."""
+        seed = tf.stack([self.seed, self.step])
+        with tf.GradientTape() as tape:
+            logits = self.network(normalize(clips), dropout_seed=seed)["fc8"]
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        self.optimizer.minimize(loss, self.network.trainable_variables, tape)
+        self.step.assign_add(1)
+        return loss, tf.reduce_mean(tf.cast(tf.argmax(logits, 1) == labels, tf.float32))
+
+    def run(self, batches: tf.data.Dataset, steps: int, folder: pathlib.Path, save_every: int) -> int:
+        """Trains from the state in `folder`, or from initial weights that are fitted to the first batch.
+
+        The state is that of network, optimizer, data and validation, so that an interruption changes nothing.
+
+        Args:
+          batches: endless, uint8 [N, 16, H, W, 3] and int64 [N].
+          steps: updates of the whole training at most.
+          folder: of the state, which is saved there at the end as well.
+          save_every: updates between two states; 0 = only the last one.
+        Returns:
+          The signal (SIGTERM, Ctrl-C) that ended it before, or 0.
+        Raises:
+          UserError: the state is damaged or cannot be saved, or the loss is not finite.
+          tf.errors.OpError: damaged data, or memory is short.
+        """
+        iterator = iter(batches)
+        state = tf.train.Checkpoint(
+            network=self.network, optimizer=self.optimizer, step=self.step, best=self.best, iterator=iterator
+        )
+        manager = tf.train.CheckpointManager(state, str(folder), max_to_keep=1, step_counter=self.step)
+        if manager.latest_checkpoint:
+            _restore(state, manager.latest_checkpoint)
+            logging.info("Resuming from step %d.", self.step.numpy())
+        else:
+            self.network.fit_to(normalize(next(iterator)[0]))
+        recent: collections.deque[tuple[float, float]] = collections.deque(maxlen=BAR_STEPS)
+        first, held_out = int(self.step.numpy()), ""
+        interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file would grow
+        bar = tqdm(total=steps, initial=first, unit="step", mininterval=interval, maxinterval=interval)
+        with _signals() as came, bar:
+            for step in range(first + 1, steps + 1):
+                if self.has_ended:
+                    break
+                loss, accuracy = (float(value) for value in self.update(*next(iterator)))
+                if not math.isfinite(loss):
+                    raise UserError(f"step {step}: the loss is {loss}; lower --learning_rate and remove {folder}")
+                recent.append((loss, accuracy))
+                if step % self.validate_every == 0 or step == steps:
+                    held_out = f", held out {self.best.note(step, self.validation).accuracy:.1%}"
+                means = np.mean(recent, axis=0)
+                bar.set_postfix_str(f"loss {means[0]:.3f}, accuracy {means[1]:.1%}{held_out}", refresh=False)
+                bar.update()
+                stopped_by = came[0] if came else 0
+                is_due = save_every > 0 and step % save_every == 0
+                if is_due or step == steps or self.has_ended or stopped_by:
+                    try:
+                        manager.save(step)
+                    except tf.errors.OpError as error:
+                        raise UserError(f"{folder}: step {step} cannot be saved: {error.message}") from error
+                if stopped_by:
+                    return stopped_by
+        return 0
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and Ctrl-C in place of ending the process; a second one ends it after all."""
+    came: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        came.append(number)
+        give_back()
+
+    def give_back() -> None:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+
+    handlers = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield came
+    finally:
+        give_back()
+
+
+def _restore(state: tf.train.Checkpoint, path: str) -> None:
+    try:
+        state.restore(path).assert_existing_objects_matched()
+    except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:  # the last of a file that breaks off
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: cannot be read: {reason}; remove its folder to start again") from error
