@@ -300,7 +300,7 @@ def test_classes_without_a_video_are_named(shapes: pathlib.Path, tmp_path: pathl
     """Two of twelve classes are on the disk, and lists of those two; classInd.txt has all."""
     lists = tmp_path / "lists"
     lists.mkdir()
-    there = [moving_shapes.CLASSES[3], moving_shapes.CLASSES[7]]
+    there = [CLASSES[3], moving_shapes.CLASSES[7]]
     for name in ("trainlist01.txt", "testlist01.txt"):
         lines = (shapes / "ucfTrainTestlist" / name).read_text().splitlines(keepends=True)
         (lists / name).write_text("".join(line for line in lines if line.partition("/")[0] in there))
@@ -308,7 +308,7 @@ def test_classes_without_a_video_are_named(shapes: pathlib.Path, tmp_path: pathl
     flags = [f"--video_dir={shapes / 'videos'}", f"--split_dir={lists}", "--resolution=8", "--num_workers=1"]
     result = _command(*flags, f"--output_dir={tmp_path / 'data'}")
     assert result.returncode == 0, result.stderr
-    absent = [name for name in moving_shapes.CLASSES if name not in there]
+    absent = [name for name in CLASSES if name not in there]
     shown = ", ".join(map(repr, absent[:3]))
     line = f"10 of 12 classes have no video: {shown} and 7 more"
     assert result.stdout.splitlines()[0] == f"warning: {line}" and result.stdout.count("no video") == 1

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from absl import logging
 
-from data_prep.moving_shapes import CLASSES as SHAPES
+from data_prep.shapes import CLASSES as SHAPES
 from tests.conftest import tiny_config
 from tests.data_sets import write_data_set
 from tganv2_tf import cli_flags, evaluate
