@@ -300,7 +300,7 @@ def test_classes_without_a_video_are_named(shapes: pathlib.Path, tmp_path: pathl
     """Two of twelve classes are on the disk, and lists of those two; classInd.txt has all."""
     lists = tmp_path / "lists"
     lists.mkdir()
-    there = [CLASSES[3], moving_shapes.CLASSES[7]]
+    there = [CLASSES[3], CLASSES[7]]
     for name in ("trainlist01.txt", "testlist01.txt"):
         lines = (shapes / "ucfTrainTestlist" / name).read_text().splitlines(keepends=True)
         (lists / name).write_text("".join(line for line in lines if line.partition("/")[0] in there))
