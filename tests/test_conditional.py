@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 import types
 
 import imageio.v3 as iio
@@ -54,6 +55,25 @@ def test_a_run_knows_its_classes(folder):
     z = tf.zeros([3, 4])
     videos = generator(z, labels=tf.range(3)).numpy()
     assert np.abs(videos[0] - videos[1]).max() > 0, "the classes have been told apart by training"
+
+
+def test_a_run_keeps_its_classes(folder, tmp_path):
+    """Data of as many but other classes: refused before anything is written; `--init_from` names the difference."""
+    write_data_set(tmp_path / "data", [20, 24, 30, 20], num_shards=1, labels=("b", "c", "d"))
+    shutil.copytree(folder / "run", tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    command = ["tests.quickly", "tganv2_tf.train", *TINY_FLAGS, *RUN, "--conditional", f"--data_dir={tmp_path}/data"]
+    result = fork_command(*command, "--train_steps=4", f"--model_dir={tmp_path}/run")
+    difference = "only in the run: 'a'; only in the data: 'd'"
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith(f"train: {tmp_path}/run holds a run with other classes")
+    assert difference in result.stderr.splitlines()[-1]
+    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert after == before and load_class_names(f"{tmp_path}/run") == ("a", "b", "c")
+    result = fork_command(*command, f"--init_from={tmp_path}/run", f"--model_dir={tmp_path}/new")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count(difference) == 1 and f"--init_from={tmp_path}/run: its classes" in result.stderr
+    assert load_class_names(f"{tmp_path}/new") == ("b", "c", "d")
 
 
 def test_previews_have_a_row_a_class_and_scores_their_accuracy(folder):

@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 FLOORS = [
     {"errors", "lanes", "__version__"},
     {"storage"},
-    {"augmentation_policy", "display", "files", "flag_files", "machine", "pyramid", "quiet"},
+    {"augmentation_policy", "class_names", "display", "files", "flag_files", "machine", "pyramid", "quiet"},
     {"config", "decoding", "encoding"},
     {"cli_flags", "ray_cluster", "subsampling", "videos"},
     {"models", "data"},

@@ -16,7 +16,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from tganv2_tf import cli_flags, lanes, machine
@@ -365,11 +365,14 @@ def check_time(config: Config, device: Device, cost: StepCost, throughput: float
     return Finding(NOTE, "time", f"{text}; what helps: {advice}, --r1_every_steps=16")
 
 
-def check_run_folder(config: Config) -> Finding:
-    """Whether the run can begin in its folder, or go on there."""
+def check_run_folder(config: Config, class_names: Sequence[str] = ()) -> Finding:
+    """Whether the run can begin in its folder, or go on there, with these classes, if they are known."""
     from tganv2_tf.training.checkpoints import check_run, latest_checkpoint
+    from tganv2_tf.training.classes import check_classes
 
     try:
+        if class_names:
+            check_classes(config, class_names)
         changes = check_run(config)
     except UserError as error:
         return Finding(PROBLEM, "run", str(error))
@@ -430,7 +433,7 @@ def check_recipe(
     except UserError as error:
         yield Finding(PROBLEM, "recipe", str(error))
         return
-    yield check_run_folder(config)
+    yield check_run_folder(config, manifest.labels if manifest else ())
     if config.model.conditional and not config.model.num_classes:
         yield Finding(NOTE, "recipe", "what fits depends on the classes: give --data_dir or --num_classes")
         return

@@ -33,6 +33,7 @@ from tganv2_tf.training.checkpoints import (
     initialize,
     record_config,
 )
+from tganv2_tf.training.classes import check_classes, warn_of_other_classes
 from tganv2_tf.training.distribution import (
     check_bfloat16,
     gatherer,
@@ -167,6 +168,7 @@ def train(
         if chief:
             storage.make_folder(train.model_dir)  # now, where it fails at once if it must
             stack.enter_context(files.locked(storage.join(train.model_dir, LOCK), f"--model_dir={train.model_dir}"))
+        check_classes(config, manifest.labels)
         changes = check_run(config)
         try:
             with strategy.scope():
@@ -189,6 +191,8 @@ def train(
                 logging.info("Changed: %s.", change)
         elif train.init_from:
             logging.info("A new run with the networks of %s.", initialize(model))
+            if chief:
+                warn_of_other_classes(config, manifest.labels)
         else:
             logging.info("A new run.")
         if not chief:

@@ -167,6 +167,7 @@ def _checked(config: Config, cluster: Cluster) -> Config:
     from tganv2_tf.data.pipeline import load_manifest
     from tganv2_tf.training import loop
     from tganv2_tf.training.checkpoints import check_run
+    from tganv2_tf.training.classes import check_classes
     from tganv2_tf.training.distribution import per_replica_batch_size
 
     tf.config.set_visible_devices([], "GPU")  # they are for the workers on this machine
@@ -174,9 +175,11 @@ def _checked(config: Config, cluster: Cluster) -> Config:
     per_replica_batch_size(config, cluster.num_workers * len(cluster.devices))
     if not model_dir:
         raise ConfigError("--model_dir is missing: the folder of the run")
-    config = loop.with_classes(config, load_manifest(config.model, config.data))
+    manifest = load_manifest(config.model, config.data)
+    config = loop.with_classes(config, manifest)
     storage.make_folder(model_dir)
     with files.locked(storage.join(model_dir, loop.LOCK), f"--model_dir={model_dir}"):
+        check_classes(config, manifest.labels)
         check_run(config)
     return config
 

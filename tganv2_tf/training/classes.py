@@ -1,0 +1,76 @@
+"""The classes of a run keep their labels: the names of the data are compared with those that the run has recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from absl import logging
+
+from tganv2_tf import storage
+from tganv2_tf.class_names import difference
+from tganv2_tf.config import Config
+from tganv2_tf.errors import ConfigError
+from tganv2_tf.training.checkpoints import (
+    BEST_DIR,
+    CHECKPOINT_DIR,
+    CLASSES_FILE,
+    CONFIG_FILE,
+    SNAPSHOT_DIR,
+    checkpoints_in,
+    load_class_names,
+    load_config,
+    run_folder,
+)
+
+
+def check_classes(config: Config, class_names: Sequence[str]) -> None:
+    """Makes sure that each label means the same to the data and to the checkpoints in `model_dir`, if there are any.
+
+    Args:
+      config: of the run to train.
+      class_names: of its data, in the order of the labels.
+    Raises:
+      ConfigError: other classes, or another order; the message names the difference.
+      UserError: the names in `model_dir` are damaged.
+    """
+    folder = config.train.model_dir
+    # Snapshots are read with the names in the folder, too, and may be there without newer checkpoints.
+    saved = (storage.join(folder, name) for name in (CHECKPOINT_DIR, SNAPSHOT_DIR, BEST_DIR))
+    if not config.model.conditional or not any(map(checkpoints_in, saved)):
+        return
+    found = _difference(folder, class_names)
+    if found:
+        raise ConfigError(
+            f"{folder} holds a run with other classes than those of --data_dir={config.data.data_dir}: {found}; choose "
+            "the data that the run began with, or another --model_dir"
+        )
+
+
+def warn_of_other_classes(config: Config, class_names: Sequence[str]) -> None:
+    """Says which classes of `init_from` differ from those of the data; args are those of `check_classes`.
+
+    Raises:
+      UserError: the names in the folder of `init_from` are damaged.
+    """
+    source = config.train.init_from
+    found = config.model.conditional and _difference(source, class_names)
+    if found:
+        logging.warning(
+            "--init_from=%s: its classes are not those of --data_dir=%s: %s. Each label begins with the weights that "
+            "it has there.",
+            source,
+            config.data.data_dir,
+            found,
+        )
+
+
+def _difference(run: str, class_names: Sequence[str]) -> str:
+    """How the classes of a run, or of a checkpoint of one, differ from these; empty if it has not recorded any."""
+    folder = run_folder(run)
+    if not storage.exists(storage.join(folder, CONFIG_FILE)) or not load_config(folder).model.conditional:
+        return ""
+    path = storage.join(folder, CLASSES_FILE)
+    if not storage.exists(path):
+        logging.warning("%s: missing; the run's classes are taken to be those of the data.", path)
+        return ""
+    return difference(load_class_names(folder), class_names, "the run", "the data")
