@@ -16,7 +16,7 @@ from tganv2_tf.errors import ConfigError
 from tganv2_tf.serving import latent_paths, rendering, sampler
 from tganv2_tf.serving.selection import parse_labels, parse_seeds
 
-CLASSES = ("left", "up/down", "3")
+CLASSES = ("left", "up/down", "right")
 
 
 def test_seeds_by_hand():
@@ -41,14 +41,44 @@ def test_labels_by_hand():
     assert parse_labels("up/down,0", CLASSES) == [1, 0]
     assert parse_labels("0-2", CLASSES) == [0, 1, 2]
     assert parse_labels(" all ", CLASSES) == [0, 1, 2]
-    assert parse_labels("3", CLASSES) == [2] and parse_labels("3,left", CLASSES) == [2, 0], "a name before a number"
-    assert parse_labels("a, b", ("c", "a, b")) == [1], "a name with a comma"
+    assert parse_labels("left-up/down,0", CLASSES) == [0, 2, 1, 0], "names from left to up/down"
     assert parse_labels("all", ("c", "all")) == [1]
-    for text in ("right", "left,", "0-3", "2-1", "-1", "Left"):
-        with pytest.raises(ConfigError, match=r"no class '.*'; valid: all, 0 to 2, left, up/down, 3$"):
+    for text in ("down", "left,", "0-3", "2-1", "-1", "Left", "0-right", "right-left"):
+        with pytest.raises(ConfigError, match=r"no class '.*'; valid: all, 0 to 2, 'left', 'up/down', 'right'$"):
             parse_labels(text, CLASSES)
     with pytest.raises(ConfigError, match="was not trained with classes"):
         parse_labels("0", ())
+
+
+def test_numbers_and_their_ranges_mean_the_same_classes():
+    named = sorted(map(str, range(1, 13)))  # as folders are sorted: 1, 10, 11, 12, 2 ...
+
+    def names(text):
+        return [named[label] for label in parse_labels(text, named)]
+
+    assert names("1-3") == names("1,2,3") == ["1", "2", "3"]
+    assert names("9-11, 2") == ["9", "10", "11", "2"]
+    for text in ("0", "0-3", "3-1", "1-13"):  # 0 would be a label, and not a name
+        with pytest.raises(ConfigError, match=f"no class '{text}'; valid: all, '1', '10', "):
+            parse_labels(text, named)
+    assert parse_labels("clip2-clip10", ("clip1", "clip10", "clip2", "clip9")) == [2, 3, 1]
+    assert parse_labels("clip1,3", ("clip1", "clip10", "clip2", "clip9")) == [0, 3], "no class is named by a number"
+
+
+def test_names_that_hold_commas_dashes_and_quotes():
+    names = ("a", "a, b", "c,d,e", "e-f", "e", 'say "x"', "it's")
+    assert parse_labels("c,d,e,a, b,a", names) == [2, 1, 0]
+    for text in ("'a, b','c,d,e'", '"a, b" , "c,d,e"'):
+        assert parse_labels(text, names) == [1, 2]
+    assert parse_labels("e-f", names) == [3], "a name before a range"
+    assert parse_labels("a-c,d,e", names) == parse_labels("'a' - 'c,d,e'", names) == [0, 1, 2]
+    assert parse_labels("'a', b", ("a", "b", "a, b")) == [0, 1] and parse_labels("a, b", ("a", "b", "a, b")) == [2]
+    assert parse_labels('say "x",it\'s,"it\'s"', names) == [5, 6, 6]
+    with pytest.raises(ConfigError, match="no class 'a-b-c'"):  # two ranges
+        parse_labels("a-b-c", ("a", "a-b", "b-c", "c"))
+    message = """--labels=c,d: no class 'c'; valid: all, 0 to 6, 'a', 'a, b', 'c,d,e', 'e-f', 'e', 'say "x"', "it's"$"""
+    with pytest.raises(ConfigError, match=message):
+        parse_labels("c,d", names)
 
 
 # ---- ways between latents
@@ -138,7 +168,7 @@ def test_ways_become_rows_or_one_walk():
     assert chosen.labels is not None and chosen.labels.tolist() == [1, 1, 1, 0, 0, 0], "those of the first seeds"
     walk = rendering.select([rendering.joined(paths, "seed4-to-9")], CLASSES, [2, 0], walk=True)
     assert walk.z[:, :, 0].tolist() == [[-1, -0.5, 0, 0.5, 1]] * 2
-    assert walk.names == ["seed4-to-9-3", "seed4-to-9-left"]
+    assert walk.names == ["seed4-to-9-right", "seed4-to-9-left"]
     assert walk.columns == 0
 
 
@@ -242,7 +272,9 @@ def bytes_of(z):
 
 
 def test_arrays_hold_the_videos_and_all_that_made_them(run):
-    status, out, _ = run("--output=a.npz", "--seeds=5,2", "--labels=3,left", "--truncation=0.5", class_names=CLASSES)
+    status, out, _ = run(
+        "--output=a.npz", "--seeds=5,2", "--labels=right,left", "--truncation=0.5", class_names=CLASSES
+    )
     assert (status, out) == (0, "4 videos: a.npz\n")
     arrays = load("a.npz")
     assert set(arrays) == {"videos", "seeds", "labels", "z", "names"}
@@ -250,7 +282,7 @@ def test_arrays_hold_the_videos_and_all_that_made_them(run):
     np.testing.assert_allclose(arrays["z"], z, rtol=1e-6)
     assert arrays["seeds"].tolist() == [5, 2, 5, 2]
     assert arrays["labels"].tolist() == [2, 2, 0, 0]
-    assert arrays["names"].tolist() == ["seed5-3", "seed2-3", "seed5-left", "seed2-left"]
+    assert arrays["names"].tolist() == ["seed5-right", "seed2-right", "seed5-left", "seed2-left"]
     assert arrays["videos"].dtype == np.uint8 and arrays["videos"].shape == (4, 4, 4, 4, 3)
     seen = pixels(arrays["videos"])
     assert np.abs(seen[:, 0, 0] - bytes_of(z[:, 0])).max() <= 1
@@ -277,7 +309,7 @@ def test_single_files_have_the_names_of_seeds_and_classes(run):
     options = ["--layout=single", "--seeds=5,3", "--batch_size=1", "--scale=4", "--num_frames=20"]
     status, out, _ = run("--output=new/v.mp4", *options, class_names=CLASSES)
     assert (status, out) == (0, "2 videos: new/v-seed*.mp4\n")
-    blue = {"v-seed3-left.mp4": 2, "v-seed5-3.mp4": 22}
+    blue = {"v-seed3-left.mp4": 2, "v-seed5-right.mp4": 22}
     assert sorted(path.name for path in pathlib.Path("new").iterdir()) == sorted(blue)
     for name, value in blue.items():
         video = iio.imread(f"new/{name}", plugin="FFMPEG")
@@ -288,6 +320,21 @@ def test_single_files_have_the_names_of_seeds_and_classes(run):
     frames = sorted(pathlib.Path("f-seed5").iterdir())
     assert [path.name for path in frames] == [f"frame-0000{t}.png" for t in range(4)]
     assert iio.imread(frames[3])[0, 0, 1:].tolist() == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (["--seeds=5,4-6"], "seed5-right"),
+        (["--seeds=5", "--labels=left,0"], "seed5-left"),
+        (["--seeds=3,7,3,7", "--interpolate=linear"], "seed3-to-7-left-step0"),
+    ],
+)
+def test_two_single_files_of_the_same_name_are_refused(run, tmp_path, options, name):
+    status, out, errors = run("--output=v.mp4", "--layout=single", *options, class_names=CLASSES)
+    assert (status, out) == (2, "") and not list(tmp_path.iterdir())
+    assert errors == f"generate: --layout=single: 2 files would have the name {name}; valid: each seed and class once\n"
+    assert run("--output=v.npz", *options, class_names=CLASSES)[0] == 0, "in one file they may come again"
 
 
 def test_pictures_of_grids_and_of_levels(run):

@@ -271,7 +271,7 @@ def test_the_picture_shows_the_clip_above_what_the_latent_renders(made, tmp_path
         (["--video=nowhere.mp4"], "nowhere.mp4: the file is missing"),
         (["--video=pyproject.toml"], "pyproject.toml: it cannot be opened as a video"),
         (["--first_frame=3"], "clip.avi: 33 frames; a clip of 16 takes 34, from its first frame on"),
-        (["--labels=down"], "--labels=down: no class 'down'; valid: all, 0 to 2, left, right, up"),
+        (["--labels=down"], "--labels=down: no class 'down'; valid: all, 0 to 2, 'left', 'right', 'up'"),
         (["--loss=feature"], "--classifier is missing with --loss=feature"),
         (["--classifier=c3d.npz"], "--classifier is not used with --loss=pixel"),
         (["--loss=both", "--classifier=nowhere.npz"], "nowhere.npz: no such file"),

@@ -157,10 +157,12 @@ def test_levels_and_classes_that_are_not_there_are_refused(made):
         with pytest.raises(ValueError, match="labels: the generator was not trained with classes"):
             made.saved.render(z, labels=[0, 1])
         return
-    with pytest.raises(ValueError, match="labels: the generator needs the class of each video; valid: 0 to 2, or left"):
+    with pytest.raises(
+        ValueError, match="labels: the generator needs the class of each video; valid: 0 to 2, or 'left'"
+    ):
         made.saved.render(z)
     for labels, wrong in (([0, 3], "3"), ([-1, 0], "-1"), (["left", "right"], "'right'"), ([0, None], "None")):
-        with pytest.raises(ValueError, match=rf"labels: {wrong} is not a class; valid: 0 to 2, or left, up/down, "):
+        with pytest.raises(ValueError, match=rf"labels: {wrong} is not a class; valid: 0 to 2, or 'left', 'up/down', "):
             next(made.saved.stream(z, labels=labels))
     for labels in ([0], [0, 1, 2]):
         with pytest.raises(

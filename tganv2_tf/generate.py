@@ -26,6 +26,7 @@ keeps the class of the first.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import os
@@ -62,7 +63,9 @@ class Command:
     saved_model: str = option("folder of one version of a SavedModel, instead of --model_dir", "")
     seeds: str = option("one video a seed: numbers and ranges, such as 0-15 or 3,7,12", "0-15")
     labels: str = option(
-        "classes of a conditional model, a row each: names, numbers, ranges, or all; none = in turn, by seed", ""
+        "classes of a conditional model, a row each: names, in quotes if need be, ranges of names, or all; numbers "
+        "and their ranges are labels, from 0, unless a class is named by a number; none = in turn, by seed",
+        "",
     )
     truncation: float = option("shrinks the latents: below 1 the videos are more alike, and closer to the mean", 1.0)
     interpolate: str = option("the way from each seed to the next", "none", ("none", "linear", "spherical"))
@@ -159,7 +162,7 @@ def choose(command: Command, sampler: Sampler) -> Selection:
     """The videos that the command asks for.
 
     Raises:
-      ConfigError: no such class.
+      ConfigError: no such class, or two single files of the same name.
     """
     from tganv2_tf.serving import rendering
 
@@ -173,6 +176,9 @@ def choose(command: Command, sampler: Sampler) -> Selection:
     if walk:
         paths = [rendering.joined(paths, f"seed{seeds[0]}-to-{seeds[-1]}")]
     chosen = rendering.select(paths, sampler.class_names, labels, walk)
+    if command.layout == "single" and len(set(chosen.names)) < len(chosen):
+        name, count = collections.Counter(chosen.names).most_common(1)[0]
+        raise ConfigError(f"--layout=single: {count} files would have the name {name}; valid: each seed and class once")
     return dataclasses.replace(chosen, z=chosen.z * command.truncation)
 
 

@@ -40,7 +40,9 @@ class Command:
     output: str = option("file to write, the clip beside its reconstruction: .mp4, .gif or .png (two strips of frames)")
     first_frame: int = option("number of the clip's first frame in the video, from 0", 0)
     frame_step: int = option("distance of the clip's frames in the video; 0 = as in training", 0)
-    labels: str = option("classes to try, by name or number, such as Biking or 0-4; none = all that there are", "")
+    labels: str = option(
+        "classes to try, named as for tganv2_tf.generate, such as Biking or 0-4; none = all that there are", ""
+    )
     loss: str = option(
         "what is compared: pixel, feature = fc6 and fc7 of --classifier, or both", "pixel", ("pixel", "feature", "both")
     )

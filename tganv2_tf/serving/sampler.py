@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tganv2_tf import storage
+from tganv2_tf.class_names import quoted
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.models.latents import latents_from_seeds
 from tganv2_tf.serving.signatures import ServedGenerator
@@ -168,7 +169,7 @@ class Sampler:
         return numbers
 
     def _valid_labels(self) -> str:
-        return f"0 to {len(self.class_names) - 1}, or {', '.join(self.class_names)}"
+        return f"0 to {len(self.class_names) - 1}, or {quoted(self.class_names)}"
 
 
 def _whole_number(name: str, value: Any) -> int:
