@@ -178,7 +178,7 @@ def score(
         flags = ", ".join(f"--{name}" for name in SOURCES)
         raise ConfigError(f"{flags}: one of them, and only one, must say what to score")
     from tganv2_tf.data.manifest import Manifest
-    from tganv2_tf.evaluation import protocol, samples
+    from tganv2_tf.evaluation import protocol, samples, validity
     from tganv2_tf.evaluation.networks import NetworkFiles, described, load_networks
 
     names = protocol.parse_scores(command.scores)
@@ -200,6 +200,11 @@ def score(
         raise ConfigError("--data_dir is missing: the shards of real videos; only inception_score goes without")
     manifest = Manifest.load(data.data_dir) if with_real else None
     networks = load_networks(files)
+    labels = networks["c3d"].labels if "c3d" in networks else ()
+    if "class_accuracy" in names:
+        validity.classifier_columns(class_names, labels)  # before real clips are read
+    for text in validity.other_classes(manifest.labels if manifest else class_names, labels):
+        logging.warning("%s", text)
     real = {}
     with contextlib.ExitStack() as stack:
         if runner.runner == "local":
@@ -218,7 +223,9 @@ def score(
             for kind in sorted(with_real):
                 of_clips = functools.partial(of_videos, kinds=(kind,))
                 real[kind] = protocol.real_features(networks[kind], manifest, data, config, of_clips)
-        labels = networks["c3d"].labels if "c3d" in networks else ()
+        count = min(config.num_samples, generated.get("num_videos", config.num_samples))
+        for text in validity.too_few(names, count, real):
+            logging.warning("%s", text)
         found = protocol.score_answers(names, answers, labels, real, config, class_names=class_names)
     return Outcome(found, generated, protocol.describe_protocol(networks, data, manifest, config), names)
 

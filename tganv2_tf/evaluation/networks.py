@@ -17,6 +17,7 @@ from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.evaluation.c3d import C3D, load_c3d, resize
 from tganv2_tf.evaluation.classifier import load_classifier
 from tganv2_tf.evaluation.samples import Batches
+from tganv2_tf.evaluation.ucf101 import CLASSES as UCF101
 
 PAPER_SIZE = 128
 # Of a batch, by the network's name: features float32 [n, d], and class probabilities float32 [n, K] or None.
@@ -30,7 +31,7 @@ class Network(NamedTuple):
       name: `c3d` or `i3d`.
       identity: what its answers depend on, for the cache and the report: checksums of files, preprocessing.
       describe: float32 [n, 16, H, W, 3] in [-1, 1] -> features [n, d], and class probabilities [n, K] or None.
-      labels: names of the K classes; empty where they are not known.
+      labels: names of the K classes; empty if they are not known.
     """
 
     name: str
@@ -130,7 +131,10 @@ def load_c3d_network(config: EvalConfig) -> Network:
         return outputs["fc7"], outputs["probabilities"]
 
     identity = {"network": "c3d", "files": [checksum(file) for file in files], "protocol": config.protocol}
-    return Network("c3d", identity, describe, network.labels)
+    labels = network.labels
+    if not labels and network.num_classes == len(UCF101):  # such as the authors'
+        labels = UCF101
+    return Network("c3d", identity, describe, labels)
 
 
 def load_i3d_network(path: str) -> Network:

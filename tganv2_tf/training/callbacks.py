@@ -23,7 +23,7 @@ from tganv2_tf import lanes, storage, videos
 from tganv2_tf.config import Config
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
-from tganv2_tf.evaluation import protocol
+from tganv2_tf.evaluation import protocol, validity
 from tganv2_tf.evaluation.networks import Answers, describe, load_c3d_network
 from tganv2_tf.evaluation.samples import NUM_FRAMES, batch_of_generator
 from tganv2_tf.files import write_atomically
@@ -307,12 +307,17 @@ class Evaluations(StepCallback):
         super().__init__()
         self.writer, self.config, self.chief = writer, config, chief
         self.networks = {"c3d": load_c3d_network(config.eval)}
-        self.real = {"c3d": protocol.real_features(self.networks["c3d"], manifest, config.data, config.eval)}
-        self.described = protocol.describe_protocol(self.networks, config.data, manifest, config.eval)
+        labels = self.networks["c3d"].labels
         self.class_names = manifest.labels if config.model.conditional else []
         self.scores = (*EVAL_SCORES, "class_accuracy") if config.model.conditional else EVAL_SCORES
         if config.model.conditional:
-            protocol.classifier_columns(self.class_names, self.networks["c3d"].labels)  # says now what is wrong
+            validity.classifier_columns(self.class_names, labels)  # before real clips are read
+        self.real = {"c3d": protocol.real_features(self.networks["c3d"], manifest, config.data, config.eval)}
+        self.described = protocol.describe_protocol(self.networks, config.data, manifest, config.eval)
+        if chief:
+            few = validity.too_few(self.scores, config.eval.num_samples, self.real)
+            for text in (*validity.other_classes(manifest.labels, labels), *few):
+                logging.warning("%s", text)
         self.protocol = protocol.digest([self.scores, config.train.seed, self.described])
         self.best = best_score(config.train.model_dir, config.train.best_score, self.protocol)
 
