@@ -38,6 +38,7 @@ from tganv2_tf.explorer.app import IN_TURN, SIDE_BY_SIDE, WALK, WALK_FRAMES, Exp
 
 FRAMES = 4
 CLASS_NAMES = ("left", "up & <b>")
+LONG_NAMES = ("left", "BoxingPunchingBag & <b>")
 
 
 class StandIn:
@@ -98,9 +99,26 @@ def test_the_steps_between_two_seeds_begin_and_end_with_them(explorer: Explorer)
     assert [videos[0], videos[-1]] == mp4s(explorer.gallery("0,8", *settings))
     assert re.findall(r"<span>(.*?)</span>", html) == ["0%", "25%", "50%", "75%", "100%"]
     assert "data-seed" not in html, "only videos of seeds can be picked"
-    # The class is the first seed's all the way: 1 has class 1, 8 has class 0.
-    red = [colours(video)[0, 0] for video in mp4s(explorer.between("1", "8", 1, "spherical", SIDE_BY_SIDE, *settings))]
-    np.testing.assert_allclose(red, 200, atol=8)
+
+
+@pytest.mark.parametrize(
+    ("label", "steps", "classes"), [(IN_TURN, 1, [1, 0]), (IN_TURN, 4, [1, 1, 1, 0, 0]), (1, 2, [1, 1, 1])]
+)
+def test_between_two_classes_both_ends_are_as_they_were_clicked(
+    explorer: Explorer, label: int, steps: int, classes: list[int]
+) -> None:
+    settings = (1.0, FRAMES, 2, label, 10)  # in turn, seed 1 has class 1, and 8 has class 0
+    html = explorer.between("1", "8", steps, "linear", SIDE_BY_SIDE, *settings)
+    videos = mp4s(html)
+    assert [videos[0], videos[-1]] == mp4s(explorer.gallery("1,8", *settings))
+    np.testing.assert_allclose([colours(video)[0, 0] for video in videos], 200 * np.array(classes), atol=8)
+    names = ["left", "up &amp; &lt;b&gt;"]
+    assert re.findall(r"<small>(.*?)</small>", html) == [names[number] for number in classes]
+    html = explorer.between("1", "8", 1, "linear", WALK, *settings)
+    (walk,) = mp4s(html)
+    np.testing.assert_allclose(colours(walk)[:, 0], 4 * [200] + 3 * [200 * classes[-1]], atol=8)
+    both = " to ".join(names[number] for number in dict.fromkeys(classes))
+    assert re.findall(r"<small>(.*?)</small>", html) == [both]
 
 
 def test_a_walk_is_one_video_whose_latent_moves_and_whose_clock_goes_back_and_forth(explorer: Explorer) -> None:
@@ -111,13 +129,24 @@ def test_a_walk_is_one_video_whose_latent_moves_and_whose_clock_goes_back_and_fo
 
 
 @pytest.mark.parametrize(
-    ("seeds", "message"), [("a", "neither a number nor a range"), ("0-64", "65 videos are too many at once")]
+    ("seeds", "message"),
+    [
+        ("a", "Seeds: 'a' is neither a number nor a range; valid: for example 0-15 or 3,7,12"),
+        ("3-1", "Seeds: the range '3-1' runs backwards; valid: 1-3"),
+        (str(2**63), f"Seeds: {2**63} is too large; valid: below 2^63"),
+        ("0-100000", "Seeds: too many; valid: up to 100000"),
+        ("0-64", "65 videos are too many at once; valid: up to 64"),
+    ],
 )
-def test_seeds_that_cannot_be_shown_are_named(explorer: Explorer, seeds: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_seeds_that_cannot_be_shown_are_named_as_the_page_calls_them(
+    explorer: Explorer, seeds: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         explorer.gallery(seeds, 1.0, FRAMES, 1, IN_TURN, 10)
-    with pytest.raises(UserError, match=r"neither a number|one seed each"):
-        explorer.between(seeds, "1", 2, "linear", SIDE_BY_SIDE, 1.0, FRAMES, 1, IN_TURN, 10)
+    valid = f"{seeds!r} is not valid; valid: a whole number from 0 to {2**63 - 1}"
+    for field, ends in (("From seed", (seeds, " 1 ")), ("To seed", (" 1 ", seeds))):
+        with pytest.raises(UserError, match=f"^{field}: {valid}$"):
+            explorer.between(*ends, 2, "linear", SIDE_BY_SIDE, 1.0, FRAMES, 1, IN_TURN, 10)
 
 
 # Truncation, frames, level, class, frames a second: those of the page, and each in turn as nobody can set it there.
@@ -295,10 +324,17 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("run")
     model: dict[str, Any] = {"conditional": True, "num_classes": len(CLASS_NAMES)}
     config = tiny_config(model=model, model_dir=str(folder))
-    record_config(config, CLASS_NAMES)
+    record_config(config, LONG_NAMES)
     checkpoint = tf.train.Checkpoint(ema_generator=Generator(config.model), step=tf.Variable(7, dtype=tf.int64))
     tf.train.CheckpointManager(checkpoint, str(folder / CHECKPOINT_DIR), 1).save(7)
     return str(folder)
+
+
+# The texts and buttons of tiles that are cut off, by what they say.
+CUT_OFF = """[...document.querySelectorAll('.tile')].flatMap(tile => [...tile.querySelectorAll('span, small, .save')]
+  .filter(part => (getComputedStyle(part).overflow !== 'visible' && part.scrollWidth > part.clientWidth)
+    || part.getBoundingClientRect().right > tile.getBoundingClientRect().right)
+  .map(part => part.innerText || part.title))"""
 
 
 def test_a_browser_shows_playing_videos_and_asks_no_other_host(model_dir: str, tmp_path: pathlib.Path) -> None:
@@ -310,8 +346,17 @@ def test_a_browser_shows_playing_videos_and_asks_no_other_host(model_dir: str, t
         environment["PYTHONDONTWRITEBYTECODE"] = "1"  # else TensorFlow's AutoGraph leaves a __pycache__ in TMPDIR
         command = [sys.executable, "-m", "tganv2_tf.explore", f"--model_dir={model_dir}", "--port=0"]
         with serving(command, environment) as (process, address):
-            page, others = open_page(browser)
+            page, others = open_page(browser, width=1300)
+            held: list[Any] = []
+            page.route("**/gradio_api/queue/data*", lambda route: held.append(route))
             page.goto(address)
+            page.locator("#seeds .progress-text").wait_for()  # until what it waits for is let through
+            parts = ("#seeds .progress-text", "button:has-text('Interpolate')")
+            note, button = (page.locator(part).bounding_box() for part in parts)
+            assert note and button and note["y"] + note["height"] <= button["y"], "it does not cover the button"
+            for route in held:
+                route.continue_()
+            page.unroute("**/gradio_api/queue/data*")
             first = page.locator("#seeds video").first
             first.wait_for()
             assert page.locator("#seeds video").count() == 16
@@ -321,7 +366,8 @@ def test_a_browser_shows_playing_videos_and_asks_no_other_host(model_dir: str, t
             page.wait_for_function("document.querySelector('#seeds video').currentTime < 0.1")
             page.wait_for_function("document.querySelector('#seeds video').currentTime > 0.2")
             assert first.evaluate("video => [video.videoWidth, video.videoHeight, video.paused]") == [128, 128, False]
-            assert page.locator("#seeds small").all_inner_texts()[:3] == ["left", "up & <b>", "left"]
+            assert page.locator("#seeds small").all_inner_texts()[:3] == ["left", LONG_NAMES[1], "left"]
+            assert page.evaluate(CUT_OFF) == []
 
             page.get_by_label("number input for Level").fill("1")
             page.get_by_label("number input for Level").blur()
@@ -331,13 +377,16 @@ def test_a_browser_shows_playing_videos_and_asks_no_other_host(model_dir: str, t
             page.get_by_role("option", name="left").click()
             page.wait_for_function("[...document.querySelectorAll('#seeds small')].every(n => n.innerText === 'left')")
 
-            page.get_by_label("Seeds").fill("3,7")
+            page.get_by_label("Seeds").fill("3,123456789")
             page.get_by_label("Seeds").press("Enter")
             page.wait_for_function("document.querySelectorAll('#seeds video').length === 2")
             for number in (0, 1):
                 page.locator("#seeds .tile").nth(number).click()
             page.wait_for_function("document.querySelectorAll('#seeds .picked').length === 2")
-            page.wait_for_function("[...document.querySelectorAll('input, textarea')].some(n => n.value === '7')")
+            page.wait_for_function(
+                "[...document.querySelectorAll('input, textarea')].some(n => n.value === '123456789')"
+            )
+            assert page.evaluate(CUT_OFF) == []
             assert page.get_by_label("From seed").input_value() == "3"
             page.get_by_label("number input for Steps").fill("2")
             page.get_by_label("number input for Steps").blur()
@@ -346,13 +395,13 @@ def test_a_browser_shows_playing_videos_and_asks_no_other_host(model_dir: str, t
 
             with page.expect_download() as download:
                 page.locator("#seeds .save").nth(1).click()
-            assert download.value.suggested_filename == "seed7.mp4"
+            assert download.value.suggested_filename == "seed123456789.mp4"
             download.value.save_as(tmp_path / "saved.mp4")
             assert iio.imread(tmp_path / "saved.mp4").shape == (FRAMES, 64, 64, 3)
 
             page.get_by_label("Seeds").fill("x")
             page.get_by_label("Seeds").press("Enter")
-            page.get_by_text("neither a number nor a range").first.wait_for()
+            page.get_by_text("Seeds: 'x' is neither a number nor a range").first.wait_for()
             assert others == []
         assert process.returncode == 0
         assert list((tmp_path / "temporary").iterdir()) == []

@@ -15,7 +15,7 @@ from tganv2_tf import videos
 from tganv2_tf.errors import UserError
 from tganv2_tf.explorer import tiles
 from tganv2_tf.explorer.gate import Gate
-from tganv2_tf.explorer.limits import MAX_FPS, MAX_STEPS, Limits, choice, number, text, whole
+from tganv2_tf.explorer.limits import MAX_FPS, MAX_STEPS, Limits, choice, number, one_seed, text, whole
 from tganv2_tf.serving.latent_paths import WAYS, back_and_forth
 from tganv2_tf.serving.sampler import Sampler
 from tganv2_tf.serving.selection import parse_seeds
@@ -47,7 +47,7 @@ class Explorer:
 
     def gallery(self, seeds: Any, truncation: Any, num_frames: Any, level: Any, label: Any, fps: Any) -> str:
         """A video a seed, to be picked from."""
-        numbers = parse_seeds(text("Seeds", seeds))
+        numbers = parse_seeds(text("Seeds", seeds), "Seeds")
         truncation, num_frames, level, label, fps = self._checked(truncation, num_frames, level, label, fps)
         self._check_size(len(numbers), num_frames, level)
         labels = [self._label(seed, label) for seed in numbers]
@@ -72,11 +72,10 @@ class Explorer:
     ) -> str:
         """Videos on the way from one seed to another, or one whose latent goes that way while it plays.
 
-        All show the class of the first seed, where the classes come in turn.
+        Both ends are the videos that `gallery` shows of these seeds: where the classes come in turn, the first half of
+        the way has the class of the first seed, and the rest that of the second.
         """
-        ends = parse_seeds(f"{text('From seed', first)},{text('To seed', second)}")
-        if len(ends) != 2:
-            raise UserError("one seed each is needed to go from and to")
+        ends = [one_seed("From seed", first), one_seed("To seed", second)]
         steps = whole("Steps", steps, 1, MAX_STEPS)
         way, view = choice("Way", way, tuple(WAYS)), choice("Show", view, (SIDE_BY_SIDE, WALK))
         truncation, num_frames, level, label, fps = self._checked(truncation, num_frames, level, label, fps)
@@ -86,20 +85,21 @@ class Explorer:
         else:
             self._check_size(count + 1, num_frames, level)
         weights = np.arange(count + 1) / count
-        label = self._label(ends[0], label)
+        labels = [self._label(ends[int(weight > 0.5)], label) for weight in weights]
         start, end = self.sampler.latents(ends, truncation)
         z = WAYS[way](start, end, weights)
-        clips = self._draw(z, num_frames, level, [label] * len(z))
+        clips = self._draw(z, num_frames, level, labels)
         name = f"seed{ends[0]}-to-{ends[1]}"
         if view == WALK:
-            # Frame k is one of the clip of latent k; which one, goes forwards and backwards, so that nothing jumps.
+            # Frame k is one of the clip of latent k; which one, goes forwards and backwards, so that no motion jumps.
             times = iter(back_and_forth(len(z), num_frames))
             walk = np.stack([clip[next(times)] for part in clips for clip in part])
             (mp4,) = self._encode([walk[np.newaxis]], fps)
-            return tiles.gallery([tiles.tile(mp4, name, f"{ends[0]} to {ends[1]}", self._class(label))])
+            classes = " to ".join(self._class(label) for label in dict.fromkeys(labels))
+            return tiles.gallery([tiles.tile(mp4, name, f"{ends[0]} to {ends[1]}", classes)])
         return tiles.gallery(
             tiles.tile(mp4, f"{name}-step{step}", f"{weight:.0%}", self._class(label))
-            for step, (mp4, weight) in enumerate(zip(self._encode(clips, fps), weights))
+            for step, (mp4, weight, label) in enumerate(zip(self._encode(clips, fps), weights, labels))
         )
 
     def _checked(
@@ -165,7 +165,10 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
 
     with gr.Blocks(title="TGANv2 explorer", analytics_enabled=False, fill_width=True) as page:
         levels = " · ".join(f"{number}: {size}x{size}" for number, size in enumerate(sampler.sizes, start=1))
-        classes = f" · {len(sampler.class_names)} classes" if sampler.class_names else ""
+        classes, halves = "", ""
+        if sampler.class_names:
+            classes = f" · {len(sampler.class_names)} classes"
+            halves = " If their classes differ, the first half of the way has the class of the first."
         about = f"{sampler.description} · {sampler.sizes[-1]}x{sampler.sizes[-1]} pixels{classes}"
         gr.HTML(f"<h1>TGANv2 explorer</h1><p>{html.escape(about)}</p>", elem_id="title")
         with gr.Row(equal_height=False):
@@ -193,10 +196,11 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
                 rate = min(max(1, round(sampler.fps)), MAX_FPS) if sampler.fps else 10
                 fps = gr.Slider(1, MAX_FPS, rate, step=1, label="Frames a second", buttons=[])
             with gr.Column(scale=1, min_width=320):
-                videos_of_seeds = gr.HTML(js_on_load=tiles.JAVASCRIPT, elem_id="seeds", min_height=200)
+                videos_of_seeds = gr.HTML(js_on_load=tiles.JAVASCRIPT, elem_id="seeds")
                 with gr.Row(equal_height=False):
                     gr.HTML(
-                        "<h2>Between two</h2><p>Click two videos above, or write their seeds.</p>", elem_id="between"
+                        f"<h2>Between two</h2><p>Click two videos above, or write their seeds.{halves}</p>",
+                        elem_id="between",
                     )
                     interpolate = gr.Button("Interpolate", variant="primary", scale=0, min_width=150)
                 with gr.Row():
@@ -219,7 +223,7 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
         changes = [page.load, generate.click, seeds.submit, label.input, fps.release]
         changes += [slider.release for slider in (truncation, num_frames, level)]
         gr.on(changes, shown(explorer.gallery), [seeds, *settings], videos_of_seeds, **how)
-        other.click(shuffle, seeds, seeds, api_visibility="private", preprocess=False).then(
+        other.click(shuffle, seeds, seeds, api_visibility="private", preprocess=False, show_progress="hidden").then(
             shown(explorer.gallery), [seeds, *settings], videos_of_seeds, **how
         )
         videos_of_seeds.pick(pick, None, [first, second], api_visibility="private", show_progress="hidden")
@@ -243,6 +247,7 @@ CSS = """
 #title h1 { font-size: 26px; font-weight: 700; margin: 0; }
 #title p, #between p { color: var(--body-text-color-subdued); margin: 2px 0 0; font-size: 14px; }
 #between-head { align-items: flex-end; margin-top: 10px; }
+#seeds { min-height: 200px; }  /* else what is said of progress covers the button below */
 #between h2 { font-size: 19px; font-weight: 600; margin: 0; }
 #controls { position: sticky; top: 12px; }
 @media (max-width: 700px) { #controls { position: static; flex-grow: 1; } }

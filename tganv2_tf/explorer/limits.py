@@ -6,6 +6,7 @@ No TensorFlow here: the limits are flags.
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from tganv2_tf.config import option, require
@@ -14,6 +15,7 @@ from tganv2_tf.errors import UserError
 MAX_STEPS = 15  # from seed to seed
 MAX_FPS = 30
 MAX_TEXT = 1000  # characters of a list of seeds
+MAX_SEED = 2**63 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,3 +89,13 @@ def text(name: str, value: Any) -> str:
     if not isinstance(value, str) or len(value) > MAX_TEXT:
         raise UserError(f"{name}: valid: text of up to {MAX_TEXT} characters")
     return value
+
+
+def one_seed(name: str, value: Any) -> int:
+    """A text that is one seed.
+
+    Raises:
+      UserError: anything else.
+    """
+    written = text(name, value).strip()
+    return whole(name, int(written) if re.fullmatch("[0-9]+", written) else written, 0, MAX_SEED)

@@ -39,7 +39,7 @@ def tile(mp4: bytes, name: str, caption: str, note: str = "", seed: int | None =
       mp4: the file.
       name: of the file when it is saved, without suffix.
       caption: below the video.
-      note: smaller, beside it.
+      note: smaller, in lines of its own.
       seed: of a video that can be picked.
     """
     picked = "" if seed is None else f' data-seed="{seed}" tabindex="0" role="button"'
@@ -68,13 +68,14 @@ CSS = """
   height: 24px; border-radius: 50%; background: var(--color-accent); color: white; font-weight: 600; font-size: 13px;
   display: grid; place-items: center; }
 .tile video { display: block; width: 100%; aspect-ratio: 1; image-rendering: pixelated; background: black; }
-.tile figcaption { display: flex; align-items: center; gap: 4px; margin: 0 !important; padding: 4px 4px 4px 9px;
-  min-height: 34px; font-size: 13px; color: var(--body-text-color); }
-.tile figcaption span { font-variant-numeric: tabular-nums; font-weight: 600; white-space: nowrap; }
-.tile figcaption small { flex: 1; overflow: hidden; text-overflow: ellipsis; white-space: nowrap;
-  color: var(--body-text-color-subdued); }
-.tile .save { margin-left: auto; border-radius: 8px; width: 26px; height: 26px; flex: none; padding: 0 !important;
-  margin: 0; display: grid; place-items: center; background: none; color: var(--body-text-color-subdued); }
+.tile figcaption { display: grid; grid-template-columns: minmax(0, 1fr) auto; margin: 0 !important;
+  padding: 4px 4px 4px 9px; align-items: center; align-content: start; font-size: 13px; line-height: 1.3;
+  overflow-wrap: anywhere; color: var(--body-text-color); }
+.tile figcaption span { font-variant-numeric: tabular-nums; font-weight: 600; }
+.tile figcaption small { grid-row: 2; grid-column: 1 / -1; padding: 0 5px 4px 0; font-size: 12px; }
+.tile figcaption small:empty { display: none; }
+.tile .save { border-radius: 8px; width: 26px; height: 26px; padding: 0 !important; margin: 0; display: grid;
+  place-items: center; background: none; color: var(--body-text-color-subdued); }
 .tile .save svg { display: block; margin: 0; }
 .tile .save:hover { background: var(--color-accent); color: white; }
 """
