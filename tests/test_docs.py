@@ -18,6 +18,7 @@ import sys
 import unittest.mock
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -33,8 +34,10 @@ from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainC
 from tganv2_tf.data import reading
 from tganv2_tf.data.manifest import UNFINISHED_DIR, Manifest, shard_name
 from tganv2_tf.errors import UserError
+from tganv2_tf.evaluation import metrics, validity
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig
 from tganv2_tf.evaluation.classifier import save_classifier
+from tganv2_tf.evaluation.protocol import Real
 from tganv2_tf.explorer import server
 from tganv2_tf.interop import chainer
 from tganv2_tf.models.generator import Generator
@@ -356,6 +359,8 @@ WRONG = [
     f"{TRAIN} --flagfile=demo.flags --data_dir=data/own/train --init_from=runs/other",
     f"{TRAIN} --flagfile=demo.flags --data_dir=data/own/train --distribution=multi_worker",
     "tganv2_tf.train --flagfile=demo.flags --data_dir=data/own/train --z_dim=128 --model_dir=demo/run",
+    "tganv2_tf.train --flagfile=demo_conditional.flags --num_classes=0 --data_dir=data/classes/train "
+    "--model_dir=demo/classes",
     "tganv2_tf.generate --model_dir=runs/other --output=samples.gif",
     "tganv2_tf.generate --model_dir=demo/fresh --output=samples.gif",
     "tganv2_tf.generate --saved_model=saved_models/demo --output=samples.gif",
@@ -384,7 +389,12 @@ def troubled(tmp_path_factory, brought):
     config = Config(*cli_flags.parse(["--flagfile=demo.flags"], ModelConfig, DataConfig, TrainConfig, EvalConfig))
     for name in ("run", "fresh"):
         checkpoints.record_config(config, folder=str(folder / "demo" / name))
-    tf.train.CheckpointManager(tf.train.Checkpoint(), str(folder / "demo" / "run" / "checkpoints"), 1).save()
+    data = folder / "data" / "classes" / "train"
+    write_data_set(data, [NUM_FRAMES] * 2, height=32, width=32, labels=("biking", "diving"))
+    conditional = dataclasses.replace(config, model=dataclasses.replace(config.model, conditional=True, num_classes=2))
+    checkpoints.record_config(conditional, ("archery", "biking"), str(folder / "demo" / "classes"))
+    for name in ("run", "classes"):
+        tf.train.CheckpointManager(tf.train.Checkpoint(), str(folder / "demo" / name / "checkpoints"), 1).save()
     return folder
 
 
@@ -400,6 +410,7 @@ def test_what_troubleshooting_quotes_is_what_is_said(troubled, monkeypatch):
 
     monkeypatch.chdir(troubled)
     said += [f"train: {line}" for line in (not_finite(), out_of_memory(), damaged_record())]
+    said += [f"evaluate: {another_classifier()}", *doubtful_scores()]
     said += [f"explore: {no_gradio(monkeypatch)}", f"generate: {no_tensorflow(monkeypatch)}", no_gpu(monkeypatch)]
     said += re.findall(r"make: OpenCV [^\"]*", (ROOT / "Makefile").read_text())
     lines = [line for block in blocks("docs/troubleshooting.md", "text") for line in block.splitlines()]
@@ -431,6 +442,20 @@ def out_of_memory():
     with pytest.raises(UserError) as error:
         loop._Run(Config(), model, unittest.mock.MagicMock(), unittest.mock.MagicMock(), 64, chief=False).train()
     return str(error.value)
+
+
+def another_classifier():
+    with pytest.raises(UserError) as error:
+        validity.classifier_columns(["archery", "biking"], ["archery", "diving"])
+    return str(error.value)
+
+
+def doubtful_scores():
+    """The warnings of few videos, and of videos of other classes."""
+    moments = metrics.Moments()
+    moments.mean, moments.count = np.zeros(4096), 4096
+    yield from validity.other_classes(["archery", "biking"], ["archery", "diving"])
+    yield from validity.too_few(["c3d_fid"], 1000, {"c3d": Real(moments, np.zeros([0, 4096]))})
 
 
 def damaged_record():
