@@ -29,7 +29,7 @@ class Command:
     flip: bool = option("mirror half of the clips; not where left and right tell classes apart", False)
     seed: int = option("seed of initial weights, data order, windows and dropout", 0)
     checkpoint_every_steps: int = option(
-        "steps between two saved states, from which the same command goes on; 0 = only where it is stopped", 200
+        "steps between two saved states, from which the same command resumes; 0 = only where it is stopped", 200
     )
 
     def __post_init__(self) -> None:
