@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import ROOT, run_command
-from tests.data_sets import encode_frame, flip_byte
+from tests.data_sets import encode_frame, flip_byte, write_data_set
 from tests.forking import fork_command
 from tganv2_tf import cli_flags, train_classifier
 from tganv2_tf.data.manifest import MANIFEST_FILE, Manifest, Shard, checksum, shard_name
@@ -173,7 +173,7 @@ class OnNoise:
         return Result(round(1000 * mean % 1, 1), mean, 20)
 
 
-def train_in_steps(folder, *stops, seed=0, learning_rate=1e-2, patience=0, steps=10):
+def train_in_steps(folder, *stops, seed=0, learning_rate=1e-2, patience=0, steps=10, save_every=2):
     """The trainer after the last of the stops, each trained to by objects that know nothing of each other."""
     rng = np.random.default_rng(0)
     clips, labels = rng.integers(0, 255, (20, 16, 8, 8, 3), np.uint8), rng.integers(0, 2, 20)
@@ -182,7 +182,7 @@ def train_in_steps(folder, *stops, seed=0, learning_rate=1e-2, patience=0, steps
         network = C3D(TINY)
         trainer = Trainer(network, tf.keras.optimizers.Adam(learning_rate), seed, OnNoise(network), 2, patience)
         batches = tf.data.Dataset.from_tensor_slices((clips, labels)).shuffle(20, seed=3).repeat().batch(4, True)
-        assert trainer.run(batches, stop, folder, 2) == 0
+        assert trainer.run(batches, stop, folder, save_every) == 0
         assert trainer.step == stop or trainer.has_ended
     return trainer
 
@@ -201,6 +201,10 @@ def test_the_state_holds_all_that_the_updates_depend_on(tmp_path, eagerly):
         np.testing.assert_array_equal(ours, theirs)
     assert any((ours != theirs).any() for ours, theirs in zip(other, straight))
     assert [file.name for file in (tmp_path / "a").glob("*.index")] == ["ckpt-8.index"], "only the newest state"
+    unsaved = train_in_steps(tmp_path / "d", 8, save_every=0)
+    for ours, theirs in zip(state_of(unsaved), state_of(straight)):
+        np.testing.assert_array_equal(ours, theirs)
+    assert [file.name for file in (tmp_path / "d").glob("*.index")] == ["ckpt-8.index"]
 
 
 def test_training_ends_when_the_accuracy_no_longer_rises(tmp_path, eagerly, monkeypatch):
@@ -221,6 +225,17 @@ def test_the_initial_weights_are_fitted_to_the_data(tmp_path, eagerly, monkeypat
     train_in_steps(tmp_path / "a", 2, 4)
     (videos,) = seen  # when it begins, not when it is resumed
     assert videos.shape == (4, 16, 8, 8, 3) and float(tf.reduce_min(videos)) >= -1 and float(tf.reduce_max(videos)) <= 1
+
+
+def test_videos_that_are_too_short_are_told(tmp_path, monkeypatch, caplog, eagerly):
+    monkeypatch.setitem(classifier_training.SIZES, "small", TINY)
+    for name, lengths in (("train", [20, 15, 24, 16]), ("test", [16, 16])):
+        write_data_set(tmp_path / name, lengths, labels=("a", "b"))
+    flags = [f"--data_dir={tmp_path}/train", f"--test_data_dir={tmp_path}/test", f"--output={tmp_path}/c.npz"]
+    options = cli_flags.parse([*flags, "--steps=1", "--batch_size=2"], train_classifier.Command)
+    assert train_classifier.main(*options) == 0
+    said = f"{tmp_path}/train: 1 of 4 videos are shorter than the 16 frames of a clip and are never used."
+    assert [r.getMessage() for r in caplog.records if "shorter" in r.getMessage()] == [said]
 
 
 def test_an_update_descends_the_cross_entropy_and_drops_other_units_at_each_step(monkeypatch, eagerly):

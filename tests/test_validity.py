@@ -35,6 +35,7 @@ def write_classifier(path: pathlib.Path, num_classes: int, labels: tuple[str, ..
     """Of random weights."""
     shape = {"side": 32, "channels": (2,) * 8, "units": (UNITS, UNITS), "num_classes": num_classes}
     metadata = {"format": 1, "shape": shape, "labels": labels, "recipe": {}}
+    metadata |= {"test_accuracy": 0.9, "test_clips": 160, "test_videos": 40}
     save_classifier(C3D(C3DConfig(**shape)), metadata, path)  # type: ignore[arg-type]
     return str(path)
 

@@ -73,7 +73,8 @@ def check_destination(path: Path, what: str, advice: str = "name another place",
         target = pathlib.Path(path).absolute()
         if target.is_dir() and not is_folder:
             raise UserError(f"{what}: it is a folder; name a file")
-        existing = next(place for place in (target, *target.parents)[not is_folder :] if place.exists())
+        places = (target, *target.parents) if is_folder else target.parents
+        existing = next(place for place in places if place.exists())
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:

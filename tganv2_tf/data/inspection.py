@@ -70,9 +70,9 @@ def read_lengths(path: str) -> list[tuple[str, int]]:
                 end = file.tell() + length + FRAMING_TAIL
                 if end > size:
                     raise ValueError("it breaks off")
-                contexts.append(_context(file))
+                contexts.append(_context(file, length))
                 file.seek(end)
-        # A context is to a record what its only field is to `tf.train.Example`: of the same number and kind.
+        # With its tag, a context has the form of a whole `tf.train.Example`.
         fields = {"video_id": tf.string, "num_frames": tf.int64}
         features = {name: tf.io.FixedLenFeature([], kind) for name, kind in fields.items()}
         parsed = tf.io.parse_example(tf.constant(contexts, tf.string), features)
@@ -82,7 +82,7 @@ def read_lengths(path: str) -> list[tuple[str, int]]:
     return list(zip(ids, parsed["num_frames"].numpy().tolist()))
 
 
-def _context(file: IO[bytes]) -> bytes:
+def _context(file: IO[bytes], record_bytes: int) -> bytes:
     """The first field of a record: its tag, its length, seven bits a byte, and so many bytes."""
     start, length, shift, part = file.tell(), 0, 0, 128
     file.seek(1, os.SEEK_CUR)
@@ -91,6 +91,8 @@ def _context(file: IO[bytes]) -> bytes:
         length |= (part & 127) << shift
         shift += 7
     size = file.tell() + length - start
+    if size > record_bytes:
+        raise ValueError("longer than its record")
     file.seek(start)
     return file.read(size)
 
