@@ -109,7 +109,7 @@ def strokes(class_name: str, width: float, height: float, slant: float) -> list[
     """
     drawn = []
     for text in STROKES[class_name].split(","):
-        x, y = np.array([[int(column), int(row)] for column, row in text.split()], float).T / [[4], [6]]
+        x, y = np.array([[int(digit) for digit in point] for point in text.split()], float).T / [[4], [6]]
         drawn.append(np.stack([x * width + (1 - y) * slant * height, y * height], axis=1))
     return drawn
 

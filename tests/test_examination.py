@@ -41,14 +41,15 @@ def test_an_examination_counts_the_clips_that_are_right(tmp_path):
     assert (segments.videos, segments.chance) == (2, 2 / 3)
 
 
-class Scripted:
+class Scripted(Examination):
     """An examination whose results are given."""
 
     def __init__(self, *results, videos=40, chance=0.1):
         self.results, self.videos, self.chance = iter(results), videos, chance
 
     def result(self):
-        return Result(*next(self.results), 160)
+        accuracy, loss = next(self.results)
+        return Result(accuracy, loss, 160)
 
 
 def test_the_best_weights_are_kept_and_waiting_begins_above_chance():

@@ -160,7 +160,7 @@ def eagerly():
     tf.config.run_functions_eagerly(False)
 
 
-class OnNoise:
+class OnNoise(Examination):
     """An examination whose results change with the weights, and never are those of a guess."""
 
     videos, chance = 20, 0.01
@@ -202,7 +202,7 @@ def test_the_state_holds_all_that_the_updates_depend_on(tmp_path, eagerly):
     assert any((ours != theirs).any() for ours, theirs in zip(other, straight))
     assert [file.name for file in (tmp_path / "a").glob("*.index")] == ["ckpt-8.index"], "only the newest state"
     unsaved = train_in_steps(tmp_path / "d", 8, save_every=0)
-    for ours, theirs in zip(state_of(unsaved), state_of(straight)):
+    for ours, theirs in zip(state_of(unsaved), straight):
         np.testing.assert_array_equal(ours, theirs)
     assert [file.name for file in (tmp_path / "d").glob("*.index")] == ["ckpt-8.index"]
 

@@ -118,11 +118,13 @@ def doubt(metadata: dict[str, Any]) -> str:
       metadata: what `read_metadata` returns; `test_accuracy`, `test_clips` and `test_videos` may be missing.
     """
     try:
-        accuracy, videos, labels = metadata["test_accuracy"], metadata["test_videos"], metadata["labels"]
+        accuracy, videos = metadata["test_accuracy"], metadata["test_videos"]
         summary = accuracy_summary(metadata)
     except KeyError:
         return "its accuracy is not recorded, so that nothing is known of how much its scores mean"
-    chance = metadata.get("chance", 1 / len(labels))
+    # A classifier of an older version; if it does not name its classes, its shape tells how many there are.
+    num_classes = len(metadata["labels"]) or metadata["shape"]["num_classes"]
+    chance = metadata.get("chance", 1 / num_classes)
     learned, well = above_chance(accuracy, videos, chance), accuracy >= (1 + chance) / 2
     if learned and well:
         return ""

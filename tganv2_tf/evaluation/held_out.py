@@ -66,7 +66,7 @@ def hold_out(labels: Mapping[str, int]) -> dict[str, int]:
     groups: dict[int, dict[str, list[str]]] = collections.defaultdict(lambda: collections.defaultdict(list))
     for record_id, label in labels.items():
         groups[label][source_group(record_id)].append(record_id)
-    chosen = {}
+    chosen: dict[str, int] = {}
     for label, of_class in groups.items():
         count = max(1, round(SHARE * len(of_class))) if len(of_class) > 1 else 0
         shuffled = sorted(of_class, key=lambda group: hashlib.sha256(group.encode()).digest())
