@@ -339,7 +339,12 @@ def test_two_single_files_of_the_same_name_are_refused(run, tmp_path, options, n
 
 def test_captions_name_seed_class_step_and_level(run, monkeypatch):
     written = []
-    monkeypatch.setattr(videos, "captioned", lambda made, texts: (written.append(list(texts)), made)[1])
+
+    def captioned(made, texts):
+        written.append(list(texts))
+        return made
+
+    monkeypatch.setattr(videos, "captioned", captioned)
     for flags, expected in (
         (["--seeds=5,2", "--labels=up/down"], ["seed5-up/down", "seed2-up/down"]),
         (
