@@ -34,11 +34,12 @@ SHAPE = {"side": 32, "channels": (2, 2, 2, 2, 2, 2, 4, 4), "units": (8, 8), "num
 SCORES = {"inception_score", "c3d_fid", "precision", "recall", "density", "coverage"}
 
 
-def write_classifier(path: pathlib.Path, seed: int = 0) -> None:
-    """Of random weights: its scores mean nothing, but they are numbers."""
+def write_classifier(path: pathlib.Path, seed: int = 0, accuracy: float = 0.9) -> None:
+    """Of random weights, whatever it says of its accuracy: its scores mean nothing, but they are numbers."""
     tf.keras.utils.set_random_seed(seed)
     shape = {name: list(value) if isinstance(value, tuple) else value for name, value in SHAPE.items()}
     metadata = {"format": 1, "shape": shape, "labels": ["a", "b", "c"], "recipe": {}}
+    metadata |= {"test_accuracy": accuracy, "test_clips": 160, "test_videos": 40}
     save_classifier(C3D(C3DConfig(**SHAPE)), metadata, path)  # type: ignore[arg-type]
 
 
@@ -280,6 +281,29 @@ def test_wrong_arguments_of_the_function(folder, arguments, kind, message):
     with pytest.raises(kind, match=message) as error:
         by_function(**arguments)
     assert "--" not in str(error.value)
+
+
+def test_scores_by_a_classifier_that_has_not_learned_are_doubted(folder, tmp_path, caplog):
+    path = tmp_path / "guess.npz"
+    write_classifier(path, accuracy=0.35)
+    doubt = f"{path}: it has not learned its classes: 35.0% of 160 clips of 40 test videos classified correctly"
+
+    def warnings():
+        said = [record.getMessage() for record in caplog.records if "has not learned" in record.getMessage()]
+        caplog.clear()
+        return said
+
+    videos = np.zeros([6, 16, 8, 8, 3], np.uint8)
+    by_function(videos, classifier=path, scores="inception_score", num_samples=6)
+    (said,) = warnings()
+    assert said.startswith(doubt) and said.endswith("its scores mean nothing.")
+    by_function(videos, classifier=folder / "classifier.npz", scores="inception_score", num_samples=6)
+    assert not warnings()
+    flags = [*tiny_flags(folder, tmp_path / "run"), "--train_steps=2", "--eval_every_steps=2", f"--classifier={path}"]
+    flags += ["--num_samples=8", "--repetitions=1", "--eval_batch_size=4", "--cache_dir="]
+    result = fork_command("tganv2_tf.train", *flags)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count(doubt) == 1
 
 
 def test_training_keeps_the_best_checkpoint_by_the_chosen_score(folder, tmp_path):

@@ -129,4 +129,4 @@ def test_the_same_seed_gives_the_same_pixels() -> None:
 def test_small_and_upright_frames(height: int, width: int) -> None:
     for name in CLASSES:
         frames = glyphs.render(name, 1, 1, num_frames=3, height=height, width=width, seed=0)
-        assert frames.shape == (3, height, width, 3) and _ink(frames).max() > 0.2
+        assert frames.shape == (3, height, width, 3) and frames.max() > 100  # no background is so bright

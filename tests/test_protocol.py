@@ -248,3 +248,7 @@ def test_the_papers_protocol_resizes_first(tmp_path):
         np.testing.assert_allclose(features, c3d(seen)["fc7"], atol=1e-6)
         np.testing.assert_allclose(probabilities, c3d(seen)["probabilities"], atol=1e-6)
     assert np.abs(c3d(videos)["fc8"] - c3d(resize(videos, 128))["fc8"]).max() > 1e-4
+    assert (
+        described.doubt
+        == f"{tmp_path / 'c.npz'}: its accuracy is not recorded, so that nothing is known of how much its scores mean"
+    )
