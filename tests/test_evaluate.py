@@ -200,7 +200,7 @@ def test_wrong_input_is_one_line(folder, flags, kind, message):
 
 
 def test_a_run_that_cannot_be_written_is_told_before_the_work(folder, tmp_path):
-    shutil.copytree(folder / "run", tmp_path / "run")
+    shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("evaluations"))
     (tmp_path / "run" / "evaluations").write_text("a file where the folder of the reports should be")
     flags = [f"--model_dir={tmp_path / 'run'}", f"--classifier={tmp_path / 'none.npz'}"]
     with pytest.raises(

@@ -349,9 +349,9 @@ def test_captions_name_seed_class_step_and_level(run, monkeypatch):
         (["--seeds=5,2", "--labels=up/down"], ["seed5-up/down", "seed2-up/down"]),
         (
             ["--seeds=5,0", "--layout=levels"],
-            [f"{name}, level {n}" for name in ("seed5-3", "seed0-left") for n in (1, 2)],
+            [f"{name}, level {n}" for name in ("seed5-right", "seed0-left") for n in (1, 2)],
         ),
-        (["--seeds=5", "--layout=single"], ["seed5-3"]),
+        (["--seeds=5", "--layout=single"], ["seed5-right"]),
     ):
         for suffix, name in ((".png", "a"), (".gif", "b"), ("/", "c")):
             shown = ["--captions", f"--output={len(written)}{name}{suffix}"]

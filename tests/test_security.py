@@ -53,7 +53,7 @@ ALLOWED = {
     ("benchmarks/scaling.py", ".recv"),
     ("benchmarks/scaling_data.py", "pickle"),  # only to see how large Ray's are
     # OUTPUT.unfinished, which only the same command on the same machine goes on with.
-    ("tganv2_tf/evaluation/classifier.py", "CheckpointManager"),
+    ("tganv2_tf/evaluation/trainer.py", "CheckpointManager"),
 }
 
 
