@@ -83,7 +83,7 @@ class Driver:
             return condition()
 
         try:
-            ray_nodes.wait_until(reached, 120)
+            ray_nodes.wait_until(reached, 300)
         except AssertionError as error:
             raise AssertionError(self.said) from error
 
