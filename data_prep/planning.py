@@ -14,7 +14,7 @@ from data_prep.options import ShardingOptions
 from data_prep.report import in_one_line
 from data_prep.shard_writer import READ_ERRORS, Reader, Video
 from data_prep.video import encode_frame
-from data_prep.workers import run_supervised
+from data_prep.workers import WorkerPool, run_supervised
 from tganv2_tf.data.manifest import Skipped
 from tganv2_tf.decoding import claimed_num_frames
 from tganv2_tf.errors import UserError
@@ -81,7 +81,7 @@ def probe(task: ProbeTask, announce: Callable[[str | None], None]) -> Probe:
     return Probe(total / max(1, len(task.videos)), tuple(failed))
 
 
-def bytes_a_video(videos: Sequence[Video], reader: Reader, options: ShardingOptions) -> float:
+def bytes_a_video(videos: Sequence[Video], reader: Reader, options: ShardingOptions, pool: WorkerPool) -> float:
     """Foretells the mean size of a video in the shards, by the first ones of the shuffled videos.
 
     Raises:
@@ -99,6 +99,7 @@ def bytes_a_video(videos: Sequence[Video], reader: Reader, options: ShardingOpti
         on_lost=lambda task, video_id, reason: dataclasses.replace(
             task, videos=tuple(video for video in task.videos if video.id != video_id)
         ),
+        pool=pool,
     )
     failed = answers[0].failed
     if len(failed) > options.max_failures:

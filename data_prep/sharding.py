@@ -27,7 +27,7 @@ from data_prep.output_folder import finished, lock, make_folder, read_json, refu
 from data_prep.planning import MIB, bytes_a_video, num_shards, shuffled
 from data_prep.report import manifest_of, print_empty_classes, print_report
 from data_prep.shard_writer import WHAT_TO_DO, ShardReport, ShardTask, write_shard
-from data_prep.workers import num_processors, run_supervised
+from data_prep.workers import WorkerPool, num_processors, run_supervised
 from tganv2_tf import storage
 from tganv2_tf.data.manifest import UNFINISHED_DIR, Damaged, Shard, checksum, shard_name
 from tganv2_tf.data.records import source_video
@@ -102,7 +102,8 @@ class _Preparation:
     def run(self) -> None:
         self._remove_temporary_files()  # of a run that was killed
         try:
-            self._write_shards(self._plan())
+            with WorkerPool() as pool:
+                self._write_shards(self._plan(pool), pool)
         finally:
             self._remove_temporary_files()  # of workers that were killed
         self._finish()
@@ -119,11 +120,11 @@ class _Preparation:
             for name in filter(pattern.fullmatch, storage.names(folder)):
                 storage.remove(storage.join(folder, name))
 
-    def _write_shards(self, tasks: list[ShardTask]) -> None:
+    def _write_shards(self, tasks: list[ShardTask], pool: WorkerPool) -> None:
         # Now, so that a video which changes while its shard is being written counts as changed.
         self.states = {task.index: [sources.state(video) for video in task.videos] for task in tasks}
-        with concurrent.futures.ThreadPoolExecutor(num_processors()) as pool:  # checksums let go of Python's lock
-            found = pool.map(lambda task: self._finished(task), tasks)
+        with concurrent.futures.ThreadPoolExecutor(num_processors()) as threads:  # checksums let go of Python's lock
+            found = threads.map(lambda task: self._finished(task), tasks)
             self.reports = {task.index: report for task, report in zip(tasks, found) if report}
         begun = {video.id for task in tasks if task.index in self.reports for video in task.videos}
         done = len(begun)
@@ -174,9 +175,10 @@ class _Preparation:
                     on_begin=on_begin,
                     on_done=upload,
                     on_lost=ray_shards.without,
+                    pool=pool,
                 )
 
-    def _plan(self) -> list[ShardTask]:
+    def _plan(self, pool: WorkerPool) -> list[ShardTask]:
         """The tasks of all shards; their number is that of the first run, should the estimate come out differently."""
         videos = shuffled(self.data_set.videos, self.options.seed)
         path = storage.join(self.work, "plan.json")
@@ -186,7 +188,7 @@ class _Preparation:
             count = plan["num_shards"]
         else:
             self._remove_all()
-            size = bytes_a_video(videos, self.data_set.reader, self.options)
+            size = bytes_a_video(videos, self.data_set.reader, self.options, pool)
             count = num_shards(len(videos), size, self.options.shard_mib)
             write_atomically(path, json.dumps({"made_with": self.made_with, "num_shards": count}, indent=2))
         names = [shard_name(self.data_set.name, self.data_set.split, index, count) for index in range(count)]

@@ -33,6 +33,23 @@ def num_processors() -> int:
         return os.cpu_count() or 1
 
 
+class WorkerPool:
+    """Worker processes that stay between calls of `run_supervised`: to start one takes as long as some ten videos.
+
+    A context manager; all of them are gone at its end.
+    """
+
+    def __init__(self) -> None:
+        self.workers: list[_Worker] = []
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for worker in self.workers:
+            worker.kill()
+
+
 def run_supervised(
     function: Callable[[Any, Announce], Any],
     tasks: Iterable[Any],
@@ -42,8 +59,9 @@ def run_supervised(
     on_done: Callable[[Any, Any], None],
     on_lost: Callable[[Any, Any, str], Any],
     on_begin: Callable[[Any, Any], None] = lambda task, item: None,
+    pool: WorkerPool | None = None,
 ) -> None:
-    """Runs tasks in worker processes; returns when all are done, or raises with all workers gone.
+    """Runs tasks in worker processes; returns when all are done, or raises with no task running.
 
     Args:
       function: called in a worker as function(task, announce); importable from its module (workers are spawned). It
@@ -57,56 +75,62 @@ def run_supervised(
         task that is to be run instead, usually the same without that item. Not when SIGKILL met a worker at this item
         for the first time: where memory ran out, another process may have been to blame, and the task is run again.
       on_begin: called here as on_begin(task, item) for every announced item.
+      pool: whose idle workers are used first, and which keeps those that are started. Without one, all of them end with
+        this call.
     Raises:
       UserError: the function raised one, or an OSError; or workers die outside of any item.
       RuntimeError: the function raised anything else; the message is its traceback.
     """
-    queue = collections.deque((task, 1) for task in tasks)
-    killed: set[Any] = set()
-    workers: list[_Worker] = []
-    num_workers = max(1, min(num_workers, len(queue)))
-    with _sigterm_interrupts():
-        try:
-            while queue or any(worker.busy for worker in workers):
-                while queue and sum(worker.busy for worker in workers) < num_workers:
-                    idle = next((worker for worker in workers if not worker.busy), None)
-                    if idle is None:
-                        idle = _Worker(function)
-                        workers.append(idle)
-                    idle.assign(*queue.popleft())
-                _wait(workers)
-                error: Exception | None = None
-                for worker in [worker for worker in workers if worker.busy]:
-                    error = worker.listen(item_timeout, on_begin, on_done) or error
-                    reason = worker.trouble(item_timeout) if worker.busy else None
-                    if reason is None:
-                        continue
-                    was_killed = worker.process.exitcode == -signal.SIGKILL  # from outside
-                    worker.kill()
-                    workers.remove(worker)
-                    if worker.item is not None and was_killed and worker.item not in killed:
-                        killed.add(worker.item)
-                        queue.appendleft((worker.task, worker.attempt))
-                    elif worker.item is not None:
-                        queue.appendleft((on_lost(worker.task, worker.item, reason), worker.attempt))
-                    elif worker.attempt < ATTEMPTS:
-                        queue.appendleft((worker.task, worker.attempt + 1))
-                    else:
-                        error = UserError(f"{reason}, {ATTEMPTS} times, at no video; try a smaller --num_workers")
-                if error is not None:  # raised only now, so that what others have finished counts
-                    raise error
-        finally:
-            for worker in workers:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_sigterm_interrupts())
+        workers = (pool or stack.enter_context(WorkerPool())).workers
+        queue = collections.deque((task, 1) for task in tasks)
+        killed: set[Any] = set()
+        num_workers = max(1, min(num_workers, len(queue)))
+        stack.callback(_stop_busy, workers)
+        while queue or any(worker.busy for worker in workers):
+            while queue and sum(worker.busy for worker in workers) < num_workers:
+                idle = next((worker for worker in workers if not worker.busy), None)
+                if idle is None:
+                    idle = _Worker()
+                    workers.append(idle)
+                idle.assign(function, *queue.popleft())
+            _wait(workers)
+            error: Exception | None = None
+            for worker in [worker for worker in workers if worker.busy]:
+                error = worker.listen(item_timeout, on_begin, on_done) or error
+                reason = worker.trouble(item_timeout) if worker.busy else None
+                if reason is None:
+                    continue
+                was_killed = worker.process.exitcode == -signal.SIGKILL  # from outside
                 worker.kill()
+                workers.remove(worker)
+                if worker.item is not None and was_killed and worker.item not in killed:
+                    killed.add(worker.item)
+                    queue.appendleft((worker.task, worker.attempt))
+                elif worker.item is not None:
+                    queue.appendleft((on_lost(worker.task, worker.item, reason), worker.attempt))
+                elif worker.attempt < ATTEMPTS:
+                    queue.appendleft((worker.task, worker.attempt + 1))
+                else:
+                    error = UserError(f"{reason}, {ATTEMPTS} times, at no video; try a smaller --num_workers")
+            if error is not None:  # raised only now, so that what others have finished counts
+                raise error
+
+
+def _stop_busy(workers: list[_Worker]) -> None:
+    for worker in [worker for worker in workers if worker.busy]:
+        worker.kill()
+        workers.remove(worker)
 
 
 class _Worker:
     """One process, and what the parent knows of it."""
 
-    def __init__(self, function: Callable[[Any, Announce], Any]) -> None:
+    def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")  # fork copies the threads' locks of OpenCV and TensorFlow
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(function, theirs), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
         self.busy, self.attempt, self.deadline = False, 0, 0.0
         self.task: Any = None
         self.item: Any = None
@@ -114,10 +138,10 @@ class _Worker:
             self.process.start()
         theirs.close()  # else the end of the worker would not close the pipe
 
-    def assign(self, task: Any, attempt: int) -> None:
+    def assign(self, function: Callable[[Any, Announce], Any], task: Any, attempt: int) -> None:
         self.busy, self.task, self.attempt, self.item = True, task, attempt, None
         with contextlib.suppress(OSError):  # it died idle; `trouble` will say so
-            self.connection.send(task)
+            self.connection.send((function, task))
 
     def listen(
         self, item_timeout: float, on_begin: Callable[[Any, Any], None], on_done: Callable[[Any, Any], None]
@@ -170,13 +194,13 @@ def _wait(workers: list[_Worker]) -> None:
     )
 
 
-def _serve(function: Callable[[Any, Announce], Any], connection: multiprocessing.connection.Connection) -> None:
+def _serve(connection: multiprocessing.connection.Connection) -> None:
     """What a worker does all its life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent alone decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         while True:
-            task = connection.recv()
+            function, task = connection.recv()
             try:
                 connection.send(("done", function(task, lambda item: connection.send(("begin", item)))))
             except (EOFError, ConnectionError):

@@ -61,7 +61,7 @@ def act(task: Task, announce: Callable[[str | None], None]) -> tuple[list[str], 
 
 
 def _run(
-    tasks: list[Task], num_workers: int = 2, item_timeout: float = 60.0
+    tasks: list[Task], num_workers: int = 2, item_timeout: float = 60.0, pool: workers.WorkerPool | None = None
 ) -> tuple[dict[tuple[str, ...], Task], list[str], set[int]]:
     """Finished tasks by what was done of them, announced items, and the workers' process ids."""
     done: dict[tuple[str, ...], Task] = {}
@@ -87,8 +87,22 @@ def _run(
         on_done=on_done,
         on_lost=on_lost,
         on_begin=on_begin,
+        pool=pool,
     )
     return done, begun, pids
+
+
+def test_a_pool_keeps_its_workers_from_call_to_call() -> None:
+    with workers.WorkerPool() as pool:
+        first = _run([Task(("a",))], 1, pool=pool)[2]
+        second = _run([Task(("b",)), Task(("c",))], 2, pool=pool)[2]
+        assert first <= second and len(pool.workers) == 2
+        assert len(multiprocessing.active_children()) == 2
+        with pytest.raises(RuntimeError, match="in a worker"):
+            _run([Task(("bug",))], 1, pool=pool)
+        third = _run([Task(("d",))], 1, pool=pool)[2]
+        assert third <= second, "an error of a task ends no worker"
+    assert not multiprocessing.active_children()
 
 
 def test_all_tasks_are_done_by_no_more_workers_than_asked() -> None:
