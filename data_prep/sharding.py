@@ -35,6 +35,8 @@ from tganv2_tf.errors import UserError
 from tganv2_tf.files import write_atomically
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
 
+MANY_VIDEOS = 64
+
 
 def prepare(data_set: DataSet, options: ShardingOptions, runner: RunnerOptions = LOCAL) -> int:
     """Writes the shards and the manifest, going on where an earlier run with the same options stopped.
@@ -102,11 +104,19 @@ class _Preparation:
     def run(self) -> None:
         self._remove_temporary_files()  # of a run that was killed
         try:
-            with WorkerPool() as pool:
+            with WorkerPool(self._num_workers_at_once()) as pool:
                 self._write_shards(self._plan(pool), pool)
         finally:
             self._remove_temporary_files()  # of workers that were killed
         self._finish()
+
+    def _num_workers_at_once(self) -> int:
+        """Workers that start while the plan is made; none for a few videos, which one worker prepares in less time."""
+        local = self.runner.runner != "ray" and len(self.data_set.videos) >= MANY_VIDEOS
+        return self._num_workers() if local else 0
+
+    def _num_workers(self) -> int:
+        return self.options.num_workers or num_processors()
 
     def _remove_temporary_files(self) -> None:
         if not self.staging:
@@ -170,7 +180,7 @@ class _Preparation:
                 run_supervised(
                     write_shard,
                     left,
-                    num_workers=self.options.num_workers or num_processors(),
+                    num_workers=self._num_workers(),
                     item_timeout=timeout,
                     on_begin=on_begin,
                     on_done=upload,

@@ -39,10 +39,13 @@ class WorkerPool:
     A context manager; all of them are gone at its end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_started: int = 0) -> None:
+        """Takes how many are started at once, rather than when there is a task for them."""
         self.workers: list[_Worker] = []
+        self._num_started = num_started
 
     def __enter__(self) -> WorkerPool:
+        self.workers += [_Worker() for _ in range(self._num_started)]
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -201,7 +201,8 @@ def test_losses_and_penalty(numbers):
 
 def put_kinks_on_their_side(numbers: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
     """Moves the ReLU inputs of KINKS by 4e-5, to the side on which the authors' run had them."""
-    for level, layer in enumerate(numbers.model.generator.generator_levels, start=1):
+    levels: list[Any] = numbers.model.generator.generator_levels
+    for level, layer in enumerate(levels, start=1):
         blocks = {block.name: block for block in [*layer.blocks, layer.rendering]}
         for path, signs in KINKS[numbers.name].items():
             at_level, block, name = path.split("/")
