@@ -114,30 +114,33 @@ def discriminator_costs(discriminator: Discriminator, batch_size: int, spec: Pyr
 
     _, videos = placeholders(discriminator.config, batch_size, spec)
     return [
-        _forward_cost([network(level)], network.trainable_variables, level)
-        for network, level in zip(discriminator.level_discriminators, videos)
+        _forward_cost([logits], network.trainable_variables, level)
+        for logits, network, level in zip(discriminator(videos), discriminator.level_discriminators, videos)
     ]
 
 
-def measure(network: str, config: ModelConfig, batch_size: int) -> dict[str, list[Cost]]:
+def measure(network: str, config: ModelConfig, batch_size: int, plain: bool = False) -> dict[str, list[Cost]]:
     """Costs of the levels of the `generator` or the `discriminator`, for each kind of subsampling.
 
     Args:
       network: which of them.
       config: its shape; the strides do not matter.
       batch_size: clips at level 1.
+      plain: measure `benchmarks.plain_networks`, which compute the layers as they are defined.
     """
     import tensorflow as tf
 
+    from benchmarks.plain_networks import PlainDiscriminator, PlainGenerator
     from tganv2_tf.models.discriminator import Discriminator
     from tganv2_tf.models.generator import Generator
 
+    make_generator, make_discriminator = (PlainGenerator, PlainDiscriminator) if plain else (Generator, Discriminator)
     specs = {name: PyramidSpec(config.num_frames, config.resolution, *strides) for name, strides in SUBSAMPLING.items()}
     with tf.Graph().as_default():
         if network == "generator":
-            generator = Generator(config)
+            generator = make_generator(config)
             return {name: generator_costs(generator, batch_size, spec) for name, spec in specs.items()}
-        discriminator = Discriminator(config)
+        discriminator = make_discriminator(config)
         return {name: discriminator_costs(discriminator, batch_size, spec) for name, spec in specs.items()}
 
 
@@ -149,12 +152,9 @@ def table(network: str, resolution: int, batch_size: int) -> list[Row]:
       resolution: pixels at level 4.
       batch_size: clips at level 1.
     """
-    from benchmarks.plain_form import plain_form
-
     config = ModelConfig(resolution=resolution)
-    with plain_form():
-        authors = dataclasses.replace(config, spectral_norm=False, grow_length_one_axes=True)
-        plain = measure(network, authors, batch_size)
+    authors = dataclasses.replace(config, spectral_norm=False, grow_length_one_axes=True)
+    plain = measure(network, authors, batch_size, plain=True)
     executed = measure(network, config, batch_size)
     is_published = (resolution, batch_size) == (PUBLISHED_RESOLUTION[network], PUBLISHED_BATCH_SIZE)
     rows = []

@@ -1,4 +1,7 @@
-"""The package, its plain form and PyTorch, as contestants; and that they compute the same, which comes before a race.
+"""The package, its networks and step as they are defined, and PyTorch: their steps, as contestants of a race.
+
+Before a race PyTorch is compared with the package. That the package computes what is defined is a test of its own:
+tests/test_gradients.py.
 
 TensorFlow and PyTorch are never in one process: each brings its own oneDNN and OpenMP, which get in each other's way.
 Weights, inputs and results go from one to the other as an .npz, in the authors' names and layout.
@@ -6,12 +9,11 @@ Weights, inputs and results go from one to the other as an .npz, in the authors'
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
@@ -60,31 +62,19 @@ def random_inputs(config: Config) -> tuple[list[np.ndarray], np.ndarray]:
     return reals, random.uniform(-1, 1, (clips, config.model.z_dim)).astype(np.float32)
 
 
-@contextlib.contextmanager
-def form_of(implementation: str) -> Iterator[None]:
-    """In its block the package's networks are `ours`, or `plain`."""
-    if implementation == "plain":
-        from benchmarks.plain_form import plain_form
-
-        with plain_form():
-            yield
-    else:
-        yield
-
-
-def tensorflow_model(config: Config) -> TGANv2:
-    """As `tganv2_tf.train` makes it."""
+def tensorflow_model(config: Config, plain: bool = False) -> TGANv2:
+    """As `tganv2_tf.train` makes it, or `plain`: networks and gradients by their definitions."""
+    from benchmarks.plain_networks import plain_model
     from tganv2_tf.training.distribution import make_strategy
     from tganv2_tf.training.loop import make_model
 
     with make_strategy(config.train.distribution).scope():
-        return make_model(config)
+        return (plain_model if plain else make_model)(config)
 
 
 def tensorflow_step(implementation: str, config: Config) -> Callable[[], object]:
     """The function that `fit` calls for each step of `tganv2_tf.train`, on a batch in memory."""
-    with form_of(implementation):
-        model = tensorflow_model(config)
+    model = tensorflow_model(config, implementation == "plain")
     import tensorflow as tf
 
     reals, _ = random_inputs(config)
@@ -97,7 +87,7 @@ def tensorflow_step(implementation: str, config: Config) -> Callable[[], object]
     batches = iter(strategy.distribute_datasets_from_function(lambda _: tf.data.Dataset.from_tensors(batch).repeat()))
 
     def step() -> object:
-        with form_of(implementation), strategy.scope():  # the graph is made at the first one
+        with strategy.scope():  # the graph is made at the first one
             return {name: float(value) for name, value in model.make_train_function()(batches).items()}
 
     return step
@@ -155,25 +145,18 @@ def perturb(model: TGANv2) -> None:
         model.discriminator.update_singular_vectors()
 
 
-def write_references(config: Config, paths: Mapping[str, str]) -> None:
-    """`write_reference` of several implementations."""
-    for implementation, path in paths.items():
-        write_reference(config, implementation, path)
-
-
-def write_reference(config: Config, implementation: str, path: str) -> None:
+def write_reference(config: Config, path: str) -> None:
     """Weights that are no initial ones, inputs, losses and gradients of the package, as an .npz."""
     from tganv2_tf.interop.chainer import discriminator_weights, generator_weights
 
-    with form_of(implementation):
-        model = tensorflow_model(config)
-        import tensorflow as tf
+    model = tensorflow_model(config)
+    import tensorflow as tf
 
-        perturb(model)
-        variables = [*model.generator.trainable_variables, *model.discriminator.trainable_variables]
-        reals, z = random_inputs(config)
-        offsets = [stride - 1 for stride in config.model.frame_strides]
-        step = tf.function(model.losses_and_gradients, autograph=False)(reals, z, offsets)
+    perturb(model)
+    variables = [*model.generator.trainable_variables, *model.discriminator.trainable_variables]
+    reals, z = random_inputs(config)
+    offsets = [stride - 1 for stride in config.model.frame_strides]
+    step = tf.function(model.losses_and_gradients, autograph=False)(reals, z, offsets)
     gradients = {
         variable.ref(): gradient
         for variable, gradient in zip(variables, [*step.generator_gradients, *step.discriminator_gradients])
@@ -240,34 +223,22 @@ def errors(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) 
     return relative
 
 
-def check(config: Config, implementations: tuple[str, ...]) -> dict[str, float]:
-    """Holds the others against the package in float32: losses, penalty and every gradient.
+def check_torch(config: Config) -> float:
+    """Compares PyTorch with the package in float32: losses, penalty and every gradient.
 
     Returns:
-      The largest error of each.
+      The largest error.
     Raises:
-      UserError: one is above TOLERANCE.
+      UserError: It is above TOLERANCE.
     """
     # Against initial weights a penalty is next to nothing; this one's gradients weigh as much as those of the losses.
     train = dataclasses.replace(config.train, mixed_precision="float32", r1_weight=1e5)
     config = dataclasses.replace(config, train=train)
-    largest = {}
     with tempfile.TemporaryDirectory() as folder:
-        path = str(pathlib.Path(folder, "ours.npz"))
-        other = str(pathlib.Path(folder, "plain.npz"))
-        of_tensorflow = {"ours": path} | ({"plain": other} if "plain" in implementations else {})
-        in_new_process(write_references, config, of_tensorflow)
-        expected = read_npz(path, "benchmarks")
-        for implementation in implementations:
-            if implementation == "plain":
-                found = read_npz(other, "benchmarks")
-            elif implementation == "torch":
-                found = in_new_process(torch_results, config, path)
-            else:
-                continue
-            found_errors = errors(found, expected)
-            worst = max(found_errors, key=lambda name: found_errors[name])
-            largest[implementation] = found_errors[worst]
-            if not found_errors[worst] <= TOLERANCE:
-                raise UserError(f"{implementation} is not the same: {worst} is off by {found_errors[worst]:.1e}")
-    return largest
+        path = str(pathlib.Path(folder, "reference.npz"))
+        in_new_process(write_reference, config, path)
+        found = errors(in_new_process(torch_results, config, path), read_npz(path, "benchmarks"))
+    worst = max(found, key=lambda name: found[name])
+    if not found[worst] <= TOLERANCE:
+        raise UserError(f"torch is not the same: {worst} is off by {found[worst]:.1e}")
+    return found[worst]

@@ -3,12 +3,14 @@
 python -m benchmarks.step --clips=2 --output=step.json
 python -m benchmarks.step --flagfile_of_run=faceforensics.flags --clips=4 --dtype=bfloat16 --implementations=ours,torch
 
-`ours` is the step of tganv2_tf.train; `plain` the same model by its definitions, without the cheaper forms; `torch`
-what benchmarks/torch_baseline.py says (requirements-peers.txt); `recompute` ours with that flag;
+`ours` is the step of tganv2_tf.train; `plain` the same model by its definitions: --gradients=plain and the networks of
+benchmarks/plain_networks.py; `torch` what benchmarks/torch_baseline.py says (requirements-peers.txt); `recompute` ours
+with that flag;
 `products` one product of matrices with as many multiply-adds as ours executes, so that the ratio to it is the share of
 the machine's speed that ours reaches. Each runs in a process of its own, on random clips in memory, in turns; the first
-step of each, in which graphs are made, does not count. Before that, the losses, the penalty and all gradients of the
-baselines are held against ours, in float32 with a sixteenth of the channels; where they differ nothing is timed.
+step of each, in which graphs are made, does not count. Before that, the losses, the penalty and all gradients of
+PyTorch are compared with ours, in float32 with a sixteenth of the channels; if they differ nothing is timed.
+tests/test_gradients.py compares `plain` with ours.
 """
 
 from __future__ import annotations
@@ -83,9 +85,9 @@ def main(command: Command) -> int:
     names, config = command.implementations.split(","), command.config
     if "torch" in names:
         implementations.require_torch()
-    narrow = dataclasses.replace(config, model=implementations.narrowed(config.model, CHECK_DIVISOR))
-    for name, error in implementations.check(narrow, tuple(names)).items():
-        print(f"{name} computes the same as ours: the largest relative error of a loss or gradient is {error:.1e}")
+        narrow = dataclasses.replace(config, model=implementations.narrowed(config.model, CHECK_DIVISOR))
+        error = implementations.check_torch(narrow)
+        print(f"torch computes the same as ours: the largest relative error of a loss or gradient is {error:.1e}")
     size = f"{config.model.resolution} px, {command.clips} clips, {command.dtype}"
     contestants: dict[str, contest.Contestant] = {}
     with contextlib.ExitStack() as stack:

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tganv2_tf.augmentation_policy import POLICIES, parse_policy
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.models import augmentation
-from tganv2_tf.models.augmentation import TRANSFORMS, augment
+from tganv2_tf.models.augmentation import TRANSFORMS, diffaugment
 from tganv2_tf.subsampling import average_pixels
 
 SEED = tf.constant([3, 4])
@@ -73,7 +73,7 @@ def test_transformed_levels_are_the_levels_of_the_transformed(policy):
     strides, offsets = (2, 3), (1, 0)
     levels = pyramid_of(noise(12, 8, 32, 32, 3), (2, 2), strides, offsets)
     assert [level.shape[:2] for level in levels] == [(12, 8), (6, 4), (2, 2)]
-    transformed = augment(levels, policy, strides, SEED)
+    transformed = diffaugment(levels, policy, strides, SEED)
     for coarse, fine, stride, offset in zip(transformed, transformed[1:], strides, offsets):
         np.testing.assert_allclose(average_pixels(fine, 2), coarse[::stride, offset::2], atol=1e-6)
     changes = np.abs(transformed[0] - levels[0]).max(axis=(1, 2, 3, 4))
@@ -83,7 +83,7 @@ def test_transformed_levels_are_the_levels_of_the_transformed(policy):
 def test_all_frames_of_a_clip_are_transformed_alike_and_clips_are_not():
     videos = np.broadcast_to(noise(1, 1, 16, 16, 3), (6, 4, 16, 16, 3))
     for name in POLICIES:
-        (out,) = augment([tf.constant(videos)], (name,), (), SEED)
+        (out,) = diffaugment([tf.constant(videos)], (name,), (), SEED)
         np.testing.assert_array_equal(out, np.broadcast_to(out[:, :1], out.shape))
         # Six out of the nine places of a translation are seldom six different ones.
         assert len(np.unique(out[:, 0].numpy().reshape(6, -1), axis=0)) >= 4, name
@@ -95,14 +95,14 @@ def test_a_policy_draws_the_same_whatever_stands_beside_it():
     for number, name in enumerate(POLICIES):
         parameters = TRANSFORMS[name].draw(4, 8, tf.random.experimental.stateless_fold_in(SEED, number))
         one_by_one = TRANSFORMS[name].apply(one_by_one, parameters, 8)
-    np.testing.assert_array_equal(augment([videos], POLICIES, (), SEED)[0], one_by_one)
-    other_order = augment([videos], ("cutout", "color"), (), SEED)[0]
-    assert np.abs(augment([videos], ("color", "cutout"), (), SEED)[0] - other_order).max() > 0.01
+    np.testing.assert_array_equal(diffaugment([videos], POLICIES, (), SEED)[0], one_by_one)
+    other_order = diffaugment([videos], ("cutout", "color"), (), SEED)[0]
+    assert np.abs(diffaugment([videos], ("color", "cutout"), (), SEED)[0] - other_order).max() > 0.01
 
 
 def test_the_seed_decides():
     videos = [tf.constant(noise(4, 2, 8, 8, 3))]
-    first, again, other = (augment(videos, POLICIES, (), tf.constant(seed))[0] for seed in ([1, 2], [1, 2], [1, 3]))
+    first, again, other = (diffaugment(videos, POLICIES, (), tf.constant(seed))[0] for seed in ([1, 2], [1, 2], [1, 3]))
     np.testing.assert_array_equal(first, again)
     assert np.all(np.abs(first - other).max(axis=(1, 2, 3, 4)) > 0.01)
 
@@ -165,9 +165,9 @@ def test_gradients_are_those_of_the_matrix(name, parameters):
 def test_graphs_give_what_eager_execution_gives():
     levels = pyramid_of(noise(4, 4, 16, 16, 3), (2,), (2,), (0,))
     shapes = [tf.TensorSpec([None, *level.shape[1:]]) for level in levels]
-    graph = tf.function(lambda *videos: augment(videos, POLICIES, (2,), SEED), shapes, autograph=False)
+    graph = tf.function(lambda *videos: diffaugment(videos, POLICIES, (2,), SEED), shapes, autograph=False)
     assert [level.shape[1:] for level in graph.get_concrete_function().outputs] == [(4, 8, 8, 3), (2, 16, 16, 3)]
-    for found, expected in zip(graph(*levels), augment(levels, POLICIES, (2,), SEED)):
+    for found, expected in zip(graph(*levels), diffaugment(levels, POLICIES, (2,), SEED)):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -197,17 +197,17 @@ def test_replicas_transform_by_their_seeds(two_replicas):
     def run():
         def replica():
             number = tf.distribute.get_replica_context().replica_id_in_sync_group
-            return augment([videos], POLICIES, (), tf.random.experimental.stateless_fold_in(SEED, number))[0]
+            return diffaugment([videos], POLICIES, (), tf.random.experimental.stateless_fold_in(SEED, number))[0]
 
         return two_replicas.experimental_local_results(two_replicas.run(replica))
 
     for number, found in enumerate(run()):
         seed = tf.random.experimental.stateless_fold_in(SEED, number)
-        np.testing.assert_allclose(found, augment([videos], POLICIES, (), seed)[0], atol=1e-6)
+        np.testing.assert_allclose(found, diffaugment([videos], POLICIES, (), seed)[0], atol=1e-6)
 
 
 def test_no_policy_is_no_change():
     videos = [tf.zeros([2, 2, 8, 8, 3]), tf.zeros([1, 1, 16, 16, 3])]
-    assert all(a is b for a, b in zip(augment(videos, (), (2,), SEED), videos))
+    assert all(a is b for a, b in zip(diffaugment(videos, (), (2,), SEED), videos))
     with pytest.raises(ValueError, match="2 batch strides for 2 levels"):
-        augment(videos, POLICIES, (2, 2), SEED)
+        diffaugment(videos, POLICIES, (2, 2), SEED)

@@ -31,6 +31,10 @@ def test_defaults_are_the_papers_model():
         (lambda: ModelConfig(discriminator_channels=()), "--discriminator_channels="),
         (lambda: TrainConfig(ema_decay=1.0), "--ema_decay=1.0"),
         (lambda: TrainConfig(n_dis=0), "--n_dis=0"),
+        (
+            lambda: TrainConfig(gradients="plain", mixed_precision="mixed_float16"),
+            "--gradients=plain: valid: fast with --mixed_precision=mixed_float16",
+        ),
         (lambda: DataConfig(frame_step=0), "--frame_step=0"),
         (lambda: TrainConfig(jit_compile=True), "--jit_compile=true: valid: with --distribution=one_device only"),
         (
@@ -92,6 +96,12 @@ def test_runs_from_before_there_were_scores_are_read():
     old = json.loads(config.to_json())
     del old["eval"], old["train"]["eval_every_steps"], old["train"]["best_score"]
     assert Config.from_json(json.dumps(old)) == config
+
+
+def test_runs_from_before_gradients_could_be_chosen_have_fast_ones():
+    old = json.loads(tiny_config().to_json())
+    del old["train"]["gradients"]
+    assert Config.from_json(json.dumps(old)).train.gradients == "fast"
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"model": {}}', tiny_config().to_json().replace("z_dim", "zdim")])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import subprocess
@@ -15,7 +14,7 @@ import tensorflow as tf
 
 from benchmarks import cost, step
 from benchmarks.cost import PUBLISHED, PUBLISHED_RESOLUTION, Cost, Row
-from benchmarks.plain_form import plain_form
+from benchmarks.plain_networks import PlainGenerator
 from tests.conftest import ROOT, run_command, tiny_config
 from tganv2_tf.cli_flags import parse
 from tganv2_tf.config import ModelConfig
@@ -226,11 +225,11 @@ def test_forward_costs_by_hand():
     assert [level.gflops for level in discriminator] == pytest.approx(expected, rel=1e-12)
 
 
-def test_plain_cost_by_hand():
+def test_plain_networks_cost_by_hand():
     """On a base of 1x1, which no published figure has: 9 taps everywhere, at every frame, whatever they meet."""
     config = tiny().model
-    with tf.Graph().as_default(), plain_form():
-        costs = cost.generator_costs(Generator(config), 4, config.pyramid)
+    with tf.Graph().as_default():
+        costs = cost.generator_costs(PlainGenerator(config), 4, config.pyramid)
     recurrence = 4 * 9 * (4 * 16) * (4 + 4)
     up = {h: (9 + 9 + 1) * (2 * h) ** 2 * 4 * 4 for h in (1, 2, 4, 8)}
     expected = [TO_MAP + recurrence + 16 * (up[1] + up[2] + up[4] + 64 * 9 * 4 * 3), 4 * (up[8] + 256 * 9 * 4 * 3)]
@@ -255,6 +254,10 @@ def test_step_cost_by_hand():
     assert products_of_step(tiny(global_batch_size=8)) == 2 * (step + penalty)
     assert products_of_step(tiny(r1_every_steps=4)) == step + penalty / 4
     assert products_of_step(tiny(r1_every_steps=0)) == step
+    # By the definition each network's gradient goes back through the fakes, that of D not as far as the pixels; and the
+    # gradients of loss and penalty each go back through the reals.
+    plain = generator + (4 * DISCRIMINATOR - FROM_PIXELS) + (6 * DISCRIMINATOR - LINEAR - FROM_PIXELS)
+    assert products_of_step(tiny(gradients="plain")) == plain
     # A second update has fakes of its own and no gradient of the generator.
     second = GENERATOR + reals + (3 * DISCRIMINATOR - FROM_PIXELS)
     assert products_of_step(tiny(n_dis=2)) == step + second + 2 * penalty
@@ -275,46 +278,15 @@ def test_a_full_size_step_takes_no_more_operations_than_it_did():
     assert step_cost(config, 2).multiply_adds <= 1.15 * 239.9e9  # by the definitions it is 1008e9
 
 
-def test_plain_form_computes_the_same():
-    config = ModelConfig(
-        resolution=32,
-        z_dim=3,
-        num_frames=4,
-        frame_strides=(2, 2),
-        batch_strides=(1, 1),
-        lstm_channels=6,
-        up_channels=(5, 4, 3, 3, 3),
-        discriminator_channels=(4, 5, 6, 7),
-    )
-    z, clips = (tf.constant(RNG.normal(size=size), tf.float32) for size in ((2, 3), (2, 4, 32, 32, 3)))
-    pyramid = [clips[:, ::2, ::4, ::4], clips[:, :3, ::2, ::2], clips[:, :1]]
-    generator = Generator(config)
-    discriminators = [Discriminator(dataclasses.replace(config, grow_length_one_axes=grow)) for grow in (False, True)]
-    for weight in [*generator.weights, *(w for network in discriminators for w in network.weights)]:
-        if "bias" in weight.name:
-            weight.assign(RNG.normal(size=weight.shape))  # they start at zero, where a form could lose them
-
-    def results():
-        videos = generator.pyramid(z, frame_offsets=[0, 1])
-        return [*videos, *(logits for network in discriminators for logits in network(pyramid))]
-
-    expected = results()
-    with plain_form():
-        plain = results()
-    for ours, theirs in zip(expected, plain):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("network", "subsampling"),
     [("generator", "naive"), ("generator", "both"), ("discriminator", "batch"), ("discriminator", "frame")],
 )
-def test_plain_form_costs_what_the_authors_published(network, subsampling, monkeypatch):
+def test_plain_networks_cost_what_the_authors_published(network, subsampling, monkeypatch):
     monkeypatch.setattr(cost, "SUBSAMPLING", {subsampling: cost.SUBSAMPLING[subsampling]})
     monkeypatch.setattr(cost, "_forward_cost", lambda outputs, *_: Cost(multiply_adds(outputs) / 1e9, 0.0))
     config = ModelConfig(PUBLISHED_RESOLUTION[network], spectral_norm=False, grow_length_one_axes=True)
-    with plain_form():
-        costs = cost.measure(network, config, 8)[subsampling]
+    costs = cost.measure(network, config, 8, plain=True)[subsampling]
     assert [level.gflops for level in costs] == pytest.approx(PUBLISHED[network][subsampling], rel=0.01)
 
 

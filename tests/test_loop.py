@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -29,6 +30,21 @@ def test_the_flags_rate_wins_over_the_checkpoints(tmp_path):
         manager.restore_newest()
         run_step(again, batch(config))
         assert float(again.generator_optimizer.learning_rate) == pytest.approx(expected)
+
+
+def test_a_run_is_resumed_with_other_gradients(tmp_path):
+    config = tiny_config(model_dir=str(tmp_path), r1_weight=1.0)
+    model = make_model(config)
+    run_step(model, batch(config))
+    CheckpointFolder(model).save(1)
+    record_config(config)
+    plain = dataclasses.replace(config, train=dataclasses.replace(config.train, gradients="plain"))
+    assert check_run(plain) == ["--gradients=plain (the run has fast)"]
+    again = make_model(plain)
+    CheckpointFolder(again).restore_newest()
+    results = [run_step(each, batch(config)) for each in (model, again)]
+    for name, value in results[0].items():
+        np.testing.assert_allclose(results[1][name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(

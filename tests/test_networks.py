@@ -141,6 +141,16 @@ def test_wrong_input_is_refused():
         generator(Z, level=3)
     with pytest.raises(ValueError, match="1 levels of videos for 2 networks"):
         Discriminator(model_config())([tf.zeros([1, 4, 8, 8, 3])])
+    with pytest.raises(ValueError, match=r"level 2 have shape \(1, 2, 16, 16\); expected \[N, T, H, W, 3\]"):
+        Discriminator(model_config())([tf.zeros([1, 4, 8, 8, 3]), tf.zeros([1, 2, 16, 16])])
+    with pytest.raises(ValueError, match=r"2 frame offsets for 2 levels"):
+        generator.pyramid(Z, frame_offsets=[0, 0])
+    # One label would be that of all samples.
+    with pytest.raises(ValueError, match=r"labels have shape \(1,\) for z of shape \(4, 4\)"):
+        Generator(model_config(**CONDITIONAL))(Z, labels=tf.zeros([1], tf.int32))
+    levels = [tf.zeros([4, 4, 8, 8, 3]), tf.zeros([2, 2, 16, 16, 3])]
+    with pytest.raises(ValueError, match=r"labels have shape \(1,\) for videos of shape \(4, 4, 8, 8, 3\)"):
+        Discriminator(model_config(**CONDITIONAL))(levels, tf.zeros([1], tf.int32))
 
 
 def test_weights_are_all_different_and_all_there_from_the_start():

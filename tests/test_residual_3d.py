@@ -57,13 +57,14 @@ def test_residual_block_is_its_plain_definition(lengths, grow):
     assert block.lengths_after(lengths) == expected.shape[1:4].as_list()
 
 
-def test_what_convolutions_get_by_hand():
-    discriminator = Discriminator(tiny_config({"discriminator_channels": (4,) * 4}).model)
-    level = discriminator.level_discriminators[1]
-    found = discriminator.input_lengths([(4, 8, 8), (2, 16, 16)])
-    lengths = [tuple(found[block.conv1]) for block in level.blocks]
-    assert lengths == [tuple(found[block.conv2]) for block in level.blocks]
-    assert lengths == [(2, 16, 16), (2, 8, 8), (1, 4, 4), (1, 2, 2)]  # time is not pooled by the first
+def test_kernels_for_given_lengths_by_hand():
+    discriminator = Discriminator(tiny_config({"discriminator_channels": (4,) * 5}).model)
+    _, level = discriminator.effective_weights([(4, 8, 8), (2, 16, 16)])
+    taps = [tuple(block.conv1.kernel.shape[:3]) for block in level.blocks]
+    assert taps == [tuple(block.conv2.kernel.shape[:3]) for block in level.blocks]
+    # Blocks see (2, 16, 16), (2, 8, 8), as the first does not pool time, (1, 4, 4), (1, 2, 2) and (1, 1, 1).
+    assert taps == [(3, 3, 3), (3, 3, 3), (1, 3, 3), (1, 3, 3), (1, 1, 1)]
+    assert {tuple(block.shortcut.kernel.shape[:3]) for block in level.blocks} == {(1, 1, 1)}
 
 
 def test_first_block_has_no_pre_activation_and_keeps_time():

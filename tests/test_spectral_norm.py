@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tganv2_tf.models.layers import glorot_uniform
-from tganv2_tf.models.spectral_norm import SpectralConv3D, SpectralDense
+from tganv2_tf.models.spectral_norm import LayerWeights, SpectralConv3D, SpectralDense
 
 
 def dense(units=5, inputs=7):
@@ -25,7 +25,7 @@ def test_sigma_converges_to_the_largest_singular_value():
     converge(conv)
     largest = np.linalg.svd(conv.kernel.numpy().reshape(-1, 6), compute_uv=False)[0]
     assert float(conv.sigma()) == pytest.approx(largest, rel=1e-4)
-    normalized = np.linalg.svd(conv.normalized_kernel().numpy().reshape(-1, 6), compute_uv=False)[0]
+    normalized = np.linalg.svd(conv.effective_weights().kernel.numpy().reshape(-1, 6), compute_uv=False)[0]
     assert normalized == pytest.approx(1, rel=1e-4)
 
 
@@ -35,15 +35,28 @@ def test_taps_that_meet_only_padding_are_left_out_of_the_kernel_and_not_of_sigma
     converge(conv, 5)
     upstream = np.random.default_rng(0).normal(size=(1, 3, 1, 3, 6)).astype(np.float32)
 
-    def gradient(kernel_in_use):
+    def value_and_gradient(kernel):
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(kernel_in_use() * upstream)
-        return tape.gradient(loss, conv.kernel)
+            value = kernel()
+            loss = tf.reduce_sum(value * upstream)
+        return value, tape.gradient(loss, conv.kernel)
 
-    np.testing.assert_array_equal(conv.normalized_kernel((1, 2, 1)), conv.normalized_kernel()[1:2, :, 1:2])
-    ours = gradient(lambda: conv.normalized_kernel((1, 2, 1)))
-    theirs = gradient(lambda: (conv.kernel / conv.sigma())[1:2, :, 1:2])
-    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    found = value_and_gradient(lambda: conv.effective_weights((1, 2, 1)).kernel)
+    expected = value_and_gradient(lambda: (conv.kernel / conv.sigma())[1:2, :, 1:2])
+    for ours, theirs in zip(found, expected):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_weights_of_a_call_replace_the_layers_own():
+    layer, conv = dense(2, 3), SpectralConv3D(2, 1, glorot_uniform())
+    x = tf.constant([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    kernel = tf.constant([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    np.testing.assert_allclose(layer(x, weights=LayerWeights(kernel, tf.constant([10.0, 20.0]))), [[14, 22], [20, 25]])
+    per_sample = LayerWeights(kernel, tf.constant([[10.0, 20.0], [30.0, 40.0]]))
+    np.testing.assert_allclose(layer(x, weights=per_sample), [[14, 22], [40, 45]])
+    videos = tf.tile(x[:, tf.newaxis, tf.newaxis, tf.newaxis], [1, 2, 2, 2, 1])
+    outputs = conv(videos, weights=per_sample._replace(kernel=kernel[tf.newaxis, tf.newaxis, tf.newaxis]))
+    np.testing.assert_allclose(outputs, np.tile(np.reshape([[14, 22], [40, 45]], [2, 1, 1, 1, 2]), [1, 2, 2, 2, 1]))
 
 
 def test_one_update_is_one_power_iteration():

@@ -113,12 +113,15 @@ def linear_model(config):
             self.w = [SpectralDense(1, tf.keras.initializers.Constant(w), False) for w in (0.1, 0.2)]
             self([tf.zeros([1] * 5)] * 2)
 
-        def call(self, videos, labels=None, bias_scales=(None, None), recompute=False):
-            sums = [tf.reduce_sum(video, [1, 2, 3, 4])[:, tf.newaxis] for video in videos]
-            return [w(total, scale)[:, 0] for w, total, scale in zip(self.w, sums, bias_scales)]
+        def effective_weights(self, lengths=None):
+            return [w.effective_weights(lengths and ()) for w in self.w]
 
-        def input_lengths(self, levels):
-            return {}
+        def cast_weights(self, weights):
+            return weights
+
+        def call(self, videos, labels=None, weights=(None, None), recompute=False):
+            sums = [tf.reduce_sum(video, [1, 2, 3, 4])[:, tf.newaxis] for video in videos]
+            return [w(total, weights=given)[:, 0] for w, total, given in zip(self.w, sums, weights)]
 
     return TGANv2(Generator(config.model), Linear(), config)
 
@@ -132,9 +135,10 @@ def test_r1_by_hand():
     assert float(penalty) == pytest.approx(3.0 / 4 * squares, rel=1e-5)
 
 
+@pytest.mark.parametrize("gradients", ["fast", "plain"])
 @pytest.mark.parametrize("score", ["sum", "separate"])
-def test_losses_and_gradients_by_hand(score):
-    config = tiny_config(score=score, r1_weight=3.0)
+def test_losses_and_gradients_by_hand(score, gradients):
+    config = tiny_config(score=score, r1_weight=3.0, gradients=gradients)
     model = linear_model(config)
     real, z = reals(config), sample_latents(4, 4, tf.constant([0, 1]))
     before = values(model.variables)
@@ -164,6 +168,23 @@ def test_losses_and_gradients_by_hand(score):
     assert step.discriminator_gradients[0].numpy().item() == pytest.approx(
         adversarial + 2 * 3 / 4 * 0.1 * 4 * 768, rel=1e-3
     )
+
+
+@pytest.mark.parametrize(
+    ("level", "shape", "z", "message"),
+    [
+        (1, [2, 2, 8, 8, 3], [4, 4], r"level 2 have shape \(2, 2, 8, 8, 3\); expected \(2, 2, 16, 16, 3\) for z of"),
+        (0, [4, 2, 8, 8, 3], [4, 4], r"level 1 have shape \(4, 2, 8, 8, 3\); expected \(4, 4, 8, 8, 3\)"),
+        (1, [4, 2, 16, 16, 3], [4, 4], r"level 2 have shape \(4, 2, 16, 16, 3\); expected \(2, 2, 16, 16, 3\)"),
+        (0, [4, 4, 8, 8, 3], [4, 5], r"z has shape \(4, 5\); expected \[N, 4\]"),
+    ],
+)
+def test_videos_and_latents_of_other_shapes_are_refused(level, shape, z, message):
+    config = tiny_config()
+    videos = reals(config)
+    videos[level] = tf.zeros(shape)
+    with pytest.raises(ValueError, match=message):
+        linear_model(config).losses_and_gradients(videos, tf.zeros(z))
 
 
 def test_with_two_discriminator_updates_the_generator_moves_with_the_first():
@@ -223,7 +244,7 @@ def test_discriminators_see_reals_and_fakes_augmented(monkeypatch):
         calls.append((policy, batch_strides, tuple(seed.numpy())))
         return [video / 2 for video in videos]
 
-    monkeypatch.setattr("tganv2_tf.models.tganv2.augment", halve)
+    monkeypatch.setattr("tganv2_tf.models.objective.diffaugment", halve)
     plain = model.losses_and_gradients(real, z, [1])
     assert not calls, "without a seed"
     step = model.losses_and_gradients(real, z, [1], augmentation_seed=seed)
@@ -290,7 +311,7 @@ def test_parts_of_a_batch_are_worked_through_one_after_the_other():
     assert sum(waiting) == len(waiting) * 4 / 6
 
 
-def recomputed_steps(*switches, **train):
+def checkpointed_steps(*switches, **train):
     """Steps, and the statistics after them, of equal models with and without `recompute`."""
     config = tiny_config(model=CONDITIONAL, diffaugment="color,cutout", r1_weight=0.0, **train)
     real, z, labels = reals(config), sample_latents(4, 4, tf.constant([0, 1])), tf.range(4) % 3
@@ -302,13 +323,13 @@ def recomputed_steps(*switches, **train):
 
 
 def test_recomputed_gradients_are_the_same():
-    for kept, again in zip(*recomputed_steps(False, True)):
+    for kept, again in zip(*checkpointed_steps(False, True)):
         np.testing.assert_allclose(again, kept, atol=1e-5 * max(1, np.abs(kept).max()))
 
 
 @needs_bfloat16
 def test_recomputed_gradients_in_bfloat16_are_float32_and_finite():
-    for values in recomputed_steps(True, mixed_precision="mixed_bfloat16"):
+    for values in checkpointed_steps(True, mixed_precision="mixed_bfloat16"):
         assert all(value.dtype == tf.float32 and np.isfinite(value).all() for value in values)
 
 
@@ -362,7 +383,7 @@ def test_two_replicas_stay_identical(two_replicas, changes):
 def test_replicas_draw_different_latents_and_the_same_offsets(two_replicas):
     with two_replicas.scope():
         model = make_model(tiny_config(global_batch_size=8))
-    outputs = tf.function(lambda: two_replicas.run(model.draw, (0, 4)))()
+    outputs = tf.function(lambda: two_replicas.run(model.sample_noise, (0, 4)))()
     z, offsets = (two_replicas.experimental_local_results(value) for value in (outputs[0], outputs[1][0]))
     assert z[0].shape == (4, 4)
     assert np.abs(z[0] - z[1]).min() > 0

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tests.conftest import tiny_config
 from tests.test_tganv2 import reals
 from tganv2_tf.models.latents import sample_latents
-from tganv2_tf.models.tganv2 import Draws, TGANv2
+from tganv2_tf.models.tganv2 import StepNoise, TGANv2
 from tganv2_tf.training import loop
 from tganv2_tf.training.distribution import make_strategy, num_workers, worker_number
 
@@ -29,8 +29,8 @@ CONFIG = tiny_config(
 class Shared(TGANv2):
     """Draws its share of latents that do not depend on the number of workers."""
 
-    def draw(self, update: int, num_clips: int | tf.Tensor) -> Draws:
-        drawn = super().draw(update, num_clips)
+    def sample_noise(self, update: int, num_clips: int | tf.Tensor) -> StepNoise:
+        drawn = super().sample_noise(update, num_clips)
         z = sample_latents(BATCH, self.config.model.z_dim, tf.stack([tf.constant(7, tf.int64), self.step]))
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         return drawn._replace(z=z[replica * num_clips : (replica + 1) * num_clips])

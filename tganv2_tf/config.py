@@ -178,6 +178,12 @@ class TrainConfig:
         "float32",
         ("float32", "mixed_bfloat16", "mixed_float16"),
     )
+    gradients: str = option(
+        "fast = few passes through the networks; plain = by the definition in models/objective.py, slower, not with "
+        "mixed_float16; both compute the same numbers",
+        "fast",
+        ("fast", "plain"),
+    )
     jit_compile: bool = option("compile a step with XLA; with --distribution=one_device", False)
     deterministic: bool = option(
         "use only operations that give the same bits each time, so that a run ends with the same weights however often "
@@ -229,6 +235,9 @@ class TrainConfig:
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 up to, not including, 1")
         local = "://" not in self.model_dir or self.model_dir.startswith("s3://")
         require(local, "model_dir", self.model_dir, "a folder of this machine, or s3://BUCKET/FOLDER")
+        # Float16 needs scaled losses, which are no part of the definition.
+        fast = self.gradients == "fast" or self.mixed_precision != "mixed_float16"
+        require(fast, "gradients", self.gradients, "fast with --mixed_precision=mixed_float16")
         require(self.seed < 2**31, "seed", self.seed, "a whole number below 2147483648")
         parse_policy(self.diffaugment)
         require(self.adam_epsilon > 0, "adam_epsilon", self.adam_epsilon, "a number above 0")

@@ -100,7 +100,7 @@ TRANSFORMS = {
 }
 
 
-def augment(
+def diffaugment(
     videos: Sequence[tf.Tensor], policy: Sequence[str], batch_strides: Sequence[int], seed: tf.Tensor
 ) -> list[tf.Tensor]:
     """Transforms each clip of a pyramid in its own way; the gradient flows through, twice if need be.

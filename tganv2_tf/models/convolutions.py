@@ -15,7 +15,7 @@ from typing import Callable
 import numpy as np
 import tensorflow as tf
 
-from tganv2_tf.models.recomputation import recomputed
+from tganv2_tf.models.activation_checkpointing import checkpoint_activations
 
 # Small maps are convolved by a matrix product of their patches. There the weights are what takes time, and a product
 # reads them once, where a convolution brings them into an order of its own at each call. Patches pay where channels out
@@ -34,7 +34,7 @@ def convolve(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool] | None =
 
     Args:
       inputs: [N, H, W, C] or [N, T, H, W, C], with static lengths.
-      kernel: three taps an axis, [3, 3, C, C'] or [3, 3, 3, C, C'], or one along all, or without its `unused_taps`.
+      kernel: three taps an axis, [3, 3, C, C'] or [3, 3, 3, C, C'], or one along all, or cropped by its `unused_taps`.
       pool: for each axis whether it is halved; its length is then even. None pools nothing.
     Returns:
       [N, H', W', C'] or [N, T', H', W', C'].
@@ -44,7 +44,7 @@ def convolve(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool] | None =
     if set(kernel.shape[:-2]) == {1}:
         outputs = tf.matmul(tf.reshape(inputs, [-1, kernel.shape[-2]]), tf.reshape(kernel, kernel.shape[-2:]))
         return mean_of_pairs(tf.reshape(outputs, [-1, *lengths, kernel.shape[-1]]), pool, pool)
-    kernel = without(unused_taps(kernel, lengths), kernel)
+    kernel = crop(kernel, unused_taps(kernel, lengths))
     channels, positions = kernel.shape[-1], math.prod(lengths)
     if CHANNELS_PER_POSITION[len(lengths)] * positions <= channels:
         patches = inputs if positions == 1 else _patches(inputs, pool)
@@ -54,7 +54,7 @@ def convolve(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool] | None =
     if lengths[0] == 2 and len(lengths) == 3:
         form = functools.partial(_two_frames, pool=pool)
         # The frames side by side are as large as the inputs, and cheap to make again for the gradient.
-        return recomputed(form, inputs, kernel) if any(pool) else form(inputs, kernel)
+        return checkpoint_activations(form, inputs, kernel) if any(pool) else form(inputs, kernel)
     return _convolution(inputs, kernel, pool)
 
 
@@ -63,11 +63,11 @@ def unused_taps(kernel: tf.Tensor, lengths: Sequence[int]) -> list[int]:
     return [*(int(length == 1 and taps == 3) for length, taps in zip(lengths, kernel.shape)), 0, 0]
 
 
-def without(unused: Sequence[int], kernel: tf.Tensor) -> tf.Tensor:
-    """The kernel without its `unused_taps`."""
-    if not any(unused):
-        return kernel
-    return tf.slice(kernel, unused, [taps - 2 * cut for taps, cut in zip(kernel.shape, unused)])
+def crop(tensor: tf.Tensor, margins: Sequence[int]) -> tf.Tensor:
+    """Cuts a margin off both ends of each axis, such as a kernel's `unused_taps`."""
+    if not any(margins):
+        return tensor
+    return tf.slice(tensor, margins, [length - 2 * cut for length, cut in zip(tensor.shape, margins)])
 
 
 def _two_frames(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
@@ -127,7 +127,7 @@ def _spread(upstream: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.
         transposed = tf.nn.conv2d_transpose if len(pool) == 2 else tf.nn.conv3d_transpose
         means = mean_of_pairs(transposed(upstream, kernel, shape, _strides(pool), "VALID"), pool)
         zeros = [0, *(int(taps == 3 and not pooled) for taps, pooled in zip(kernel.shape, pool)), 0]
-        return without(zeros, means), gradient
+        return crop(means, zeros), gradient
 
     return spread(upstream, kernel)
 

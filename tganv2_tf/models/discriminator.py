@@ -2,12 +2,15 @@
 
 The network of the spectral-normalisation paper with its kernels made three-dimensional (paper, section on the
 architecture); the blocks' details are those of the authors' implementation.
+
+The networks are functions of videos and weights. The weights are their own by default; a training step passes the
+normalised ones, or biases that differ between samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from tensorflow.keras import layers
@@ -15,15 +18,29 @@ from tensorflow.keras import layers
 from tganv2_tf.config import ModelConfig
 from tganv2_tf.models.convolutions import relu
 from tganv2_tf.models.layers import glorot_uniform
-from tganv2_tf.models.residual_3d import ResBlock3D
-from tganv2_tf.models.spectral_norm import SpectralDense, SpectralLayer
+from tganv2_tf.models.residual_3d import BlockWeights, ResBlock3D
+from tganv2_tf.models.spectral_norm import LayerWeights, SpectralDense, SpectralLayer
+
+
+class LevelWeights(NamedTuple):
+    """The weights with which a level's network computes.
+
+    Attributes:
+      blocks: Of the residual blocks.
+      linear: Of the linear layer.
+      projection: Of the projection onto the classes, if there are any: one element or none.
+    """
+
+    blocks: Sequence[BlockWeights]
+    linear: LayerWeights
+    projection: Sequence[LayerWeights]
 
 
 class LevelDiscriminator(layers.Layer):
     """D_l: residual blocks, ReLU, sum over frames and pixels, linear.
 
-    With classes the logit is that of a projection discriminator (Miyato & Koyama, 2018): a second linear layer, with an
-    output a class, adds that of the video's class.
+    With classes the logit is that of a projection discriminator (Miyato & Koyama, 2018): a second linear layer, with
+    one output per class, adds the output of the video's class.
     """
 
     def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
@@ -36,48 +53,67 @@ class LevelDiscriminator(layers.Layer):
             )
             self.blocks.append(block)
             in_channels = channels
-        # float32 whatever the blocks compute in, as what it adds up is a sum over a whole video.
+        # float32 in every precision, as its inputs are sums over a whole video.
         self.linear = SpectralDense(1, glorot_uniform(), config.spectral_norm, name="linear", dtype="float32")
-        if config.num_classes:
+        self.has_projection = bool(config.num_classes)
+        if self.has_projection:
             self.projection = SpectralDense(
                 config.num_classes, glorot_uniform(), config.spectral_norm, name="projection", dtype="float32"
             )
+
+    def effective_weights(self, lengths: Sequence[int] | None = None) -> LevelWeights:
+        """The layers' `SpectralLayer.effective_weights`, for videos with T, H, W if `lengths` are given."""
+        blocks, no_lengths = [], None if lengths is None else ()
+        for block in self.blocks:
+            blocks.append(block.effective_weights(lengths))
+            lengths = None if lengths is None else block.lengths_after(lengths)
+        projections = [self.projection] if self.has_projection else []
+        return LevelWeights(
+            blocks,
+            self.linear.effective_weights(no_lengths),
+            [layer.effective_weights(no_lengths) for layer in projections],
+        )
+
+    def cast_weights(self, weights: LevelWeights) -> LevelWeights:
+        """The weights in the dtypes in which the layers compute."""
+        return weights._replace(blocks=tf.nest.map_structure(lambda w: tf.cast(w, self.compute_dtype), weights.blocks))
 
     def call(
         self,
         videos: tf.Tensor,
         labels: tf.Tensor | None = None,
-        bias_scale: tf.Tensor | None = None,
+        weights: LevelWeights | None = None,
         recompute: bool = False,
     ) -> tf.Tensor:
         """Scores videos.
 
         Args:
           videos: float [N, T, H, W, 3] in [-1, 1].
-          labels: int [N], where there are classes.
-          bias_scale: float32 [N], what all biases are multiplied by for each sample. With it the logits are
-            homogeneous: they grow with the video and this number together.
-          recompute: keep, of each block, only what it begins with, and compute it again to go back through it.
+          labels: int [N], if there are classes.
+          weights: Computed with instead of the network's own.
+          recompute: Store only the inputs of each block, and compute it again in the backward pass.
         Returns:
           float32 logits [N].
         """
+        block_weights: Sequence[BlockWeights | None]
+        block_weights = [None] * len(self.blocks) if weights is None else weights.blocks
         features = tf.cast(videos, self.compute_dtype)
-        for block in self.blocks:
-            features = (block.recomputed if recompute else block)(features, bias_scale)
+        for block, own in zip(self.blocks, block_weights):
+            features = (block.checkpointed if recompute else block)(features, weights=own)
         features = tf.reduce_sum(tf.cast(relu(features), tf.float32), [1, 2, 3])
-        logits = self.linear(features, bias_scale)[:, 0]
+        logits = self.linear(features, weights=None if weights is None else weights.linear)[:, 0]
         if labels is None:
             return logits
-        of_classes = self.projection(features, bias_scale)
-        return logits + tf.reduce_sum(tf.one_hot(labels, of_classes.shape[1]) * of_classes, axis=1)
+        class_logits = self.projection(features, weights=None if weights is None else weights.projection[0])
+        return logits + tf.reduce_sum(tf.one_hot(labels, class_logits.shape[1]) * class_logits, axis=1)
 
 
 class Discriminator(tf.keras.Model):
     """D_1..D_L; their logits become one score, or one each, in the loss.
 
     Attributes:
-      config: the shape of the networks.
-      level_discriminators: the L networks.
+      config: The shape of the networks.
+      level_discriminators: The L networks.
     """
 
     def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
@@ -89,45 +125,55 @@ class Discriminator(tf.keras.Model):
         labels = tf.zeros([1], tf.int32) if config.num_classes else None
         self([tf.zeros([1, 1, 2, 2, 3])] * len(self.level_discriminators), labels)  # makes all weights now
 
+    def effective_weights(self, lengths: Sequence[Sequence[int] | None] | None = None) -> list[LevelWeights]:
+        """The weights of each level's network, float32: kernels divided by their singular values, and biases.
+
+        Args:
+          lengths: T_l, H_l, W_l of each level's videos, if the weights are for these only: see `SpectralLayer`.
+        """
+        lengths = [None] * len(self.level_discriminators) if lengths is None else lengths
+        return [network.effective_weights(level) for network, level in zip(self.level_discriminators, lengths)]
+
+    def cast_weights(self, weights: Sequence[LevelWeights]) -> list[LevelWeights]:
+        """The weights in the dtypes in which the layers compute."""
+        return [network.cast_weights(level) for network, level in zip(self.level_discriminators, weights)]
+
     def call(
         self,
         videos: Sequence[tf.Tensor],
         labels: tf.Tensor | None = None,
-        bias_scales: Sequence[tf.Tensor] | None = None,
+        weights: Sequence[LevelWeights] | None = None,
         recompute: bool = False,
     ) -> list[tf.Tensor]:
         """Scores a pyramid.
 
         Args:
-          videos: L tensors, level l float [N_l, T_l, H_l, W_l, 3] in [-1, 1].
+          videos: L tensors, level l float [N_l, T_l, H_l, W_l, 3] in [-1, 1]. The networks are convolutional: T_l, H_l
+            and W_l are free.
           labels: int [N_1], of a conditional model: sample i of level l is sample i * N_1 / N_l of level 1.
-          bias_scales: L tensors, as in `LevelDiscriminator`.
-          recompute: as in `LevelDiscriminator`.
+          weights: Computed with instead of `effective_weights`, one for each level.
+          recompute: As in `LevelDiscriminator`.
         Returns:
           L tensors of logits, level l float32 [N_l].
         Raises:
-          ValueError: another number of levels, or labels where there are no classes, or the other way round.
+          ValueError: The number of levels or a level's shape is wrong, or labels are missing or not expected.
         """
         if (labels is None) == self.config.conditional:
             raise ValueError("labels are for a conditional model" if labels is not None else "labels are missing")
         if len(videos) != len(self.level_discriminators):
             raise ValueError(f"{len(videos)} levels of videos for {len(self.level_discriminators)} networks")
+        for number, level in enumerate(videos, start=1):
+            if level.shape.rank != 5 or level.shape[-1] != 3:
+                raise ValueError(f"videos of level {number} have shape {level.shape}; expected [N, T, H, W, 3]")
+        if labels is not None and not tf.TensorShape(labels.shape).is_compatible_with(videos[0].shape[:1]):
+            raise ValueError(f"labels have shape {labels.shape} for videos of shape {videos[0].shape}; expected [N]")
+        level_weights: Sequence[LevelWeights | None] = [None] * len(videos) if weights is None else weights
         logits = []
-        for index, (network, level) in enumerate(zip(self.level_discriminators, videos)):
+        for index, (network, level, own) in enumerate(zip(self.level_discriminators, videos, level_weights)):
             if index and labels is not None:
                 labels = labels[:: self.config.batch_strides[index - 1]]
-            bias_scale = None if bias_scales is None else bias_scales[index]
-            logits.append(network(level, labels, bias_scale, recompute))
+            logits.append(network(level, labels, weights=own, recompute=recompute))
         return logits
-
-    def input_lengths(self, levels: Sequence[Sequence[int]]) -> dict[SpectralLayer, Sequence[int]]:
-        """T, H, W of what each 3x3x3 convolution gets where level l has the lengths T_l, H_l, W_l."""
-        found = {}
-        for network, lengths in zip(self.level_discriminators, levels):
-            for block in network.blocks:
-                found[block.conv1] = found[block.conv2] = lengths
-                lengths = block.lengths_after(lengths)
-        return found
 
     @property
     def weight_layers(self) -> list[SpectralLayer]:

@@ -12,8 +12,8 @@ import tensorflow as tf
 from tensorflow.keras import layers
 
 from tganv2_tf.config import ModelConfig
+from tganv2_tf.models.activation_checkpointing import checkpoint_activations
 from tganv2_tf.models.layers import BatchNorm, ConvLSTM, RenderingBlock, UpBlock, lecun_normal
-from tganv2_tf.models.recomputation import recomputed
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS
 from tganv2_tf.subsampling import subsample
 
@@ -46,7 +46,7 @@ def _per_frame(
 ) -> tf.Tensor:
     """Applies to [N, T, H, W, C] and labels [N] a layer that works on frames [N * T, H, W, C]."""
     if recompute:
-        return recomputed(lambda videos: _per_frame(layer, videos, training, labels), videos)
+        return checkpoint_activations(lambda videos: _per_frame(layer, videos, training, labels), videos)
     shape = tf.shape(videos)
     if labels is not None:
         labels = tf.repeat(labels, shape[1])
@@ -89,11 +89,13 @@ class Generator(tf.keras.Model):
             self(tf.zeros([1, config.z_dim]), num_frames=1, level=level, labels=labels)
 
     def first_map(self, z: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """What drives the recurrence: [N, z_dim] -> [N, base, base, C]."""
-        if z.shape[-1] != self.config.z_dim:
+        """The input of the recurrence at the first frame: [N, z_dim] -> [N, base, base, C]."""
+        if len(z.shape) != 2 or z.shape[-1] != self.config.z_dim:
             raise ValueError(f"z has shape {z.shape}; expected [N, {self.config.z_dim}]")
         if (labels is None) == self.config.conditional:
             raise ValueError("labels are for a conditional generator" if labels is not None else "labels are missing")
+        if labels is not None and not tf.TensorShape(labels.shape).is_compatible_with(z.shape[:1]):
+            raise ValueError(f"labels have shape {labels.shape} for z of shape {z.shape}; expected [N]")
         features = self.to_map(z)
         if labels is not None:
             features += self.class_to_map(labels)
@@ -154,7 +156,7 @@ class Generator(tf.keras.Model):
         Returns:
           float32 [N, T, H_l, W_l, 3] in [-1, 1].
         Raises:
-          ValueError: no such level, z of another size, or labels where there are no classes, or the other way round.
+          ValueError: no such level, z or labels of a wrong shape, or labels that are missing or not expected.
         """
         return self.begin(z, self.config.num_frames if num_frames is None else num_frames, level, labels)[0]
 
@@ -200,12 +202,21 @@ class Generator(tf.keras.Model):
           batch_strides: s_n of each layer; the config's where it is None.
           frame_offsets: b_t of each layer; drawn anew where it is None.
           labels: int [N_1], of a conditional model.
-          recompute: keep, of each level, only what it begins with, and compute it again to go back through it.
+          recompute: store only the inputs of each level, and compute it again in the backward pass.
         Returns:
           L tensors, level l float32 [N_l, T_l, H_l, W_l, 3] in [-1, 1].
+        Raises:
+          ValueError: z, labels, strides or offsets of a wrong shape or number.
         """
         frame_strides = self.config.frame_strides if frame_strides is None else frame_strides
         batch_strides = self.config.batch_strides if batch_strides is None else batch_strides
+        for name, values in (
+            ("frame strides", frame_strides),
+            ("batch strides", batch_strides),
+            ("frame offsets", frame_offsets),
+        ):
+            if values is not None and len(values) != len(self.generator_levels) - 1:
+                raise ValueError(f"{len(values)} {name} for {len(self.generator_levels)} levels")
         if frame_offsets is None:
             frame_offsets = [tf.random.uniform([], 0, stride, tf.int32) for stride in frame_strides]
         features, _ = self.unroll(self.first_map(z, labels), self.config.num_frames)

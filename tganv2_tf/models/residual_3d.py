@@ -6,15 +6,15 @@ Details, such as what happens to odd axes, are those of the authors' implementat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from tensorflow.keras import layers
 
+from tganv2_tf.models.activation_checkpointing import checkpoint_activations
 from tganv2_tf.models.convolutions import mean_of_pairs, relu
 from tganv2_tf.models.layers import glorot_uniform, relu_glorot_uniform
-from tganv2_tf.models.recomputation import recomputed
-from tganv2_tf.models.spectral_norm import SpectralConv3D, given_weights
+from tganv2_tf.models.spectral_norm import LayerWeights, SpectralConv3D
 
 
 def pooling(
@@ -44,6 +44,14 @@ def average_pool(inputs: tf.Tensor, pool_time: bool = True, grow_length_one_axes
     return mean_of_pairs(inputs, pooled, pooled)
 
 
+class BlockWeights(NamedTuple):
+    """The weights with which a block computes."""
+
+    conv1: LayerWeights
+    conv2: LayerWeights
+    shortcut: LayerWeights
+
+
 class ResBlock3D(layers.Layer):
     """Residual block of the discriminator; it halves its input.
 
@@ -68,31 +76,36 @@ class ResBlock3D(layers.Layer):
         self.conv2 = SpectralConv3D(channels, 3, relu_glorot_uniform(), spectral_norm, name="conv2")
         self.shortcut = SpectralConv3D(channels, 1, glorot_uniform(), spectral_norm, name="shortcut")
 
-    def recomputed(self, inputs: tf.Tensor, bias_scale: tf.Tensor | None = None) -> tf.Tensor:
-        """`call`, which is computed again to go back through it; only the inputs are kept."""
-        convolutions = (self.conv1, self.conv2, self.shortcut)
-        weights = [layer.weights_in_use() for layer in convolutions]
+    def effective_weights(self, lengths: Sequence[int] | None = None) -> BlockWeights:
+        """The layers' `effective_weights`, for inputs with T, H, W if `lengths` are given."""
+        return BlockWeights(*(layer.effective_weights(lengths) for layer in (self.conv1, self.conv2, self.shortcut)))
 
-        def block(inputs: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
-            with given_weights(convolutions, weights[:3], weights[3:]):
-                return self(inputs, bias_scale)
+    def checkpointed(self, inputs: tf.Tensor, weights: BlockWeights | None = None) -> tf.Tensor:
+        """`call`, but only inputs and weights are stored for the backward pass, which computes the block again."""
+        weights = self.effective_weights() if weights is None else weights
 
-        return recomputed(block, inputs, *(kernel for kernel, _ in weights), *(bias for _, bias in weights))
+        def block(inputs: tf.Tensor, *flat: tf.Tensor) -> tf.Tensor:
+            return self(inputs, weights=tf.nest.pack_sequence_as(weights, flat))
+
+        return checkpoint_activations(block, inputs, *tf.nest.flatten(weights))
 
     def _pool(self, inputs: tf.Tensor) -> tf.Tensor:
         return average_pool(inputs, pool_time=not self.first, grow_length_one_axes=self.grow_length_one_axes)
 
     def lengths_after(self, lengths: Sequence[int]) -> list[int]:
-        """T', H', W' of what it makes of inputs with T, H, W."""
+        """T', H', W' of the outputs for inputs with T, H, W."""
         pooled, zeros = pooling(lengths, not self.first, self.grow_length_one_axes)
         return [(length + 2 * count) // (2 if halved else 1) for length, count, halved in zip(lengths, zeros, pooled)]
 
-    def call(self, inputs: tf.Tensor, bias_scale: tf.Tensor | None = None) -> tf.Tensor:
-        """[N, T, H, W, C] -> [N, T', H', W', channels]; `bias_scale` as in `LevelDiscriminator`."""
-        hidden = relu(self.conv1(inputs if self.first else relu(inputs), bias_scale=bias_scale))
+    def call(self, inputs: tf.Tensor, weights: BlockWeights | None = None) -> tf.Tensor:
+        """[N, T, H, W, C] -> [N, T', H', W', channels]; computed with `weights` instead of its own, if given."""
+        conv1, conv2, shortcut = (None, None, None) if weights is None else weights
+        hidden = relu(self.conv1(inputs if self.first else relu(inputs), weights=conv1))
         lengths = inputs.shape[1:4]
         if self.first or all(n % 2 == 0 or (n == 1 and not self.grow_length_one_axes) for n in lengths):
             # No zeros are padded in: the mean joins the convolution, and commutes with the shortcut's.
             pool = [n > 1 and not (axis == 0 and self.first) for axis, n in enumerate(lengths)]
-            return self.conv2(hidden, pool, bias_scale) + self.shortcut(self._pool(inputs), bias_scale=bias_scale)
-        return self._pool(self.conv2(hidden, bias_scale=bias_scale) + self.shortcut(inputs, bias_scale=bias_scale))
+            hidden = self.conv2(hidden, pool, weights=conv2)
+            return hidden + self.shortcut(self._pool(inputs), weights=shortcut)
+        hidden = self.conv2(hidden, weights=conv2)
+        return self._pool(hidden + self.shortcut(inputs, weights=shortcut))

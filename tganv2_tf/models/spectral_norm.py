@@ -1,25 +1,35 @@
 """Spectral normalisation (Miyato et al., 2018) of 3D convolutions and linear layers.
 
 sigma(W) is estimated by one power iteration per discriminator update: `update_singular_vectors` runs it, once, before
-the update, and every call of the layer until the next one divides by the same sigma = u^T W v, through which the
+the update, and every call of the layer until the next one divides by the same sigma = v^T W u, through which the
 gradient flows. The stored weight is never overwritten. Keras' and TensorFlow Addons' wrappers iterate at every call and
-overwrite the kernel, which is wrong where a network is called on reals and on fakes in one step.
+overwrite the kernel, which is wrong if a network is called on reals and on fakes in one step.
+
+A layer computes with its own `effective_weights`, or with those that its caller passes: a training step normalises
+every kernel once, and passes the results to all calls.
 """
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Callable
+from collections.abc import Sequence
+from typing import Any, Callable, NamedTuple
 
 import tensorflow as tf
 from tensorflow.keras import layers
 
-from tganv2_tf.models.convolutions import convolve, unused_taps, without
+from tganv2_tf.models.convolutions import convolve, crop, unused_taps
 
-# By the layers' identities; a strategy's replicas, which share the layers, are threads with a context each.
-_given: contextvars.ContextVar[Mapping[int, Sequence[tf.Tensor]] | None] = contextvars.ContextVar("given", default=None)
+
+class LayerWeights(NamedTuple):
+    """The kernel and the bias with which a layer computes, which a caller may pass to it.
+
+    Attributes:
+      kernel: W / sigma(W), or W without spectral normalisation; the outputs C' are the last axis.
+      bias: [C'], or a separate one for each sample, [N, C'].
+    """
+
+    kernel: tf.Tensor
+    bias: tf.Tensor
 
 
 class SpectralLayer(layers.Layer):
@@ -34,7 +44,10 @@ class SpectralLayer(layers.Layer):
         self.spectral_norm, self.initializer = spectral_norm, initializer
 
     def add_kernel(self, shape: list[int]) -> None:
-        """Makes `kernel`, `bias` and, where it is normalised, the singular vectors."""
+        """Makes `kernel`, `bias` and, with spectral normalisation, the singular vectors.
+
+        `left` and `right` are u and v of Miyato et al.; checkpoints know them by these names.
+        """
         self.kernel = self.add_weight("kernel", shape, tf.float32, self.initializer, experimental_autocast=False)
         self.bias = self.add_weight("bias", shape[-1:], tf.float32, "zeros", experimental_autocast=False)
         if self.spectral_norm:
@@ -70,69 +83,58 @@ class SpectralLayer(layers.Layer):
         """The estimate of the largest singular value, float32 scalar; differentiable with respect to the kernel."""
         return tf.tensordot(tf.linalg.matvec(self._matrix(), self.left), self.right, 1)
 
-    def normalized_kernel(self, lengths: Sequence[int] | None = None) -> tf.Tensor:
-        """W / sigma(W), or W, float32.
+    def effective_weights(self, lengths: Sequence[int] | None = None) -> LayerWeights:
+        """W / sigma(W), or W without spectral normalisation, and the bias; float32, differentiable.
 
         Args:
-          lengths: of the inputs that it is for, T, H, W; taps that meet only padding there are left out.
+          lengths: T, H, W of the inputs, or () for a linear layer. If given, taps that meet only padding are cropped,
+            and the gradient of W / sigma(W) takes fewer passes over memory.
         """
-        kernel = tf.convert_to_tensor(self.kernel)
-        unused = [0] * kernel.shape.rank if lengths is None else unused_taps(kernel, lengths)
+        kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias)
+        if lengths is None:
+            return LayerWeights(kernel / self.sigma() if self.spectral_norm else kernel, bias)
+        unused = unused_taps(kernel, lengths)
         if not self.spectral_norm:
-            return without(unused, kernel)
-        return _normalized(kernel, 1.0 / self.sigma(), tf.identity(self.left), tf.identity(self.right), unused)
+            return LayerWeights(crop(kernel, unused), bias)
+        u, v = tf.identity(self.left), tf.identity(self.right)
+        return LayerWeights(_normalized(kernel, 1.0 / self.sigma(), u, v, unused), bias)
 
-    def weights_in_use(self) -> Sequence[tf.Tensor]:
-        """The normalised kernel and the bias in the dtype that the layer computes in, or what stands in their place."""
-        weights = (_given.get() or {}).get(id(self)) or (self.normalized_kernel(), self.bias)
+    def _cast_weights(self, weights: LayerWeights | None) -> Sequence[tf.Tensor]:
+        weights = self.effective_weights() if weights is None else weights
         return [tf.cast(weight, self.compute_dtype) for weight in weights]
 
 
-def _normalized(
-    kernel: tf.Tensor, scale: tf.Tensor, left: tf.Tensor, right: tf.Tensor, unused: Sequence[int]
-) -> tf.Tensor:
-    """K = W / sigma(W), without unused taps, where scale is 1 / sigma(W).
+def _normalized(kernel: tf.Tensor, scale: tf.Tensor, u: tf.Tensor, v: tf.Tensor, unused: Sequence[int]) -> tf.Tensor:
+    """K = W / sigma(W), without unused taps, with scale = 1 / sigma(W).
 
-    sigma = u^T W v, so that dW = (dK - <dK, K> v u^T) / sigma. By its parts it would take more passes over memory.
+    sigma = v^T W u, with W as a matrix [inputs, outputs], so that dW = (dK - <dK, K> v u^T) / sigma. Automatic
+    differentiation takes more passes over memory.
     """
 
     @tf.custom_gradient
     def normalized(
-        kernel: tf.Tensor, scale: tf.Tensor, left: tf.Tensor, right: tf.Tensor
+        kernel: tf.Tensor, scale: tf.Tensor, u: tf.Tensor, v: tf.Tensor
     ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
-        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None, None, None]:
-            upstream = scale * upstream
-            share = scale * tf.reduce_sum(upstream * without(unused, kernel))  # W is there; K may be so no more
-            of_sigma = tf.reshape((share * right)[:, tf.newaxis] * left, kernel.shape)
+        def gradient(grad_output: tf.Tensor) -> tuple[tf.Tensor, None, None, None]:
+            kernel_grad = scale * grad_output
+            # Of W, not of K: K may already have been freed.
+            sigma_grad = scale * tf.reduce_sum(kernel_grad * crop(kernel, unused))
+            through_sigma = tf.reshape((sigma_grad * v)[:, tf.newaxis] * u, kernel.shape)
             if any(unused):
-                upstream = tf.pad(upstream, [[cut, cut] for cut in unused])
-            return upstream - of_sigma, None, None, None
+                kernel_grad = tf.pad(kernel_grad, [[cut, cut] for cut in unused])
+            return kernel_grad - through_sigma, None, None, None
 
-        return scale * without(unused, kernel), gradient
+        return scale * crop(kernel, unused), gradient
 
-    return normalized(kernel, scale, left, right)
-
-
-@contextlib.contextmanager
-def given_weights(
-    layers: Sequence[SpectralLayer], kernels: Sequence[tf.Tensor], biases: Sequence[tf.Tensor]
-) -> Iterator[None]:
-    """In its block, calls of the layers use these normalised kernels and biases, so that those of a step share them."""
-    token = _given.set({id(layer): weights for layer, *weights in zip(layers, kernels, biases)})
-    try:
-        yield
-    finally:
-        _given.reset(token)
+    return normalized(kernel, scale, u, v)
 
 
-def _add_bias(outputs: tf.Tensor, bias: tf.Tensor, scale: tf.Tensor | None) -> tf.Tensor:
-    """Adds a bias, times each sample's scale, float32 [N], where there is one."""
-    if scale is None:
-        return tf.nn.bias_add(outputs, bias)
-    return _add_rows(outputs, tf.cast(scale, outputs.dtype)[:, tf.newaxis] * bias)
+def _add_bias(outputs: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """Adds a bias, [C], or one for each sample, [N, C]."""
+    return tf.nn.bias_add(outputs, bias) if bias.shape.rank == 1 else _add_rows(outputs, bias)
 
 
-def _everywhere(rows: tf.Tensor, rank: int) -> tf.Tensor:
+def _broadcast_rows(rows: tf.Tensor, rank: int) -> tf.Tensor:
     """[N, C] -> [N, 1, ..., 1, C]."""
     return tf.reshape(rows, [-1, *[1] * (rank - 2), rows.shape[-1]])
 
@@ -142,11 +144,11 @@ def _add_rows(outputs: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, Callable[
     """[N, ..., C] plus [N, C]. TensorFlow's second derivative of it would make a tensor as large as the outputs."""
 
     @tf.custom_gradient
-    def gradient(upstream: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable[..., tf.Tensor]]:
-        of_rows = tf.reduce_sum(upstream, list(range(1, upstream.shape.rank - 1)))
-        return (tf.identity(upstream), of_rows), lambda a, b: a + _everywhere(b, a.shape.rank)
+    def gradient(grad_output: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable[..., tf.Tensor]]:
+        row_grads = tf.reduce_sum(grad_output, list(range(1, grad_output.shape.rank - 1)))
+        return (tf.identity(grad_output), row_grads), lambda a, b: a + _broadcast_rows(b, a.shape.rank)
 
-    return outputs + _everywhere(rows, outputs.shape.rank), gradient
+    return outputs + _broadcast_rows(rows, outputs.shape.rank), gradient
 
 
 class SpectralConv3D(SpectralLayer):
@@ -167,17 +169,17 @@ class SpectralConv3D(SpectralLayer):
         self.add_kernel([self.kernel_size] * 3 + [input_shape[-1], self.channels])
 
     def call(
-        self, inputs: tf.Tensor, pool: Sequence[bool] | None = None, bias_scale: tf.Tensor | None = None
+        self, inputs: tf.Tensor, pool: Sequence[bool] | None = None, weights: LayerWeights | None = None
     ) -> tf.Tensor:
-        """[N, T, H, W, C] -> [N, T, H, W, channels].
+        """[N, T, H, W, C] -> [N, T', H', W', channels].
 
         Args:
-          inputs: a video or its features.
-          pool: which of T, H, W to halve by means of pairs; these lengths are even.
-          bias_scale: float32 [N], what each sample's bias is multiplied by.
+          inputs: A video or its features.
+          pool: Which of T, H, W to halve by means of pairs; these lengths are even.
+          weights: Computed with instead of the layer's own `effective_weights`.
         """
-        kernel, bias = self.weights_in_use()
-        return _add_bias(convolve(inputs, kernel, pool), bias, bias_scale)
+        kernel, bias = self._cast_weights(weights)
+        return _add_bias(convolve(inputs, kernel, pool), bias)
 
 
 class SpectralDense(SpectralLayer):
@@ -192,7 +194,7 @@ class SpectralDense(SpectralLayer):
     def build(self, input_shape: tf.TensorShape) -> None:
         self.add_kernel([input_shape[-1], self.units])
 
-    def call(self, inputs: tf.Tensor, bias_scale: tf.Tensor | None = None) -> tf.Tensor:
-        """[N, C] -> [N, units]; each sample's bias is multiplied by its `bias_scale`, float32 [N]."""
-        kernel, bias = self.weights_in_use()
-        return _add_bias(tf.matmul(inputs, kernel), bias, bias_scale)
+    def call(self, inputs: tf.Tensor, weights: LayerWeights | None = None) -> tf.Tensor:
+        """[N, C] -> [N, units]; computed with `weights` instead of the layer's own `effective_weights`, if given."""
+        kernel, bias = self._cast_weights(weights)
+        return _add_bias(tf.matmul(inputs, kernel), bias)

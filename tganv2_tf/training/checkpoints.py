@@ -23,7 +23,8 @@ from tganv2_tf.data.manifest import checksum
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.files import sync_folder, write_atomically
 from tganv2_tf.models.generator import Generator
-from tganv2_tf.models.tganv2 import TGANv2, scales_losses
+from tganv2_tf.models.loss_scaling import uses_loss_scaling
+from tganv2_tf.models.tganv2 import TGANv2
 
 CONFIG_FILE = "config.json"
 CLASSES_FILE = "classes.json"
@@ -232,7 +233,7 @@ class CheckpointFolder:
         # TensorFlow keeps some 50 KB of every checkpoint that is written eagerly; but in a function Keras leaves out
         # the loss scales.
         self._write = self._write_checkpoint
-        if not scales_losses(model.generator_optimizer):
+        if not uses_loss_scaling(model.generator_optimizer):
             self._write = tf.function(self._write_checkpoint, autograph=False)
 
     def _write_checkpoint(self, prefix: tf.Tensor) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tganv2_tf.models.scoring import LOSSES, total_scores
+from tganv2_tf.models.losses import LOSSES, total_scores
 
 LOG2 = math.log(2)
 

@@ -1,7 +1,7 @@
-"""From the levels' logits to scores and losses.
+"""Adversarial losses, and the scores of which they are functions.
 
-A loss is three pure functions of scores, one for the generator and two for the discriminators; each returns one value a
-score and leaves the mean to its caller. `total_scores` makes the scores.
+A loss is three pure functions of scores, one for the generator and two for the discriminators; each returns one value
+per score. `total_scores` makes the scores from the levels' logits, `mean_loss` takes the mean.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def logistic_fake_loss(fake_scores: tf.Tensor) -> tf.Tensor:
 
 
 def minimax_generator_loss(fake_scores: tf.Tensor) -> tf.Tensor:
-    """ln(1 - sigmoid(D(G(z)))), the paper's objective as it stands; its gradient vanishes where D is sure."""
+    """ln(1 - sigmoid(D(G(z)))), as in the paper's equation (1); its gradient vanishes if D is sure."""
     return -tf.nn.softplus(fake_scores)
 
 
@@ -48,7 +48,7 @@ def hinge_fake_loss(fake_scores: tf.Tensor) -> tf.Tensor:
 
 
 class Loss(NamedTuple):
-    """The generator's loss of fake scores, and the discriminators' of real and of fake ones, which add up."""
+    """The generator's loss of fake scores, and the discriminators' losses of real and of fake scores, which add up."""
 
     generator: Callable[[tf.Tensor], tf.Tensor]
     real: Callable[[tf.Tensor], tf.Tensor]
@@ -62,24 +62,14 @@ LOSSES = {
 }
 
 
-def mean_loss(
-    loss: Callable[[tf.Tensor], tf.Tensor], logits: Sequence[tf.Tensor], batch_strides: Sequence[int], score: str
-) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """The mean of a loss over the scores that the levels' logits make, and its derivatives by the logits."""
-    with tf.GradientTape() as tape:
-        tape.watch(logits)
-        value = tf.reduce_mean(loss(total_scores(logits, batch_strides, score)))
-    return value, tape.gradient(value, logits)
-
-
 def total_scores(logits: Sequence[tf.Tensor], batch_strides: Sequence[int], score: str) -> tf.Tensor:
     """The scores whose losses are averaged.
 
     Args:
       logits: L tensors, level l of shape [N_l].
       batch_strides: s_n of each subsampling layer: sample i of level l + 1 is sample s_n * i of level l.
-      score: `sum` adds up the levels of each sample, D' = sigmoid(sum_l D_l) (paper); where batch reduction has removed
-        a sample from the deeper levels, its sum runs over those in which it survives. `separate` keeps every logit
+      score: `sum` adds up the levels of each sample, D' = sigmoid(sum_l D_l) (paper); if batch reduction has removed a
+        sample from the deeper levels, its sum runs over the levels that still have it. `separate` keeps every logit
         (the authors' code).
     Returns:
       float32 [N_1] for `sum`, [sum_l N_l] for `separate`.
@@ -94,3 +84,10 @@ def total_scores(logits: Sequence[tf.Tensor], batch_strides: Sequence[int], scor
             total = tf.reshape(total, [-1])[: tf.shape(level_logits)[0]]
         total = level_logits + total
     return total
+
+
+def mean_loss(
+    loss: Callable[[tf.Tensor], tf.Tensor], logits: Sequence[tf.Tensor], batch_strides: Sequence[int], score: str
+) -> tf.Tensor:
+    """The mean of a loss over the `total_scores` of the levels' logits, float32 scalar."""
+    return tf.reduce_mean(loss(total_scores(logits, batch_strides, score)))

@@ -1,0 +1,239 @@
+"""The fast gradients against the definition in `models/objective.py`: every loss and gradient of every objective."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from benchmarks.plain_networks import PlainDiscriminator, PlainGenerator
+from tests.conftest import tiny_config
+from tganv2_tf.config import Config
+from tganv2_tf.errors import ConfigError
+from tganv2_tf.models.discriminator import Discriminator
+from tganv2_tf.models.fast_gradients import check_discriminator
+from tganv2_tf.models.generator import Generator
+from tganv2_tf.models.latents import sample_latents
+from tganv2_tf.models.step import StepGradients
+from tganv2_tf.models.tganv2 import TGANv2
+from tganv2_tf.subsampling import video_pyramid
+
+FACTORS: dict[str, tuple[Any, ...]] = {
+    "loss": ("non_saturating", "minimax", "hinge"),
+    "score": ("sum", "separate"),
+    "r1": ("off", "every step", "lazy"),
+    "spectral_norm": (True, False),
+    "num_classes": (0, 3),
+    "batch_strides": ((2,), (1,)),
+    "n_dis": (1, 2),
+    "microbatches": (1, 2),
+    "diffaugment": ("", "color,cutout"),
+    "recompute": (False, True),
+}
+CLASSES = 3
+# Float32 sums in other orders. A missing bias, factor or term makes errors above 1e-2.
+TOLERANCE = 1e-3
+
+
+def pairwise(factors: dict[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """Few combinations in which every two values of two factors occur together."""
+    rows = [dict(zip(factors, row)) for row in itertools.product(*factors.values())]
+    pairs = [set(itertools.combinations([(name, value) for name, value in row.items()], 2)) for row in rows]
+    missing, chosen = set().union(*pairs), []
+    while missing:
+        best = max(range(len(rows)), key=lambda index: len(pairs[index] & missing))
+        chosen.append(rows[best])
+        missing -= pairs[best]
+    return chosen
+
+
+def config_of(row: dict[str, Any]) -> Config:
+    """A level of four frames and one of a single frame, where taps meet only padding."""
+    model = {
+        **{name: row[name] for name in ("spectral_norm", "num_classes", "batch_strides")},
+        "conditional": bool(row["num_classes"]),
+        "frame_strides": (4,),
+        "discriminator_channels": (4, 5),
+    }
+    return tiny_config(
+        model,
+        **{name: row[name] for name in ("loss", "score", "n_dis", "diffaugment", "recompute")},
+        gradient_accumulation_steps=row["microbatches"],
+        r1_weight=0.0 if row["r1"] == "off" else 50.0,
+        r1_every_steps=2 if row["r1"] == "lazy" else 1,
+        ema_decay=0.0,
+    )
+
+
+def with_gradients(config: Config, gradients: str) -> Config:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, gradients=gradients))
+
+
+NETWORKS: tuple[Any, Any] = Generator, Discriminator
+
+
+def model_of(config: Config, bias: float = 0.0, networks: tuple[Any, Any] = NETWORKS) -> TGANv2:
+    """A model with the same weights whichever the networks, none of them an initial value."""
+    tf.keras.utils.set_random_seed(1)
+    generator, discriminator = (network(config.model) for network in networks)
+    model = TGANv2(generator, discriminator, config)
+    random = np.random.default_rng(2)
+    for variable in [*model.generator.trainable_variables, *model.discriminator.trainable_variables]:
+        variable.assign_add(0.1 * random.standard_normal(variable.shape).astype(np.float32))
+    for network in model.discriminator.level_discriminators:
+        network.linear.bias.assign_add([bias])
+    for _ in range(5):
+        model.discriminator.update_singular_vectors()
+    return model
+
+
+def updates(model: TGANv2, gradients: str) -> Iterator[StepGradients]:
+    """The gradients of n_dis discriminator updates. The second has no lazy penalty, as if it were of the next step."""
+    model.config = config = with_gradients(model.config, gradients)
+    for update in range(config.train.n_dis):
+        model.step.assign(update)
+        shape = [4, config.model.num_frames, config.model.resolution, config.model.resolution, 3]
+        clips = tf.random.stateless_uniform(shape, [update, 1], -1, 1)
+        yield model.losses_and_gradients(
+            video_pyramid(clips, config.model.pyramid, tf.constant([update, 2])),
+            sample_latents(4, config.model.z_dim, tf.constant([update, 3])),
+            [stride - 1 - update for stride in config.model.frame_strides],
+            tf.constant([0, 2, 1, 2]) if config.model.conditional else None,
+            tf.constant([update, 4]),
+            train_generator=update == 0,
+        )
+
+
+def assert_same(fast: StepGradients, plain: StepGradients) -> None:
+    """Scalars, and gradients in the Euclidean norm of each, or of a hundredth of the largest of its network."""
+    for ours, expected in ((fast.losses, plain.losses), (fast.mean_logits, plain.mean_logits)):
+        assert ours.keys() == expected.keys()
+        for name in expected:
+            np.testing.assert_allclose(ours[name], expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    for gradients in ("generator_gradients", "discriminator_gradients"):
+        ours, expected = getattr(fast, gradients), getattr(plain, gradients)
+        assert [gradient.shape for gradient in ours] == [gradient.shape for gradient in expected]
+        norms = [np.linalg.norm(gradient) for gradient in expected]
+        for index, (one, other) in enumerate(zip(ours, expected)):
+            error = np.linalg.norm(one - other) / max(norms[index], 0.01 * max(norms))
+            assert error < TOLERANCE, f"{gradients} {index} of shape {other.shape} is off by {error:.1e}"
+
+
+def name_of(row: dict[str, Any]) -> str:
+    return ",".join(str(value).replace(" ", "_") or "none" for value in row.values())
+
+
+@pytest.mark.parametrize("row", pairwise(FACTORS), ids=name_of)
+def test_fast_gradients_are_those_of_the_definition(row: dict[str, Any]) -> None:
+    model = model_of(config_of(row))
+    for update, (fast, plain) in enumerate(zip(list(updates(model, "fast")), updates(model, "plain"))):
+        assert_same(fast, plain)
+        assert bool(plain.generator_gradients) == (update == 0)
+        assert np.mean([np.any(gradient) for gradient in plain.discriminator_gradients]) > 0.9
+        assert (plain.losses["r1_penalty"] > 0) == (row["r1"] != "off")
+
+
+@pytest.mark.parametrize("grow", [False, True])
+def test_networks_in_cheaper_forms_are_those_of_the_definition(grow: bool) -> None:
+    """Levels of four, two and one frames, with blocks down to a single position; by plain and by fast gradients."""
+    model = {
+        "resolution": 32,
+        "frame_strides": (2, 2),
+        "batch_strides": (1, 2),
+        "grow_length_one_axes": grow,
+        "lstm_channels": 6,
+        "up_channels": (5, 4, 3, 3, 3),
+        "discriminator_channels": (4, 5, 6, 7),
+    }
+    config = tiny_config(model, r1_weight=50.0, ema_decay=0.0)
+    fast = next(updates(model_of(config), "fast"))
+    defined = model_of(with_gradients(config, "plain"), networks=(PlainGenerator, PlainDiscriminator))
+    plain = next(updates(defined, "plain"))
+    assert_same(fast, plain)
+
+
+@pytest.mark.parametrize("loss", FACTORS["loss"])
+def test_generators_learn_from_discriminators_that_are_sure(loss: str) -> None:
+    """Of fakes whose own slope is 0 (hinge), or next to it, in the discriminators' loss."""
+    config = tiny_config(loss=loss, r1_weight=0.0, ema_decay=0.0, score="separate")
+    model = model_of(config, bias=-12.0)
+    fast, plain = (next(updates(model, gradients)) for gradients in ("fast", "plain"))
+    assert max(plain.mean_logits[f"fake_logits/level_{level}"] for level in (1, 2)) < -8
+    # Of the minimax loss nothing reaches the generator, which is its flaw.
+    assert (max(np.linalg.norm(gradient) for gradient in plain.generator_gradients) > 1e-3) == (loss != "minimax")
+    assert_same(fast, plain)
+
+
+def test_penalties_are_in_the_gradients() -> None:
+    """Or the comparisons above would say little of them."""
+    row = {name: values[0] for name, values in FACTORS.items()}
+    norms = {}
+    for r1 in FACTORS["r1"]:
+        (step,) = updates(model_of(config_of({**row, "r1": r1})), "plain")
+        norms[r1] = np.sqrt(sum(np.linalg.norm(gradient) ** 2 for gradient in step.discriminator_gradients))
+    assert norms["every step"] > 1.3 * norms["off"]
+    assert norms["lazy"] > 1.3 * norms["every step"]
+
+
+class Tanh(Discriminator):
+    """Its logits do not grow with its inputs."""
+
+    def call(self, videos: Any, labels: Any = None, weights: Any = None, recompute: bool = False) -> list[tf.Tensor]:
+        return [tf.tanh(logits) for logits in super().call(videos, labels, weights, recompute)]
+
+
+class Constant(Discriminator):
+    """Adds a bias of which the weights do not know."""
+
+    def call(self, videos: Any, labels: Any = None, weights: Any = None, recompute: bool = False) -> list[tf.Tensor]:
+        return [logits + 1.0 for logits in super().call(videos, labels, weights, recompute)]
+
+
+class Mixing(Discriminator):
+    """Takes the mean over the batch away, as a batch norm does."""
+
+    def call(self, videos: Any, labels: Any = None, weights: Any = None, recompute: bool = False) -> list[tf.Tensor]:
+        return [logits - tf.reduce_mean(logits) for logits in super().call(videos, labels, weights, recompute)]
+
+
+class Deaf(Discriminator):
+    """Computes with its own weights, whatever it is given."""
+
+    def call(self, videos: Any, labels: Any = None, weights: Any = None, recompute: bool = False) -> list[tf.Tensor]:
+        return super().call(videos, labels)
+
+
+@pytest.mark.parametrize("kind", [Tanh, Constant, Mixing, Deaf])
+def test_discriminators_that_break_the_contract_are_refused(kind: type[Discriminator]) -> None:
+    config = tiny_config({"conditional": True, "num_classes": CLASSES})
+    networks = Generator(config.model), kind(config.model)
+    with pytest.raises(
+        ConfigError, match=r"^--gradients=fast: .* level 1 is not homogeneous .* use --gradients=plain$"
+    ):
+        TGANv2(*networks, config)
+    TGANv2(*networks, with_gradients(config, "plain"))
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_checking_the_contract_changes_nothing(precision: str) -> None:
+    config = tiny_config({"conditional": True, "num_classes": CLASSES, "batch_strides": (2,)}).model
+    tf.keras.mixed_precision.set_global_policy(precision)
+    try:
+        discriminator = Discriminator(config)
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    before = discriminator.get_weights()
+    numbers = []
+    for check in (False, True):
+        tf.keras.utils.set_random_seed(5)
+        if check:
+            check_discriminator(discriminator, config)
+        numbers.append((float(tf.random.uniform([])), np.random.random_sample()))
+    assert numbers[0] == numbers[1]
+    for weight, value in zip(discriminator.get_weights(), before):
+        np.testing.assert_array_equal(weight, value)

@@ -1,0 +1,286 @@
+"""The gradients of `objective.py` in fewer passes through the discriminators: `--gradients=fast`.
+
+This is right for discriminators that keep a contract, which `check_discriminator` tests once, when a model is built.
+Let D_l(x, b) be the logits of a batch x if the biases of sample n are multiplied by the gain b_n; training has b = 1.
+
+1. D_l is homogeneous of degree one in x and b together: D_l(a x, a b) = a D_l(x, b) for a > 0. Convolutions, linear
+   layers, ReLU, leaky ReLU, means and sums are; batch norm, sigmoid and tanh are not.
+2. D_l mixes no samples: logit n depends on clip n, its gain and the weights alone.
+
+Reals: by Euler's theorem the logits are <x, dD/dx> + dD/db. The penalty needs the input gradients dD/dx anyway. So loss
+and penalty are both functions of the input gradients, and one backward pass through these serves both: four passes
+(forward, input gradients, two for the weights) instead of the six of a gradient for each.
+
+Fakes: the two networks' losses differ only in their derivatives with respect to the logits, by one factor per sample.
+So one backward pass serves both: three passes instead of four.
+
+Kernels are divided by their singular values once per step, without the taps that meet only padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Callable, NamedTuple
+
+import tensorflow as tf
+
+from tganv2_tf.config import Config, ModelConfig
+from tganv2_tf.errors import ConfigError
+from tganv2_tf.models.discriminator import Discriminator, LevelWeights
+from tganv2_tf.models.generator import Generator
+from tganv2_tf.models.loss_scaling import LossScales, scale_loss
+from tganv2_tf.models.losses import LOSSES, mean_loss
+from tganv2_tf.models.objective import FAKES, REALS, augmented, generate, r1_penalty
+from tganv2_tf.models.step import StepGradients, StepInputs, accumulate, mean_logits
+
+# Lower bound of |d loss / d logit|, far below the precision of a weight: it keeps the ratio of two of them finite.
+MIN_SLOPE = 1e-20
+# The largest error of Euler's theorem, relative to the size of its terms.
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.03, "float16": 0.03}
+
+
+class _RealGradients(NamedTuple):
+    loss: tf.Tensor
+    logits: list[tf.Tensor]
+    r1_penalty: tf.Tensor
+    weight_grads: list[LevelWeights]
+
+
+def _scale_samples(videos: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """[N, T, H, W, C] times one factor per sample, [N]."""
+    return videos * tf.reshape(factors, [-1, 1, 1, 1, 1])
+
+
+def _scale_biases(weights: LevelWeights, gains: tf.Tensor) -> LevelWeights:
+    """The weights with one bias per sample, [N, C]: b_n times the bias. Biases are the weights of rank 1."""
+    return tf.nest.map_structure(
+        lambda weight: weight if weight.shape.rank > 1 else tf.cast(gains, weight.dtype)[:, tf.newaxis] * weight,
+        weights,
+    )
+
+
+def _loss_and_cotangents(
+    loss: Callable[[tf.Tensor], tf.Tensor], logits: Sequence[tf.Tensor], config: Config, scale: tf.Tensor | None
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """The mean loss of the logits, and its derivatives with respect to them, times the loss scale."""
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        value = mean_loss(loss, logits, config.model.batch_strides, config.train.score)
+    return value, [scale_loss(cotangent, scale) for cotangent in tape.gradient(value, logits)]
+
+
+def _input_gradients(
+    discriminator: Discriminator,
+    videos: Sequence[tf.Tensor],
+    labels: tf.Tensor | None,
+    weights: Sequence[LevelWeights],
+    scale: float | tf.Tensor = 1.0,
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """The levels' logits, and `scale` times their gradients: first dD_l/dx_l of all levels, then dD_l/db_l, [N_l]."""
+    gains = [tf.ones(tf.shape(level)[:1]) for level in videos]
+    with tf.GradientTape() as tape:
+        tape.watch([videos, gains])
+        scaled_weights = [_scale_biases(level, gain) for level, gain in zip(weights, gains)]
+        logits = discriminator(videos, labels, weights=scaled_weights)
+    return logits, tape.gradient(logits, [*videos, *gains], [scale * gain for gain in gains])
+
+
+def _real_gradients(
+    discriminator: Discriminator,
+    videos: Sequence[tf.Tensor],
+    labels: tf.Tensor | None,
+    weights: Sequence[LevelWeights],
+    config: Config,
+    r1_factor: float,
+    loss_scale: tf.Tensor | None,
+) -> _RealGradients:
+    """The loss of reals, and the gradients of the loss and of r1_factor times the penalty."""
+    loss_of_scores = LOSSES[config.train.loss].real
+    if not r1_factor:
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            logits = discriminator(videos, labels, weights=weights)
+        loss, cotangents = _loss_and_cotangents(loss_of_scores, logits, config, loss_scale)
+        return _RealGradients(loss, logits, tf.constant(0.0), tape.gradient(logits, weights, cotangents))
+    # The root of the loss scale, as these gradients are multiplied by it a second time.
+    scale = 1.0 if loss_scale is None else tf.sqrt(loss_scale)
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        logits, scaled_gradients = _input_gradients(discriminator, videos, labels, weights, scale)
+    loss, cotangents = _loss_and_cotangents(loss_of_scores, logits, config, None)
+    input_gradients = [gradient / scale for gradient in scaled_gradients[: len(videos)]]
+    num_clips, weight = tf.shape(logits[0])[0], config.train.r1_weight
+    # d (loss + r1_factor * penalty) / d (dD/dx), with the logits as functions of dD/dx and dD/db.
+    penalty_slope = 2.0 * r1_factor * (weight / tf.cast(num_clips, tf.float32))
+    video_cotangents = [
+        _scale_samples(level, cotangent) + penalty_slope * gradient
+        for level, cotangent, gradient in zip(videos, cotangents, input_gradients)
+    ]
+    all_cotangents = [scale * cotangent for cotangent in (*video_cotangents, *cotangents)]
+    weight_grads = tape.gradient(scaled_gradients, weights, all_cotangents)
+    return _RealGradients(loss, logits, r1_penalty(input_gradients, num_clips, weight), weight_grads)
+
+
+class _FakeGradients(NamedTuple):
+    generator_loss: tf.Tensor
+    discriminator_loss: tf.Tensor
+    logits: list[tf.Tensor]
+    generator_grads: list[tf.Tensor]
+    weight_grads: list[LevelWeights]
+
+
+def _fake_gradients(
+    generator: Generator,
+    discriminator: Discriminator,
+    inputs: StepInputs,
+    weights: Sequence[LevelWeights],
+    config: Config,
+    train_generator: bool,
+    loss_scales: LossScales,
+) -> _FakeGradients:
+    """Both losses of the fakes, and their gradients."""
+    with tf.GradientTape() as generation:
+        videos = augmented(generate(generator, inputs, config), FAKES, inputs, config)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([weights, videos])
+        logits = discriminator(videos, inputs.labels, weights=weights, recompute=config.train.recompute)
+    loss = LOSSES[config.train.loss]
+    generator_loss, for_generator = _loss_and_cotangents(loss.generator, logits, config, loss_scales.generator)
+    fake_loss, for_discriminator = _loss_and_cotangents(loss.fake, logits, config, loss_scales.discriminator)
+    if not train_generator:
+        weight_grads = tape.gradient(logits, weights, for_discriminator)
+        return _FakeGradients(generator_loss, fake_loss, logits, [], weight_grads)
+    if loss_scales.discriminator is not None:  # float16 has no room for the ratio of the two slopes
+        weight_grads = tape.gradient(logits, weights, for_discriminator)
+        video_grads = tape.gradient(logits, videos, for_generator)
+    else:
+        shared = [tf.where(tf.abs(slope) < MIN_SLOPE, MIN_SLOPE, slope) for slope in for_discriminator]
+        weight_grads, video_grads = tape.gradient(logits, (weights, videos), shared)
+        video_grads = [
+            _scale_samples(gradient, wanted / passed)
+            for gradient, wanted, passed in zip(video_grads, for_generator, shared)
+        ]
+    generator_grads = generation.gradient(videos, generator.trainable_variables, video_grads)
+    generator_grads = [tf.convert_to_tensor(gradient) for gradient in generator_grads]  # that of an embedding is sparse
+    return _FakeGradients(generator_loss, fake_loss, logits, generator_grads, weight_grads)
+
+
+def _microbatch_gradients(
+    generator: Generator,
+    discriminator: Discriminator,
+    inputs: StepInputs,
+    weights: Sequence[LevelWeights],
+    config: Config,
+    penalty_due: bool | tf.Tensor,
+    train_generator: bool,
+    loss_scales: LossScales,
+) -> StepGradients:
+    """Results of one microbatch; the discriminators' gradients are with respect to `weights`, flat."""
+    reals = augmented(inputs.real_videos, REALS, inputs, config)
+
+    def real_gradients(r1_factor: float) -> _RealGradients:
+        return _real_gradients(
+            discriminator, reals, inputs.labels, weights, config, r1_factor, loss_scales.discriminator
+        )
+
+    def with_penalty() -> _RealGradients:  # as many times as strong as it is rare (Karras et al., 2020)
+        return real_gradients(float(config.train.r1_every_steps))
+
+    def without_penalty() -> _RealGradients:
+        return real_gradients(0.0)
+
+    if isinstance(penalty_due, bool):
+        real = with_penalty() if penalty_due else without_penalty()
+    else:
+        real = tf.cond(penalty_due, with_penalty, without_penalty)
+    real_grads = tf.nest.flatten(real.weight_grads)
+    # Fakes wait for the gradients of reals, so that only one of the two is in memory.
+    inputs = inputs.after(real_grads)
+    fake = _fake_gradients(generator, discriminator, inputs, weights, config, train_generator, loss_scales)
+    losses = {
+        "generator_loss": fake.generator_loss,
+        "discriminator_loss": real.loss + fake.discriminator_loss,
+        "r1_penalty": real.r1_penalty,
+    }
+    fake_grads = tf.nest.flatten(fake.weight_grads)
+    weight_grads = [tf.cast(a, tf.float32) + tf.cast(b, tf.float32) for a, b in zip(real_grads, fake_grads)]
+    return StepGradients(losses, mean_logits(real.logits, fake.logits), fake.generator_grads, weight_grads)
+
+
+def fast_gradients(
+    generator: Generator,
+    discriminator: Discriminator,
+    inputs: StepInputs,
+    config: Config,
+    penalty_due: bool | tf.Tensor,
+    train_generator: bool,
+    loss_scales: LossScales,
+) -> StepGradients:
+    """The numbers of `plain_gradients`, for discriminators that keep the contract above.
+
+    Args:
+      generator, discriminator: G and D_1..D_L.
+      inputs: Reals, latents and all that belongs to them, of all microbatches.
+      config: Of the run.
+      penalty_due: Whether this step has a penalty; a tensor makes a graph with both cases.
+      train_generator: False omits the generator's gradients.
+      loss_scales: By which the gradients returned are multiplied.
+    """
+    with tf.GradientTape() as normalization:
+        weights = discriminator.effective_weights([level.shape[1:4] for level in inputs.real_videos])
+    cast_weights = discriminator.cast_weights(weights)
+
+    def compute(microbatch: StepInputs) -> StepGradients:
+        return _microbatch_gradients(
+            generator, discriminator, microbatch, cast_weights, config, penalty_due, train_generator, loss_scales
+        )
+
+    total = accumulate(compute, inputs, config.train.gradient_accumulation_steps, generator.batch_norms)
+    weight_grads, variables = total.discriminator_gradients, discriminator.trainable_variables
+    return total._replace(discriminator_gradients=normalization.gradient(weights, variables, weight_grads))
+
+
+def _random_weight(weight: tf.Tensor) -> tf.Tensor:
+    """A weight of the same shape with which features keep their size from layer to layer."""
+    fan_in = weight.shape[:-1].num_elements() or 1
+    return tf.random.stateless_normal(weight.shape, [1, 0], stddev=(2.0 / fan_in) ** 0.5)
+
+
+def check_discriminator(discriminator: Discriminator, config: ModelConfig) -> None:
+    """Tests the contract above on random clips of one frame of 2x2 pixels and random weights.
+
+    It changes no variable and no state of a random generator, and does nothing in a graph, in which nothing runs.
+
+    Args:
+      discriminator: D_1..D_L.
+      config: Of the model, for batch strides and classes.
+    Raises:
+      ConfigError: Logits are not what Euler's theorem makes of the gradients with respect to clips and biases.
+    """
+    if not tf.executing_eagerly():
+        return
+    levels = config.pyramid.levels
+    num_clips = 2 * levels[-1].clip_stride  # two on the last level, as one has no other to be mixed with
+    videos = [
+        tf.random.stateless_uniform([level.batch_size(num_clips), 1, 2, 2, 3], [0, level.number], -1, 1)
+        for level in levels
+    ]
+    labels = tf.range(num_clips) % config.num_classes if config.num_classes else None
+    # Not its own: initial biases are zero, which would hide one that is not scaled, and kernels are divided by singular
+    # values that no power iteration has estimated yet.
+    weights = discriminator.effective_weights([level.shape[1:4] for level in videos])
+    weights = discriminator.cast_weights(tf.nest.map_structure(_random_weight, weights))
+    logits, gradients = _input_gradients(discriminator, videos, labels, weights)
+    tolerance = TOLERANCE[discriminator.compute_dtype]
+    for number, (level, logit) in enumerate(zip(videos, logits)):
+        for_clips, for_biases = gradients[number], gradients[len(videos) + number]
+        error, size = float("inf"), 1.0
+        if for_clips is not None and for_biases is not None:
+            terms = tf.reshape(level * for_clips, [level.shape[0], -1])
+            error = tf.reduce_max(tf.abs(tf.reduce_sum(terms, 1) + for_biases - logit))
+            size = tf.reduce_max(tf.reduce_sum(tf.abs(terms), 1) + tf.abs(for_biases) + tf.abs(logit))
+        if not error <= tolerance * size:
+            raise ConfigError(
+                f"--gradients=fast: the discriminator of level {number + 1} is not homogeneous of degree one in videos "
+                "and biases, or mixes samples; use --gradients=plain"
+            )

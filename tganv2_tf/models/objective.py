@@ -1,0 +1,100 @@
+"""One training step by its definition: scores, losses, gradient penalty, and the gradients of both networks.
+
+`--gradients=plain` computes this. `fast_gradients.py` computes the same numbers in fewer passes through the networks;
+`tests/test_gradients.py` compares the two. The paper is Saito & Saito, arXiv 1811.09245.
+
+Equation (1), with the subsampling layers S^G in G' and S^D before D' (section on training with a subsampling layer):
+
+    min_G max_D  E_x[ln D'(S^D(x))] + E_z[ln(1 - D'(G'(z)))]
+
+With L levels (section on multiple subsampling layers) G' renders x'_l = G'_l(z) at each of them, S^D makes as many of
+a clip, and D'(x'_1, ..., x'_L) = sigmoid(sum_l D'_l(x'_l)). Both gradients are taken before either network moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tganv2_tf.config import Config
+from tganv2_tf.models.augmentation import diffaugment
+from tganv2_tf.models.discriminator import Discriminator
+from tganv2_tf.models.generator import Generator
+from tganv2_tf.models.losses import LOSSES, mean_loss
+from tganv2_tf.models.step import StepGradients, StepInputs, mean_logits
+
+REALS, FAKES = 0, 1  # augmented with different random numbers
+
+
+def generate(generator: Generator, inputs: StepInputs, config: Config) -> list[tf.Tensor]:
+    """x'_l = G'_l(z), all levels: g^R_l(g^A_l(S^G_{l-1}(... S^G_1(g^A_1(z)))))."""
+    return generator.pyramid(
+        inputs.z,
+        frame_strides=config.model.frame_strides,
+        batch_strides=config.model.batch_strides,
+        frame_offsets=inputs.frame_offsets,
+        labels=inputs.labels,
+        recompute=config.train.recompute,
+    )
+
+
+def augmented(videos: Sequence[tf.Tensor], stream: int, inputs: StepInputs, config: Config) -> Sequence[tf.Tensor]:
+    """The pyramid as the discriminators see it, by DiffAugment (Zhao et al., 2020) if that is on."""
+    if inputs.augmentation_seed is None or not config.train.augmentations:
+        return videos
+    seed = tf.random.experimental.stateless_fold_in(inputs.augmentation_seed, stream)
+    return diffaugment(videos, config.train.augmentations, config.model.batch_strides, seed)
+
+
+def r1_penalty(input_gradients: Sequence[tf.Tensor], num_clips: tf.Tensor, weight: float) -> tf.Tensor:
+    """weight / N_1 * sum_l sum_n |d D_l / d x_l|^2 (Mescheder et al., 2018; not in the paper).
+
+    The sum over levels and the missing factor 1/2 are those of the authors' code. The division by N_1, the replica's
+    batch, makes the penalty independent of the number of replicas.
+    """
+    squares = tf.add_n([tf.reduce_sum(tf.square(gradient)) for gradient in input_gradients])
+    return weight / tf.cast(num_clips, tf.float32) * squares
+
+
+def plain_gradients(
+    generator: Generator,
+    discriminator: Discriminator,
+    inputs: StepInputs,
+    config: Config,
+    r1_factor: float | tf.Tensor,
+    train_generator: bool,
+) -> StepGradients:
+    """Losses and gradients of one batch, each network's by a tape around all that leads to its loss.
+
+    Args:
+      generator, discriminator: G and D_1..D_L.
+      inputs: Reals, latents and all that belongs to them.
+      config: Of the run.
+      r1_factor: Factor of the penalty in the gradients; 0 in steps without a penalty (lazy penalty).
+      train_generator: False omits the generator's gradients.
+    """
+    train, loss = config.train, LOSSES[config.train.loss]
+    scores = config.model.batch_strides, train.score
+    with tf.GradientTape(persistent=True) as tape:
+        reals = augmented(inputs.real_videos, REALS, inputs, config)
+        with tf.GradientTape() as input_tape:
+            input_tape.watch(reals)
+            real_logits = discriminator(reals, inputs.labels)
+        penalty = tf.constant(0.0)
+        if train.r1_weight:
+            input_gradients = input_tape.gradient(real_logits, reals)
+            penalty = r1_penalty(input_gradients, tf.shape(real_logits[0])[0], train.r1_weight)
+        fakes = augmented(generate(generator, inputs, config), FAKES, inputs, config)
+        fake_logits = discriminator(fakes, inputs.labels, recompute=train.recompute)
+        generator_loss = mean_loss(loss.generator, fake_logits, *scores)
+        real_loss, fake_loss = mean_loss(loss.real, real_logits, *scores), mean_loss(loss.fake, fake_logits, *scores)
+        discriminator_loss = real_loss + fake_loss
+        penalized_loss = discriminator_loss + r1_factor * penalty
+    generator_gradients = tape.gradient(generator_loss, generator.trainable_variables) if train_generator else []
+    return StepGradients(
+        {"generator_loss": generator_loss, "discriminator_loss": discriminator_loss, "r1_penalty": penalty},
+        mean_logits(real_logits, fake_logits),
+        [tf.convert_to_tensor(gradient) for gradient in generator_gradients],  # that of an embedding is sparse
+        tape.gradient(penalized_loss, discriminator.trainable_variables),
+    )
