@@ -160,7 +160,8 @@ def race(command: Command) -> Row:
     Raises:
       UserError: one of them failed, or ours had no checkpoint at the first moment.
     """
-    from tganv2_tf.training.checkpoints import keep_for_ever, latest_checkpoint
+    from tganv2_tf.runs import latest_checkpoint
+    from tganv2_tf.training.snapshots import keep_for_ever
 
     cores, folder = sorted(os.sched_getaffinity(0)), pathlib.Path(command.work_dir)
     if len(cores) < 2:
@@ -205,16 +206,17 @@ def assign(generator: Generator, arrays: Mapping[str, np.ndarray]) -> None:
 def entrants(command: Command) -> dict[float, tuple[Entrant, Entrant]]:
     """Ours and the baseline's at each moment. Makes a run of each of the baseline's."""
     from tganv2_tf.models.generator import Generator
-    from tganv2_tf.training.checkpoints import find_checkpoint, save_generator
+    from tganv2_tf.pretrained import save_generator
+    from tganv2_tf.runs import Run
 
     config, folder, found = command.config, pathlib.Path(command.work_dir), {}
     for minutes in command.moments:
-        ours = find_checkpoint(str(folder / "ours" / f"after-{minutes:g}")) or ""
+        ours = Run.open(str(folder / "ours" / f"after-{minutes:g}")).checkpoint or ""
         theirs = folder / "baseline" / f"after-{minutes:g}"
         arrays = read_npz(f"{theirs}.npz", "benchmarks.race")
         generator, steps = Generator(config.model), int(arrays["step"])
         assign(generator, arrays)
-        save_generator(generator, config, (), steps, theirs)
+        save_generator(generator, Run.open(folder / "ours"), steps, theirs)
         found[minutes] = Entrant(ours, int(ours.rpartition("-")[2])), Entrant(str(theirs), steps)
     return found
 
@@ -246,7 +248,8 @@ def score(command: Command, entered: Mapping[float, tuple[Entrant, Entrant]]) ->
     from tganv2_tf.data.manifest import Manifest
     from tganv2_tf.evaluation import protocol, samples
     from tganv2_tf.evaluation.networks import load_c3d_network
-    from tganv2_tf.training.checkpoints import load_generator
+    from tganv2_tf.pretrained import load_generator
+    from tganv2_tf.runs import Run
 
     config = command.config
     networks = {"c3d": load_c3d_network(config.eval)}
@@ -257,7 +260,7 @@ def score(command: Command, entered: Mapping[float, tuple[Entrant, Entrant]]) ->
         return protocol.evaluate(["c3d_fid"], videos, networks, real, config.eval)["c3d_fid"].values
 
     def generated(path: str) -> samples.Batches:
-        generator, _, _ = load_generator(path)
+        generator, _ = load_generator(Run.open(path))
         sample = tf.function(lambda z, labels: generator(z, num_frames=samples.NUM_FRAMES), reduce_retracing=True)
         return samples.of_generator(sample, config.model.z_dim, 0, config.eval.eval_batch_size)
 

@@ -13,8 +13,9 @@ from tganv2_tf.config import DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.data import advice, pipeline
 from tganv2_tf.doctor import check_shards
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.training.checkpoints import check_run, record_config
-from tganv2_tf.training.summaries import hparams
+from tganv2_tf.runs import record_config
+from tganv2_tf.training.compatibility import check_run
+from tganv2_tf.training.hparams import hparams
 
 RECIPES = sorted((ROOT / "flags").glob("*.flags"))
 

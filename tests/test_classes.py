@@ -14,7 +14,7 @@ from tganv2_tf import doctor
 from tganv2_tf.class_names import difference, quoted
 from tganv2_tf.config import Config
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.training.checkpoints import load_class_names, record_config
+from tganv2_tf.runs import Run, record_config
 from tganv2_tf.training.classes import check_classes, warn_of_other_classes
 from tganv2_tf.training.ray_training import Cluster, _checked
 
@@ -121,4 +121,4 @@ def test_on_ray_the_driver_refuses_other_classes(run: pathlib.Path, tmp_path: pa
     config = conditional(run, data_dir=str(tmp_path / "data"), distribution="ray")
     with pytest.raises(ConfigError, match="only in the run: 'archery'; only in the data: 'diving'"):
         _checked(config, Cluster())
-    assert load_class_names(str(run)) == NAMES
+    assert Run.open(str(run)).class_names == NAMES

@@ -24,7 +24,8 @@ from tests.forking import fork_command
 from tganv2_tf import cli_flags
 from tganv2_tf.__main__ import GROUPS, commands
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
-from tganv2_tf.training.checkpoints import load_config, load_generator
+from tganv2_tf.pretrained import load_generator
+from tganv2_tf.runs import Run
 
 PARTS = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
 MODEL = TINY_FLAGS
@@ -88,7 +89,7 @@ def saved_model(folder: pathlib.Path, run: str) -> str:
 
 def test_a_run_leaves_config_checkpoints_and_events(run: str) -> None:
     folder = pathlib.Path(run)
-    assert load_config(run).model.resolution == 16
+    assert Run.open(run).config.model.resolution == 16
     assert sorted(p.name for p in (folder / "checkpoints").glob("*.index")) == ["ckpt-2.index", "ckpt-3.index"]
     tags: dict[str, list[int]] = {}
     contents = {}
@@ -114,12 +115,12 @@ def test_the_same_command_goes_on_and_a_finished_run_is_left_alone(
     where = [f"--data_dir={data_dir}", f"--model_dir={tmp_path}/run"]
     arguments = [*MODEL, *RUN, *where, "--learning_rate_decay=none"]
     succeed("tganv2_tf.train", *arguments, "--train_steps=1")
-    first = load_generator(f"{tmp_path}/run")[0].get_weights()
+    first = load_generator(Run.open(f"{tmp_path}/run"))[0].get_weights()
     result = fork_command("tests.quickly", "tganv2_tf.train", *arguments, "--train_steps=2")
     assert result.returncode == 0, result.stderr
     assert "Going on from step 1" in result.stderr
     assert "2/2" in result.stderr
-    generator, _, step = load_generator(f"{tmp_path}/run")
+    generator, step = load_generator(Run.open(f"{tmp_path}/run"))
     assert step == 2
     assert any((a != b).any() for a, b in zip(first, generator.get_weights()))
     result = fork_command("tganv2_tf.train", *arguments, "--train_steps=2")
@@ -131,7 +132,7 @@ def test_another_model_in_the_same_folder_is_refused_by_name(run: str, data_dir:
     where = [f"--data_dir={data_dir}", f"--model_dir={run}"]
     line = fail("tganv2_tf.train", *MODEL, *RUN, *where, "--train_steps=9", "--z_dim=5", status=2)
     assert "--z_dim=5 (the run has 4)" in line
-    assert load_config(run).model.z_dim == 4
+    assert Run.open(run).config.model.z_dim == 4
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -148,7 +149,7 @@ def test_a_signal_saves_and_ends(number: signal.Signals, data_dir: str, tmp_path
         _, errors = process.communicate(timeout=100)
     assert process.returncode == 128 + number, errors
     assert "Traceback" not in errors
-    _, _, step = load_generator(str(tmp_path))
+    _, step = load_generator(Run.open(str(tmp_path)))
     assert f"Stopped at step {step} and saved" in errors
 
 
@@ -242,7 +243,7 @@ def test_a_seed_gives_the_same_video_from_a_run_and_from_its_saved_model(
 
 
 def test_the_saved_model_needs_only_tensorflow_and_equals_the_generator(run: str, saved_model: str) -> None:
-    generator, _, _ = load_generator(run)
+    generator, _ = load_generator(Run.open(run))
     z = tf.random.stateless_uniform([3, 4], [0, 1], -1, 1)
     script = f"""
         import json, sys

@@ -20,8 +20,9 @@ from tests.test_evaluate import write_classifier
 from tganv2_tf import cli_flags, evaluate, export
 from tganv2_tf.config import EvalConfig
 from tganv2_tf.models.generator import Generator
+from tganv2_tf.pretrained import load_generator
+from tganv2_tf.runs import Run
 from tganv2_tf.training import callbacks
-from tganv2_tf.training.checkpoints import load_class_names, load_config, load_generator
 
 RUN = ["--global_batch_size=4", "--train_steps=2", "--checkpoint_every_steps=2", "--num_previews=6"]
 AIDS = [
@@ -45,12 +46,12 @@ def folder(tmp_path_factory):
 
 
 def test_a_run_knows_its_classes(folder):
-    config = load_config(str(folder / "run"))
+    config = Run.open(str(folder / "run")).config
     assert config.model.conditional
     assert config.model.num_classes == 3
-    assert load_class_names(str(folder / "run")) == ("a", "b", "c")
-    assert load_class_names(str(folder / "run" / "best")) == ("a", "b", "c")
-    generator, _, step = load_generator(str(folder / "run"))
+    assert Run.open(str(folder / "run")).class_names == ("a", "b", "c")
+    assert Run.open(str(folder / "run" / "best")).class_names == ("a", "b", "c")
+    generator, step = load_generator(Run.open(str(folder / "run")))
     assert step == 2
     z = tf.zeros([3, 4])
     videos = generator(z, labels=tf.range(3)).numpy()
@@ -69,11 +70,11 @@ def test_a_run_keeps_its_classes(folder, tmp_path):
     assert result.stderr.splitlines()[-1].startswith(f"train: {tmp_path}/run holds a run with other classes")
     assert difference in result.stderr.splitlines()[-1]
     after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert after == before and load_class_names(f"{tmp_path}/run") == ("a", "b", "c")
+    assert after == before and Run.open(f"{tmp_path}/run").class_names == ("a", "b", "c")
     result = fork_command(*command, f"--init_from={tmp_path}/run", f"--model_dir={tmp_path}/new")
     assert result.returncode == 0, result.stderr
     assert result.stderr.count(difference) == 1 and f"--init_from={tmp_path}/run: its classes" in result.stderr
-    assert load_class_names(f"{tmp_path}/new") == ("b", "c", "d")
+    assert Run.open(f"{tmp_path}/new").class_names == ("b", "c", "d")
 
 
 def test_previews_have_a_row_a_class_and_scores_their_accuracy(folder):
@@ -95,7 +96,7 @@ def test_previews_have_a_row_a_class_and_scores_their_accuracy(folder):
 
 
 def test_recalibration_changes_what_is_scored_and_nothing_that_is_kept(folder):
-    generator, _, _ = load_generator(str(folder / "run"))
+    generator, _ = load_generator(Run.open(str(folder / "run")))
     kept = [norm.moving_mean.numpy() for norm in generator.batch_norms]
     options = [f"--model_dir={folder}/run", f"--classifier={folder}/classifier.npz", "--scores=class_accuracy"]
     sizes = ["--num_samples=9", "--repetitions=1", "--eval_batch_size=4", "--cache_dir="]
@@ -106,7 +107,7 @@ def test_recalibration_changes_what_is_scored_and_nothing_that_is_kept(folder):
         batch = next(evaluate.source(command, config, evaluate.generator_of(command, config))[0])
         videos.append(batch.numpy())
     assert np.abs(videos[0] - videos[1]).max() > 1e-3
-    again, _, _ = load_generator(str(folder / "run"))
+    again, _ = load_generator(Run.open(str(folder / "run")))
     for before, norm in zip(kept, again.batch_norms):
         np.testing.assert_array_equal(before, norm.moving_mean)
 
@@ -130,11 +131,11 @@ def test_the_generator_alone_is_a_small_run(folder, tmp_path, capsys):
     argv = [f"--model_dir={run}", f"--output_dir={alone}", "--weights_only"]
     assert cli_flags.run(export.main, *options, argv) == 0
     assert "alone: the generator of step 2" in capsys.readouterr().out
-    assert load_class_names(alone) == ("a", "b", "c")
+    assert Run.open(alone).class_names == ("a", "b", "c")
     z, labels = tf.ones([3, 4]) * [[0.1], [0.5], [-0.9]], tf.range(3)
-    (before, _, _), (after, config, step) = load_generator(run), load_generator(alone)
+    (before, _), (after, step) = load_generator(Run.open(run)), load_generator(Run.open(alone))
     np.testing.assert_array_equal(before(z, labels=labels), after(z, labels=labels))
-    assert (step, config.model) == (2, load_config(run).model)
+    assert (step, Run.open(alone).config.model) == (2, Run.open(run).config.model)
     assert str(folder) not in (tmp_path / "new" / "alone" / "config.json").read_text(), "no path of this machine"
     for file in (tmp_path / "new" / "alone").rglob("*"):
         assert file.is_dir() or str(tmp_path).encode() not in file.read_bytes(), file
@@ -143,7 +144,7 @@ def test_the_generator_alone_is_a_small_run(folder, tmp_path, capsys):
     assert "export: " in (said := capsys.readouterr().err) and "alone is already there; name a new folder" in said
     recalibrated = [f"--model_dir={run}", f"--output_dir={tmp_path}/other", "--weights_only"]
     assert cli_flags.run(export.main, *options, [*recalibrated, "--recalibration_batches=1"]) == 0
-    other, _, _ = load_generator(f"{tmp_path}/other")
+    other, _ = load_generator(Run.open(f"{tmp_path}/other"))
     assert np.abs(other(z, labels=labels) - before(z, labels=labels)).max() > 1e-3
 
 

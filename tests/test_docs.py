@@ -41,7 +41,9 @@ from tganv2_tf.evaluation.protocol import Real
 from tganv2_tf.explorer import server
 from tganv2_tf.interop import chainer
 from tganv2_tf.models.generator import Generator
-from tganv2_tf.training import callbacks, checkpoints, distribution, loop
+from tganv2_tf.runs import record_config
+from tganv2_tf.training import callbacks, distribution, loop
+from tganv2_tf.training.checkpoints import CheckpointFolder
 
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -280,8 +282,8 @@ def brought(tmp_path_factory):
     config = dataclasses.replace(
         config, train=dataclasses.replace(config.train, model_dir=str(folder / "demo" / "run"))
     )
-    checkpoints.CheckpointFolder(loop.make_model(config)).save(1)
-    checkpoints.record_config(config)
+    CheckpointFolder(loop.make_model(config)).save(1)
+    record_config(config)
     return folder
 
 
@@ -394,11 +396,11 @@ def troubled(tmp_path_factory, brought):
     os.truncate(folder / "data" / "damaged" / "train" / file, 10_000)
     config = Config(*cli_flags.parse(["--flagfile=demo.flags"], ModelConfig, DataConfig, TrainConfig, EvalConfig))
     for name in ("run", "fresh"):
-        checkpoints.record_config(config, folder=str(folder / "demo" / name))
+        record_config(config, folder=str(folder / "demo" / name))
     data = folder / "data" / "classes" / "train"
     write_data_set(data, [NUM_FRAMES] * 2, height=32, width=32, labels=("biking", "diving"))
     conditional = dataclasses.replace(config, model=dataclasses.replace(config.model, conditional=True, num_classes=2))
-    checkpoints.record_config(conditional, ("archery", "biking"), str(folder / "demo" / "classes"))
+    record_config(conditional, ("archery", "biking"), str(folder / "demo" / "classes"))
     for name in ("run", "classes"):
         tf.train.CheckpointManager(tf.train.Checkpoint(), str(folder / "demo" / name / "checkpoints"), 1).save()
     return folder

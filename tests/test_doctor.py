@@ -20,7 +20,7 @@ from tganv2_tf.errors import ConfigError
 from tganv2_tf.machine import Gpu, Memory, Pin
 from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator
-from tganv2_tf.training import checkpoints, cost
+from tganv2_tf.training import compatibility, cost
 from tganv2_tf.training.cost import StepCost, step_cost
 
 GIB = 2**30
@@ -610,7 +610,7 @@ def test_another_run_in_the_folder_is_a_problem(sound, capsys, monkeypatch):
     def check_run(config):
         raise ConfigError("RUN holds another run")
 
-    monkeypatch.setattr(checkpoints, "check_run", check_run)
+    monkeypatch.setattr(compatibility, "check_run", check_run)
     monkeypatch.setattr(cost, "step_cost", lambda config, clips: STEP)
     status, lines, _ = run(*TINY, capsys=capsys)
     assert status == 1 and "PROBLEM run: RUN holds another run" in lines

@@ -25,9 +25,12 @@ from tganv2_tf.evaluation.c3d import C3D, C3DConfig
 from tganv2_tf.evaluation.classifier import save_classifier
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import latents_from_seeds
+from tganv2_tf.pretrained import load_generator
+from tganv2_tf.runs import Run, latest_checkpoint, record_config
 from tganv2_tf.serving.signatures import export
-from tganv2_tf.training import checkpoints
+from tganv2_tf.training.checkpoints import CheckpointFolder
 from tganv2_tf.training.loop import make_model
+from tganv2_tf.training.snapshots import keep_best
 
 by_function: Any = tganv2_tf.evaluate  # the module of the command, which can be called
 SHAPE = {"side": 32, "channels": (2, 2, 2, 2, 2, 2, 4, 4), "units": (8, 8), "num_classes": 3}
@@ -53,8 +56,8 @@ def folder(tmp_path_factory):
     model = make_model(config)
     model.ema_generator.set_weights(Generator(config.model).get_weights())  # other weights than at the start
     model.step.assign(3)
-    checkpoints.CheckpointFolder(model).save(3)
-    checkpoints.record_config(config)
+    CheckpointFolder(model).save(3)
+    record_config(config)
     export(model.ema_generator, folder / "saved")
     return folder
 
@@ -131,7 +134,7 @@ def test_untrained_is_what_training_begins_with(folder):
     command, config = cli_flags.parse(argv, Command, EvalConfig)
     batches, _, about, _ = source(command, config, generator_of(command, config))
     assert about["step"] == 0
-    beginning = make_model(checkpoints.load_config(str(folder / "run"))).generator
+    beginning = make_model(Run.open(str(folder / "run")).config).generator
     seeds = tf.range(16, dtype=tf.int64)
     np.testing.assert_allclose(next(batches), beginning(latents_from_seeds(seeds, 4), num_frames=16), atol=1e-6)
 
@@ -330,7 +333,7 @@ def test_training_keeps_the_best_checkpoint_by_the_chosen_score(folder, tmp_path
     assert f"Step {best}: inception_score" in result.stderr and "the best so far" in result.stderr
 
     # It is a checkpoint like any other, and its score is the one that was measured.
-    assert checkpoints.load_generator(str(tmp_path / "run" / "best"))[2] == best
+    assert load_generator(Run.open(str(tmp_path / "run" / "best")))[1] == best
     result = evaluate(
         folder, f"--model_dir={tmp_path / 'run' / 'best'}", "--repetitions=1", "--seed=0", "--num_samples=8"
     )
@@ -344,7 +347,7 @@ def test_training_keeps_the_best_checkpoint_by_the_chosen_score(folder, tmp_path
     assert result.returncode == 0, result.stderr
 
     # A run that goes on holds new checkpoints against the best one there is, and scores what it had no time for.
-    checkpoints.keep_best(str(tmp_path / "run" / "checkpoints" / "ckpt-6"), "c3d_fid", -1e9, record["protocol"])
+    keep_best(str(tmp_path / "run" / "checkpoints" / "ckpt-6"), "c3d_fid", -1e9, record["protocol"])
     for path in (tmp_path / "run" / "evaluations").glob("step-6-*.json"):
         path.unlink()
     result = fork_command("tests.quickly", "tganv2_tf.train", *flags, "--train_steps=8")
@@ -360,7 +363,7 @@ def test_what_is_wrong_with_the_classifier_ends_training_before_it_begins(folder
     result = fork_command("tganv2_tf.train", *flags, f"--classifier={tmp_path / 'other.npz'}")
     assert result.returncode == 1
     assert "other.npz: cannot be read" in result.stderr and "Traceback" not in result.stderr
-    assert checkpoints.latest_checkpoint(tmp_path / "run") is None
+    assert latest_checkpoint(tmp_path / "run") is None
     result = fork_command("tganv2_tf.train", *flags)
     assert result.returncode == 2
     assert "--eval_every_steps=2: valid: 0, or a --classifier" in result.stderr

@@ -26,7 +26,7 @@ from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.explorer import server
 from tganv2_tf.explorer.limits import Limits
 from tganv2_tf.models.generator import Generator
-from tganv2_tf.training.checkpoints import CHECKPOINT_DIR, record_config
+from tganv2_tf.runs import CHECKPOINT_DIR, record_config
 
 pytest.importorskip("gradio", reason="no Gradio: it is in requirements-explore.txt, for Python 3.10 and newer")
 import uvicorn

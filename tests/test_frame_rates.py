@@ -16,8 +16,8 @@ from tganv2_tf import export, generate
 from tganv2_tf.decoding import open_video
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.models.generator import Generator
+from tganv2_tf.runs import CHECKPOINT_DIR, Run, record_config
 from tganv2_tf.serving.sampler import load_sampler
-from tganv2_tf.training.checkpoints import CHECKPOINT_DIR, load_fps, record_config
 
 
 def _run(folder: pathlib.Path, fps: float) -> str:
@@ -41,7 +41,7 @@ def test_training_records_the_rate_of_its_clips(tmp_path: pathlib.Path) -> None:
     manifest = write_data_set(tmp_path / "data", [40] * 4)
     dataclasses.replace(manifest, frame_rates={"24": 1, "25": 3}).save(tmp_path / "data")
     train(str(tmp_path / "data"), tmp_path / "run", *SMALL, "--train_steps=1", "--frame_step=2")
-    assert load_fps(str(tmp_path / "run")) == 12.5
+    assert Run.open(str(tmp_path / "run")).fps == 12.5
 
 
 def test_runs_and_exports_play_at_the_rate_of_their_data(tmp_path: pathlib.Path) -> None:
@@ -57,7 +57,7 @@ def test_runs_and_exports_play_at_the_rate_of_their_data(tmp_path: pathlib.Path)
 
 def test_without_a_known_rate_it_is_ten(tmp_path: pathlib.Path) -> None:
     run = _run(tmp_path / "run", 0)  # as those of older versions
-    assert not (tmp_path / "run" / "data.json").exists() and load_fps(run) == 0
+    assert not (tmp_path / "run" / "data.json").exists() and Run.open(run).fps == 0
     assert _rate_of(tmp_path / "a.mp4", model_dir=run) == 10
 
 
@@ -74,4 +74,4 @@ def test_a_damaged_rate_is_one_line(tmp_path: pathlib.Path, content: str) -> Non
     run = _run(tmp_path / "run", 25)
     (tmp_path / "run" / "data.json").write_text(content)
     with pytest.raises(UserError, match=r"data\.json: cannot be read: "):
-        load_fps(run)
+        assert Run.open(run).fps

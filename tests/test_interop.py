@@ -19,7 +19,8 @@ from tganv2_tf.interop import chainer
 from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import sample_latents
-from tganv2_tf.training import checkpoints
+from tganv2_tf.pretrained import load_generator
+from tganv2_tf.runs import CONFIG_FILE, Run, latest_checkpoint, record_config
 
 DATA = pathlib.Path(__file__).parent / "data"
 
@@ -220,7 +221,7 @@ def test_a_snapshot_becomes_a_run_that_every_command_accepts(snapshots, tmp_path
     assert result.returncode == 0, result.stderr
     assert "fresh" not in result.stderr
     said = result.stdout
-    generator, config, step = checkpoints.load_generator(str(run))
+    config, (generator, step) = Run.open(run).config, load_generator(Run.open(run))
     assert step == 3
     assert (config.train.score, config.train.r1_weight, config.train.ema_decay) == ("separate", 16.0, 0.0)
     assert (config.data.normalization, config.model.spectral_norm) == ("official", False)
@@ -248,7 +249,7 @@ def test_a_snapshot_becomes_a_run_that_every_command_accepts(snapshots, tmp_path
     result = fork_command("tests.quickly", "tganv2_tf.train", *flags, *changed)
     assert result.returncode == 0, result.stderr
     assert "Going on from step 3" in result.stderr
-    trained, _, step = checkpoints.load_generator(str(run))
+    trained, step = load_generator(Run.open(str(run)))
     assert step == 4
     moved = [np.abs(a - b).max() for a, b in zip(trained.get_weights(), original.get_weights())]
     rates = config.train.generator_learning_rate
@@ -258,8 +259,8 @@ def test_a_snapshot_becomes_a_run_that_every_command_accepts(snapshots, tmp_path
 
 def test_the_discriminators_weights_are_in_the_run(snapshots, tmp_path):
     assert import_run(snapshots, tmp_path, f"--discriminator={snapshots / 'd.npz'}").returncode == 0
-    back = Discriminator(checkpoints.load_config(str(tmp_path)).model)
-    path = checkpoints.latest_checkpoint(tmp_path)
+    back = Discriminator(Run.open(str(tmp_path)).config.model)
+    path = latest_checkpoint(tmp_path)
     tf.train.Checkpoint(discriminator=back).read(path).assert_existing_objects_matched().expect_partial()
     for ours, theirs in zip(back.get_weights(), chainer.load_discriminator(snapshots / "d.npz").get_weights()):
         np.testing.assert_array_equal(ours, theirs)
@@ -269,17 +270,17 @@ def test_without_a_discriminator_it_starts_fresh_and_says_so(snapshots, tmp_path
     result = import_run(snapshots, tmp_path / "run")
     assert result.returncode == 0, result.stderr
     assert "No --discriminator: fresh ones, of 8,16,32,64,128 channels" in result.stderr
-    assert checkpoints.load_config(str(tmp_path / "run")).model.discriminator_channels == (8, 16, 32, 64, 128)
+    assert Run.open(str(tmp_path / "run")).config.model.discriminator_channels == (8, 16, 32, 64, 128)
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(snapshots, tmp_path):
     config = tiny_config(model_dir=str(tmp_path))
-    checkpoints.record_config(config)
+    record_config(config)
     result = import_run(snapshots, tmp_path)
     assert result.returncode == 2
     assert "holds a run already" in result.stderr and "Traceback" not in result.stderr
-    assert checkpoints.load_config(str(tmp_path)) == config
-    assert [file.name for file in tmp_path.iterdir()] == [checkpoints.CONFIG_FILE]
+    assert Run.open(str(tmp_path)).config == config
+    assert [file.name for file in tmp_path.iterdir()] == [CONFIG_FILE]
 
 
 def test_a_command_with_networks_that_do_not_fit(tmp_path):

@@ -15,9 +15,10 @@ import pytest
 from tests import lane_files
 from tests.conftest import ROOT
 from tganv2_tf import lanes
+from tganv2_tf.runs import Run
 from tganv2_tf.serving.sampler import load_sampler
 from tganv2_tf.training import loop
-from tganv2_tf.training.checkpoints import CheckpointFolder, load_config
+from tganv2_tf.training.checkpoints import CheckpointFolder
 
 TOLERANCE = 1e-5  # of values in [-1, 1]; processors and lanes differ in the last bits
 
@@ -40,7 +41,7 @@ def test_generators_of_both_lanes_are_read_in_this_one(written: pathlib.Path, ki
 def test_checkpoints_of_both_lanes_are_restored_to_the_bit(written: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Networks, averaged generator, optimizers, step and position in the data."""
     checkpoint = written / "run" / "checkpoints" / "ckpt-2"
-    folder = CheckpointFolder(loop.make_model(load_config(str(written / "run"))), str(tmp_path))
+    folder = CheckpointFolder(loop.make_model(Run.open(str(written / "run")).config), str(tmp_path))
     folder.restore(str(checkpoint))
     restored, expected = lane_files.variables(folder.save(2)), lane_files.variables(checkpoint)
     assert sorted(restored) == sorted(expected)

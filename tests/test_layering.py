@@ -24,12 +24,11 @@ FLOORS = [
     },
     {"frame_folders"},
     {"config", "decoding", "encoding"},
-    {"cli_flags", "ray_cluster", "subsampling", "videos"},
-    {"models", "data"},
-    {"evaluation"},
-    {"training"},
-    {"interop", "serving"},
-    {"explorer"},
+    {"cli_flags", "ray_cluster", "runs", "subsampling", "videos"},
+    {"models", "data", "events"},
+    {"evaluation", "pretrained"},
+    {"serving", "training"},
+    {"explorer", "interop"},
 ]
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
 ENTRY_POINTS = {
@@ -68,6 +67,14 @@ def test_each_floor_imports_only_itself_and_lower_ones():
             assert HEIGHT[used] <= HEIGHT[part], f"{path} imports {used} from a higher floor"
             same_floor = HEIGHT[used] == HEIGHT[part] and used != part
             assert not same_floor, f"{path} imports {used} from another room of its floor"
+
+
+def test_inference_imports_nothing_of_training():
+    package = ROOT / "tganv2_tf"
+    rooms = [package / name for name in ("serving", "evaluation", "explorer")]
+    commands = [package / f"{name}.py" for name in ("generate", "export", "explore", "project", "evaluate", "api")]
+    for path in [*(path for room in rooms for path in room.rglob("*.py")), *commands]:
+        assert "training" not in set(parts_used(path)), path
 
 
 def test_only_entry_points_read_command_lines():

@@ -13,8 +13,10 @@ from tests.conftest import tiny_config
 from tests.data_sets import write_data_set
 from tests.test_tganv2 import batch, run_step
 from tganv2_tf.errors import ConfigError
+from tganv2_tf.runs import record_config
 from tganv2_tf.training import loop
-from tganv2_tf.training.checkpoints import CheckpointFolder, check_run, record_config
+from tganv2_tf.training.checkpoints import CheckpointFolder
+from tganv2_tf.training.compatibility import check_run
 from tganv2_tf.training.loop import make_model, reason
 
 

@@ -23,7 +23,8 @@ from tests.data_sets import write_data_set
 from tests.test_training_commands import MODEL, RUN, SMALL
 from tests.worker_processes import Server, Worker, ip, networks, on_loopback, tf_configs, why_no_namespaces
 from tganv2_tf.errors import ConfigError
-from tganv2_tf.training.checkpoints import load_generator
+from tganv2_tf.pretrained import load_generator
+from tganv2_tf.runs import Run
 from tganv2_tf.training.distribution import HEARTBEAT_SECONDS, HEARTBEAT_VARIABLE, make_strategy
 
 NO_NAMESPACES = why_no_namespaces()
@@ -108,7 +109,7 @@ def undisturbed(server: Server, data_dir: str, tmp_path_factory: pytest.TempPath
 
 @pytest.mark.skipif(bool(NO_NAMESPACES), reason=NO_NAMESPACES)
 def test_workers_that_slurm_names_train_together(undisturbed: pathlib.Path) -> None:
-    assert load_generator(str(undisturbed))[2] == STEPS
+    assert load_generator(Run.open(str(undisturbed)))[1] == STEPS
     # The positions in the data of as many workers as there were.
     position = variables_of(undisturbed, STEPS)["data_position/.ATTRIBUTES/VARIABLE_VALUE"]
     assert position.tolist() == [4 // WORKERS * STEPS] * WORKERS
@@ -172,7 +173,7 @@ def test_workers_that_see_different_checkpoints_do_not_go_on(
             f"train: --model_dir={run}: workers see different checkpoints, of the steps [0, {STEPS}]; put the run on a "
             "disk that all of them mount, or in a bucket",
         )
-    assert load_generator(str(undisturbed))[2] == STEPS
+    assert load_generator(Run.open(str(undisturbed)))[1] == STEPS
 
 
 @pytest.mark.skipif(bool(NO_NAMESPACES), reason=NO_NAMESPACES)

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from data_prep.moving_shapes import write_video
 from tests.conftest import run_command, tiny_config
-from tganv2_tf import cli_flags, project
+from tganv2_tf import cli_flags, pretrained, project
 from tganv2_tf.config import ModelConfig
 from tganv2_tf.decoding import open_video
 from tganv2_tf.errors import UserError
@@ -23,7 +23,7 @@ from tganv2_tf.evaluation.c3d import C3D, C3DConfig
 from tganv2_tf.evaluation.classifier import save_classifier
 from tganv2_tf.geometry import fit
 from tganv2_tf.models.generator import Generator
-from tganv2_tf.training import checkpoints
+from tganv2_tf.pretrained import load_generator
 from tganv2_tf.videos import to_uint8
 
 CLASSES = ("left", "right", "up")
@@ -192,7 +192,7 @@ def made(tmp_path_factory):
     tf.keras.utils.set_random_seed(0)
     save_classifier(C3D(C3DConfig(**shape)), {"format": 1, "shape": shape, "labels": ["a", "b"]}, folder / "c3d.npz")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "load_generator", functools.cache(checkpoints.load_generator))
+        patch.setattr(pretrained, "load_generator", functools.cache(load_generator))
         yield types.SimpleNamespace(
             folder=folder, run=str(folder / "run"), video=str(folder / "clip.avi"), generator=generator
         )

@@ -19,6 +19,10 @@ from benchmarks.rows import Row
 from tests.conftest import TINY_FLAGS
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.files import read_npz
+from tganv2_tf.pretrained import load_generator
+from tganv2_tf.runs import Run, record_config
+from tganv2_tf.training.checkpoints import CheckpointFolder
+from tganv2_tf.training.snapshots import keep_for_ever
 
 RECIPE = [
     *TINY_FLAGS,
@@ -242,7 +246,6 @@ def test_the_baseline_keeps_what_it_is_past_each_moment(facts: dict[str, np.ndar
 
 def test_both_are_rendered_and_scored_alike(facts: dict[str, np.ndarray], work: pathlib.Path) -> None:
     """The baseline's generator, carried over, in the place of both."""
-    from tganv2_tf.training import checkpoints
 
     command = command_of(work)
     model = implementations.tensorflow_model(command.config)
@@ -253,12 +256,12 @@ def test_both_are_rendered_and_scored_alike(facts: dict[str, np.ndarray], work: 
     np.testing.assert_allclose(videos, facts["videos"], atol=1e-3)
 
     model.step.assign(14)
-    checkpoints.keep_for_ever(checkpoints.CheckpointFolder(model).save(14), "after-1")
-    checkpoints.record_config(command.config)
+    keep_for_ever(CheckpointFolder(model).save(14), "after-1")
+    record_config(command.config)
     entered = race.entrants(command)
     ours, theirs = entered[1.0]
     assert (ours.steps, theirs.steps) == (14, 7)
-    generator, _, step = checkpoints.load_generator(theirs.path)
+    generator, step = load_generator(Run.open(theirs.path))
     np.testing.assert_array_equal(generator(facts["expected z"]).numpy(), videos)
     assert step == 7
     command = command_of(work, test_data_dir=command.data_dir)

@@ -26,7 +26,8 @@ from tests.test_docs import commands
 from tests.test_evaluate import write_classifier
 from tganv2_tf import generate, ray_cluster, storage
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.training import checkpoints
+from tganv2_tf.runs import record_config
+from tganv2_tf.training.checkpoints import CheckpointFolder
 from tganv2_tf.training.loop import make_model
 
 pytestmark = needs_ray
@@ -54,8 +55,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, bucket: None) -> pathlib.Path:
     write_classifier(folder / "classifier.npz")
     config = tiny_config(data={"data_dir": str(folder / "data"), "flip": False}, model_dir=str(folder / "run"))
     model = make_model(config)
-    checkpoints.CheckpointFolder(model).save(0)
-    checkpoints.record_config(config)
+    CheckpointFolder(model).save(0)
+    record_config(config)
     for name in ("data", "run"):
         storage.copy_folder(str(folder / name), f"{BUCKET}/{name}", "nothing")
     storage.copy(str(folder / "classifier.npz"), f"{BUCKET}/classifier.npz")

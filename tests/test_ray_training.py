@@ -22,8 +22,9 @@ from tests.worker_processes import Server, on_loopback
 from tganv2_tf import cli_flags, files, storage, train
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.runs import files_of, latest_checkpoint, record_config
 from tganv2_tf.training import ray_training
-from tganv2_tf.training.checkpoints import check_run, files_of, latest_checkpoint, record_config
+from tganv2_tf.training.compatibility import check_run
 from tganv2_tf.training.ray_training import Cluster
 
 SMALL = ["--frame_strides=", "--batch_strides=", "--up_channels=4,4,4", "--discriminator_channels=4", "--r1_weight=0"]

@@ -19,8 +19,9 @@ from tests.forking import fork_command
 from tests.test_tganv2 import batch, run_step
 from tganv2_tf import files
 from tganv2_tf.errors import UserError
+from tganv2_tf.runs import checkpoints_in, latest_checkpoint
 from tganv2_tf.training import callbacks, loop
-from tganv2_tf.training.checkpoints import CheckpointFolder, checkpoints_in, latest_checkpoint
+from tganv2_tf.training.checkpoints import CheckpointFolder
 from tganv2_tf.training.loop import make_model
 
 # A model of one level, of whose steps less is to be waited for.

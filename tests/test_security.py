@@ -18,8 +18,8 @@ from tganv2_tf import files
 from tganv2_tf.config import Config
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
+from tganv2_tf.runs import Run, latest_checkpoint
 from tganv2_tf.serving import rendering
-from tganv2_tf.training.checkpoints import find_checkpoint, latest_checkpoint
 
 FOLDERS = ("tganv2_tf", "data_prep", "examples", "benchmarks")
 # Modules that make objects or code of what they read.
@@ -186,9 +186,9 @@ def test_a_run_names_no_checkpoint_outside_its_folder(tmp_path: pathlib.Path) ->
     (other / "ckpt-9.index").touch()
     (run / "checkpoints" / "checkpoint").write_text('model_checkpoint_path: "../../other/ckpt-9"\n')
     (run / "config.json").write_text(tiny_config().to_json())
-    assert latest_checkpoint(str(run)) is None and find_checkpoint(str(run)) is None
+    assert latest_checkpoint(str(run)) is None and Run.open(str(run)).checkpoint is None
     (run / "checkpoints" / "ckpt-2.index").touch()
-    assert latest_checkpoint(str(run)) == find_checkpoint(str(run)) == str(run / "checkpoints" / "ckpt-2")
+    assert latest_checkpoint(str(run)) == Run.open(str(run)).checkpoint == str(run / "checkpoints" / "ckpt-2")
 
 
 def test_a_config_holds_settings_and_nothing_else() -> None:

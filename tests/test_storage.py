@@ -28,8 +28,8 @@ from tganv2_tf import files, storage
 from tganv2_tf.data import reading
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
+from tganv2_tf.events import EventWriter
 from tganv2_tf.storage import s3, web
-from tganv2_tf.training.summaries import EventWriter
 
 BUCKET = "bucket"
 

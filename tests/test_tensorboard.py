@@ -16,10 +16,10 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tests.browser import chromium, open_page, serving
 from tests.conftest import tiny_config
 from tests.data_sets import write_data_set
-from tganv2_tf.evaluation.protocol import Score
+from tganv2_tf.evaluation.protocol import Score, show_scores
+from tganv2_tf.runs import Run
 from tganv2_tf.training import loop
-from tganv2_tf.training.checkpoints import load_config
-from tganv2_tf.training.summaries import hparams, record_hparams, show_scores
+from tganv2_tf.training.hparams import hparams, record_hparams
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -75,7 +75,7 @@ def test_a_run_has_a_row_with_its_settings_and_says_that_it_has_ended(log_dir: p
     assert row.group_name == f"trained in {log_dir}"
     assert row.hparams["train_steps"].number_value == STEPS
     assert row.hparams["up_channels"].string_value == "4,4,4,4"
-    assert set(row.hparams) == set(hparams(load_config(str(log_dir / "trained"))))
+    assert set(row.hparams) == set(hparams(Run.open(str(log_dir / "trained")).config))
     assert [end.status for end in ended] == [api_pb2.STATUS_SUCCESS]
     # TensorBoard may read the files in this order, and then never sees what is added to an earlier one.
     assert min(path.name for path in (log_dir / "trained" / "events").iterdir()).endswith(".hparams")

@@ -24,7 +24,8 @@ from tests.test_evaluate import write_classifier
 from tests.worker_processes import on_loopback
 from tganv2_tf import videos
 from tganv2_tf.models.latents import sample_latents
-from tganv2_tf.training.checkpoints import load_generator
+from tganv2_tf.pretrained import load_generator
+from tganv2_tf.runs import Run
 from tganv2_tf.training.previews import PREVIEWS_SEED
 
 # Of one level: graphs of more take longer to be made, and show no more here.
@@ -60,7 +61,7 @@ def test_one_device_compiled_in_pairs_of_steps_and_profiled(data_dir: str, tmp_p
     how = ["--distribution=one_device", "--jit_compile", "--steps_per_execution=2", "--profile_steps=4,4"]
     kept = ["--keep_checkpoint_every_steps=4", "--keep_checkpoints=1"]
     train(data_dir, tmp_path, *how, *intervals, *kept, *SMALL, "--r1_weight=0", "--train_steps=6")  # XLA is slow
-    assert load_generator(str(tmp_path))[2] == 6
+    assert load_generator(Run.open(str(tmp_path)))[1] == 6
     assert checkpoints(tmp_path / "checkpoints") == ["ckpt-6.index"]
     assert checkpoints(tmp_path / "snapshots") == ["ckpt-4.index"]
     assert list(tmp_path.glob("events/plugins/profile/*/*.xplane.pb")), "TensorBoard's profile tab reads these"
@@ -97,8 +98,8 @@ def test_fine_tuning_begins_with_the_networks_of_another_run(data_dir: str, tmp_
         said = train(data_dir, tuned, f"--init_from={source}", *frozen, "--num_frames=8", run=step_by_step)
         assert f"A new run with the networks of {first}" in said
         reader = tf.train.load_checkpoint(str(first / "snapshots" / f"ckpt-{step}"))
-        _, config, steps = load_generator(str(tuned))
-        assert (config.model.num_frames, steps) == (8, 1)
+        steps = load_generator(Run.open(str(tuned)))[1]
+        assert (Run.open(str(tuned)).config.model.num_frames, steps) == (8, 1)
         after = tf.train.load_checkpoint(str(tuned / "checkpoints" / "ckpt-1"))
         for name in ("generator/to_map/kernel", "discriminator/level_discriminators/1/blocks/0/conv1/kernel"):
             key = f"{name}/.ATTRIBUTES/VARIABLE_VALUE"
@@ -151,7 +152,7 @@ def test_two_workers_train_one_model_and_only_the_chief_writes(data_dir: str, tm
     assert [worker.returncode for worker in workers] == [0, 0], chief + other
     assert "2/2" in chief
     assert "2/2" not in other
-    assert load_generator(str(run))[2] == 2
+    assert load_generator(Run.open(str(run)))[1] == 2
     assert checkpoints(run / "checkpoints") == ["ckpt-1.index", "ckpt-2.index"]
     names = ["best", "checkpoints", "config.json", "evaluations", "events", "snapshots"]
     assert sorted(path.name for path in run.glob("[!.]*")) == names
@@ -164,7 +165,7 @@ def test_two_workers_train_one_model_and_only_the_chief_writes(data_dir: str, tm
     together, expected = (json.loads(path.read_text())["scores"] for path in (report, tmp_path / "alone.json"))
     for name, score in expected.items():
         np.testing.assert_allclose(together[name]["values"], score["values"], rtol=1e-4)
-    generator, config, _ = load_generator(str(run))
+    config, (generator, _) = Run.open(run).config, load_generator(Run.open(run))
     z = sample_latents(3, config.model.z_dim, tf.constant([config.train.seed, PREVIEWS_SEED]))
     grid = videos.grid(videos.to_uint8(generator(z, level=1).numpy()))
     (event,) = (
@@ -189,7 +190,7 @@ def test_two_workers_train_one_model_and_only_the_chief_writes(data_dir: str, tm
     workers[1].send_signal(signal.SIGTERM)
     chief, other = finish(workers)
     assert [worker.returncode for worker in workers] == [143, 143], chief + other
-    step = load_generator(str(run))[2]
+    step = load_generator(Run.open(str(run)))[1]
     assert "Going on from step 2" in chief
     assert f"Stopped at step {step} and saved" in chief
 

@@ -25,8 +25,8 @@ from tganv2_tf.evaluation.classifier import save_classifier
 from tganv2_tf.evaluation.networks import load_c3d_network
 from tganv2_tf.evaluation.protocol import Real
 from tganv2_tf.models.generator import Generator
+from tganv2_tf.runs import record_config
 from tganv2_tf.training import callbacks
-from tganv2_tf.training.checkpoints import record_config
 
 UNITS = 8  # features of the classifiers here
 

@@ -90,14 +90,12 @@ def evaluate(
 
 def _kind(path: str) -> str:
     """The option of the command that takes what is at a path."""
-    from tganv2_tf import storage
+    from tganv2_tf.runs import Run
     from tganv2_tf.serving.sampler import is_saved_model
-    from tganv2_tf.training.checkpoints import CONFIG_FILE, run_folder
 
     if is_saved_model(path):
         return "saved_model"
-    is_run = storage.exists(storage.join(run_folder(path), CONFIG_FILE))
-    return "video_dir" if os.path.isdir(path) and not is_run else "model_dir"
+    return "video_dir" if os.path.isdir(path) and not Run.open(path).exists else "model_dir"
 
 
 def _require_tensorflow() -> None:

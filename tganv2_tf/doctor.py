@@ -401,8 +401,9 @@ def check_time(config: Config, device: Device, cost: StepCost, throughput: float
 
 def check_run_folder(config: Config, class_names: Sequence[str] = ()) -> Finding:
     """Whether the run can begin in its folder, or go on there, with these classes, if they are known."""
-    from tganv2_tf.training.checkpoints import check_run, latest_checkpoint
+    from tganv2_tf.runs import latest_checkpoint
     from tganv2_tf.training.classes import check_classes
+    from tganv2_tf.training.compatibility import check_run
 
     try:
         if class_names:

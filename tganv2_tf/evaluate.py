@@ -32,6 +32,7 @@ from tganv2_tf.evaluation import score_names
 from tganv2_tf.files import check_destination, write_atomically
 from tganv2_tf.folders import files_of
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
+from tganv2_tf.runs import Run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,6 +84,11 @@ class Command:
         require(generated or self.truncation == 1, "truncation", self.truncation, "with generators only")
         require(0 <= self.seed < 2**31, "seed", self.seed, "a whole number from 0 to 2147483647")
 
+    @functools.cached_property
+    def run(self) -> Run | None:
+        """The run of `model_dir`, with its newest checkpoint at the first use."""
+        return Run.open(self.model_dir) if self.model_dir else None
+
 
 class Outcome(NamedTuple):
     """Scores and what a report says of them.
@@ -119,13 +125,12 @@ def data_config(command: Command, of_run: DataConfig | None, authors_c3d: bool) 
 def generator_of(command: Command, config: EvalConfig) -> Source | None:
     """The generator to score, of a run the newest checkpoint now; None where videos are there already."""
     from tganv2_tf.serving.scored import Source
-    from tganv2_tf.training.checkpoints import find_checkpoint
 
-    if not (command.model_dir or command.saved_model):
+    run = command.run
+    if not (run or command.saved_model):
         return None
-    model_dir = command.model_dir and (find_checkpoint(command.model_dir) or command.model_dir)
-    batches = config.recalibration_batches if command.model_dir else 0
-    return Source(model_dir, command.untrained, command.saved_model, command.seed, command.truncation, batches)
+    batches = config.recalibration_batches if run else 0
+    return Source(run, command.untrained, command.saved_model, command.seed, command.truncation, batches)
 
 
 def source(
@@ -182,15 +187,13 @@ def check(command: Command, config: EvalConfig, is_array: bool = False) -> list[
     return names
 
 
-def check_report(model_dir: str) -> None:
+def check_report(run: Run) -> None:
     """Raises UserError if a run's report could not be written into its folder."""
     from tganv2_tf.evaluation.protocol import report_path
-    from tganv2_tf.training.checkpoints import run_folder
 
-    folder = run_folder(model_dir)
-    if storage.exists(folder):
-        what = f"--model_dir={model_dir}: the report in {folder}"
-        check_destination(report_path(folder, 0, ""), what, "name a file for it with --output")
+    if storage.exists(run.folder):
+        what = f"--model_dir={run.name}: the report in {run.folder}"
+        check_destination(report_path(run.folder, 0, ""), what, "name a file for it with --output")
 
 
 def score(
@@ -266,8 +269,9 @@ def score(
 
 def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) -> int:
     check(command, config)
-    if command.model_dir and not command.output:
-        check_report(command.model_dir)
+    run = command.run
+    if run and not command.output:
+        check_report(run)
     found, generated, about, names = score(command, config, runner)
     width = max(16, *map(len, found))
     for name, of in found.items():
@@ -276,18 +280,14 @@ def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) ->
     from tganv2_tf.evaluation import protocol
 
     output = command.output
-    if command.model_dir and not output:
-        from tganv2_tf.training.checkpoints import run_folder
-
+    if run and not output:
         identity = [names, command.seed, about, command.truncation, config.recalibration_batches]
-        output = protocol.report_path(run_folder(command.model_dir), generated["step"], identity)
+        output = protocol.report_path(run.folder, generated["step"], identity)
     if output:
         write_atomically(output, protocol.report(found, {**generated, "seed": command.seed}, about, config))
         print(f"Report: {output}")
-    if command.model_dir:
-        from tganv2_tf.training.summaries import show_scores
-
-        show_scores(command.model_dir, found, generated["step"])
+    if run:
+        protocol.show_scores(run.folder, found, generated["step"])
     return 0
 
 

@@ -54,20 +54,21 @@ def main(command: Command) -> int:
     import tensorflow as tf
 
     from tganv2_tf.models.recalibration import recalibrate
+    from tganv2_tf.pretrained import load_generator, save_generator
+    from tganv2_tf.runs import Run
     from tganv2_tf.serving.signatures import export
-    from tganv2_tf.training.checkpoints import load_class_names, load_fps, load_generator, save_generator
 
     logging.set_verbosity(logging.WARNING)  # TensorFlow lists every renamed input of every signature
-    generator, config, step = load_generator(command.model_dir)
-    class_names, fps = load_class_names(command.model_dir), load_fps(command.model_dir)
+    run = Run.open(command.model_dir)
+    generator, step = load_generator(run)
     if command.recalibration_batches:
-        recalibrate(generator, command.recalibration_batches, config.train.seed)
+        recalibrate(generator, command.recalibration_batches, run.config.train.seed)
     try:
         if command.weights_only:
-            save_generator(generator, config, class_names, step, command.output_dir, fps)
+            save_generator(generator, run, step, command.output_dir)
             path = command.output_dir
         else:
-            path = str(export(generator, command.output_dir, command.version or None, class_names, fps))
+            path = str(export(generator, command.output_dir, command.version or None, run.class_names, run.fps))
     except tf.errors.OpError as error:  # a full disk, for one
         reason = error.message.splitlines()[0].rpartition("}} ")[2]  # without the name of the operation
         raise UserError(f"--output_dir={command.output_dir}: {reason}") from error

@@ -230,14 +230,14 @@ def write_single(command: Command, sampler: Sampler, chosen: Selection, progress
 
 def write_on_ray(command: Command, runner: RunnerOptions, progress: tqdm) -> str:
     """`write_single`, of some seeds on each node of the cluster. Returns what the files are called."""
-    from tganv2_tf.training.checkpoints import find_checkpoint
+    from tganv2_tf.runs import Run
 
     if not storage.is_remote(command.output):
         storage.make_folder(os.path.dirname(command.output) or ".")
     # Of a run that goes on, the checkpoint that is its newest now.
     command = dataclasses.replace(
         command,
-        model_dir=ray_cluster.placed(command.model_dir and (find_checkpoint(command.model_dir) or command.model_dir)),
+        model_dir=ray_cluster.placed(command.model_dir and Run.open(command.model_dir).pinned().name),
         saved_model=ray_cluster.placed(command.saved_model),
         output=ray_cluster.placed(command.output),
     )

@@ -103,10 +103,13 @@ def main(command: Command) -> int:
     from tganv2_tf.data.pipeline import normalize
     from tganv2_tf.evaluation import projection
     from tganv2_tf.files import whole_file
-    from tganv2_tf.training.checkpoints import load_class_names, load_fps, load_generator
+    from tganv2_tf.pretrained import load_generator
+    from tganv2_tf.runs import Run
 
-    generator, config, step = load_generator(command.model_dir)
-    model, class_names = config.model, load_class_names(command.model_dir)
+    run = Run.open(command.model_dir)
+    generator, step = load_generator(run)
+    config, class_names = run.config, run.class_names
+    model = config.model
     labels = parse_labels(command.labels or "all", class_names) if command.labels or class_names else None
     frame_step = command.frame_step or config.data.frame_step
     clip = projection.read_clip(command.video, model.num_frames, model.resolution, command.first_frame, frame_step)
@@ -152,7 +155,7 @@ def main(command: Command) -> int:
     if output.suffix.lower() == ".png":
         videos.write_image(output, videos.strip(pair))
     else:
-        of_clip = load_fps(command.model_dir) * config.data.frame_step / frame_step
+        of_clip = run.fps * config.data.frame_step / frame_step
         fps = command.fps or min(of_clip or DEFAULT_FPS, MAX_FPS)
         videos.write_video(output, videos.grid(pair, columns=2), fps)
     arrays, whose = {"z": found.z, "losses": found.losses}, ""

@@ -45,6 +45,11 @@ def checksum(path: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def checksums(files: Iterable[str]) -> dict[str, str]:
+    """The checksums of files, by the files' names."""
+    return {os.path.basename(file): checksum(file) for file in files}
+
+
 def folder_checksum(folder: Path, files: Iterable[pathlib.Path] | None = None) -> str:
     """`sha256:` and the hexadecimal digest of names and contents in a folder, the same in any place.
 

@@ -36,6 +36,7 @@ from tganv2_tf.evaluation.networks import Answers, Network, described, enough_me
 from tganv2_tf.evaluation.samples import Batches, Stream, of_shards
 from tganv2_tf.evaluation.score_names import NETWORK_OF
 from tganv2_tf.evaluation.validity import classifier_columns
+from tganv2_tf.events import EventWriter
 from tganv2_tf.files import Path, read_npz, whole_file
 
 COMPARE_SAMPLES = {"kvd", "precision", "recall", "density", "coverage"}
@@ -315,6 +316,15 @@ def report(
 def report_path(model_dir: Path, step: int, identity: Any) -> str:
     """Where a run keeps the report on a step; another protocol, or other scores, have another one."""
     return storage.join(model_dir, "evaluations", f"step-{step}-{digest(identity)[:8]}.json")
+
+
+def show_scores(folder: str, scores: Mapping[str, Score], step: int) -> None:
+    """Adds scores to the events of a run, or warns that it cannot: their report is written already."""
+    try:
+        with EventWriter(folder) as writer:
+            write_summaries(writer, scores, step)
+    except (OSError, tf.errors.OpError) as error:
+        logging.warning("%s: the scores are not shown in TensorBoard: %s", folder, str(error).splitlines()[0])
 
 
 def write_summaries(writer: tf.summary.SummaryWriter, scores: Mapping[str, Score], step: int) -> None:

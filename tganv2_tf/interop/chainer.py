@@ -418,11 +418,13 @@ def run_config(command: Command, model: ModelConfig) -> Config:
 
 
 def main(command: Command) -> int:
-    from tganv2_tf.training.checkpoints import CONFIG_FILE, CheckpointFolder, latest_checkpoint, record_config
+    from tganv2_tf.runs import Run, record_config
+    from tganv2_tf.training.checkpoints import CheckpointFolder
     from tganv2_tf.training.loop import make_model
 
     folder = pathlib.Path(command.model_dir)
-    if (folder / CONFIG_FILE).exists() or latest_checkpoint(folder):
+    run = Run.open(folder)
+    if run.exists or run.checkpoint:
         raise ConfigError(f"--model_dir={folder}: holds a run already; valid: a folder without one")
     generator = load_generator(
         command.generator, command.num_frames, command.frame_strides or None, command.batch_strides or None

@@ -14,8 +14,9 @@ from tganv2_tf import storage
 from tganv2_tf.class_names import quoted
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.models.latents import latents_from_seeds
+from tganv2_tf.pretrained import load_generator
+from tganv2_tf.runs import Run
 from tganv2_tf.serving.signatures import ServedGenerator
-from tganv2_tf.training.checkpoints import load_class_names, load_fps, load_generator
 from tganv2_tf.videos import to_uint8
 
 CHUNK_FRAMES = 16
@@ -203,8 +204,9 @@ def load_sampler(model_dir: str = "", saved_model: str = "") -> Sampler:
     if bool(model_dir) == bool(saved_model):
         raise ConfigError("--model_dir or --saved_model, one of the two, must say where the generator is")
     if model_dir:
-        generator, _, step = load_generator(model_dir)
-        served = ServedGenerator(generator, load_class_names(model_dir), load_fps(model_dir))
+        run = Run.open(model_dir)
+        generator, step = load_generator(run)
+        served = ServedGenerator(generator, run.class_names, run.fps)
         return Sampler(served, f"{model_dir}, step {step}")
     missing = f"{saved_model}: no SavedModel there; name the folder NAME/VERSION"
     if not is_saved_model(saved_model):

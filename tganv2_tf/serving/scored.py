@@ -14,14 +14,15 @@ import tensorflow as tf
 
 from tganv2_tf import ray_cluster
 from tganv2_tf.config import Config
-from tganv2_tf.data.manifest import folder_checksum
+from tganv2_tf.data.manifest import checksums, folder_checksum
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.evaluation import samples
 from tganv2_tf.evaluation.networks import Answers, NetworkFiles, describe, enough_memory, load_networks
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.recalibration import recalibrate
+from tganv2_tf.pretrained import load_generator
+from tganv2_tf.runs import Run, files_of
 from tganv2_tf.serving.sampler import load_sampler
-from tganv2_tf.training import checkpoints
 
 T = TypeVar("T")
 BYTES_AT_ONCE = 2**30  # of videos on their way to nodes
@@ -32,15 +33,15 @@ class Source:
     """Where a generator is, and which of its videos are meant.
 
     Attributes:
-      model_dir: a run, RUN/best, or a checkpoint.
+      run: the run, and its checkpoint.
       untrained: the run's generator as it was before its training.
-      saved_model: folder of one version of a SavedModel, instead of `model_dir`.
+      saved_model: folder of one version of a SavedModel, instead of `run`.
       seed: of the latents.
       truncation: psi; latents are of U(-psi, psi).
       recalibration_batches: batches from which the batch-norm statistics of a run's generator are taken anew.
     """
 
-    model_dir: str = ""
+    run: Run | None = None
     untrained: bool = False
     saved_model: str = ""
     seed: int = 0
@@ -91,23 +92,26 @@ def load_scored(source: Source) -> Scored:
             about,
             None,
         )
+    run = source.run
+    assert run is not None
     if source.untrained:
-        run, step = checkpoints.load_config(str(checkpoints.run_folder(source.model_dir))), 0
-        if run.train.init_from:
-            raise ConfigError(f"--untrained: the run began with the networks of {run.train.init_from}; score that run")
-        tf.keras.utils.set_random_seed(run.train.seed)  # as training begins
-        generator = Generator(run.model)
+        config, step = run.config, 0
+        if config.train.init_from:
+            raise ConfigError(
+                f"--untrained: the run began with the networks of {config.train.init_from}; score that run"
+            )
+        tf.keras.utils.set_random_seed(config.train.seed)  # as training begins
+        generator = Generator(config.model)
     else:
-        generator, run, step = checkpoints.load_generator(source.model_dir)
-        about["checkpoint"] = checkpoints.checksums(source.model_dir)
+        generator, step = load_generator(run)
+        config, about["checkpoint"] = run.config, checksums(files_of(run.checkpoint or ""))
     if source.recalibration_batches:
-        recalibrate(generator, source.recalibration_batches, run.train.seed)
+        recalibrate(generator, source.recalibration_batches, config.train.seed)
     sample = tf.function(
         lambda z, labels: generator(z, num_frames=samples.NUM_FRAMES, labels=labels), reduce_retracing=True
     )
-    class_names = tuple(checkpoints.load_class_names(source.model_dir))
-    about |= {"step": step, "config": dataclasses.asdict(run)}
-    return Scored(sample, run.model.z_dim, class_names, about, run)
+    about |= {"step": step, "config": dataclasses.asdict(config)}
+    return Scored(sample, config.model.z_dim, run.class_names, about, config)
 
 
 def answers_from_nodes(source: Source, files: NetworkFiles, options: ray_cluster.RunnerOptions) -> Iterator[Answers]:
@@ -156,7 +160,8 @@ def _describe_on_node(videos: np.ndarray, kinds: Collection[str], files: Network
 
 def _for_nodes(source: Source) -> Source:
     """The same for processes in other folders."""
-    return _placed(source, "model_dir", "saved_model")
+    placed = _placed(source, "saved_model")
+    return dataclasses.replace(placed, run=source.run and _placed(source.run, "name", "folder", "checkpoint"))
 
 
 def _files_for_nodes(files: NetworkFiles) -> NetworkFiles:

@@ -20,24 +20,20 @@ from absl import logging
 
 from tganv2_tf import lanes, storage
 from tganv2_tf.config import Config
-from tganv2_tf.data.manifest import Manifest
+from tganv2_tf.data.manifest import Manifest, checksums
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation import protocol, validity
 from tganv2_tf.evaluation.networks import Answers, describe, load_c3d_network, warn_of_doubtful
 from tganv2_tf.evaluation.samples import NUM_FRAMES, batch_of_generator
+from tganv2_tf.events import EventWriter
 from tganv2_tf.files import write_atomically
 from tganv2_tf.models.recalibration import recalibrate
 from tganv2_tf.models.tganv2 import TGANv2
-from tganv2_tf.training.checkpoints import (
-    CHECKPOINT_DIR,
-    CheckpointFolder,
-    best_score,
-    checksums,
-    keep_best,
-    keep_for_ever,
-)
+from tganv2_tf.runs import CHECKPOINT_DIR, files_of
+from tganv2_tf.training.checkpoints import CheckpointFolder
 from tganv2_tf.training.distribution import any_worker, gatherer, is_loss_of_worker, num_workers, worker_number
-from tganv2_tf.training.summaries import EventWriter, record_success
+from tganv2_tf.training.hparams import record_success
+from tganv2_tf.training.snapshots import best_score, keep_best, keep_for_ever
 
 LOSS_SCALE_HALVINGS = 15  # from Keras' first loss scale, 2^15, to 1
 EVAL_SCORES = ("inception_score", "c3d_fid")
@@ -325,7 +321,7 @@ class Evaluations(StepCallback):
         if self.chief:
             checkpoint = storage.join(train.model_dir, CHECKPOINT_DIR, f"ckpt-{step}")
             generated = {"model_dir": train.model_dir, "step": step, "seed": train.seed}
-            generated |= {"checkpoint": checksums(checkpoint), "config": dataclasses.asdict(self.config)}
+            generated |= {"checkpoint": checksums(files_of(checkpoint)), "config": dataclasses.asdict(self.config)}
             try:
                 if is_best:
                     keep_best(checkpoint, train.best_score, value, self.protocol)

@@ -10,17 +10,7 @@ from tganv2_tf import storage
 from tganv2_tf.class_names import difference
 from tganv2_tf.config import Config
 from tganv2_tf.errors import ConfigError
-from tganv2_tf.training.checkpoints import (
-    BEST_DIR,
-    CHECKPOINT_DIR,
-    CLASSES_FILE,
-    CONFIG_FILE,
-    SNAPSHOT_DIR,
-    checkpoints_in,
-    load_class_names,
-    load_config,
-    run_folder,
-)
+from tganv2_tf.runs import BEST_DIR, CHECKPOINT_DIR, CLASSES_FILE, SNAPSHOT_DIR, Run, checkpoints_in
 
 
 def check_classes(config: Config, class_names: Sequence[str]) -> None:
@@ -64,13 +54,13 @@ def warn_of_other_classes(config: Config, class_names: Sequence[str]) -> None:
         )
 
 
-def _difference(run: str, class_names: Sequence[str]) -> str:
+def _difference(name: str, class_names: Sequence[str]) -> str:
     """How the classes of a run, or of a checkpoint of one, differ from these; empty if it has not recorded any."""
-    folder = run_folder(run)
-    if not storage.exists(storage.join(folder, CONFIG_FILE)) or not load_config(folder).model.conditional:
+    run = Run.open(name)
+    if not run.exists or not run.config.model.conditional:
         return ""
-    path = storage.join(folder, CLASSES_FILE)
+    path = storage.join(run.folder, CLASSES_FILE)
     if not storage.exists(path):
         logging.warning("%s: missing; the run's classes are taken to be those of the data.", path)
         return ""
-    return difference(load_class_names(folder), class_names, "the run", "the data")
+    return difference(run.class_names, class_names, "the run", "the data")

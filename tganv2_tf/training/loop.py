@@ -21,20 +21,16 @@ from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.pipeline import Position, load_manifest, training_dataset
 from tganv2_tf.data.reading import explain
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.events import EventWriter
 from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.tganv2 import TGANv2
+from tganv2_tf.runs import EVENTS_DIR, checkpoints_in, record_config
 from tganv2_tf.training import callbacks, previews
 from tganv2_tf.training.adam import Adam
-from tganv2_tf.training.checkpoints import (
-    EVENTS_DIR,
-    CheckpointFolder,
-    check_run,
-    checkpoints_in,
-    initialize,
-    record_config,
-)
+from tganv2_tf.training.checkpoints import CheckpointFolder
 from tganv2_tf.training.classes import check_classes, warn_of_other_classes
+from tganv2_tf.training.compatibility import check_run, initialize
 from tganv2_tf.training.description import describe, warn_of_empty_classes, with_classes
 from tganv2_tf.training.distribution import (
     check_bfloat16,
@@ -46,7 +42,7 @@ from tganv2_tf.training.distribution import (
     per_replica_batch_size,
     warn_without_gpu,
 )
-from tganv2_tf.training.summaries import EventWriter, record_hparams
+from tganv2_tf.training.hparams import record_hparams
 
 LOCK = ".lock"
 

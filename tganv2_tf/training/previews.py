@@ -15,10 +15,10 @@ from tganv2_tf.config import Config
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.pipeline import labelled_clips, normalize
 from tganv2_tf.errors import UserError
+from tganv2_tf.events import EventWriter
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.training.callbacks import StepCallback
 from tganv2_tf.training.distribution import gatherer, num_workers, worker_number
-from tganv2_tf.training.summaries import EventWriter
 
 PREVIEW_FPS = 8.0
 PREVIEWS_A_CLASS = 4  # if there are too few for all classes

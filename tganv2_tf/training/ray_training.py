@@ -166,8 +166,8 @@ def _checked(config: Config, cluster: Cluster) -> Config:
 
     from tganv2_tf.data.pipeline import load_manifest
     from tganv2_tf.training import loop
-    from tganv2_tf.training.checkpoints import check_run
     from tganv2_tf.training.classes import check_classes
+    from tganv2_tf.training.compatibility import check_run
     from tganv2_tf.training.distribution import per_replica_batch_size
 
     tf.config.set_visible_devices([], "GPU")  # they are for the workers on this machine

@@ -1,0 +1,99 @@
+"""Whether a run can be resumed with a config, and begin with the networks of another run."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tganv2_tf.config import Config
+from tganv2_tf.errors import ConfigError
+from tganv2_tf.models.tganv2 import TGANv2
+from tganv2_tf.pretrained import read, readable
+from tganv2_tf.runs import BEST_DIR, SNAPSHOT_DIR, Run
+
+# What a network's weights depend on; the other fields of a model may differ from those of a run that it begins with.
+SHAPES = (
+    "resolution",
+    "z_dim",
+    "lstm_channels",
+    "lstm_layers",
+    "up_channels",
+    "discriminator_channels",
+    "spectral_norm",
+    "conditional",
+    "num_classes",
+)
+
+
+def check_run(config: Config) -> list[str]:
+    """Makes sure that the checkpoints in `model_dir`, if any, can be gone on from with this config.
+
+    Returns:
+      The settings that differ from the run's and may, as `--name=value (the run has value)`.
+    Raises:
+      ConfigError: the run there has another model, or other updates a step; the message names the fields.
+    """
+    run = Run.open(config.train.model_dir)
+    if not run.exists or not run.checkpoint:
+        return []
+    old = run.config
+    refused = differences(config.model, old.model, "the run has")
+    allowed = differences(config.data, old.data, "the run has")
+    allowed.pop("data_prep", None)  # it changes messages only
+    for name, text in differences(config.train, old.train, "the run has").items():
+        now, before = getattr(config.train, name), getattr(old.train, name)
+        if (
+            name == "n_dis"  # the rates' schedules count the updates
+            or (name == "ema_decay" and bool(now) != bool(before))  # with and without an averaged generator
+            or (name == "mixed_precision" and "mixed_float16" in (now, before))  # with and without a loss scale
+        ):
+            refused[name] = text
+        else:
+            allowed[name] = text
+    allowed |= differences(config.eval, old.eval, "the run has")
+    if refused:
+        raise ConfigError(f"{run.folder} holds another run: {', '.join(refused.values())}; choose another --model_dir")
+    return list(allowed.values())
+
+
+def differences(now: Any, before: Any, whose: str) -> dict[str, str]:
+    """`--name=value (whose value)` of each field in which two configs of a kind differ, by name."""
+
+    def shown(value: Any) -> str:
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    return {
+        field.name: f"--{field.name}={shown(getattr(now, field.name))} ({whose} {shown(getattr(before, field.name))})"
+        for field in dataclasses.fields(now)
+        if getattr(now, field.name) != getattr(before, field.name)
+    }
+
+
+def initialize(model: TGANv2) -> str:
+    """Gives the networks of a new run the weights in `init_from`; optimisers and step begin anew.
+
+    Returns:
+      The checkpoint that was read.
+    Raises:
+      ConfigError: there is none, or its networks have other shapes; the message names what differs.
+      UserError: it is damaged.
+    """
+    config = model.config
+    source = Run.open(config.train.init_from)
+    if source.checkpoint is None:
+        raise ConfigError(
+            f"--init_from={config.train.init_from}: no checkpoint there; valid: the folder of a run, RUN/{BEST_DIR}, "
+            f"or RUN/{SNAPSHOT_DIR}/ckpt-STEP"
+        )
+    other = differences(config.model, source.config.model, "there")
+    shapes = [text for name, text in other.items() if name in SHAPES]
+    if shapes:
+        raise ConfigError(f"--init_from={config.train.init_from}: its networks have other shapes: {', '.join(shapes)}")
+    networks = {"generator": model.generator, "discriminator": model.discriminator}
+    if model.ema_generator is not model.generator:
+        networks["ema_generator"] = model.ema_generator
+    with readable(source.checkpoint) as local:
+        for name, network in networks.items():
+            # One by one: in a run without averaging two of the names stand for the same network.
+            read(local, **{name: network})
+    return source.checkpoint

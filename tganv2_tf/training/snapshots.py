@@ -1,0 +1,73 @@
+"""Checkpoints that training keeps: snapshots, and the best by a score."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+
+from tganv2_tf import storage
+from tganv2_tf.errors import UserError
+from tganv2_tf.files import write_atomically
+from tganv2_tf.runs import BEST_DIR, BEST_FILE, SNAPSHOT_DIR, files_of
+
+
+def keep_for_ever(path: str, folder: str = SNAPSHOT_DIR) -> None:
+    """Gives the files of a checkpoint a second name in another folder of the run, where training deletes nothing.
+
+    Raises:
+      OSError: that cannot be written.
+    """
+    target = storage.join(os.path.dirname(os.path.dirname(path)), folder)
+    storage.make_folder(target)
+    for file in files_of(path):
+        name = os.path.basename(file)
+        if storage.is_remote(target):
+            storage.copy(file, storage.join(target, name))
+            continue
+        temporary = os.path.join(target, f".{name}")
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        try:
+            os.link(file, temporary)
+        except OSError:  # not every file system has links
+            shutil.copyfile(file, temporary)
+        os.replace(temporary, os.path.join(target, name))
+
+
+def best_score(model_dir: str, name: str, protocol: str) -> float | None:
+    """The score of the checkpoint in `best/`; None where there is none, or one that cannot be compared.
+
+    Args:
+      model_dir: the run.
+      name: of the score.
+      protocol: a digest of all that scores depend on besides the checkpoint.
+    Raises:
+      UserError: its file cannot be read.
+    """
+    path = storage.join(model_dir, BEST_DIR, BEST_FILE)
+    if not storage.exists(path):
+        return None
+    try:
+        best = json.loads(storage.read_text(path))
+        return float(best["value"]) if (best["score"], best["protocol"]) == (name, protocol) else None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path}: cannot be read: {error}; delete it, and the next evaluation writes it anew"
+        ) from error
+
+
+def keep_best(path: str, name: str, value: float, protocol: str) -> None:
+    """Keeps a checkpoint in `best/`, instead of the one that is there.
+
+    Raises:
+      OSError: that cannot be written.
+    """
+    keep_for_ever(path, BEST_DIR)
+    newest = os.path.basename(path)
+    folder = storage.join(os.path.dirname(os.path.dirname(path)), BEST_DIR)
+    best = {"checkpoint": newest, "score": name, "value": value, "protocol": protocol}
+    write_atomically(storage.join(folder, BEST_FILE), json.dumps(best, indent=2) + "\n")
+    for file in storage.names(folder):
+        if file.startswith("ckpt-") and file.partition(".")[0] != newest:
+            storage.remove(storage.join(folder, file))
