@@ -494,6 +494,19 @@ def test_every_flagfile_is_complete(recipe):
     assert wanted - given == set()
 
 
+@pytest.mark.parametrize("recipe", sorted((ROOT / "flags").glob("*.flags")), ids=lambda path: path.name)
+def test_a_recipe_holds_only_what_differs_from_the_one_that_it_builds_on(recipe):
+    own = [line for line in recipe.read_text().splitlines() if line.startswith("--")]
+    if own[0].startswith("--flagfile="):
+        config = cli_flags.parse(own, *RUN)
+        for line in own[1:]:
+            try:
+                without = cli_flags.parse([other for other in own if other != line], *RUN)
+            except ConfigError:
+                continue
+            assert without != config, line
+
+
 BOOLEANS = {field.name for part in RUN for field in dataclasses.fields(part) if field.type == "bool"}
 
 
