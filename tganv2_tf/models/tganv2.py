@@ -45,10 +45,10 @@ class TGANv2(tf.keras.Model):
     """Generator and discriminators, trained by `fit` (arXiv 1811.09245).
 
     A batch has three parts: pyramids of real clips with a leading axis n_dis, level l float32
-    [n_dis, N_l, T_l, H_l, W_l, 3]; labels, int64 [n_dis, N_1]; and the number of windows read for it by each input
-    pipeline, int64 [num_pipelines]. In a conditional model, fakes have the labels of the real clips. Means are over the
-    replica's batch and gradients are averaged over replicas, so results do not depend on the number of replicas that
-    share a global batch.
+    [n_dis, N_l, T_l, H_l, W_l, 3]; labels, int64 [n_dis, N_1]; and the number of slots each input pipeline used for it
+    (see `data/pipeline.py`), int64 [num_pipelines]. In a conditional model, fakes have the labels of the real clips.
+    Means are over the replica's batch and gradients are averaged over replicas, so results do not depend on the number
+    of replicas that share a global batch.
 
     Attributes:
       generator, discriminator: The networks.
@@ -56,7 +56,7 @@ class TGANv2(tf.keras.Model):
         itself if `ema_decay` is 0.
       config: The configuration of the run.
       step: int64, number of generator updates so far.
-      data_position: int64 [num_pipelines], number of windows read so far by each pipeline.
+      data_position: int64 [num_pipelines], number of slots used so far by each pipeline.
       restarts: int64, number of restarts from a checkpoint after non-finite losses. Each restart uses new random
         numbers.
     """
@@ -167,7 +167,7 @@ class TGANv2(tf.keras.Model):
 
         Args:
           data: n_dis batches of this replica: levels, level l float32 [n_dis, N_l, T_l, H_l, W_l, 3]; labels, int64
-            [n_dis, N_1]; number of windows read, int64 [num_pipelines].
+            [n_dis, N_1]; number of slots used, int64 [num_pipelines].
         Returns:
           Scalars, averaged over replicas: losses and mean logits per level at the first discriminator update, and
           gradient norms. The discriminators' norm is the maximum over the updates.
