@@ -202,7 +202,7 @@ def warn_without_gpu(config: Config) -> None:
 def check_bfloat16(config: Config) -> None:
     """Logs a warning if bfloat16 is slow on this CPU.
 
-    oneDNN needs AVX-512 for bfloat16; TensorFlow checks the processor for it, not oneDNN. Without AVX-512, Eigen is used
+    oneDNN needs AVX-512 for bfloat16; TensorFlow checks the processor, not oneDNN. Without AVX-512, Eigen is used
     and a step of the demo takes 20 times as long as in float32. If the processor has AVX-512 but ONEDNN_MAX_CPU_ISA
     disables it, TensorFlow 2.15 crashes with a segmentation fault, and 2.21 completes no step.
 
