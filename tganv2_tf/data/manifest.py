@@ -135,7 +135,7 @@ class Manifest:
       frame_rates: Number of videos, keyed by frames per second as text; `0` is unknown.
       longest_records: Number of videos, keyed by the number of frames of their longest record, as text.
       videos_per_class: Number of videos of each class, in the order of `labels`.
-      sources: One digest per shard, to detect changes of its videos' files (`data_prep.sources`).
+      sources: One string per shard: short digests of its videos' file states, to detect changes (`data_prep.sources`).
 
     The last four are empty in data sets of older versions.
     """

@@ -75,7 +75,7 @@ class Generator(tf.keras.Model):
             raise ValueError("a conditional generator needs num_classes")
         self.to_map = layers.Dense(size * size * channels, kernel_initializer=lecun_normal(), name="to_map")
         if num_classes:
-            # The standard deviation of to_map(z): the entries of z have variance 1/3.
+            # Equals the initial standard deviation of to_map(z), because the entries of z have variance 1/3.
             spread = tf.keras.initializers.RandomNormal(stddev=3**-0.5)
             self.class_to_map = layers.Embedding(num_classes, size * size * channels, spread, name="class_to_map")
         self.recurrence = [

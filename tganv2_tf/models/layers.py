@@ -50,7 +50,7 @@ class BatchNorm(layers.Layer):
     Attributes:
       num_classes: Number of classes; 0 if unconditional.
       moments: Function that computes the moments. It may be replaced, e.g. by that of `tganv2_tf.interop.chainer`,
-        which has the rounding errors of the authors' code.
+        which rounds as the authors' code does.
     """
 
     def __init__(self, num_classes: int = 0, **kwargs: Any) -> None:

@@ -33,7 +33,7 @@ def minimax_generator_loss(fake_scores: tf.Tensor) -> tf.Tensor:
 
 
 def hinge_generator_loss(fake_scores: tf.Tensor) -> tf.Tensor:
-    """-D(G(z)) (Lim & Ye, arXiv 1705.02894)."""
+    """-D(G(z)), as in Geometric GAN (Lim & Ye, arXiv 1705.02894)."""
     return -fake_scores
 
 
@@ -48,7 +48,7 @@ def hinge_fake_loss(fake_scores: tf.Tensor) -> tf.Tensor:
 
 
 class Loss(NamedTuple):
-    """An adversarial loss (arXiv 1811.09245, equation (1), for `minimax`).
+    """An adversarial loss; the functions above cite the papers.
 
     Attributes:
       generator: Loss of the generator, a function of fake scores.

@@ -33,8 +33,8 @@ def average_pool(inputs: tf.Tensor, pool_time: bool = True, grow_length_one_axes
     """Halves time (if `pool_time`), height and width by averaging pairs.
 
     An odd axis longer than 1 is padded by one zero on both sides; the zeros count in the averages, as in the authors'
-    code. An axis of length 1 is unchanged, or, with `grow_length_one_axes`, padded but not pooled: it grows to 3, as in
-    the authors' code.
+    code. An axis of length 1 is unchanged. With `grow_length_one_axes` it is padded but not pooled, so it grows to 3,
+    as in the authors' code.
 
     Args:
       inputs: [N, T, H, W, C] with static T, H, W.

@@ -88,7 +88,7 @@ class Previews(StepCallback):
 
 
 def write_animation(tag: str, video: np.ndarray) -> None:
-    """Writes a video, uint8 [T, H, W, 3], as animated GIF to TensorBoard's image tab, by the default writer and step.
+    """Writes a video, uint8 [T, H, W, 3], as an animated GIF for TensorBoard, with the default writer and step.
 
     `tf.summary.image` writes only PNG files, but the plugin displays any image format.
     """
