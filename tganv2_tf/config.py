@@ -1,7 +1,7 @@
-"""What a run is: frozen dataclasses, validated when they are made. Every field is a flag of the same name.
+"""Configuration of a run: frozen dataclasses, validated on creation. Each field is a flag of the same name.
 
-The defaults are those of the paper, or, where it is silent, of the authors' implementation; `flags/` holds complete
-recipes.
+Defaults are the paper's (arXiv 1811.09245), or the authors' implementation's if the paper does not specify them.
+Complete recipes are in `flags/`.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ def option(
     group: str = "",
     destination: str = "",
 ) -> Any:
-    """A dataclass field that is also a flag.
+    """Defines a dataclass field that is also a flag.
 
     Args:
-      help: one line: the meaning, with units.
-      default: left out where the flag is required.
-      choices: the valid values of a text flag.
-      group: the heading under which `--help` shows it and the fields after it; that of the field before if left out.
-      destination: `file` or `folder` if it names what the command writes when its work is done; `cli_flags.run` makes
-        sure, before the work, that it can be written.
+      help: One line with the meaning and units.
+      default: Default value; a flag without one is required.
+      choices: Valid values of a text flag.
+      group: Heading in `--help` for this field and the following ones; empty keeps the previous heading.
+      destination: `file` or `folder` if the flag names the output of the command. `cli_flags.run` then checks that it
+        can be written before the command starts.
     """
     metadata = {"help": help, "choices": choices, "group": group, "destination": destination}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def require(condition: bool, name: str, value: Any, valid: str) -> None:
-    """Raises ConfigError, naming the flag, its value and what is valid, unless `condition` holds."""
+    """Raises ConfigError with the flag's name, its value and the valid values if `condition` is false."""
     if not condition:
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
         raise ConfigError(f"--{name}={shown}: valid: {valid}")
@@ -74,7 +74,7 @@ class ModelConfig:
     num_classes: int = option("classes of a conditional model; 0 = as many as the data set has", 0)
 
     def __post_init__(self) -> None:
-        # With one frame the recurrence would never run, and its weights would have no gradient.
+        # With one frame the recurrence would not run, and its weights would have no gradient.
         require(self.num_frames >= 2, "num_frames", self.num_frames, "a whole number of at least 2")
         for name in ("z_dim", "lstm_channels", "lstm_layers"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
@@ -235,13 +235,13 @@ class TrainConfig:
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 up to, not including, 1")
         local = "://" not in self.model_dir or self.model_dir.startswith("s3://")
         require(local, "model_dir", self.model_dir, "a folder of this machine, or s3://BUCKET/FOLDER")
-        # Float16 needs scaled losses, which are no part of the definition.
+        # Float16 needs loss scaling, which plain gradients do not implement.
         fast = self.gradients == "fast" or self.mixed_precision != "mixed_float16"
         require(fast, "gradients", self.gradients, "fast with --mixed_precision=mixed_float16")
         require(self.seed < 2**31, "seed", self.seed, "a whole number below 2147483648")
         parse_policy(self.diffaugment)
         require(self.adam_epsilon > 0, "adam_epsilon", self.adam_epsilon, "a number above 0")
-        # XLA compiles the step of one device; the sums over replicas in its midst cannot be a part of that.
+        # XLA compiles the step of one device, which cannot contain reductions over replicas.
         require(
             not self.jit_compile or self.distribution == "one_device",
             "jit_compile",
@@ -267,7 +267,7 @@ class TrainConfig:
             require(inside, "profile_steps", self.profile_steps, text)
 
     def is_due(self, step: int, every: int) -> bool:
-        """Whether what is done every so many steps, and at the end, is done after `step`; never if `every` is 0."""
+        """Returns whether an action is due after `step`: every `every` steps and at the last step; 0 is never."""
         return every > 0 and (step % every == 0 or step == self.train_steps)
 
     @property
@@ -312,7 +312,7 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole run: `model`, `data`, `train`, and how it is evaluated on the way, `eval`."""
+    """Configuration of a run: `model`, `data`, `train`, and `eval` for evaluations during training."""
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -337,11 +337,11 @@ class Config:
         )
 
     def to_json(self) -> str:
-        """The text of `config.json`."""
+        """Returns the content of `config.json`."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     def flags(self) -> list[str]:
-        """The flags that make this config out of the defaults."""
+        """Returns the flags of all settings that differ from the defaults."""
         given = []
         for part in (self.model, self.data, self.train, self.eval):
             for field in dataclasses.fields(part):
@@ -353,14 +353,14 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> Config:
-        """Reads what `to_json` wrote.
+        """Parses the output of `to_json`.
 
         Raises:
-          ConfigError: not JSON, an unknown or a missing field, or values that cannot work.
+          ConfigError: The text is not valid JSON, a field is unknown or missing, or a value is invalid.
         """
         parts = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig, "eval": EvalConfig}
         try:
-            loaded = {"eval": {}, **json.loads(text)}  # which runs from before there were scores do not have
+            loaded = {"eval": {}, **json.loads(text)}  # missing in runs of older versions
             made = {}
             for name, part in parts.items():
                 made[name] = part(**{key: tuple(v) if isinstance(v, list) else v for key, v in loaded[name].items()})

@@ -1,4 +1,4 @@
-"""The events of a run, which TensorBoard shows."""
+"""Writes the TensorBoard events of a run."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ from absl import logging
 from tganv2_tf import storage
 from tganv2_tf.runs import EVENTS_DIR
 
-QUEUE = {"max_queue": 10**6, "flush_millis": 10**9}  # for buckets: nothing is written but by `flush`
+QUEUE = {"max_queue": 10**6, "flush_millis": 10**9}  # for buckets: events are written only by `flush`
 
 
 class EventWriter:
-    """Writes the events of a run, in a local folder or a bucket.
+    """Writes the events of a run to a local folder or a bucket.
 
-    For a bucket, TensorFlow writes to a temporary folder, and `flush` uploads the files that have changed. TensorFlow
-    could write to the bucket itself by tensorflow-io. But after one failed flush, that replaces the file with an empty
-    one at the next, and reports success. Each start of a run has its own event files, so earlier ones stay. The writer
-    is a context manager: at the end of its block it flushes and closes.
+    For a bucket, TensorFlow writes to a temporary folder, and `flush` uploads changed files. tensorflow-io is not used:
+    after a failed flush, its next flush replaces the file with an empty one and reports success. Each start of a run
+    writes new event files and keeps earlier ones. The writer is a context manager; it flushes and closes on exit.
 
     Attributes:
-      folder: where TensorFlow writes events and profiles.
+      folder: Local folder of events and profiles.
     """
 
     def __init__(self, model_dir: str, suffix: str | None = None) -> None:
         """
         Args:
-          model_dir: the run; if it is empty, nothing is written.
-          suffix: of the file's name.
+          model_dir: Folder of the run; if empty, no events are written.
+          suffix: Suffix of the file name.
         Raises:
-          tf.errors.OpError: the local folder cannot be written.
+          tf.errors.OpError: The local folder cannot be written.
         """
         self._stack = contextlib.ExitStack()
         self._target = self.folder = storage.join(model_dir, EVENTS_DIR) if model_dir else ""
@@ -53,10 +52,10 @@ class EventWriter:
         return self._writer.as_default(step)
 
     def flush(self) -> None:
-        """Writes all events, and uploads what has changed in the temporary folder, if there is one.
+        """Writes all events and, for a bucket, uploads changed files.
 
         Raises:
-          OSError, tf.errors.OpError: they cannot be written.
+          OSError, tf.errors.OpError: The events cannot be written.
         """
         self._writer.flush()
         if self.folder == self._target:

@@ -1,4 +1,4 @@
-"""Generators in checkpoints: read, and written alone, without what only training needs."""
+"""Reads generators from checkpoints, and writes them without the variables needed only for training."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tganv2_tf.runs import CHECKPOINT_DIR, CONFIG_FILE, Run, files_of, name_newe
 
 
 def load_generator(run: Run) -> tuple[Generator, int]:
-    """The averaged generator of a run's checkpoint, and the step.
+    """Returns the averaged generator of a run's checkpoint, and the step.
 
     Raises:
-      UserError: There is no such run or no checkpoint, or it is damaged.
+      UserError: The run or its checkpoint does not exist or is damaged.
     """
     config = run.config
     if run.checkpoint is None:
@@ -37,16 +37,16 @@ def load_generator(run: Run) -> tuple[Generator, int]:
 
 
 def save_generator(generator: Generator, run: Run, step: int, folder: str | os.PathLike[str]) -> None:
-    """Writes an averaged generator alone, as a small run that whatever generates takes.
+    """Writes only an averaged generator, as a run that can be used for generation.
 
-    It cannot be trained on: discriminators and optimisers are left out.
+    Training cannot be resumed from it, because discriminators and optimisers are omitted.
 
     Args:
-      generator, step: From `load_generator`.
-      run: Whose config, class names and frame rate are copied.
-      folder: Appears only when it is whole.
+      generator, step: Results of `load_generator`.
+      run: The run whose config, class names and frame rate are copied.
+      folder: Target folder, created atomically.
     Raises:
-      UserError: the folder is there already.
+      UserError: The folder exists already.
     """
     if storage.exists(folder):
         raise UserError(f"{folder} is already there; name a new folder")
@@ -56,7 +56,7 @@ def save_generator(generator: Generator, run: Run, step: int, folder: str | os.P
             storage.copy_folder(os.path.join(local, "run"), os.fspath(folder), CONFIG_FILE)
         return
     config, target = run.config, pathlib.Path(folder)
-    # Without the paths of the run, its data and its classifier.
+    # Removes local paths: those of the run, its data and its classifier.
     train = dataclasses.replace(config.train, model_dir="", init_from="", eval_every_steps=0)
     data, scores = dataclasses.replace(config.data, data_dir=""), dataclasses.replace(config.eval, cache_dir="")
     scores = dataclasses.replace(scores, classifier="", c3d_mean="")
@@ -76,11 +76,11 @@ def save_generator(generator: Generator, run: Run, step: int, folder: str | os.P
 
 @contextlib.contextmanager
 def readable(prefix: str) -> Iterator[str]:
-    """The prefix of a checkpoint on this machine: its own, or that of a copy, which is removed when the block ends.
+    """Yields the prefix of a checkpoint on the local disk. A remote one is copied; the copy is removed on exit.
 
     Raises:
-      UserError: the checkpoint is damaged or of another model: what `tf.train` raises in the block.
-      OSError: its server is not available.
+      UserError: The checkpoint is damaged or of another model. Errors of `tf.train` in the block are converted to this.
+      OSError: The server is not available.
     """
     with contextlib.ExitStack() as stack:
         local = prefix
@@ -97,5 +97,5 @@ def readable(prefix: str) -> Iterator[str]:
 
 
 def read(prefix: str, **objects: Any) -> None:
-    """Reads all variables of these objects from a local checkpoint, which may hold more; see `readable`."""
+    """Reads all variables of these objects from a local checkpoint, which may contain more; see `readable`."""
     tf.train.Checkpoint(**objects).read(prefix).expect_partial().assert_existing_objects_matched()

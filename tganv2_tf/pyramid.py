@@ -1,8 +1,8 @@
-"""The arithmetic of the levels: how many frames, pixels and clips each of them has.
+"""Numbers of frames, pixels and clips of each level.
 
-One object owns it, for configuration, data, networks and tests. Levels are numbered 1..L as in the paper; a level
-doubles the resolution of the one before it, and the subsampling layer between them keeps every s_t-th frame of every
-s_n-th clip (paper, section on the subsampling layers: `h[::s_n, :, b_t::s_t]`).
+Configuration, data, networks and tests use this module. Levels are numbered 1..L as in the paper (arXiv 1811.09245).
+Each level doubles the resolution of the previous one. The subsampling layer between two levels keeps every s_t-th frame
+of every s_n-th clip (section on the subsampling layers: `h[::s_n, :, b_t::s_t]`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Level:
 
     Attributes:
       number: 1..L.
-      frames: T of its clips.
-      size: height and width in pixels.
-      clip_stride: it holds every clip_stride-th clip of the batch at level 1.
+      frames: Number of frames per clip, T_l.
+      size: Height and width in pixels.
+      clip_stride: The level keeps every clip_stride-th clip of level 1.
     """
 
     number: int
@@ -33,7 +33,7 @@ class Level:
     clip_stride: int
 
     def batch_size(self, first_batch_size: int) -> int:
-        """N_l, given N_1."""
+        """Returns N_l, given N_1."""
         return first_batch_size // self.clip_stride
 
 
@@ -42,13 +42,13 @@ class PyramidSpec:
     """Sizes of all levels in training.
 
     Attributes:
-      num_frames: T of level 1.
-      resolution: height and width of the last level in pixels.
-      frame_strides: s_t of each subsampling layer, L - 1 of them.
-      batch_strides: s_n of each subsampling layer, L - 1 of them.
+      num_frames: Number of frames at level 1, T.
+      resolution: Height and width of the last level in pixels.
+      frame_strides: s_t of each subsampling layer, L - 1 integers.
+      batch_strides: s_n of each subsampling layer, L - 1 integers.
 
     Raises:
-      ConfigError: numbers that do not divide.
+      ConfigError: The strides are invalid, or a size is not divisible as required.
     """
 
     num_frames: int
@@ -81,12 +81,12 @@ class PyramidSpec:
 
     @property
     def num_levels(self) -> int:
-        """L."""
+        """Number of levels, L."""
         return len(self.frame_strides) + 1
 
     @property
     def num_up_blocks(self) -> int:
-        """Up blocks of the whole generator."""
+        """Number of up blocks of the generator."""
         return self.num_levels - 1 + FIRST_LEVEL_BLOCKS
 
     @property
@@ -96,7 +96,7 @@ class PyramidSpec:
 
     @property
     def base_size(self) -> int:
-        """Height and width of the map that the latent becomes."""
+        """Height and width of the base map, to which the latent is mapped."""
         return self.resolution // self.scale
 
     @property

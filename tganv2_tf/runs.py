@@ -1,4 +1,4 @@
-"""The folder of a run: config, class names, frame rate, checkpoints. A `Run` is opened once, by name, and handed on."""
+"""The folder of a run: config, class names, frame rate, checkpoints. A `Run` is opened once by name and passed on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tganv2_tf.files import write_atomically
 
 CONFIG_FILE = "config.json"
 CLASSES_FILE = "classes.json"
-DATA_FILE = "data.json"  # what a run keeps of its data set
+DATA_FILE = "data.json"  # facts about the data set that generation needs
 CHECKPOINT_DIR = "checkpoints"
 EVENTS_DIR = "events"
 SNAPSHOT_DIR = "snapshots"
@@ -26,11 +26,11 @@ BEST_FILE = "best.json"
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run, and the checkpoint of it that is meant.
+    """A run and one of its checkpoints.
 
     Attributes:
-      name: As the user named it.
-      folder: Of the run, a path or an address.
+      name: The name given by the user.
+      folder: Folder of the run, a path or an address.
       checkpoint: Prefix of the checkpoint's files; None if there is no checkpoint.
     """
 
@@ -40,10 +40,10 @@ class Run:
 
     @classmethod
     def open(cls, name: str | os.PathLike[str]) -> Run:
-        """Finds a run. Nothing is read yet, so that it need not exist.
+        """Locates a run without reading its files. The run need not exist.
 
         Args:
-          name: The folder of a run, for its newest checkpoint; RUN/best; or a checkpoint's prefix, such as
+          name: Folder of a run (selects its newest checkpoint), RUN/best, or the prefix of a checkpoint, e.g.
             RUN/snapshots/ckpt-1000.
         """
         name = os.fspath(name)
@@ -57,15 +57,15 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        """Whether the folder is that of a run."""
+        """Whether the folder contains a run."""
         return storage.exists(storage.join(self.folder, CONFIG_FILE))
 
     @functools.cached_property
     def config(self) -> Config:
-        """The config with which the run was last trained.
+        """The config of the run's latest training.
 
         Raises:
-          UserError: There is no such run, or its config cannot be read.
+          UserError: The run does not exist, or its config cannot be read.
         """
         folder = self.folder
         path = storage.join(folder, CONFIG_FILE)
@@ -81,10 +81,10 @@ class Run:
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:
-        """The classes, in the order of their labels; empty if the model is not conditional.
+        """Class names in the order of labels; empty if the model is not conditional.
 
         Raises:
-          UserError: There is no such run, or the file with the names is damaged.
+          UserError: The run does not exist, or the file with the names is damaged.
         """
         num_classes = self.config.model.num_classes
         if not num_classes:
@@ -100,7 +100,7 @@ class Run:
 
     @functools.cached_property
     def fps(self) -> float:
-        """Frames per second of the clips that the run was trained on; 0 if unknown.
+        """Frames per second of the training clips; 0 if unknown.
 
         Raises:
           UserError: The file with the rate is damaged.
@@ -114,18 +114,18 @@ class Run:
             raise UserError(f"{path}: cannot be read: {error}; delete it, or copy it again") from error
 
     def pinned(self) -> Run:
-        """The same, named by its checkpoint: if the run is trained on, the one that is the newest now."""
+        """Returns this run named by its current checkpoint, which stays the same if training continues."""
         return dataclasses.replace(self, name=self.checkpoint or self.name)
 
 
 def record_config(config: Config, class_names: Sequence[str] = (), folder: str = "", fps: float = 0.0) -> None:
-    """Writes what must be known of a run into its folder or another one: `config.json`, and two files more.
+    """Writes `config.json`, and if applicable `classes.json` and `data.json`, into the run's or another folder.
 
     Args:
-      config: of the run.
-      class_names: of a conditional model, for `classes.json`.
-      folder: instead of the run's own.
-      fps: frames per second of a generated video, for `data.json`; 0 = unknown.
+      config: Configuration of the run.
+      class_names: Class names of a conditional model, for `classes.json`.
+      folder: Target folder; empty is the run's folder.
+      fps: Frames per second of generated videos, for `data.json`; 0 is unknown.
     """
     folder = folder or config.train.model_dir
     if fps:
@@ -136,9 +136,9 @@ def record_config(config: Config, class_names: Sequence[str] = (), folder: str =
 
 
 def checkpoints_in(folder: str) -> list[str]:
-    """Prefixes of the checkpoints in a folder, the newest first.
+    """Returns the prefixes of the checkpoints in a folder, newest first.
 
-    What is there counts, and not TensorFlow's `checkpoint` file, which a power cut can leave empty or behind.
+    It lists files instead of reading TensorFlow's `checkpoint` file, which may be empty or outdated after a power cut.
     """
     found = [re.fullmatch(r"ckpt-(\d+)\.index", name) for name in storage.names(folder)]
     numbers = {int(match[1]) for match in found if match}
@@ -146,23 +146,23 @@ def checkpoints_in(folder: str) -> list[str]:
 
 
 def step_of(prefix: str) -> int:
-    """The step of a checkpoint, by its prefix."""
+    """Returns the step of a checkpoint, given its prefix."""
     return int(prefix.rpartition("-")[2])
 
 
 def name_newest(prefix: str) -> None:
-    """Writes what `tf.train.latest_checkpoint` reads."""
+    """Writes the `checkpoint` file, which `tf.train.latest_checkpoint` reads."""
     folder, name = os.path.split(prefix)
     write_atomically(storage.join(folder, "checkpoint"), f'model_checkpoint_path: "{name}"\n')
 
 
 def latest_checkpoint(model_dir: str | os.PathLike[str]) -> str | None:
-    """Prefix of the newest checkpoint of a run."""
+    """Returns the prefix of the newest checkpoint of a run, or None."""
     return next(iter(checkpoints_in(storage.join(model_dir, CHECKPOINT_DIR))), None)
 
 
 def files_of(prefix: str) -> list[str]:
-    """The files of a checkpoint; the index, which makes them one, comes last."""
+    """Returns the files of a checkpoint. The index is last: without it the checkpoint does not exist."""
     folder, name = os.path.split(prefix)
     files = [file for file in storage.names(folder) if file.startswith(f"{name}.")]
     return [storage.join(folder, file) for file in sorted(files, key=lambda file: (file.endswith(".index"), file))]

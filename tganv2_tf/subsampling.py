@@ -1,8 +1,7 @@
 """The subsampling layers: S^G between the generator's levels, S^D from a real clip to its pyramid.
 
-Both reduce a level in the same way, so that real and fake levels have the same distribution of frames:
-`h[::s_n, b::s_t]` with a random offset b (paper, section on the subsampling layers). S^D also averages pixels down to
-the level's size.
+Both subsample by `h[::s_n, b::s_t]` with a random offset b (arXiv 1811.09245, section on the subsampling layers), so
+real and fake levels have the same distribution of frames. S^D also averages pixels down to the level's size.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from tganv2_tf.pyramid import PyramidSpec
 
 
 def random_frame_offsets(frame_strides: Sequence[int], seed: tf.Tensor) -> list[tf.Tensor]:
-    """One offset b_t of S^G a subsampling layer, uniform in 0..s_t - 1.
+    """Draws one offset b_t of S^G per subsampling layer, uniform in 0..s_t - 1.
 
     Args:
       frame_strides: s_t of each layer.
-      seed: int32 [2], a stateless seed; the same on all replicas, so that they agree.
+      seed: Stateless seed, int32 [2]; must be equal on all replicas.
     Returns:
       int32 scalars.
     """
@@ -31,11 +30,11 @@ def random_frame_offsets(frame_strides: Sequence[int], seed: tf.Tensor) -> list[
 
 
 def subsample(features: tf.Tensor, frame_offset: tf.Tensor | int, frame_stride: int, batch_stride: int) -> tf.Tensor:
-    """S^G: every batch_stride-th sample and, from the offset on, every frame_stride-th frame.
+    """Applies S^G: keeps every batch_stride-th sample and every frame_stride-th frame, starting at the offset.
 
     Args:
-      features: [N, T, H, W, C]; N and T divisible by their strides.
-      frame_offset: b_t, an integer in 0..frame_stride - 1, one for the whole batch.
+      features: [N, T, H, W, C]; N and T are divisible by their strides.
+      frame_offset: b_t, an integer in 0..frame_stride - 1 for the whole batch.
       frame_stride: s_t.
       batch_stride: s_n.
     Returns:
@@ -47,13 +46,13 @@ def subsample(features: tf.Tensor, frame_offset: tf.Tensor | int, frame_stride: 
     samples = None if num_samples is None else -(-num_samples // batch_stride)
     shape = [num_frames // frame_stride, frame_stride, *features.shape[2:]]
     grouped = tf.reshape(features[::batch_stride], [-1, *shape])
-    # XLA cannot slice from a tensor on, nor differentiate that; picking one of each group it can.
+    # XLA cannot compile or differentiate a slice that starts at a tensor, but it can gather one frame per group.
     return tf.ensure_shape(_pick(grouped, tf.convert_to_tensor(frame_offset)), [samples, shape[0], *features.shape[2:]])
 
 
 @tf.custom_gradient
 def _pick(grouped: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, None]]]:
-    """[N, M, S, H, W, C] -> [N, M, H, W, C], the same one of each S."""
+    """Selects the same index of each group of S: [N, M, S, H, W, C] -> [N, M, H, W, C]."""
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
         chosen = tf.one_hot(index, grouped.shape[2], dtype=upstream.dtype)
@@ -63,7 +62,7 @@ def _pick(grouped: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf
 
 
 def average_pixels(videos: tf.Tensor, factor: int) -> tf.Tensor:
-    """Means over factor x factor pixels: float [N, T, H, W, C] -> [N, T, H / factor, W / factor, C]."""
+    """Averages blocks of factor x factor pixels: float [N, T, H, W, C] -> [N, T, H / factor, W / factor, C]."""
     if factor == 1:
         return videos
     shape = tf.shape(videos)
@@ -75,20 +74,20 @@ def average_pixels(videos: tf.Tensor, factor: int) -> tf.Tensor:
 
 
 def video_pyramid(videos: tf.Tensor, spec: PyramidSpec, seed: tf.Tensor) -> list[tf.Tensor]:
-    """S^D: the levels of a batch of real clips.
+    """Applies S^D: computes the levels of a batch of real clips.
 
-    The clips and the strides are those of the fakes; the frame offsets are independent for each clip and level, and
-    nested: the frames of a level are among those of the level before.
+    Strides and clip indices are those of S^G. Frame offsets are independent per clip and level. They are nested: the
+    frames of a level are a subset of those of the previous level.
 
     Args:
       videos: uint8 or float32 [N_1, T, H, W, C].
-      spec: sizes of the levels.
-      seed: int32 [2], a stateless seed.
+      spec: Sizes of the levels.
+      seed: Stateless seed, int32 [2].
     Returns:
-      L tensors, level l float32 [N_l, T_l, H_l, W_l, C], in the units of the videos.
+      L tensors, level l float32 [N_l, T_l, H_l, W_l, C], in the value range of `videos`.
     """
     num_clips, (num_frames, *frame_shape) = tf.shape(videos)[0], videos.shape[1:]
-    # What is subsampled are the numbers of the frames; the frames themselves are copied and cast once a level.
+    # Subsamples indices of frames, so that frames are copied and cast only once per level.
     all_frames = tf.reshape(videos, [-1, *frame_shape])
     numbers = tf.reshape(tf.range(num_clips * num_frames), [num_clips, num_frames])
     levels = []

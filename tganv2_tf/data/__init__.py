@@ -1,1 +1,1 @@
-"""Training data: the records that `data_prep` writes, and the pipeline that reads them."""
+"""Training data: the record format written by `data_prep`, and the input pipeline."""

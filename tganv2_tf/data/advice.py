@@ -1,4 +1,4 @@
-"""What to do if there is no data set where one is expected: in one line, with the command that the recipe names."""
+"""One-line instructions for users whose data set is missing, with the recipe's data_prep command."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ OF_ANY_VIDEOS = "video_folder --video_dir=VIDEOS"
 
 
 def preparation(model: ModelConfig, data: DataConfig) -> str:
-    """What makes data for a recipe, as it follows `python -m data_prep.`; empty if the recipe does not say."""
+    """Returns the recipe's data_prep command without `python -m data_prep.`; empty if the recipe has none."""
     return data.data_prep and f"{data.data_prep} --resolution={model.resolution}"
 
 
 def how_to_make(folder: str, command: str = "") -> str:
-    """How to make a data set.
+    """Returns instructions to make a data set.
 
     Args:
-      folder: of the shards.
-      command: as `preparation` gives it.
+      folder: Folder of the shards.
+      command: Result of `preparation`.
     """
     if not command:
         return "`python -m tganv2_tf` lists the data_prep commands that make one"
@@ -31,14 +31,14 @@ def how_to_make(folder: str, command: str = "") -> str:
 
 
 def how_to_prepare(videos: str, command: str = "") -> str:
-    """How to make a data set of the videos in a folder. Args: as of `how_to_make`, but the folder of the videos."""
-    of_videos = (command or OF_ANY_VIDEOS).rpartition(MODULE)[2]  # the last step, which takes videos
+    """Returns instructions to make a data set from the videos in a folder. `command` is as in `how_to_make`."""
+    of_videos = (command or OF_ANY_VIDEOS).rpartition(MODULE)[2]  # the last step, whose input is videos
     chosen = re.sub(r"--(video_dir|root)=\S+", lambda flag: f"--{flag[1]}={videos}", of_videos)
     return f"make shards of them with: {MODULE}{chosen} --output_dir=SHARDS, and name SHARDS by --data_dir"
 
 
 def holds_videos(folder: Path) -> bool:
-    """Whether there is a video file in a local folder or below."""
+    """Returns whether a local folder or its subfolders contain a video file."""
     try:
         return any(VIDEO_NAME.fullmatch(name) for _, names in walk(folder) for name in names)
     except OSError:
@@ -46,7 +46,7 @@ def holds_videos(folder: Path) -> bool:
 
 
 def require_folders(config: Config) -> None:
-    """Raises ConfigError if `model_dir` or `data_dir` is not set, without which nothing can be trained."""
+    """Raises ConfigError if `model_dir` or `data_dir` is not set."""
     if not config.train.model_dir:
         raise ConfigError("--model_dir is missing: the folder of the run")
     require_data_dir(config.model, config.data)

@@ -1,6 +1,6 @@
-"""Reads shards one record at a time, eagerly, and says in words what is wrong with them.
+"""Reads shards eagerly, one record at a time, and describes damage.
 
-TensorFlow is imported only where it is needed.
+TensorFlow is imported only when needed.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-FRAMING_HEAD, FRAMING_TAIL = 12, 4  # bytes around each record of a TFRecord file: its length, and checksums
+FRAMING_HEAD, FRAMING_TAIL = 12, 4  # bytes before and after each record of a TFRecord file: length and checksums
 
 
 class DamagedError(Exception):
-    """Data that are not what they should be; the message says how, without a name."""
+    """The data are damaged. The message describes the damage, without a file name."""
 
 
 def read_shard(path: str) -> Iterator[bytes]:
-    """The serialized records of a shard.
+    """Yields the serialized records of a shard.
 
     Raises:
-      DamagedError: the file breaks off or its checksums are wrong; TFRecord has no way to find the next record.
+      DamagedError: The file is truncated or a checksum is wrong. TFRecord cannot find the next record then.
     """
     import tensorflow as tf
 
@@ -40,10 +40,10 @@ def read_shard(path: str) -> Iterator[bytes]:
 
 
 def read_record(serialized: bytes) -> dict[str, Any]:
-    """The fields of `parse_record` as NumPy values.
+    """Returns the fields of `parse_record` as NumPy values.
 
     Raises:
-      DamagedError: it is none of our records.
+      DamagedError: The bytes are not a valid record.
     """
     import tensorflow as tf
 
@@ -54,11 +54,11 @@ def read_record(serialized: bytes) -> dict[str, Any]:
 
 
 def read_lengths(path: str) -> list[tuple[str, int]]:
-    """The `video_id` and the number of frames of each record of a local shard; the frames themselves are not read.
+    """Returns `video_id` and number of frames of each record of a local shard, without reading frames.
 
     Raises:
-      DamagedError: the file breaks off, or something else than our records is in it.
-      OSError: it cannot be read.
+      DamagedError: The file is truncated, or contains invalid records.
+      OSError: The file cannot be read.
     """
     import tensorflow as tf
 
@@ -72,7 +72,7 @@ def read_lengths(path: str) -> list[tuple[str, int]]:
                     raise ValueError("it breaks off")
                 contexts.append(_context(file, length))
                 file.seek(end)
-        # With its tag, a context has the form of a whole `tf.train.Example`.
+        # A context with its tag has the wire format of a `tf.train.Example`.
         fields = {"video_id": tf.string, "num_frames": tf.int64}
         features = {name: tf.io.FixedLenFeature([], kind) for name, kind in fields.items()}
         parsed = tf.io.parse_example(tf.constant(contexts, tf.string), features)
@@ -83,7 +83,7 @@ def read_lengths(path: str) -> list[tuple[str, int]]:
 
 
 def _context(file: IO[bytes], record_bytes: int) -> bytes:
-    """The first field of a record: its tag, its length, seven bits a byte, and so many bytes."""
+    """Reads the first field of a record: its tag, its length as varint, and its content."""
     start, length, shift, part = file.tell(), 0, 0, 128
     file.seek(1, os.SEEK_CUR)
     while part > 127:
@@ -98,10 +98,10 @@ def _context(file: IO[bytes], record_bytes: int) -> bytes:
 
 
 def read_frames(encoded: Iterable[bytes], height: int, width: int) -> Iterator[np.ndarray]:
-    """Decodes frames: each uint8 [height, width, 3].
+    """Yields decoded frames, each uint8 [height, width, 3].
 
     Raises:
-      DamagedError: one cannot be decoded or has another size; the message has its number, from 0.
+      DamagedError: A frame cannot be decoded or has another size. The message has its index, from 0.
     """
     import tensorflow as tf
 
@@ -117,7 +117,7 @@ def read_frames(encoded: Iterable[bytes], height: int, width: int) -> Iterator[n
 
 
 def _reason(error: tf.errors.OpError) -> str:
-    """TensorFlow's words without the names of its functions."""
+    """Returns TensorFlow's error message without function names."""
     return " ".join(re.sub(r"\{\{function_node .*?\}\}|\[Op:.*", "", error.message, flags=re.DOTALL).split()).rstrip(
         "."
     )

@@ -1,4 +1,4 @@
-"""Videos that are too short for a clip, of which training would never see a frame."""
+"""Counts videos that are too short for a clip and therefore never used in training."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tganv2_tf.files import Path
 
 
 def span(num_frames: int, frame_step: int) -> int:
-    """Frames of a video from the first to the last of a clip."""
+    """Returns the number of video frames from the first to the last frame of a clip."""
     return (num_frames - 1) * frame_step + 1
 
 
 def count_shorter(manifest: Manifest, folder: Path, least: int) -> int | None:
-    """How many videos have no record of so many frames.
+    """Counts the videos that have no record with at least `least` frames.
 
     Args:
-      manifest: of the data set.
-      folder: of its shards. They are looked into only if an older version made the manifest.
-      least: frames.
+      manifest: Manifest of the data set.
+      folder: Folder of its shards, which are read only if the manifest is of an older version.
+      least: Minimum number of frames.
     Returns:
-      The number; None if it is not known, because such shards are remote or damaged.
+      The number of videos; None if unknown, because the shards would have to be read but are remote or damaged.
     """
     min_frames = manifest.options.get("min_frames")
     if isinstance(min_frames, int) and min_frames >= least:
@@ -46,12 +46,12 @@ def count_shorter(manifest: Manifest, folder: Path, least: int) -> int | None:
 
 
 def describe_too_short(manifest: Manifest, data: DataConfig, num_frames: int) -> str:
-    """What is to be said of videos that are too short for a clip, in one line; empty if there are none.
+    """Returns a message about videos that are too short for a clip, in one line; empty if there are none.
 
     Args:
-      manifest: of the data set in `data.data_dir`.
-      data: how clips are drawn.
-      num_frames: of a clip.
+      manifest: Manifest of the data set in `data.data_dir`.
+      data: Sampling options.
+      num_frames: Number of frames per clip.
     """
     least = span(num_frames, data.frame_step)
     count = count_shorter(manifest, data.data_dir, least)

@@ -1,7 +1,7 @@
-"""The manifest of a data set: which shards there are, what they hold, and how they were made.
+"""The manifest of a data set: its shards, their contents and the options with which they were made.
 
-A data set is a folder with shards `NAME-SPLIT-00000-of-00064.tfrecord`, TFRecord files, and one `manifest.json`,
-written last. TensorFlow is not imported here.
+A data set is a folder of TFRecord shards `NAME-SPLIT-00000-of-00064.tfrecord` and a `manifest.json`, which is written
+last. This module does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from tganv2_tf.files import Path, write_atomically
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
-UNFINISHED_DIR = ".unfinished"  # what a preparation keeps in the data folder until its manifest is written
+UNFINISHED_DIR = ".unfinished"  # working folder of a preparation, until the manifest is written
 CHUNK_BYTES = 1 << 20
 SHOWN_CLASSES = 3
-LOOKS_AT_ONCE = 16  # a bucket takes tens of milliseconds to say how large a shard is
-MAX_PIXELS = 65535  # across or down: no JPEG has more
+LOOKS_AT_ONCE = 16  # parallel requests: a bucket takes tens of milliseconds per file size
+MAX_PIXELS = 65535  # largest width or height of a JPEG
 
 
 def shard_name(name: str, split: str, index: int, count: int) -> str:
-    """File name of shard `index` (from 0) of `count`: `ucf101-train-00000-of-00064.tfrecord`."""
+    """Returns the file name of shard `index` (from 0) of `count`, e.g. `ucf101-train-00000-of-00064.tfrecord`."""
     return f"{name}-{split}-{index:05d}-of-{count:05d}.tfrecord"
 
 
 def checksum(path: Path) -> str:
-    """`sha256:` and the hexadecimal digest of a file."""
+    """Returns `sha256:` and the hexadecimal digest of a file."""
     digest = hashlib.sha256()
     with storage.on_disk(path) as local, open(local, "rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -46,16 +46,16 @@ def checksum(path: Path) -> str:
 
 
 def checksums(files: Iterable[str]) -> dict[str, str]:
-    """The checksums of files, by the files' names."""
+    """Returns the checksums of files, keyed by base name."""
     return {os.path.basename(file): checksum(file) for file in files}
 
 
 def folder_checksum(folder: Path, files: Iterable[pathlib.Path] | None = None) -> str:
-    """`sha256:` and the hexadecimal digest of names and contents in a folder, the same in any place.
+    """Returns `sha256:` and the hexadecimal digest of a folder's relative file names and contents.
 
     Args:
-      folder: the names are those below it.
-      files: in the folder; all that it holds if it is None.
+      folder: The folder.
+      files: Files in the folder to include; None includes all.
     """
     root, digest = pathlib.Path(folder), hashlib.sha256()
     chosen = root.rglob("*") if files is None else files
@@ -69,12 +69,12 @@ class Shard:
     """One shard of the manifest.
 
     Attributes:
-      file: bare name, in the folder of the manifest.
-      bytes: size of the file.
-      checksum: as `checksum` gives it.
-      num_videos: source videos.
-      num_records: records; more than `num_videos` where long videos were cut into segments.
-      num_frames: frames of all records.
+      file: File name without folder; it is in the folder of the manifest.
+      bytes: Size of the file.
+      checksum: Result of `checksum`.
+      num_videos: Number of source videos.
+      num_records: Number of records; greater than `num_videos` if long videos were cut into segments.
+      num_frames: Number of frames of all records.
     """
 
     file: str
@@ -85,7 +85,7 @@ class Shard:
     num_frames: int
 
     def fault(self, folder: Path) -> str | None:
-        """What is wrong at first sight with the file in `folder`: it is missing or has another size. Else None."""
+        """Returns an error text if the file in `folder` is missing or has another size, else None."""
         try:
             size = storage.size(storage.join(folder, self.file))
         except OSError as error:
@@ -95,7 +95,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """A video that is not in the shards, and why."""
+    """A video that is not in the shards, and the reason."""
 
     video: str
     reason: str
@@ -106,10 +106,10 @@ class Damaged:
     """A video that is in the shards although its file is damaged.
 
     Attributes:
-      video: its id.
-      header_frames: number of frames by the header of its file; 0 if it has none.
-      num_frames: frames that were decoded.
-      reason: all that is known, in one line.
+      video: The id of the video.
+      header_frames: Number of frames according to the file header; 0 if unknown.
+      num_frames: Number of frames that were decoded.
+      reason: Description of the damage in one line.
     """
 
     video: str
@@ -120,22 +120,22 @@ class Damaged:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says of a data set.
+    """The contents of `manifest.json`.
 
     Attributes:
-      name: of the data set, such as `ucf101`.
-      split: such as `train`.
-      height: of all frames, in pixels.
-      width: of all frames, in pixels.
-      labels: names of the classes; the label of a record is an index into it.
-      options: every option that the bytes of the shards depend on.
-      shards: in the order of their numbers.
-      skipped: videos that were to be prepared and could not.
-      damaged: videos of which a part is missing or faulty.
-      frame_rates: number of videos by their rate in frames per second, as text; `0` if unknown.
-      longest_records: number of videos by the frames of their longest record, as text.
-      videos_per_class: number of videos of each class, in the order of `labels`.
-      sources: of each shard, digits that tell whether the files of its videos have changed (`data_prep.sources`).
+      name: Name of the data set, e.g. `ucf101`.
+      split: Name of the split, e.g. `train`.
+      height: Height of all frames, in pixels.
+      width: Width of all frames, in pixels.
+      labels: Class names; the label of a record is an index into this list.
+      options: All options that affect the bytes of the shards.
+      shards: Shards in order of their index.
+      skipped: Videos that could not be prepared.
+      damaged: Videos of which a part is missing or faulty.
+      frame_rates: Number of videos, keyed by frames per second as text; `0` is unknown.
+      longest_records: Number of videos, keyed by the number of frames of their longest record, as text.
+      videos_per_class: Number of videos of each class, in the order of `labels`.
+      sources: One string per shard: short digests of its videos' file states, to detect changes (`data_prep.sources`).
 
     The last four are empty in data sets of older versions.
     """
@@ -168,12 +168,12 @@ class Manifest:
 
     @property
     def num_frames(self) -> int:
-        """Frames of all records; those that overlapping segments share count in each of them."""
+        """Number of frames of all records. Frames shared by overlapping segments count in each segment."""
         return sum(shard.num_frames for shard in self.shards)
 
     @property
     def fps(self) -> float:
-        """The median of the videos' known rates, in frames per second; 0 if none is known."""
+        """Median of the known frame rates, in frames per second; 0 if none is known."""
         known = sorted((float(rate), count) for rate, count in self.frame_rates.items() if float(rate) > 0)
         middle = sum(count for _, count in known) / 2
         for rate, count in known:
@@ -184,21 +184,21 @@ class Manifest:
 
     @property
     def empty_classes(self) -> str:
-        """One line that names the classes without a video; empty if there are none, or if it is not known."""
+        """Message with the classes that have no videos, in one line; empty if there are none or it is unknown."""
         return describe_empty_classes(self.labels, self.videos_per_class)
 
     def shard_paths(self, folder: Path) -> list[str]:
-        """Paths of the shards, in the order of their numbers, for `tf.data.TFRecordDataset`."""
+        """Returns the paths of the shards in order of their index, for `tf.data.TFRecordDataset`."""
         return [storage.join(folder, shard.file) for shard in self.shards]
 
     def faults(self, folder: Path) -> dict[str, str]:
-        """What is wrong at first sight with the shards in `folder`, by their names."""
+        """Returns the results of `Shard.fault` for faulty shards in `folder`, keyed by file name."""
         with concurrent.futures.ThreadPoolExecutor(LOOKS_AT_ONCE) as pool:
             found = pool.map(lambda shard: shard.fault(folder), self.shards)
         return {shard.file: fault for shard, fault in zip(self.shards, found) if fault}
 
     def save(self, folder: Path) -> None:
-        """Writes `manifest.json`, whole or not at all."""
+        """Writes `manifest.json` atomically."""
         counts = {key: getattr(self, key) for key in ("num_videos", "num_records", "num_frames", "num_shards")}
         fields = dataclasses.asdict(self)
         head = {"format": FORMAT_VERSION, "name": fields.pop("name"), "split": fields.pop("split")}
@@ -207,13 +207,13 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path, command: str = "") -> Manifest:
-        """Reads `manifest.json`, and looks at nothing else.
+        """Reads `manifest.json` without checking the shards.
 
         Args:
-          folder: of the data set.
-          command: what makes such data, as `advice.preparation` gives it.
+          folder: Folder of the data set.
+          command: The command that makes such data, from `advice.preparation`, for error messages.
         Raises:
-          UserError: no such folder, or no manifest or an unreadable one in it.
+          UserError: The folder or the manifest does not exist, or the manifest is unreadable.
         """
         directory = os.fspath(folder).rstrip("/") or os.fspath(folder)
         path = storage.join(directory, MANIFEST_FILE)
@@ -232,12 +232,12 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path, command: str = "") -> Manifest:
-        """Reads `manifest.json` and holds the sizes of the shards against it; checksums would take too long.
+        """Reads `manifest.json` and checks the sizes of the shards. Checksums are not checked, to save time.
 
-        Args are those of `read`.
+        Args: see `read`.
 
         Raises:
-          UserError: as `read` does, or a shard is missing or has another size.
+          UserError: As in `read`, or a shard is missing or has another size.
         """
         manifest = cls.read(folder, command)
         faults = manifest.faults(folder)
@@ -248,11 +248,11 @@ class Manifest:
 
 
 def describe_empty_classes(labels: Sequence[str], counts: Sequence[int]) -> str:
-    """One line that names the classes without a video; empty if there are none.
+    """Returns a message with the classes that have no videos, in one line; empty if there are none.
 
     Args:
-      labels: names of the classes.
-      counts: number of videos of each.
+      labels: Class names.
+      counts: Number of videos of each class.
     """
     names = [label for label, count in zip(labels, counts) if not count]
     if not names:
@@ -265,9 +265,9 @@ WHAT_TO_DO = "copy the data set again, or prepare it again in an empty folder"
 
 
 def _from_json(text: str) -> Manifest:
-    """Raises ValueError, saying what is wrong."""
+    """Parses and validates a manifest. Raises ValueError with a description of the error."""
     loaded = json.loads(text)
-    json.dumps(loaded, ensure_ascii=False).encode()  # halves of characters could not be printed later
+    json.dumps(loaded, ensure_ascii=False).encode()  # rejects lone surrogates, which cannot be printed
     if _checked(loaded, {"format": int}, "")["format"] != FORMAT_VERSION:
         raise ValueError(f"its format is {loaded['format']}; this code reads {FORMAT_VERSION}")
     fields = _checked({**_LATER_FIELDS, **loaded}, _kinds(Manifest), "")
@@ -291,7 +291,7 @@ def _from_json(text: str) -> Manifest:
         if not re.fullmatch(r"[0-9]{1,9}", frames) or type(count) is not int:
             raise ValueError(f"the field longest_records has {frames!r}: {count!r}")
     for shard in fields["shards"]:
-        # A manifest from elsewhere must not make training read files outside its folder.
+        # An untrusted manifest must not make training read files outside its folder.
         if shard.file in ("", ".", "..") or "/" in shard.file or "\\" in shard.file or not shard.file.isprintable():
             raise ValueError(f"shard file {shard.file!r} is not a bare file name")
     manifest = Manifest(**fields)
@@ -311,7 +311,7 @@ _LATER_FIELDS: dict[str, Any] = {
 
 
 def _kinds(made: type) -> dict[str, type]:
-    """Types of the fields of a dataclass of this module, without those of their items."""
+    """Returns the types of the fields of a dataclass of this module, without item types."""
     kinds = {"str": str, "int": int, "list": list, "dict": dict}
     return {field.name: kinds[str(field.type).partition("[")[0]] for field in dataclasses.fields(made)}
 

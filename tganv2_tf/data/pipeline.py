@@ -1,13 +1,13 @@
-"""Shards -> clips -> batches of pyramids, with tf.data.
+"""Input pipeline with tf.data: shards -> clips -> batches of pyramids.
 
-An epoch reads every shard once, in an order of its own; each record gives `windows_per_record` clips, windows whose
-starts are drawn from all that fit. Windows are cut out while the frames are still JPEG: only their bytes are shuffled
-and decoded.
+An epoch reads every shard once, in random order. Each record yields `windows_per_record` clips: windows whose starts
+are drawn uniformly from all valid ones. Windows are cut from encoded frames, so only JPEG bytes are shuffled and only
+frames that are used are decoded.
 
-Training can begin anywhere. Each record of the endless stream has as many slots as it may give windows, also one that
-is damaged or too short, so that slot i is always of the same record; slots are shuffled within blocks; and all random
-numbers come from the seed and the number of the record, slot or batch. So a seed gives the same batches whatever the
-number of threads, and the number of the last slot that was used is all that a run must know to go on.
+The stream can start at any position. It consists of slots, `windows_per_record` per record, including damaged and too
+short ones, so slot i always belongs to the same record. Slots are shuffled within blocks. All random numbers depend on
+the seed and the index of the record, slot or batch. A seed therefore determines the batches for any number of threads,
+and a run resumes from the index of the last used slot.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from tganv2_tf.data.records import decode_frame, parse_record
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.subsampling import video_pyramid
 
-OFFICIAL_CROP_MARGIN = 16  # the authors draw x0 from 4..60 of 0..64: a sixteenth of the room is left at either side
+OFFICIAL_CROP_MARGIN = 16  # the authors draw x0 from 4..60 of 0..64: a margin of 1/16 on either side
 
 
 def normalize(frames: tf.Tensor, normalization: str = "paper") -> tf.Tensor:
-    """Bytes, or means of them -> float32 in [-1, 1]: `paper` x / 127.5 - 1, `official` (x - 128) / 128, below 1."""
+    """Maps [0, 255] to float32 in [-1, 1]: `paper` x / 127.5 - 1, `official` (x - 128) / 128, which is below 1."""
     values = tf.cast(frames, tf.float32)
     return values / 127.5 - 1.0 if normalization == "paper" else (values - 128.0) / 128.0
 
 
 def cut_windows(frames: tf.Tensor, count: int, num_frames: int, frame_step: int, seed: tf.Tensor) -> tf.Tensor:
-    """Windows of a video, the start of each uniform over all that fit; no start comes twice where there are enough.
+    """Cuts random windows from a video. Starts are uniform over all valid ones, and distinct if there are enough.
 
     Args:
-      frames: string [T], encoded frames.
-      count: windows to cut.
-      num_frames: of a window.
-      frame_step: distance of its frames in the video.
-      seed: int32 or int64 [2], a stateless seed.
+      frames: Encoded frames, string [T].
+      count: Number of windows.
+      num_frames: Number of frames per window.
+      frame_step: Distance between the frames of a window, in frames of the video.
+      seed: Stateless seed, int32 or int64 [2].
     Returns:
-      string [count, num_frames]; [0, num_frames] where the video is too short.
+      string [count, num_frames]; [0, num_frames] if the video is too short.
     """
     starts = tf.maximum(tf.shape(frames)[0] - (num_frames - 1) * frame_step, 0)
     order = tf.argsort(tf.random.stateless_uniform([starts], seed))
@@ -56,20 +56,20 @@ def cut_windows(frames: tf.Tensor, count: int, num_frames: int, frame_step: int,
 
 
 def decode_clip(frames: tf.Tensor, num_frames: int, height: int, width: int) -> tf.Tensor:
-    """string [num_frames] of JPEG or PNG -> uint8 [num_frames, height, width, 3]."""
-    # Unrolled: tf.map_fn costs more than the decoding of a small frame.
+    """Decodes JPEG or PNG frames: string [num_frames] -> uint8 [num_frames, height, width, 3]."""
+    # Unrolled, because tf.map_fn takes longer than decoding a small frame.
     decoded = [decode_frame(frames[t]) for t in range(num_frames)]
     return tf.ensure_shape(tf.stack(decoded), [num_frames, height, width, 3])
 
 
 def augment(clip: tf.Tensor, resolution: int, flip: bool, seed: tf.Tensor) -> tf.Tensor:
-    """Random horizontal crop of a clip that is wider than high, and a mirrored clip half of the time.
+    """Crops a clip to a square at a random horizontal position, and mirrors it with probability 1/2.
 
     Args:
       clip: uint8 [T, resolution, W, 3], W >= resolution.
-      resolution: of the result, in pixels.
-      flip: whether to mirror.
-      seed: a stateless seed.
+      resolution: Height and width of the result, in pixels.
+      flip: Whether to mirror at random.
+      seed: Stateless seed.
     Returns:
       uint8 [T, resolution, resolution, 3].
     """
@@ -86,19 +86,19 @@ def augment(clip: tf.Tensor, resolution: int, flip: bool, seed: tf.Tensor) -> tf
 
 
 def _mirrored(clip: tf.Tensor) -> tf.Tensor:
-    """uint8 [T, H, W, 3], its columns in the opposite order."""
-    # As rows of pixels, which TensorFlow reverses twenty times as fast as a slice of step -1.
+    """Mirrors a clip, uint8 [T, H, W, 3], horizontally."""
+    # tf.reverse of rows is twenty times as fast as a slice with step -1.
     rows = tf.reverse(tf.reshape(clip, [-1, *clip.shape[2:]]), [1])
     return tf.reshape(rows, clip.shape)
 
 
 def _slots(share: Share, model: ModelConfig, data: DataConfig, seeds: np.ndarray, first: int) -> tf.data.Dataset:
-    """Endless slots from the given one on, each with its window, still encoded.
+    """Returns the endless stream of slots with their encoded windows, starting at slot `first`.
 
     Returns:
-      Elements of (slot int64 [], path string [], number int64 [], label int64 [], frames string [num_frames]). The
-      frames are empty strings where there is no window: the record is too short, and the number -1, or, where these are
-      to be skipped, it is unreadable.
+      Elements of (slot int64 [], path string [], number int64 [], label int64 [], frames string [num_frames]). If the
+      record is too short, or unreadable and to be skipped, the frames are empty strings. If it is too short, `number`
+      is -1.
     """
     files_seed, blocks_seed, windows_seed = (int(seed) for seed in seeds)
     count, size = data.windows_per_record, data.shuffle_buffer
@@ -149,22 +149,22 @@ def labelled_clips(
     endless: bool = False,
     keep: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.data.Dataset:
-    """Single clips with their labels, as classifiers and scores want them.
+    """Returns single clips with labels, for classifiers and scores.
 
     Args:
-      manifest: of the data set in `data.data_dir`.
-      data: how to draw them: `windows_per_record` of each record that is long enough, without a word on damaged ones
-        where these are to be skipped.
-      num_frames: of a clip.
-      resolution: of a clip, in pixels; the height of the frames.
-      seed: of the order, the windows and the augmentation.
-      endless: pass after pass, each with an order and windows of its own, instead of a single one.
-      keep: tells by the id of a record, string [], whether it gives clips, bool []; none = all do.
+      manifest: Manifest of the data set in `data.data_dir`.
+      data: Sampling options. Each record that is long enough yields `windows_per_record` clips. Damaged records are
+        skipped without logging if `skip_corrupt_records` is set.
+      num_frames: Number of frames per clip.
+      resolution: Height and width of a clip in pixels; equals the height of the frames.
+      seed: Seed of order, windows and augmentation.
+      endless: Whether to repeat passes indefinitely, each with another order and other windows.
+      keep: Maps a record's id, string [], to whether its clips are used, bool []; None uses all.
     Returns:
       Elements of (uint8 [num_frames, resolution, resolution, 3], int64 []).
     Raises:
-      ConfigError: no video is long enough.
-      UserError: a damaged record comes before the first that is.
+      ConfigError: No video is long enough.
+      UserError: A damaged record precedes the first one that is long enough.
     """
     seeds = [int(number) for number in np.random.SeedSequence([seed]).generate_state(4)]
     files_seed, records_seed, windows_seed, augmentation_seed = seeds
@@ -199,11 +199,11 @@ def labelled_clips(
 
 
 def load_manifest(model: ModelConfig, data: DataConfig) -> Manifest:
-    """Reads the manifest and makes sure that training can use the data set.
+    """Reads the manifest and checks that the data set fits the model.
 
     Raises:
-      ConfigError: no `data_dir`, frames of another size than the model's, or no video that is long enough.
-      UserError: no data set, or a damaged one that may not be used.
+      ConfigError: `data_dir` is not set, sizes of frames or classes do not fit the model, or no video is long enough.
+      UserError: There is no data set, or it is damaged and `skip_corrupt_records` is not set.
     """
     require_data_dir(model, data)
     command = preparation(model, data)
@@ -232,7 +232,7 @@ def load_manifest(model: ModelConfig, data: DataConfig) -> Manifest:
 
 
 def _require_long_enough(manifest: Manifest, share: Share, num_frames: int, data: DataConfig) -> None:
-    """Looks for the first video of a share that a clip can be cut from. Raises UserError where damage comes first."""
+    """Reads records until one is long enough for a clip. Raises UserError if a damaged record precedes it."""
     least = span(num_frames, data.frame_step)
     lengths = attempt(
         share.read(tolerant=True),
@@ -255,11 +255,11 @@ def _require_long_enough(manifest: Manifest, share: Share, num_frames: int, data
 
 
 class Position(NamedTuple):
-    """Where in its data a run is.
+    """Position of an input pipeline in its stream.
 
     Attributes:
-      batch: elements that the pipeline has given.
-      slot: slots that it has used for them.
+      batch: Number of elements yielded.
+      slot: Number of slots used for them.
     """
 
     batch: int
@@ -269,7 +269,7 @@ class Position(NamedTuple):
 START = Position(0, 0)
 
 
-@tf.autograph.experimental.do_not_convert  # which nothing here needs, and which takes a second
+@tf.autograph.experimental.do_not_convert  # not needed here; conversion takes a second
 def training_dataset(
     manifest: Manifest,
     model: ModelConfig,
@@ -281,28 +281,28 @@ def training_dataset(
     num_pipelines: int = 1,
     pipeline: int = 0,
 ) -> tf.data.Dataset:
-    """Endless batches for one replica.
+    """Returns an endless data set of batches for one replica.
 
     Args:
-      manifest: of the data set in `data.data_dir`, from `load_manifest`.
-      model: shape of the clips and levels.
-      data: how to draw them.
+      manifest: Manifest of the data set in `data.data_dir`, from `load_manifest`.
+      model: Sizes of clips and levels.
+      data: Sampling options.
       batch_size: N_1 of this replica.
-      n_dis: batches an element.
-      seed: of the order, the windows, the augmentation and the frame offsets.
-      first: where to begin; the elements are those that a data set from the beginning gives from there on.
-      num_pipelines: processes that train together and read each its share of the data.
-      pipeline: number of this one, from 0.
+      n_dis: Number of batches per element.
+      seed: Seed of order, windows, augmentation and frame offsets.
+      first: Start position. The elements equal those of a data set from the beginning after this position.
+      num_pipelines: Number of processes that train together; each reads a disjoint part of the data.
+      pipeline: Index of this process, from 0.
     Returns:
-      Elements of (levels, labels, used): L tensors, level l float32 [n_dis, N_l, T_l, H_l, W_l, 3] in [-1, 1];
-      int64 [n_dis, N_1] of the clips at level 1, -1 of those without a label; and int64 [num_pipelines], the slots used
-      for this element, 0 but for this pipeline.
+      Elements of (levels, labels, used). Levels: L tensors, level l float32 [n_dis, N_l, T_l, H_l, W_l, 3] in [-1, 1].
+      Labels of the clips at level 1: int64 [n_dis, N_1], -1 for a clip without a label. Slots used for this element:
+      int64 [num_pipelines], nonzero only for this pipeline.
     Raises:
-      ConfigError: no video of the share is long enough.
+      ConfigError: No video of this pipeline's part is long enough.
     """
     spec = model.pyramid
     share = Share.of(manifest, data.data_dir, num_pipelines, pipeline)
-    if num_pipelines > 1:  # of the whole, `load_manifest` has made sure
+    if num_pipelines > 1:  # `load_manifest` has checked the whole data set
         _require_long_enough(manifest, share, model.num_frames, data)
     seeds = np.random.SeedSequence([seed, pipeline]).generate_state(5)
     augmentation_seed, offsets_seed = (int(number) for number in seeds[3:])
@@ -314,7 +314,7 @@ def training_dataset(
     def element(index: tf.Tensor, clips: tf.Tensor, labels: tf.Tensor, used: tf.Tensor) -> tuple[Any, ...]:
         batches = tf.reshape(clips, [n_dis, batch_size, *clips.shape[1:]])
         levels = [video_pyramid(batches[i], spec, tf.stack([offsets_seed + i, index])) for i in range(n_dis)]
-        # Means of bytes are exact, and there are few of them: so only these become float.
+        # Normalised after averaging: fewer values, and averages of bytes are exact.
         stacked = tuple(normalize(tf.stack(same_level), data.normalization) for same_level in zip(*levels))
         mine = tf.one_hot(pipeline, num_pipelines, dtype=tf.int64)
         return stacked, tf.reshape(labels, [n_dis, batch_size]), used * mine

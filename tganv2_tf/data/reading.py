@@ -1,8 +1,8 @@
-"""Shards -> numbered records with tf.data; whose records they are; and what becomes of damaged ones.
+"""Reads records from shards with tf.data: partition among pipelines, resumable order, handling of damaged records.
 
-tf.data ends at the first error, and names neither file nor record. So elements carry both, and where damage is to be
-tolerated, a function that fails gives a substitute instead. That costs a quarter of a millisecond a call, so otherwise
-errors are left to end the run, and `find_damage` looks for their cause when that has happened.
+tf.data stops at the first error and reports neither file nor record, so elements carry both. If damage is tolerated, a
+function that fails yields a substitute. This costs 0.25 ms per call; otherwise an error ends the run, and `find_damage`
+then searches for its cause.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from tganv2_tf.errors import ConfigError
 SHARDS_READ_AT_ONCE = 8
 ATTEMPTS_AT_ONCE = 16
 HOPELESS_EPOCHS = 20
-FAIR_SHARDS = 16  # a pipeline's
+FAIR_SHARDS = 16  # per pipeline
 HOPELESS = "only damaged records"
-# TFRecord does not find the next record.
+# TFRecord cannot find the next record after damage.
 UNREADABLE = "cannot be read (in a file that breaks off, neither can what follows)"
 
 
 class ShardFile(NamedTuple):
-    """A shard, and the number that its first record has in the data set."""
+    """A shard, and the index of its first record in the data set."""
 
     path: str
     num_records: int
@@ -47,13 +47,13 @@ class ShardFile(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """What one of several input pipelines reads of a data set: for ever the same, and nothing that another one reads.
+    """The fixed, disjoint part of a data set that one input pipeline reads.
 
     Attributes:
-      files: the shards that it opens.
-      num_pipelines: pipelines that open these shards, of whose records each reads every `num_pipelines`-th; 1 where
-        whole shards are dealt out.
-      pipeline: number of this one, from 0.
+      files: The shards that it opens.
+      num_pipelines: Number of pipelines that share these shards; each reads every `num_pipelines`-th record. 1 if
+        whole shards are assigned.
+      pipeline: Index of this pipeline, from 0.
     """
 
     files: list[ShardFile]
@@ -62,24 +62,24 @@ class Share:
 
     @classmethod
     def of(cls, manifest: Manifest, folder: str, num_pipelines: int = 1, pipeline: int = 0) -> Share:
-        """Deals out shards, each of which is then read once, where that is fair enough, and else records.
+        """Assigns whole shards to pipelines if the parts are about equal, otherwise single records.
 
         Raises:
-          ConfigError: more pipelines than records.
+          ConfigError: There are more pipelines than records.
         """
         if manifest.num_records < num_pipelines:
             raise ConfigError(f"{folder}: {manifest.num_records} records are too few for {num_pipelines} workers")
         counts = [shard.num_records for shard in manifest.shards]
         firsts = [0, *itertools.accumulate(counts)]
         files = [ShardFile(*columns) for columns in zip(manifest.shard_paths(folder), counts, firsts)]
-        # With a shard more than another, a pipeline comes round to its clips later; with many shards by little.
+        # Uneven shard counts make epochs differ in length between pipelines; with many shards the difference is small.
         if manifest.num_shards % num_pipelines and manifest.num_shards < FAIR_SHARDS * num_pipelines:
             return cls(files, num_pipelines, pipeline)
         return cls(files[pipeline::num_pipelines])
 
     @property
     def counts(self) -> list[int]:
-        """Records that this pipeline reads of each file."""
+        """Number of records of each file that this pipeline reads."""
         return [
             len(range((self.pipeline - file.first_record) % self.num_pipelines, file.num_records, self.num_pipelines))
             for file in self.files
@@ -87,31 +87,34 @@ class Share:
 
     @property
     def num_records(self) -> int:
-        """Records of an epoch."""
+        """Number of records per epoch."""
         return sum(self.counts)
 
     def read(self, tolerant: bool = False) -> tf.data.Dataset:
-        """The records, once: (path string [], number int64 [] from 0 in its file, serialized string []).
+        """Reads the records once.
 
         Args:
-          tolerant: in a file that breaks off or is missing, each lost record is an empty string; otherwise an error.
+          tolerant: Whether to yield an empty string for each lost record of a truncated or missing file, instead of
+            raising an error.
+        Returns:
+          Elements of (path string [], number int64 [], from 0 in its file, serialized string []).
         """
         return self._epoch(tf.range(len(self.files)), tf.zeros([], tf.int64), tolerant)
 
     def read_endlessly(self, seed: int, tolerant: bool = False, first_record: int = 0) -> tf.data.Dataset:
-        """The records of `read`, epoch after epoch, each in another order of the shards.
+        """Reads the records of `read` indefinitely, with another order of the shards in each epoch.
 
         Args:
-          seed: of the orders.
-          tolerant: as in `read`.
-          first_record: records of this endless stream to leave out. Of those of its epoch none is read but what comes
-            before in the shards that are open there.
+          seed: Seed of the orders.
+          tolerant: As in `read`.
+          first_record: Number of records of the endless stream to skip. Shards that lie before it in its epoch are not
+            opened; only in the shards open at that position are earlier records read.
         """
         counts = self.counts
         epoch, record = divmod(first_record, sum(counts))
 
         def of_epoch(number: tf.Tensor | int) -> tf.Tensor:
-            # Not `Dataset.shuffle`: it would depend on TensorFlow's global seed too.
+            # Not `Dataset.shuffle`, which also depends on TensorFlow's global seed.
             return tf.argsort(tf.random.stateless_uniform([len(self.files)], tf.stack([seed, number])))
 
         order = of_epoch(epoch)
@@ -122,12 +125,12 @@ class Share:
         return begun.concatenate(later.flat_map(lambda number: self._epoch(of_epoch(number), none, tolerant)))
 
     def _epoch(self, order: tf.Tensor, rounds: tf.Tensor, tolerant: bool) -> tf.data.Dataset:
-        """All records once: lanes that each read their shards one after the other take turns, as long as they last.
+        """Reads all records once. Lanes take turns to yield a record; each lane reads its shards sequentially.
 
         Args:
-          order: int32, the indices of the files; every so many-th is in the same lane.
-          rounds: int64, turns of each lane that are left out.
-          tolerant: as in `read`.
+          order: Indices of the files, int32; lane i of n has every n-th from the i-th on.
+          rounds: Number of records of each lane to skip, int64.
+          tolerant: As in `read`.
         """
 
         remote = storage.is_remote(self.files[0].path)
@@ -169,17 +172,17 @@ class Share:
 
 
 def _lanes(files: Sequence[Any]) -> list[Sequence[Any]]:
-    """Deals files out to those that read them at the same time."""
+    """Assigns files to lanes, which are read in parallel."""
     num_lanes = min(SHARDS_READ_AT_ONCE, len(files))
     return [files[lane::num_lanes] for lane in range(num_lanes)]
 
 
 def _rounds(lengths: list[int], record: int) -> tuple[int, int]:
-    """Where a record is when lanes take turns: the whole rounds before it, and the turns before it in its own round.
+    """Returns the number of complete rounds before a record, and of turns before it in its round, if lanes take turns.
 
     Args:
-      lengths: records of each lane.
-      record: from 0, below their sum.
+      lengths: Number of records in each lane.
+      record: Index of the record, from 0 and below the sum of `lengths`.
     """
     rounds, lanes = 0, len(lengths)
     for length in sorted(lengths):
@@ -192,16 +195,18 @@ def _rounds(lengths: list[int], record: int) -> tuple[int, int]:
 
 
 def _ends_early(path: tf.Tensor) -> tf.Tensor:
-    """An error, where a shard has fewer records than the manifest says."""
+    """Returns an op that fails: the shard has fewer records than the manifest says."""
     with tf.control_dependencies([tf.debugging.Assert(False, [tf.strings.join([path, ": it ends early"])])]):
         return tf.constant(b"")
 
 
 def _if_it_opens(path: bytes) -> np.ndarray:
-    """The path, or that of a copy, or nothing. `ignore_errors` would try to open a file that cannot be opened for ever.
+    """Returns [path], or [path of a local copy] if remote, or [] if the file cannot be opened.
+
+    With `ignore_errors`, tf.data would retry a file that cannot be opened indefinitely.
 
     Raises:
-      OSError: the server of a remote one cannot be reached, which tells nothing of the file.
+      OSError: The server of a remote file cannot be reached, so it is unknown whether the file exists.
     """
     if storage.is_remote(path.decode()):
         try:
@@ -216,10 +221,10 @@ def _if_it_opens(path: bytes) -> np.ndarray:
 
 
 class Copies:
-    """The shards of a remote data set that are being read, on this machine's disk.
+    """Cache of remote shards on the local disk.
 
-    Read where it lies, a shard whose server fails for a moment would look like a damaged one, and each epoch would ask
-    for it again. Copies that were not used for the longest time go; who reads one goes on reading.
+    Without copies, a transient server error would look like a damaged shard, and each epoch would download shards
+    again. Least recently used copies are deleted; open files remain readable.
     """
 
     def __init__(self, number: int) -> None:
@@ -228,7 +233,7 @@ class Copies:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def of(self, address: str) -> str:
-        """The path of a copy. Raises OSError where there can be none."""
+        """Returns the path of a local copy. Raises OSError if the shard cannot be copied."""
         with self._lock:
             self._folder = self._folder or tempfile.TemporaryDirectory(prefix="tganv2_tf-shards-")
             if address in self._paths:
@@ -247,23 +252,24 @@ COPIES = Copies(4 * SHARDS_READ_AT_ONCE)
 
 
 def attempt(dataset: tf.data.Dataset, function: Callable[..., Any], substitute: Callable[..., Any]) -> tf.data.Dataset:
-    """`dataset.map(function)`, with `substitute` of an element, of the same types, where the function fails on it."""
+    """Returns `dataset.map(function)`, using `substitute`, of the same types, for elements on which it fails."""
 
     def one(*element: Any) -> tf.data.Dataset:
         alone = tf.data.Dataset.from_tensors(element)
         return alone.map(function).ignore_errors().concatenate(alone.map(substitute)).take(1)
 
-    # A nested dataset is the only place where tf.data catches errors and it is still known whose they are.
+    # Only in a nested data set can tf.data catch an error and still associate it with its element.
     return dataset.interleave(
         one, cycle_length=ATTEMPTS_AT_ONCE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
 
 
 class SkippedRecords:
-    """Leaves damaged clips out, and logs each damaged record once, with their number so far.
+    """Skips damaged clips, and logs each damaged record once, with their number so far.
 
     Args:
-      epoch: clips among which a sound one, if there is any, comes about once.
+      epoch: Number of clips among which about one is valid, if any is. After 20 times as many consecutive damaged clips
+        the data set fails.
     """
 
     def __init__(self, epoch: int) -> None:
@@ -271,9 +277,9 @@ class SkippedRecords:
         self._seen: set[tuple[bytes, int]] = set()
 
     def leave_out(self, clips: tf.data.Dataset) -> tf.data.Dataset:
-        """(path string [], number int64 [], fault string [], empty where there is none, clip) -> the sound clips.
+        """Filters elements (path string [], number int64 [], fault string [], empty if valid, clip) to valid clips.
 
-        Where there are no more sound ones the data set ends with an error, instead of looking for one for ever.
+        If there are no valid clips, the data set raises an error instead of searching indefinitely.
         """
 
         def count(in_a_row: tf.Tensor, element: Any) -> Any:
@@ -298,11 +304,10 @@ class SkippedRecords:
 
 
 def find_damage(manifest: Manifest, folder: str) -> str | None:
-    """Searches all records, on all processors, and decodes all their frames: minutes, for a data set like UCF101.
+    """Searches all records in parallel and decodes all frames, which takes minutes for a data set like UCF101.
 
     Returns:
-      `FILE: record NUMBER`, from 0, and what is wrong, of the first damaged record that turns up; None where all are
-      sound.
+      `FILE: record NUMBER`, from 0, and the fault of a damaged record; None if there are none.
     """
     size = (manifest.height, manifest.width)
 
@@ -319,7 +324,7 @@ def find_damage(manifest: Manifest, folder: str) -> str | None:
 
 
 def describe(path: bytes, number: int, record: bytes, height: int, width: int) -> str:
-    """`FILE: record NUMBER` and what is wrong with it, of a damaged record as a tolerant `Share.read` gives it."""
+    """Returns `FILE: record NUMBER` and the fault of a damaged record from a tolerant `Share.read`."""
     fault = UNREADABLE
     try:
         if record:
@@ -331,7 +336,7 @@ def describe(path: bytes, number: int, record: bytes, height: int, width: int) -
 
 
 def explain(error: tf.errors.OpError, manifest: Manifest, data: DataConfig) -> str | None:
-    """What in the data made a run end with an error of TensorFlow, in one line; None where it was not the data."""
+    """Returns the fault in the data that caused a TensorFlow error, in one line; None if there is none."""
     if HOPELESS in error.message:
         return f"{data.data_dir}: {HOPELESS} are left; {WHAT_TO_DO}"
     if data.skip_corrupt_records or not isinstance(error, (tf.errors.DataLossError, tf.errors.InvalidArgumentError)):

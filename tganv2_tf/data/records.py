@@ -1,8 +1,8 @@
-"""The record, the contract between `data_prep` and training: a video or, of a long video, a segment.
+"""The record format shared by `data_prep` and training. A record is a video, or a segment of a long video.
 
-It is one `tf.train.SequenceExample` with the frames as JPEG or PNG files, in a TFRecord file. Both are written without
-TensorFlow, whose import would cost each worker process of a preparation seconds and hundreds of megabytes; it is
-imported only where records are parsed or decoded.
+A record is a `tf.train.SequenceExample` with frames as JPEG or PNG files, stored in a TFRecord file. Writing does not
+use TensorFlow, because importing it would cost each worker process of a preparation seconds and hundreds of megabytes.
+TensorFlow is imported only to parse and decode records.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ def encode_record(
     width: int,
     fps: float = 0.0,
 ) -> bytes:
-    """Serializes one video; the same arguments give the same bytes.
+    """Serializes one video deterministically.
 
     Args:
-      frames: one JPEG or PNG file a frame, RGB, in order of time.
-      video_id: unique in the data set; a segment of a long video ends in `#0001`, `#0002`, ...
-      label: number of the class from 0, or `NO_LABEL`.
-      label_name: name of the class, or nothing.
-      height: of the frames, in pixels.
-      width: of the frames, in pixels.
-      fps: frames a second of the source; 0 where it is unknown.
+      frames: One JPEG or PNG file per frame, RGB, in temporal order.
+      video_id: Id that is unique in the data set. Ids of segments of long videos end in `#0001`, `#0002`, ...
+      label: Index of the class from 0, or `NO_LABEL`.
+      label_name: Name of the class, or an empty string.
+      height: Height of the frames, in pixels.
+      width: Width of the frames, in pixels.
+      fps: Frames per second of the source; 0 if unknown.
     Returns:
       A serialized `tf.train.SequenceExample`.
     """
-    # A map is written as its entries. Protobuf leaves their order open; this one is of its deterministic form, in C.
+    # A map is a sequence of entries in any order. This is the order of protobuf's deterministic serialization in C.
     context = {
         "fps": _field(2, _field(1, struct.pack("<f", fps))),
         "height": _int_feature(height),
@@ -61,10 +61,10 @@ def encode_record(
 
 
 def write_record(file: IO[bytes], serialized: bytes) -> None:
-    """Appends a record to a TFRecord file: its length, what it holds, and after each of them its checksum.
+    """Appends a record to a TFRecord file: its length and its content, each followed by its checksum.
 
     Raises:
-      OSError: a full disk, for one.
+      OSError: The file cannot be written, e.g. because the disk is full.
     """
     length = struct.pack("<Q", len(serialized))
     for part in (length, serialized):
@@ -73,14 +73,14 @@ def write_record(file: IO[bytes], serialized: bytes) -> None:
 
 
 def _masked_checksum(data: bytes) -> int:
-    """CRC-32C, turned by 15 bits and shifted by a constant, as the format asks for."""
+    """Returns the masked CRC-32C of the TFRecord format: rotated by 15 bits, plus a constant."""
     checksum = google_crc32c.value(data)
     return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _varint(value: int) -> bytes:
-    """A whole number in protobuf's form: seven bits a byte, the lowest first."""
-    value &= 2**64 - 1  # negative ones are those of 64 bits
+    """Encodes an integer as protobuf varint: seven bits per byte, lowest first."""
+    value &= 2**64 - 1  # two's complement of 64 bits for negative values
     encoded = bytearray()
     while value > 127:
         encoded.append(value & 127 | 128)
@@ -89,7 +89,7 @@ def _varint(value: int) -> bytes:
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """A field of a protobuf message that holds bytes, a text, packed numbers or another message."""
+    """Encodes a length-delimited protobuf field: bytes, text, packed numbers or another message."""
     return bytes([number << 3 | 2]) + _varint(len(content)) + content
 
 
@@ -98,7 +98,7 @@ def _entry(key: str, value: bytes) -> bytes:
 
 
 def _bytes_feature(value: bytes) -> bytes:
-    """`tf.train.Feature` with a `BytesList` of one value; fields 2 and 3 are a `FloatList` and an `Int64List`."""
+    """Encodes a `tf.train.Feature` with a `BytesList` of one value (field 2: `FloatList`, field 3: `Int64List`)."""
     return _field(1, _field(1, value))
 
 
@@ -107,15 +107,15 @@ def _int_feature(value: int) -> bytes:
 
 
 def parse_record(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Reads what `encode_record` wrote, eagerly or inside tf.data; the frames stay encoded.
+    """Parses the output of `encode_record`, eagerly or inside tf.data, without decoding frames.
 
     Args:
-      serialized: string, scalar.
+      serialized: Scalar string.
     Returns:
       `video_id` string [], `label` int64 [], `label_name` string [], `num_frames` int64 [], `height` int64 [], `width`
       int64 [], `fps` float32 [], `frames` string [num_frames].
     Raises:
-      tf.errors.InvalidArgumentError: not such a record, or a field is missing.
+      tf.errors.InvalidArgumentError: The string is not a valid record, or a field is missing.
     """
     import tensorflow as tf
 
@@ -136,29 +136,29 @@ def parse_record(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def decode_frame(encoded: tf.Tensor) -> tf.Tensor:
-    """A JPEG or PNG file, string [], -> uint8 [height, width, 3].
+    """Decodes a JPEG or PNG file: string [] -> uint8 [height, width, 3].
 
     Raises:
-      tf.errors.InvalidArgumentError: it is neither, or damaged.
+      tf.errors.InvalidArgumentError: The file is neither, or is damaged.
     """
     import tensorflow as tf
 
-    # Exact, so that a data set means the same pixels everywhere. The op reads PNG as well, whatever its name.
+    # An exact DCT, so that pixels are equal on all machines. Despite its name the op also decodes PNG.
     return tf.io.decode_jpeg(encoded, 3, dct_method="INTEGER_ACCURATE")
 
 
 def segment_id(video_id: str, number: int) -> str:
-    """The id of segment `number`, from 1, of a long video: `v_YoYo_g01_c01#0001`."""
+    """Returns the id of segment `number` (from 1) of a long video, e.g. `v_YoYo_g01_c01#0001`."""
     return f"{video_id}#{number:04d}"
 
 
 def source_video(record_id: str) -> str:
-    """The id of the video that a record comes from: its own, without the number of a segment."""
+    """Returns the id of a record's source video: the record's id without the segment number."""
     return _SEGMENT.sub("", record_id)
 
 
 def source_group(record_id: str) -> str:
-    """What videos of one take share: `v_YoYo_g01`, UCF101's group, of `v_YoYo_g01_c02`; else the video's own id."""
+    """Returns the UCF101 group of a record, e.g. `v_YoYo_g01` for `v_YoYo_g01_c02`; for other videos, their id."""
     video_id = source_video(record_id)
     match = _CLIP_OF_GROUP.fullmatch(video_id)
     return match[1] if match else video_id

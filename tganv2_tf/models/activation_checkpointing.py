@@ -1,4 +1,4 @@
-"""Activation checkpointing: functions that are computed again in the backward pass, instead of storing activations."""
+"""Activation checkpointing: recomputes functions in the backward pass instead of storing activations."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import tensorflow as tf
 
 
 def checkpoint_activations(function: Callable[..., tf.Tensor], *inputs: tf.Tensor) -> tf.Tensor:
-    """function(*inputs), of which only the inputs are stored for the backward pass.
+    """Returns function(*inputs), storing only the inputs for the backward pass.
 
-    Unlike `tf.recompute_grad` it can be differentiated twice.
+    Unlike `tf.recompute_grad`, the result can be differentiated twice.
 
     Args:
-      function: Depends on nothing that is differentiated except its inputs and trainable variables.
+      function: A function whose only differentiated inputs are its arguments and trainable variables.
       inputs: Floating-point tensors.
     """
 
     @tf.custom_gradient
     def outer(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
         def gradient(grad_output: tf.Tensor, variables: list[tf.Variable] | None = None) -> Any:
-            # Without this TensorFlow would merge the second computation with the first, and store its activations.
+            # Otherwise TensorFlow would merge the recomputation with the forward pass and keep its activations.
             with tf.control_dependencies([grad_output]):
                 again = [tf.identity(tensor) for tensor in inputs]
             with tf.GradientTape() as tape:

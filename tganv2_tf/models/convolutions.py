@@ -1,7 +1,7 @@
-"""Convolutions of frames and of videos, each in the cheapest of the forms that give the same values.
+"""Convolutions of frames and videos, each in the fastest of several equivalent forms.
 
-The networks are defined with 3x3 and 3x3x3 convolutions, zero padding, means of pairs after them and nearest upsampling
-before them. What is computed instead, and why, stands here and nowhere else; `docs/performance.md` has the times.
+The networks are defined with zero-padded 3x3 and 3x3x3 convolutions, followed by average pooling or preceded by
+nearest-neighbour upsampling. This module alone chooses the form that is computed. Timings: `docs/performance.md`.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ import tensorflow as tf
 
 from tganv2_tf.models.activation_checkpointing import checkpoint_activations
 
-# Small maps are convolved by a matrix product of their patches. There the weights are what takes time, and a product
-# reads them once, where a convolution brings them into an order of its own at each call. Patches pay where channels out
-# are so many times as many as positions, by the number of axes: a batch has more single frames than videos, so that
-# their weights matter less.
+# Small maps are convolved as a matrix product of patches. Reading the weights dominates there: a matrix product reads
+# them once, whereas a convolution reorders them at each call. Patches are used if the number of output channels is at
+# least this factor times the number of positions. Keys: number of axes. The factor is larger for 2D because a batch has
+# more frames than videos, so reading the weights matters less.
 CHANNELS_PER_POSITION = {2: 16, 3: 4}
-# From so many input channels on, gradients of pooled kernels are matrix products: at stride 2 oneDNN's own take longer.
+# From this many input channels, gradients of pooled kernels are matrix products: oneDNN is slower at stride 2.
 CHANNELS_FOR_PRODUCTS = 64
 
 
 def convolve(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool] | None = None) -> tf.Tensor:
-    """Convolution at stride 1 with zero padding, and then, along some axes, the mean of pairs.
+    """Convolves at stride 1 with zero padding, then averages pairs along the pooled axes.
 
-    The mean of pairs commutes with the convolution: it is taken of the inputs, at every position, and the kernel moves
-    by two. That is an eighth of the multiplications where three axes are pooled.
+    Averaging commutes with the convolution. It is applied to the inputs at every position, and the convolution has
+    stride 2. With three pooled axes this needs an eighth of the multiplications.
 
     Args:
       inputs: [N, H, W, C] or [N, T, H, W, C], with static lengths.
-      kernel: three taps an axis, [3, 3, C, C'] or [3, 3, 3, C, C'], or one along all, or cropped by its `unused_taps`.
-      pool: for each axis whether it is halved; its length is then even. None pools nothing.
+      kernel: [3, 3, C, C'] or [3, 3, 3, C, C'], optionally without its `unused_taps`; or one tap along all axes.
+      pool: For each axis, whether it is halved; its length must then be even. None pools no axis.
     Returns:
       [N, H', W', C'] or [N, T', H', W', C'].
     """
@@ -53,27 +53,28 @@ def convolve(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool] | None =
         return tf.reshape(outputs, [-1, *halved, channels])
     if lengths[0] == 2 and len(lengths) == 3:
         form = functools.partial(_two_frames, pool=pool)
-        # The frames side by side are as large as the inputs, and cheap to make again for the gradient.
+        # The merged frames are as large as the inputs and cheap to recompute.
         return checkpoint_activations(form, inputs, kernel) if any(pool) else form(inputs, kernel)
     return _convolution(inputs, kernel, pool)
 
 
 def unused_taps(kernel: tf.Tensor, lengths: Sequence[int]) -> list[int]:
-    """For each axis of a kernel, how many taps at each end meet only padding, in inputs of these lengths."""
+    """Returns, for each kernel axis, how many taps at each end meet only padding in inputs of these lengths."""
     return [*(int(length == 1 and taps == 3) for length, taps in zip(lengths, kernel.shape)), 0, 0]
 
 
 def crop(tensor: tf.Tensor, margins: Sequence[int]) -> tf.Tensor:
-    """Cuts a margin off both ends of each axis, such as a kernel's `unused_taps`."""
+    """Crops each axis by a margin at both ends, e.g. a kernel's `unused_taps`."""
     if not any(margins):
         return tensor
     return tf.slice(tensor, margins, [length - 2 * cut for length, cut in zip(tensor.shape, margins)])
 
 
 def _two_frames(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
-    """Two frames are one with twice the channels: [N, 2, H, W, C] -> [N, 2 or 1, H', W', C'], without taps in padding.
+    """Convolves two frames as one with twice the channels: [N, 2, H, W, C] -> [N, 2 or 1, H', W', C'].
 
-    At the largest sizes, where clips have two frames, this makes the gradients of kernels several times as fast.
+    This skips taps in the padding and makes kernel gradients several times faster at the largest resolutions, where
+    clips have two frames.
     """
     *_, height, width, channels = inputs.shape
     merged = tf.reshape(tf.transpose(inputs, [0, 2, 3, 1, 4]), [-1, height, width, 2 * channels])
@@ -88,7 +89,7 @@ def _two_frames(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> t
 
 
 def _convolution(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
-    """By TensorFlow's convolution, at stride 2 of means where it is pooled."""
+    """Uses TensorFlow's convolution; along pooled axes, at stride 2 on averaged inputs."""
     if len(pool) == 3 and inputs.shape[1] == 1:
         return _convolution(inputs[:, 0], kernel[0], pool[1:])[:, tf.newaxis]
     if any(pool):
@@ -97,9 +98,9 @@ def _convolution(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> 
 
 
 def _halved(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
-    """Convolution at stride 2 of the means of pairs: [N, *lengths, C] -> [N, *halved lengths, C'].
+    """Convolves averaged pairs at stride 2: [N, *lengths, C] -> [N, *halved lengths, C'].
 
-    The means are as large as the inputs. They are not kept for the gradient.
+    The averages, which are as large as the inputs, are recomputed in the backward pass.
     """
 
     @tf.custom_gradient
@@ -114,7 +115,7 @@ def _halved(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.Te
 
 
 def _spread(upstream: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
-    """The adjoint of `_halved`: [N, *halved lengths, C'] -> [N, *lengths, C]."""
+    """Computes the adjoint of `_halved`: [N, *halved lengths, C'] -> [N, *lengths, C]."""
 
     @tf.custom_gradient
     def spread(upstream: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
@@ -133,11 +134,11 @@ def _spread(upstream: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.
 
 
 def _kernel_gradient(inputs: tf.Tensor, upstream: tf.Tensor, shape: tf.TensorShape, pool: Sequence[bool]) -> tf.Tensor:
-    """The gradient of `_halved` with respect to its kernel, of this shape."""
+    """Computes the gradient of `_halved` with respect to its kernel of shape `shape`."""
 
     @tf.custom_gradient
     def of_kernel(inputs: tf.Tensor, upstream: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
-        with tf.control_dependencies([upstream]):  # else the means would be those of the forward pass, and kept
+        with tf.control_dependencies([upstream]):  # prevents reuse of the forward pass's averages
             inputs = tf.identity(inputs)
         if shape[-2] >= CHANNELS_FOR_PRODUCTS:
             outputs = _products(inputs, upstream, shape, pool)
@@ -151,13 +152,13 @@ def _kernel_gradient(inputs: tf.Tensor, upstream: tf.Tensor, shape: tf.TensorSha
 
 
 def _products(inputs: tf.Tensor, upstream: tf.Tensor, shape: tf.TensorShape, pool: Sequence[bool]) -> tf.Tensor:
-    """`_kernel_gradient` as one matrix product for each tap.
+    """Computes `_kernel_gradient` as one matrix product per tap.
 
-    A tap of a convolution at stride 2 meets either the even or the odd positions of an axis. The means of these alone
-    are pooled at stride 2, and products read them without gaps.
+    At stride 2 a tap meets either the even or the odd positions of an axis. Only their averages are computed, by
+    pooling at stride 2, so the matrix products read contiguous memory.
     """
     lengths, rows = upstream.shape[1:-1].as_list(), tf.reshape(upstream, [-1, shape[-1]])
-    means: dict[tuple[bool, ...], tf.Tensor] = {}  # by whether they begin at the first position or before it
+    means: dict[tuple[bool, ...], tf.Tensor] = {}  # key: per axis, whether the inputs are padded
     products = []
     for taps in itertools.product(*map(range, shape[:-2])):
         padded = tuple(count == 3 and not (pooled and tap == 1) for tap, count, pooled in zip(taps, shape, pool))
@@ -171,7 +172,7 @@ def _products(inputs: tf.Tensor, upstream: tf.Tensor, shape: tf.TensorShape, poo
 
 
 def _means(inputs: tf.Tensor, kernel_shape: tf.TensorShape, pool: Sequence[bool]) -> tf.Tensor:
-    """What a kernel meets: means of pairs at all positions, with the zeros around them."""
+    """Zero-pads the inputs and averages pairs at all positions."""
     zeros = [[taps // 2] * 2 for taps in kernel_shape[:-2]]
     return mean_of_pairs(tf.pad(inputs, [[0, 0], *zeros, [0, 0]]), pool)
 
@@ -181,28 +182,28 @@ def _strides(pool: Sequence[bool]) -> list[int]:
 
 
 def mean_of_pairs(inputs: tf.Tensor, axes: Sequence[bool], strides: Sequence[bool] | None = None) -> tf.Tensor:
-    """Means of neighbours along some axes.
+    """Averages pairs of neighbours along some axes.
 
     Args:
       inputs: [N, H, W, C] or [N, T, H, W, C].
-      axes: for each axis whether means are taken along it.
-      strides: for each axis whether every second one is left out; None leaves none out.
+      axes: For each axis, whether to average along it.
+      strides: For each axis, whether the stride is 2 instead of 1; None is 1 for all axes.
     Returns:
-      Along such an axis one less than the inputs, or half as many.
+      The averages. An averaged axis is shorter by one, or halved with stride 2.
     """
     if not any(axes):
         return inputs
     window, moves = _strides(axes), _strides(strides or [False] * len(axes))
     average = tf.nn.avg_pool2d if len(axes) == 2 else tf.nn.avg_pool3d
-    if inputs.dtype == tf.float16:  # of which TensorFlow has no 3D pooling on CPUs
+    if inputs.dtype == tf.float16:  # TensorFlow has no 3D pooling in float16 on CPUs
         return tf.cast(average(tf.cast(inputs, tf.float32), window, moves, "VALID"), tf.float16)
     return average(inputs, window, moves, "VALID")
 
 
 @functools.cache
 def _patch_matrix(lengths: tuple[int, ...], pool: tuple[bool, ...]) -> np.ndarray:
-    """What makes patches of positions: [positions out * taps, positions in]."""
-    matrix = np.ones([1, 1, 1], np.float32)  # positions out, taps, positions in
+    """Returns the matrix that maps positions to patches: [output positions * taps, input positions]."""
+    matrix = np.ones([1, 1, 1], np.float32)  # output positions, taps, input positions
     for length, pooled in zip(lengths, pool):
         taps = [0] if length == 1 else [-1, 0, 1]
         axis = np.stack([np.eye(length, k=tap, dtype=np.float32) for tap in taps], axis=1)
@@ -214,14 +215,14 @@ def _patch_matrix(lengths: tuple[int, ...], pool: tuple[bool, ...]) -> np.ndarra
 
 
 def _patches(inputs: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
-    """[N, *lengths, C] -> [N, positions * taps, C]: what an output sees, the mean of two where it is pooled."""
+    """Extracts patches, averaged along pooled axes: [N, *lengths, C] -> [N, positions * taps, C]."""
     *lengths, channels = inputs.shape[1:].as_list()
     matrix = _patch_matrix(tuple(lengths), tuple(pool))
     return _mixed(matrix, tf.reshape(inputs, [-1, matrix.shape[1], channels]))
 
 
 def _mixed(matrix: np.ndarray, values: tf.Tensor) -> tf.Tensor:
-    """A constant matrix times each of [N, K, C]. TensorFlow's gradient would look for axes to add up, at each step."""
+    """Multiplies values [N, K, C] by a constant matrix, without the broadcasting logic of TensorFlow's gradient."""
 
     @tf.custom_gradient
     def mixed(values: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
@@ -232,7 +233,7 @@ def _mixed(matrix: np.ndarray, values: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def _product(patches: tf.Tensor, matrix: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
-    """A product with few rows, [M, K] and [K, C']; to go back through it TensorFlow would bring the matrix in order."""
+    """Multiplies [M, K] by [K, C'] for small M. TensorFlow's gradient would first reorder the large matrix."""
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         of_patches = tf.transpose(tf.matmul(matrix, upstream, transpose_b=True))
@@ -242,7 +243,7 @@ def _product(patches: tf.Tensor, matrix: tf.Tensor) -> tuple[tf.Tensor, Callable
 
 
 def kernel_gradient(inputs: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
-    """The gradient of a 3x3 convolution of small maps with respect to its kernel, as one matrix product.
+    """Computes the gradient of a 3x3 convolution of small maps with respect to its kernel, as one matrix product.
 
     Args:
       inputs: [N, H, W, C].
@@ -258,10 +259,10 @@ def kernel_gradient(inputs: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
 
 
 def upsample_convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Nearest upsampling by 2, then a 3x3 convolution with zero padding.
+    """Upsamples by 2 (nearest neighbour), then applies a 3x3 convolution with zero padding.
 
-    Upsampling puts zeros between the pixels and adds up pairs. The adding commutes with the convolution and comes after
-    it; the rest is a transposed convolution at stride 2: a quarter of the multiplications, no upsampled tensor.
+    Upsampling inserts zeros between pixels and sums pairs. The sum commutes with the convolution and is applied after
+    it. The rest is a transposed convolution at stride 2, with a quarter of the multiplications and no upsampled tensor.
 
     Args:
       inputs: [M, H, W, C].
@@ -275,12 +276,12 @@ def upsample_convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def upsample(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """Nearest neighbour, factor 2: [M, H, W, C] -> [M, 2H, 2W, C]."""
+    """Upsamples by 2 (nearest neighbour): [M, H, W, C] -> [M, 2H, 2W, C]."""
     _, height, width, channels = inputs.shape
     doubled = tf.tile(inputs[:, :, tf.newaxis, :, tf.newaxis], [1, 1, 2, 1, 2, 1])
 
     def gradient(upstream: tf.Tensor) -> tf.Tensor:
-        # The sum over each 2x2 pixels; TensorFlow's own, a reduction over axes of length 2, is many times slower.
+        # Sums of 2x2 pixels. TensorFlow's gradient, a reduction over axes of length 2, is many times slower.
         return 4.0 * tf.nn.avg_pool2d(upstream, 2, 2, "VALID")
 
     return tf.reshape(doubled, [-1, 2 * height, 2 * width, channels]), gradient
@@ -288,9 +289,9 @@ def upsample(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Ten
 
 @tf.custom_gradient
 def relu(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """max(x, 0), whose derivative is constant as far as second derivatives go.
+    """Computes max(x, 0), treating its derivative as a constant in second derivatives.
 
-    TensorFlow's own has a second derivative of explicit zeros, and walks them back through the whole network.
+    TensorFlow's ReLU returns explicit zeros as second derivative and propagates them through the whole network.
     """
     outputs = tf.nn.relu(inputs)
 

@@ -1,10 +1,10 @@
-"""The discriminator: one spectral-normalised 3D ResNet for each level of the pyramid.
+"""The discriminator: one spectral-normalised 3D ResNet per level of the pyramid.
 
-The network of the spectral-normalisation paper with its kernels made three-dimensional (paper, section on the
-architecture); the blocks' details are those of the authors' implementation.
+It is the network of the spectral normalisation paper (arXiv 1802.05957) with three-dimensional kernels (Saito & Saito,
+arXiv 1811.09245, section on the architecture). Details of the blocks follow the authors' implementation.
 
-The networks are functions of videos and weights. The weights are their own by default; a training step passes the
-normalised ones, or biases that differ between samples.
+The networks are functions of videos and weights. By default they use their own weights; a training step passes
+normalised weights, or biases that differ between samples.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tganv2_tf.models.spectral_norm import LayerWeights, SpectralDense, Spectral
 
 
 class LevelWeights(NamedTuple):
-    """The weights with which a level's network computes.
+    """Weights used by the network of one level.
 
     Attributes:
-      blocks: Of the residual blocks.
-      linear: Of the linear layer.
-      projection: Of the projection onto the classes, if there are any: one element or none.
+      blocks: Weights of the residual blocks.
+      linear: Weights of the linear layer.
+      projection: Weights of the class projection: one element, or none without classes.
     """
 
     blocks: Sequence[BlockWeights]
@@ -37,10 +37,10 @@ class LevelWeights(NamedTuple):
 
 
 class LevelDiscriminator(layers.Layer):
-    """D_l: residual blocks, ReLU, sum over frames and pixels, linear.
+    """D_l: residual blocks, ReLU, sum over frames and pixels, linear layer (arXiv 1811.09245, architecture).
 
-    With classes the logit is that of a projection discriminator (Miyato & Koyama, 2018): a second linear layer, with
-    one output per class, adds the output of the video's class.
+    With classes it is a projection discriminator (Miyato & Koyama, arXiv 1802.05637): a second linear layer has one
+    output per class, and the output of the video's class is added to the logit.
     """
 
     def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
@@ -53,7 +53,7 @@ class LevelDiscriminator(layers.Layer):
             )
             self.blocks.append(block)
             in_channels = channels
-        # float32 in every precision, as its inputs are sums over a whole video.
+        # float32 under every dtype policy, because its inputs are sums over a whole video.
         self.linear = SpectralDense(1, glorot_uniform(), config.spectral_norm, name="linear", dtype="float32")
         self.has_projection = bool(config.num_classes)
         if self.has_projection:
@@ -62,7 +62,7 @@ class LevelDiscriminator(layers.Layer):
             )
 
     def effective_weights(self, lengths: Sequence[int] | None = None) -> LevelWeights:
-        """The layers' `SpectralLayer.effective_weights`, for videos with T, H, W if `lengths` are given."""
+        """Returns each layer's `SpectralLayer.effective_weights`; `lengths` is T, H, W of the videos."""
         blocks, no_lengths = [], None if lengths is None else ()
         for block in self.blocks:
             blocks.append(block.effective_weights(lengths))
@@ -75,7 +75,7 @@ class LevelDiscriminator(layers.Layer):
         )
 
     def cast_weights(self, weights: LevelWeights) -> LevelWeights:
-        """The weights in the dtypes in which the layers compute."""
+        """Casts weights to the compute dtypes of their layers."""
         return weights._replace(blocks=tf.nest.map_structure(lambda w: tf.cast(w, self.compute_dtype), weights.blocks))
 
     def call(
@@ -85,13 +85,13 @@ class LevelDiscriminator(layers.Layer):
         weights: LevelWeights | None = None,
         recompute: bool = False,
     ) -> tf.Tensor:
-        """Scores videos.
+        """Computes the logits of videos.
 
         Args:
           videos: float [N, T, H, W, 3] in [-1, 1].
           labels: int [N], if there are classes.
-          weights: Computed with instead of the network's own.
-          recompute: Store only the inputs of each block, and compute it again in the backward pass.
+          weights: Used instead of the network's own weights.
+          recompute: Whether to store only each block's inputs and recompute the block in the backward pass.
         Returns:
           float32 logits [N].
         """
@@ -109,10 +109,10 @@ class LevelDiscriminator(layers.Layer):
 
 
 class Discriminator(tf.keras.Model):
-    """D_1..D_L; their logits become one score, or one each, in the loss.
+    """D_1..D_L (arXiv 1811.09245, section on multiple subsampling layers). The loss combines their logits.
 
     Attributes:
-      config: The shape of the networks.
+      config: The architecture.
       level_discriminators: The L networks.
     """
 
@@ -123,19 +123,19 @@ class Discriminator(tf.keras.Model):
             LevelDiscriminator(config, name=f"level{level.number}") for level in config.pyramid.levels
         ]
         labels = tf.zeros([1], tf.int32) if config.num_classes else None
-        self([tf.zeros([1, 1, 2, 2, 3])] * len(self.level_discriminators), labels)  # makes all weights now
+        self([tf.zeros([1, 1, 2, 2, 3])] * len(self.level_discriminators), labels)  # creates all weights
 
     def effective_weights(self, lengths: Sequence[Sequence[int] | None] | None = None) -> list[LevelWeights]:
-        """The weights of each level's network, float32: kernels divided by their singular values, and biases.
+        """Returns each level's weights, float32: kernels divided by their largest singular values, and biases.
 
         Args:
-          lengths: T_l, H_l, W_l of each level's videos, if the weights are for these only: see `SpectralLayer`.
+          lengths: T_l, H_l, W_l of each level's videos, if the weights are used only for these. See `SpectralLayer`.
         """
         lengths = [None] * len(self.level_discriminators) if lengths is None else lengths
         return [network.effective_weights(level) for network, level in zip(self.level_discriminators, lengths)]
 
     def cast_weights(self, weights: Sequence[LevelWeights]) -> list[LevelWeights]:
-        """The weights in the dtypes in which the layers compute."""
+        """Casts weights to the compute dtypes of their layers."""
         return [network.cast_weights(level) for network, level in zip(self.level_discriminators, weights)]
 
     def call(
@@ -145,18 +145,17 @@ class Discriminator(tf.keras.Model):
         weights: Sequence[LevelWeights] | None = None,
         recompute: bool = False,
     ) -> list[tf.Tensor]:
-        """Scores a pyramid.
+        """Computes the logits of a pyramid of videos.
 
         Args:
-          videos: L tensors, level l float [N_l, T_l, H_l, W_l, 3] in [-1, 1]. The networks are convolutional: T_l, H_l
-            and W_l are free.
-          labels: int [N_1], of a conditional model: sample i of level l is sample i * N_1 / N_l of level 1.
-          weights: Computed with instead of `effective_weights`, one for each level.
+          videos: L tensors, level l float [N_l, T_l, H_l, W_l, 3] in [-1, 1]. T_l, H_l and W_l are arbitrary.
+          labels: int [N_1], in a conditional model. Sample i of level l is sample i * N_1 / N_l of level 1.
+          weights: Used instead of `effective_weights`, one element per level.
           recompute: As in `LevelDiscriminator`.
         Returns:
           L tensors of logits, level l float32 [N_l].
         Raises:
-          ValueError: The number of levels or a level's shape is wrong, or labels are missing or not expected.
+          ValueError: The number of levels or a level's shape is wrong, or labels are missing or unexpected.
         """
         if (labels is None) == self.config.conditional:
             raise ValueError("labels are for a conditional model" if labels is not None else "labels are missing")
@@ -177,10 +176,10 @@ class Discriminator(tf.keras.Model):
 
     @property
     def weight_layers(self) -> list[SpectralLayer]:
-        """All layers with weights; their kernels and biases are all that is trained here."""
+        """All layers with weights. Their kernels and biases are all trainable variables."""
         return [module for module in self.submodules if isinstance(module, SpectralLayer)]
 
     def update_singular_vectors(self) -> None:
-        """One power iteration of every normalised weight; once per discriminator update."""
+        """Runs one power iteration for every normalised kernel; called once per discriminator update."""
         for layer in self.weight_layers:
             layer.update_singular_vectors()

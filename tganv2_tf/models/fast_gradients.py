@@ -1,18 +1,18 @@
 """The gradients of `objective.py` in fewer passes through the discriminators: `--gradients=fast`.
 
-This is right for discriminators that keep a contract, which `check_discriminator` tests once, when a model is built.
-Let D_l(x, b) be the logits of a batch x if the biases of sample n are multiplied by the gain b_n; training has b = 1.
+It requires two properties of the discriminators, which `check_discriminator` tests once when a model is built. Let
+D_l(x, b) be the logits of a batch x if the biases of sample n are multiplied by a gain b_n. In training, b = 1.
 
-1. D_l is homogeneous of degree one in x and b together: D_l(a x, a b) = a D_l(x, b) for a > 0. Convolutions, linear
-   layers, ReLU, leaky ReLU, means and sums are; batch norm, sigmoid and tanh are not.
-2. D_l mixes no samples: logit n depends on clip n, its gain and the weights alone.
+1. D_l is homogeneous of degree one in (x, b): D_l(a x, a b) = a D_l(x, b) for a > 0. Convolutions, linear layers, ReLU,
+   leaky ReLU, means and sums have this property; batch norm, sigmoid and tanh do not.
+2. D_l does not mix samples: logit n depends only on clip n, its gain and the weights.
 
-Reals: by Euler's theorem the logits are <x, dD/dx> + dD/db. The penalty needs the input gradients dD/dx anyway. So loss
-and penalty are both functions of the input gradients, and one backward pass through these serves both: four passes
-(forward, input gradients, two for the weights) instead of the six of a gradient for each.
+Reals: by Euler's theorem the logits are <x, dD/dx> + dD/db. The penalty needs the input gradients dD/dx too. Loss and
+penalty are therefore functions of the input gradients, and one backward pass through these computes both. This takes
+four passes (forward, input gradients, two for the weights) instead of six.
 
-Fakes: the two networks' losses differ only in their derivatives with respect to the logits, by one factor per sample.
-So one backward pass serves both: three passes instead of four.
+Fakes: the derivatives of the two networks' losses with respect to the logits differ by one factor per sample. One
+backward pass computes both gradients: three passes instead of four.
 
 Kernels are divided by their singular values once per step, without the taps that meet only padding.
 """
@@ -33,9 +33,9 @@ from tganv2_tf.models.losses import LOSSES, mean_loss
 from tganv2_tf.models.objective import FAKES, REALS, augmented, generate, r1_penalty
 from tganv2_tf.models.step import StepGradients, StepInputs, accumulate, mean_logits
 
-# Lower bound of |d loss / d logit|, far below the precision of a weight: it keeps the ratio of two of them finite.
+# Lower bound of |d loss / d logit|. It is far below float32 precision and keeps the ratio of two derivatives finite.
 MIN_SLOPE = 1e-20
-# The largest error of Euler's theorem, relative to the size of its terms.
+# Largest accepted error of Euler's theorem, relative to the size of its terms.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.03, "float16": 0.03}
 
 
@@ -47,12 +47,12 @@ class _RealGradients(NamedTuple):
 
 
 def _scale_samples(videos: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
-    """[N, T, H, W, C] times one factor per sample, [N]."""
+    """Multiplies videos [N, T, H, W, C] by one factor per sample, [N]."""
     return videos * tf.reshape(factors, [-1, 1, 1, 1, 1])
 
 
 def _scale_biases(weights: LevelWeights, gains: tf.Tensor) -> LevelWeights:
-    """The weights with one bias per sample, [N, C]: b_n times the bias. Biases are the weights of rank 1."""
+    """Replaces each bias (weight of rank 1) by one bias per sample, [N, C]: b_n times the bias."""
     return tf.nest.map_structure(
         lambda weight: weight if weight.shape.rank > 1 else tf.cast(gains, weight.dtype)[:, tf.newaxis] * weight,
         weights,
@@ -62,7 +62,7 @@ def _scale_biases(weights: LevelWeights, gains: tf.Tensor) -> LevelWeights:
 def _loss_and_cotangents(
     loss: Callable[[tf.Tensor], tf.Tensor], logits: Sequence[tf.Tensor], config: Config, scale: tf.Tensor | None
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """The mean loss of the logits, and its derivatives with respect to them, times the loss scale."""
+    """Returns the mean loss, and its derivatives with respect to the logits times the loss scale."""
     with tf.GradientTape() as tape:
         tape.watch(logits)
         value = mean_loss(loss, logits, config.model.batch_strides, config.train.score)
@@ -76,7 +76,7 @@ def _input_gradients(
     weights: Sequence[LevelWeights],
     scale: float | tf.Tensor = 1.0,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """The levels' logits, and `scale` times their gradients: first dD_l/dx_l of all levels, then dD_l/db_l, [N_l]."""
+    """Returns the logits, and `scale` times their gradients: dD_l/dx_l of all levels, then dD_l/db_l, [N_l]."""
     gains = [tf.ones(tf.shape(level)[:1]) for level in videos]
     with tf.GradientTape() as tape:
         tape.watch([videos, gains])
@@ -94,7 +94,7 @@ def _real_gradients(
     r1_factor: float,
     loss_scale: tf.Tensor | None,
 ) -> _RealGradients:
-    """The loss of reals, and the gradients of the loss and of r1_factor times the penalty."""
+    """Computes the loss of reals and the gradients of loss + r1_factor * penalty."""
     loss_of_scores = LOSSES[config.train.loss].real
     if not r1_factor:
         with tf.GradientTape() as tape:
@@ -102,7 +102,7 @@ def _real_gradients(
             logits = discriminator(videos, labels, weights=weights)
         loss, cotangents = _loss_and_cotangents(loss_of_scores, logits, config, loss_scale)
         return _RealGradients(loss, logits, tf.constant(0.0), tape.gradient(logits, weights, cotangents))
-    # The root of the loss scale, as these gradients are multiplied by it a second time.
+    # The square root of the loss scale, because these gradients are scaled twice.
     scale = 1.0 if loss_scale is None else tf.sqrt(loss_scale)
     with tf.GradientTape() as tape:
         tape.watch(weights)
@@ -138,7 +138,7 @@ def _fake_gradients(
     train_generator: bool,
     loss_scales: LossScales,
 ) -> _FakeGradients:
-    """Both losses of the fakes, and their gradients."""
+    """Computes both networks' losses on fakes and their gradients."""
     with tf.GradientTape() as generation:
         videos = augmented(generate(generator, inputs, config), FAKES, inputs, config)
     with tf.GradientTape(persistent=True) as tape:
@@ -150,7 +150,7 @@ def _fake_gradients(
     if not train_generator:
         weight_grads = tape.gradient(logits, weights, for_discriminator)
         return _FakeGradients(generator_loss, fake_loss, logits, [], weight_grads)
-    if loss_scales.discriminator is not None:  # float16 has no room for the ratio of the two slopes
+    if loss_scales.discriminator is not None:  # the ratio of the two slopes may overflow in float16
         weight_grads = tape.gradient(logits, weights, for_discriminator)
         video_grads = tape.gradient(logits, videos, for_generator)
     else:
@@ -161,7 +161,7 @@ def _fake_gradients(
             for gradient, wanted, passed in zip(video_grads, for_generator, shared)
         ]
     generator_grads = generation.gradient(videos, generator.trainable_variables, video_grads)
-    generator_grads = [tf.convert_to_tensor(gradient) for gradient in generator_grads]  # that of an embedding is sparse
+    generator_grads = [tf.convert_to_tensor(gradient) for gradient in generator_grads]  # embeddings: sparse
     return _FakeGradients(generator_loss, fake_loss, logits, generator_grads, weight_grads)
 
 
@@ -175,7 +175,7 @@ def _microbatch_gradients(
     train_generator: bool,
     loss_scales: LossScales,
 ) -> StepGradients:
-    """Results of one microbatch; the discriminators' gradients are with respect to `weights`, flat."""
+    """Computes the results of one microbatch. Discriminator gradients are with respect to the flattened `weights`."""
     reals = augmented(inputs.real_videos, REALS, inputs, config)
 
     def real_gradients(r1_factor: float) -> _RealGradients:
@@ -183,7 +183,7 @@ def _microbatch_gradients(
             discriminator, reals, inputs.labels, weights, config, r1_factor, loss_scales.discriminator
         )
 
-    def with_penalty() -> _RealGradients:  # as many times as strong as it is rare (Karras et al., 2020)
+    def with_penalty() -> _RealGradients:  # lazy regularization (arXiv 1912.04958)
         return real_gradients(float(config.train.r1_every_steps))
 
     def without_penalty() -> _RealGradients:
@@ -194,7 +194,7 @@ def _microbatch_gradients(
     else:
         real = tf.cond(penalty_due, with_penalty, without_penalty)
     real_grads = tf.nest.flatten(real.weight_grads)
-    # Fakes wait for the gradients of reals, so that only one of the two is in memory.
+    # Fakes are processed after reals, so that only the activations of one of them are in memory.
     inputs = inputs.after(real_grads)
     fake = _fake_gradients(generator, discriminator, inputs, weights, config, train_generator, loss_scales)
     losses = {
@@ -216,15 +216,15 @@ def fast_gradients(
     train_generator: bool,
     loss_scales: LossScales,
 ) -> StepGradients:
-    """The numbers of `plain_gradients`, for discriminators that keep the contract above.
+    """Computes the results of `plain_gradients` for discriminators with the properties above.
 
     Args:
       generator, discriminator: G and D_1..D_L.
-      inputs: Reals, latents and all that belongs to them, of all microbatches.
-      config: Of the run.
-      penalty_due: Whether this step has a penalty; a tensor makes a graph with both cases.
-      train_generator: False omits the generator's gradients.
-      loss_scales: By which the gradients returned are multiplied.
+      inputs: Inputs of all microbatches.
+      config: Configuration of the run.
+      penalty_due: Whether this step has a penalty. A tensor builds a graph with both branches.
+      train_generator: Whether to compute the generator's gradients.
+      loss_scales: Factors by which the returned gradients are multiplied.
     """
     with tf.GradientTape() as normalization:
         weights = discriminator.effective_weights([level.shape[1:4] for level in inputs.real_videos])
@@ -241,33 +241,33 @@ def fast_gradients(
 
 
 def _random_weight(weight: tf.Tensor) -> tf.Tensor:
-    """A weight of the same shape with which features keep their size from layer to layer."""
+    """Returns a random weight of the same shape that preserves the scale of features (He initialisation)."""
     fan_in = weight.shape[:-1].num_elements() or 1
     return tf.random.stateless_normal(weight.shape, [1, 0], stddev=(2.0 / fan_in) ** 0.5)
 
 
 def check_discriminator(discriminator: Discriminator, config: ModelConfig) -> None:
-    """Tests the contract above on random clips of one frame of 2x2 pixels and random weights.
+    """Tests the properties above on random clips (one frame, 2x2 pixels) with random weights.
 
-    It changes no variable and no state of a random generator, and does nothing in a graph, in which nothing runs.
+    It does not change variables or the state of random generators. While a graph is being built it does nothing.
 
     Args:
       discriminator: D_1..D_L.
-      config: Of the model, for batch strides and classes.
+      config: Configuration of the model.
     Raises:
-      ConfigError: Logits are not what Euler's theorem makes of the gradients with respect to clips and biases.
+      ConfigError: The logits differ from the value given by Euler's theorem.
     """
     if not tf.executing_eagerly():
         return
     levels = config.pyramid.levels
-    num_clips = 2 * levels[-1].clip_stride  # two on the last level, as one has no other to be mixed with
+    num_clips = 2 * levels[-1].clip_stride  # two clips on the last level, to detect mixing
     videos = [
         tf.random.stateless_uniform([level.batch_size(num_clips), 1, 2, 2, 3], [0, level.number], -1, 1)
         for level in levels
     ]
     labels = tf.range(num_clips) % config.num_classes if config.num_classes else None
-    # Not its own: initial biases are zero, which would hide one that is not scaled, and kernels are divided by singular
-    # values that no power iteration has estimated yet.
+    # Random weights: initial biases are zero, which would hide a bias that is not scaled, and initial singular values
+    # have not been estimated by a power iteration yet.
     weights = discriminator.effective_weights([level.shape[1:4] for level in videos])
     weights = discriminator.cast_weights(tf.nest.map_structure(_random_weight, weights))
     logits, gradients = _input_gradients(discriminator, videos, labels, weights)

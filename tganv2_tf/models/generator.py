@@ -1,6 +1,7 @@
-"""The generator (paper, Figures 1 and 2): a map from the latent, a recurrence over frames, levels of up blocks.
+"""The generator: a linear map of the latent, a ConvLSTM over frames, and levels of up blocks.
 
-Training renders every level and subsamples frames and samples between them; inference renders one level of all frames.
+Training renders every level, with subsampling layers between levels. Inference renders all frames of one level. Paper:
+Saito & Saito, arXiv 1811.09245, Figures 1 and 2.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tganv2_tf.subsampling import subsample
 
 
 class GeneratorLevel(layers.Layer):
-    """One level: the up blocks of its abstract block g^A_l, and its rendering block g^R_l."""
+    """One level: the abstract block g^A_l (up blocks) and the rendering block g^R_l (arXiv 1811.09245, Figure 2)."""
 
     def __init__(self, channels: Sequence[int], num_classes: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -27,13 +28,13 @@ class GeneratorLevel(layers.Layer):
         self.rendering = RenderingBlock(num_classes, name="rendering")
 
     def call(self, features: tf.Tensor, training: bool = False, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """g^A_l: [M, H, W, C] -> [M, H', W', C']; `labels` [M] where there are classes."""
+        """Applies g^A_l: [M, H, W, C] -> [M, H', W', C']. `labels` is [M] if there are classes."""
         for block in self.blocks:
             features = block(features, training=training, labels=labels)
         return features
 
     def render(self, features: tf.Tensor, training: bool = False, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """g^R_l: [M, H', W', C'] -> float32 [M, H', W', 3] in [-1, 1]; `labels` [M] where there are classes."""
+        """Applies g^R_l: [M, H', W', C'] -> float32 [M, H', W', 3] in [-1, 1]. `labels` is [M] if there are classes."""
         return self.rendering(features, training=training, labels=labels)
 
 
@@ -44,7 +45,7 @@ def _per_frame(
     labels: tf.Tensor | None,
     recompute: bool = False,
 ) -> tf.Tensor:
-    """Applies to [N, T, H, W, C] and labels [N] a layer that works on frames [N * T, H, W, C]."""
+    """Applies a layer of frames [N * T, H, W, C] to videos [N, T, H, W, C] with labels [N]."""
     if recompute:
         return checkpoint_activations(lambda videos: _per_frame(layer, videos, training, labels), videos)
     shape = tf.shape(videos)
@@ -56,14 +57,14 @@ def _per_frame(
 
 
 class Generator(tf.keras.Model):
-    """z, and in a conditional model a class -> video.
+    """Generator G (arXiv 1811.09245, Figures 1 and 2): maps z, and in a conditional model a class, to a video.
 
-    The class chooses the scales and shifts of every batch norm, and its own share of the map that the recurrence
-    begins with, since motion is made there.
+    The class selects the scale and shift of every batch norm. It also adds an embedding to the input of the
+    recurrence, because the recurrence generates the motion.
 
     Attributes:
-      config: the shape of the network.
-      generator_levels: the L levels.
+      config: The architecture.
+      generator_levels: The L levels.
     """
 
     def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
@@ -74,7 +75,7 @@ class Generator(tf.keras.Model):
             raise ValueError("a conditional generator needs num_classes")
         self.to_map = layers.Dense(size * size * channels, kernel_initializer=lecun_normal(), name="to_map")
         if num_classes:
-            # As large as what to_map makes of a latent, whose entries have variance 1/3.
+            # Equals the initial standard deviation of to_map(z), because the entries of z have variance 1/3.
             spread = tf.keras.initializers.RandomNormal(stddev=3**-0.5)
             self.class_to_map = layers.Embedding(num_classes, size * size * channels, spread, name="class_to_map")
         self.recurrence = [
@@ -85,11 +86,11 @@ class Generator(tf.keras.Model):
             GeneratorLevel(c, num_classes, name=f"level{i}") for i, c in enumerate(per_level, start=1)
         ]
         labels = tf.zeros([1], tf.int32) if num_classes else None
-        for level in range(1, len(per_level) + 1):  # makes all weights now, so that checkpoints find them
+        for level in range(1, len(per_level) + 1):  # creates all weights before a checkpoint is restored
             self(tf.zeros([1, config.z_dim]), num_frames=1, level=level, labels=labels)
 
     def first_map(self, z: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """The input of the recurrence at the first frame: [N, z_dim] -> [N, base, base, C]."""
+        """Returns the input of the recurrence at the first frame: [N, z_dim] -> [N, base, base, C]."""
         if len(z.shape) != 2 or z.shape[-1] != self.config.z_dim:
             raise ValueError(f"z has shape {z.shape}; expected [N, {self.config.z_dim}]")
         if (labels is None) == self.config.conditional:
@@ -105,14 +106,14 @@ class Generator(tf.keras.Model):
     def unroll(
         self, first_map: tf.Tensor | None, num_frames: int | tf.Tensor, state: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The recurrence, from the first frame on, or from a state.
+        """Runs the recurrence from the first frame or from a state.
 
         Args:
-          first_map: [N, base, base, C]; None where a state is given.
-          num_frames: T, a number or an int32 scalar.
-          state: [lstm_layers, 2, N, base, base, C], hidden and cell after the frame before.
+          first_map: [N, base, base, C]; None if a state is passed.
+          num_frames: T, a Python integer or an int32 scalar.
+          state: Hidden and cell state after the previous frame, [lstm_layers, 2, N, base, base, C].
         Returns:
-          What level 1 takes, [N, T, base, base, C], and the state after the last frame.
+          The input of level 1, [N, T, base, base, C], and the state after the last frame.
         """
         features, states = first_map, []
         for index, lstm in enumerate(self.recurrence):
@@ -121,16 +122,16 @@ class Generator(tf.keras.Model):
         return features, tf.stack(states)
 
     def render(self, features: tf.Tensor, level: int | None = None, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """Inference: one level of all frames, by running statistics.
+        """Renders one level of all frames for inference, with the running batch-norm statistics.
 
         Args:
-          features: [N, T, base, base, C], from the recurrence.
-          level: 1..L; the last where it is None.
-          labels: int [N], of a conditional model.
+          features: Output of the recurrence, [N, T, base, base, C].
+          level: 1..L; None is the last.
+          labels: int [N], in a conditional model.
         Returns:
           float32 [N, T, H_l, W_l, 3] in [-1, 1].
         Raises:
-          ValueError: no such level.
+          ValueError: The level does not exist.
         """
         level = len(self.generator_levels) if level is None else level
         if not 1 <= level <= len(self.generator_levels):
@@ -146,39 +147,39 @@ class Generator(tf.keras.Model):
         level: int | None = None,
         labels: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Inference: all frames, one level, running statistics.
+        """Generates videos: all frames of one level, with the running batch-norm statistics.
 
         Args:
           z: float [N, z_dim], in [-1, 1].
-          num_frames: T, a number or an int32 scalar; the training clip's where it is None.
-          level: 1..L, the level to render; the last where it is None.
-          labels: int [N], 0..num_classes - 1, of a conditional model.
+          num_frames: T, a Python integer or an int32 scalar; None is the length of a training clip.
+          level: 1..L, the level to render; None is the last.
+          labels: int [N] in 0..num_classes - 1, in a conditional model.
         Returns:
           float32 [N, T, H_l, W_l, 3] in [-1, 1].
         Raises:
-          ValueError: no such level, z or labels of a wrong shape, or labels that are missing or not expected.
+          ValueError: The level does not exist, the shape of z or labels is wrong, or labels are missing or unexpected.
         """
         return self.begin(z, self.config.num_frames if num_frames is None else num_frames, level, labels)[0]
 
     def begin(
         self, z: tf.Tensor, num_frames: int | tf.Tensor, level: int | None = None, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """`call`, and the state after its last frame, from which `resume` goes on: long videos in constant memory."""
+        """Returns the result of `call` and the final state. `resume` continues from it in constant memory."""
         features, state = self.unroll(self.first_map(z, labels), num_frames)
         return self.render(features, level, labels), state
 
     def resume(
         self, state: tf.Tensor, num_frames: int | tf.Tensor, level: int | None = None, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The next frames of videos, and the state after them.
+        """Generates the next frames of videos.
 
         Args:
           state: float [lstm_layers, 2, N, base, base, C], from `begin` or `resume`.
-          num_frames: T, how many; a number or an int32 scalar.
-          level: as in `call`.
-          labels: those that the videos began with.
+          num_frames: T, the number of new frames; a Python integer or an int32 scalar.
+          level: As in `call`.
+          labels: The labels passed to `begin`.
         Returns:
-          float32 [N, T, H_l, W_l, 3] in [-1, 1], and the state.
+          float32 [N, T, H_l, W_l, 3] in [-1, 1], and the state after the last frame.
         """
         features, state = self.unroll(None, num_frames, state)
         return self.render(features, level, labels), state
@@ -193,20 +194,20 @@ class Generator(tf.keras.Model):
         labels: tf.Tensor | None = None,
         recompute: bool = False,
     ) -> list[tf.Tensor]:
-        """Training: every level, with the subsampling layers S^G between them (paper, equations of G'_1 to G'_L).
+        """Renders every level for training, with subsampling layers S^G between them (paper, G'_1 to G'_L).
 
         Args:
           z: float [N_1, z_dim], in [-1, 1].
-          training: normalise by the batch's moments.
-          frame_strides: s_t of each layer; the config's where it is None.
-          batch_strides: s_n of each layer; the config's where it is None.
-          frame_offsets: b_t of each layer; drawn anew where it is None.
-          labels: int [N_1], of a conditional model.
-          recompute: store only the inputs of each level, and compute it again in the backward pass.
+          training: Whether to normalise by the batch's moments.
+          frame_strides: s_t of each layer; None uses the config's.
+          batch_strides: s_n of each layer; None uses the config's.
+          frame_offsets: b_t of each layer; None draws them at random.
+          labels: int [N_1], in a conditional model.
+          recompute: Whether to store only each level's inputs and recompute the level in the backward pass.
         Returns:
           L tensors, level l float32 [N_l, T_l, H_l, W_l, 3] in [-1, 1].
         Raises:
-          ValueError: z, labels, strides or offsets of a wrong shape or number.
+          ValueError: The shape or number of z, labels, strides or offsets is wrong.
         """
         frame_strides = self.config.frame_strides if frame_strides is None else frame_strides
         batch_strides = self.config.batch_strides if batch_strides is None else batch_strides
@@ -232,10 +233,10 @@ class Generator(tf.keras.Model):
 
     @property
     def batch_norms(self) -> list[BatchNorm]:
-        """All of them."""
+        """All batch-norm layers."""
         return [layer for layer in self.submodules if isinstance(layer, BatchNorm)]
 
     def update_moving_statistics(self) -> None:
-        """Moves the batch norms' running statistics towards the moments of the latest training pass."""
+        """Updates the running statistics of all batch norms with the moments of the latest training pass."""
         for norm in self.batch_norms:
             norm.update_moving_statistics()

@@ -1,8 +1,8 @@
-"""Layers of the generator, and initialisers: batch norm, convolutional LSTM, up block, rendering block.
+"""Layers of the generator and initialisers: batch norm, convolutional LSTM, up block, rendering block.
 
-Axes are N, T, H, W, C. What works on single frames takes N * T as its batch. Initialisers and constants are those of
-the authors' implementation; each weight has an initialiser object of its own, since an object shared by several layers
-would give them equal values.
+Axes are N, T, H, W, C. Layers of single frames have batch size M = N * T. Initialisers and constants are those of the
+authors' implementation. Each weight has its own initialiser object, because a shared object would initialise several
+layers with equal values.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ BATCH_NORM_EPSILON = 2e-5
 
 
 def lecun_normal() -> tf.keras.initializers.Initializer:
-    """Normal with variance 1 / fan_in, not truncated."""
+    """Returns an initialiser: normal with variance 1 / fan_in, not truncated."""
     return tf.keras.initializers.VarianceScaling(1.0, "fan_in", "untruncated_normal")
 
 
 def relu_glorot_uniform() -> tf.keras.initializers.Initializer:
-    """Glorot uniform with a gain of sqrt(2)."""
+    """Returns an initialiser: Glorot uniform with a gain of sqrt(2)."""
     return tf.keras.initializers.VarianceScaling(2.0, "fan_avg", "uniform")
 
 
 def glorot_uniform() -> tf.keras.initializers.Initializer:
-    """Glorot uniform."""
+    """Returns an initialiser: Glorot uniform."""
     return tf.keras.initializers.VarianceScaling(1.0, "fan_avg", "uniform")
 
 
 def channel_moments(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mean and biased variance of each channel: [M, H, W, C] -> [C], [C]."""
+    """Computes mean and biased variance per channel: [M, H, W, C] -> [C], [C]."""
     return tf.nn.moments(values, [0, 1, 2])
 
 
 class BatchNorm(layers.Layer):
-    """Batch normalisation over all axes but the last, synchronised across replicas.
+    """Batch normalisation over all axes but the last, synchronised across replicas (Ioffe & Szegedy, arXiv 1502.03167).
 
-    With classes, scale and shift are those of the sample's class (conditional batch norm: Dumoulin et al., 2017); the
-    statistics are shared by all.
+    With classes, each class has its own scale and shift (conditional batch norm: Dumoulin et al., arXiv 1610.07629).
+    All classes share the statistics.
 
-    A forward pass changes no variable: in training it keeps its moments in `batch_moments`, and
-    `update_moving_statistics` moves the running statistics there. The variance kept is the unbiased one (n / (n - 1)).
+    A forward pass changes no variable. In training it stores its moments in `batch_moments`, from which
+    `update_moving_statistics` updates the running statistics. The stored variance is unbiased (n / (n - 1)).
 
     Attributes:
-      num_classes: 0 for an unconditional one.
-      moments: what computes them. Other ways to add the same values up go here, such as that of
-        `tganv2_tf.interop.chainer`, which rounds as the authors' code does.
+      num_classes: Number of classes; 0 if unconditional.
+      moments: Function that computes the moments. It may be replaced, e.g. by that of `tganv2_tf.interop.chainer`,
+        which rounds as the authors' code does.
     """
 
     def __init__(self, num_classes: int = 0, **kwargs: Any) -> None:
@@ -79,7 +79,7 @@ class BatchNorm(layers.Layer):
         self.batch_moments: tuple[tf.Tensor, ...] = ()
 
     def _scale_and_shift(self, labels: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
-        """gamma and beta, float32 [C], or, with classes, of each sample, [M, 1, 1, C]."""
+        """Returns gamma and beta, float32 [C], or with classes per sample, [M, 1, 1, C]."""
         if (labels is None) == bool(self.num_classes):
             raise ValueError(f"{self.name} has {self.num_classes} classes; labels: {labels}")
         if labels is None:
@@ -88,7 +88,7 @@ class BatchNorm(layers.Layer):
         return gamma, beta
 
     def call(self, inputs: tf.Tensor, training: bool = False, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """[M, H, W, C] -> the same shape and dtype; `labels` are integers [M], where there are classes."""
+        """[M, H, W, C] -> the same shape and dtype. `labels` are integers [M], if there are classes."""
         gamma, beta = self._scale_and_shift(labels)
         if not training:
             mean, variance = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
@@ -104,7 +104,7 @@ class BatchNorm(layers.Layer):
         replica_context = tf.distribute.get_replica_context()
         replicas = 1 if replica_context is None else replica_context.num_replicas_in_sync
         if replicas > 1:
-            # In two steps, as E[x^2] - E[x]^2 cancels out where the mean is large.
+            # In two steps, because E[x^2] - E[x]^2 is inaccurate if the mean is large.
             own_mean = mean
             mean = replica_context.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
             variance = replica_context.all_reduce(tf.distribute.ReduceOp.MEAN, variance + tf.square(own_mean - mean))
@@ -114,21 +114,21 @@ class BatchNorm(layers.Layer):
         return tf.cast(outputs, inputs.dtype)
 
     def update_moving_statistics(self) -> None:
-        """Moves the running statistics towards the moments of the latest training pass."""
+        """Updates the running statistics with the moments of the latest training pass."""
         for moving, moment in zip((self.moving_mean, self.moving_variance), self.batch_moments):
             moving.assign(BATCH_NORM_DECAY * moving + (1 - BATCH_NORM_DECAY) * moment)
 
 
 class ConvLSTM(layers.Layer):
-    """Convolutional LSTM (Shi et al., 2015) with 3x3 kernels, without peepholes; gates in the order i, f, o, c.
+    """Convolutional LSTM (Shi et al., arXiv 1506.04214) with 3x3 kernels and no peepholes; gate order i, f, o, c.
 
-    It is driven by one map: the input at the first frame, zeros at all later ones, where the input convolution's bias
-    still acts; so the number of frames is free. A layer on top of another takes that one's frames instead.
+    The input is one map at the first frame and zero at all later frames, where only the bias of the input convolution
+    acts. The number of frames is therefore arbitrary. The input of a stacked layer is every frame of the layer below.
 
     Attributes:
-      channels: C of its input, state and output.
-      forget_bias: initial bias of the forget gate. At 0, as in the authors' code, half of the cell is forgotten a
-        frame, and what the latent said at first has to survive T - 1 frames; a positive bias lets it from the start.
+      channels: C of input, state and output.
+      forget_bias: Initial bias of the forget gate. With 0, as in the authors' code, the gate halves the cell at every
+        frame at first, so little of the latent's information reaches frame T. A positive bias keeps more of it.
     """
 
     def __init__(self, channels: int, forget_bias: float = 0.0, **kwargs: Any) -> None:
@@ -148,7 +148,7 @@ class ConvLSTM(layers.Layer):
 
     @staticmethod
     def _step(gates: tf.Tensor, cell: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Hidden and cell of a frame from its gates, [N, H, W, 4C], and the cell before, zero where it is None."""
+        """Returns hidden and cell state, given the gates [N, H, W, 4C] and the previous cell (None is zero)."""
         i, f, o, c = tf.split(gates, 4, axis=-1)
         driven = tf.sigmoid(i) * tf.tanh(c)
         cell = driven if cell is None else tf.sigmoid(f) * cell + driven
@@ -157,22 +157,23 @@ class ConvLSTM(layers.Layer):
     def _unroll(
         self, hidden: tf.Tensor, cell: tf.Tensor, driven: tf.Tensor, kernel: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Frames that follow a state, and the last cell; its gradient reads the kernel once a frame, and its own once.
+        """Computes the hidden states of the frames after a given state, and the last cell.
 
-        The kernel of a full-size model has 151 MB. By itself TensorFlow forms its gradient anew at every frame.
+        The kernel of a full-size model takes 151 MB. TensorFlow would accumulate its gradient once per frame; the
+        custom gradient computes it once for all frames.
 
         Args:
-          hidden, cell: [N, H, W, C].
-          driven: [T, N, H, W, 4C], the input's share of each frame's gates.
-          kernel: of the recurrence.
+          hidden, cell: Initial state, [N, H, W, C] each.
+          driven: Contribution of the input to each frame's gates, [T, N, H, W, 4C].
+          kernel: The recurrent kernel.
         Returns:
-          [T, N, H, W, C] and [N, H, W, C].
+          Hidden states [T, N, H, W, C] and last cell [N, H, W, C].
         """
 
         @tf.custom_gradient
         def unroll(hidden: tf.Tensor, cell: tf.Tensor, driven: tf.Tensor, kernel: tf.Tensor) -> tuple:
             states = [hidden, cell, driven]
-            with tf.GradientTape(persistent=True) as tape:  # a graph may ask for its gradient more than once
+            with tf.GradientTape(persistent=True) as tape:  # a graph may request the gradient more than once
                 tape.watch(states)
                 befores = []
                 for share in tf.unstack(driven):
@@ -195,15 +196,15 @@ class ConvLSTM(layers.Layer):
         """Unrolls the recurrence.
 
         Args:
-          inputs: [N, H, W, C], the map of the first frame; [N, T, H, W, C], one a frame; None on the way, where no
-            frame has one.
-          num_frames: T; a Python number unrolls the graph, a tensor makes a loop.
-          state: [2, N, H, W, C], hidden and cell after the frame before; zeros where it is None.
+          inputs: [N, H, W, C], the input of the first frame; [N, T, H, W, C], one input per frame; or None, no input,
+            when continuing from a state.
+          num_frames: T. A Python integer unrolls the graph, a tensor creates a loop.
+          state: Hidden and cell after the previous frame, [2, N, H, W, C]; None is zero.
         Returns:
-          [N, T, H, W, C], and the state after the last frame.
+          Hidden states [N, T, H, W, C], and the state after the last frame.
         """
         kernel, bias = tf.convert_to_tensor(self.recurrent_kernel), tf.convert_to_tensor(self.bias)
-        frames = None  # the input's share of the gates, [N, T, H, W, 4C]
+        frames = None  # contribution of the input to the gates, [N, T, H, W, 4C]
         if inputs is None:
             first = bias
         else:
@@ -211,7 +212,7 @@ class ConvLSTM(layers.Layer):
             if inputs.shape.rank == 5:
                 frames = tf.reshape(driven, [-1, num_frames, *driven.shape[1:]])
             first = driven if frames is None else frames[:, 0]
-        if state is None:  # neither forget gate nor recurrence act
+        if state is None:  # zero state: skips forget gate and recurrence
             hidden, cell = self._step(first, None)
         else:
             hidden, cell = self._step(convolve(state[0], kernel) + first, state[1])
@@ -239,7 +240,7 @@ class ConvLSTM(layers.Layer):
 
 
 class Conv2D(layers.Layer):
-    """Convolution of frames with zero padding, stride 1."""
+    """2D convolution of frames with zero padding and stride 1."""
 
     def __init__(
         self, channels: int, kernel_size: int, initializer: tf.keras.initializers.Initializer, **kwargs: Any
@@ -253,17 +254,17 @@ class Conv2D(layers.Layer):
         self.bias = self.add_weight("bias", [self.channels], initializer="zeros")
 
     def call(self, inputs: tf.Tensor, upsampled: bool = False) -> tf.Tensor:
-        """[M, H, W, C] -> [M, H, W, channels], or [M, 2H, 2W, channels] of the input `upsampled` first."""
+        """[M, H, W, C] -> [M, H, W, channels], or [M, 2H, 2W, channels] if the input is `upsampled` first."""
         kernel = tf.convert_to_tensor(self.kernel)
         outputs = upsample_convolve(inputs, kernel) if upsampled else convolve(inputs, kernel)
         return tf.nn.bias_add(outputs, self.bias)
 
 
 class UpBlock(layers.Layer):
-    """Residual block of the generator that doubles the resolution.
+    """Residual block of the generator that doubles the resolution (arXiv 1811.09245, section on the architecture).
 
-    BN-ReLU-upsample-conv3-BN-ReLU-conv3, plus the shortcut, whose 1x1 convolution stands before the upsampling, with
-    which it commutes, at a quarter of the cost.
+    BN-ReLU-upsample-conv3-BN-ReLU-conv3, plus a shortcut. The shortcut's 1x1 convolution commutes with upsampling and
+    is computed before it, at a quarter of the cost.
     """
 
     def __init__(self, channels: int, num_classes: int = 0, **kwargs: Any) -> None:
@@ -275,14 +276,14 @@ class UpBlock(layers.Layer):
         self.shortcut = Conv2D(channels, 1, glorot_uniform(), name="shortcut")
 
     def call(self, inputs: tf.Tensor, training: bool = False, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """[M, H, W, C] -> [M, 2H, 2W, channels]; `labels` [M] where there are classes."""
+        """[M, H, W, C] -> [M, 2H, 2W, channels]. `labels` is [M] if there are classes."""
         hidden = self.conv1(tf.nn.relu(self.norm1(inputs, training=training, labels=labels)), upsampled=True)
         hidden = self.conv2(tf.nn.relu(self.norm2(hidden, training=training, labels=labels)))
         return hidden + upsample(self.shortcut(inputs))
 
 
 class RenderingBlock(layers.Layer):
-    """g^R: BN-ReLU-conv3-tanh, from an abstract map to frames in [-1, 1]."""
+    """Rendering block g^R (arXiv 1811.09245, Figure 2): BN-ReLU-conv3-tanh, from features to frames in [-1, 1]."""
 
     def __init__(self, num_classes: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -290,6 +291,6 @@ class RenderingBlock(layers.Layer):
         self.conv = Conv2D(3, 3, lecun_normal(), name="conv")
 
     def call(self, inputs: tf.Tensor, training: bool = False, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """[M, H, W, C], labels [M] where there are classes -> float32 [M, H, W, 3], whatever the layers compute in."""
+        """[M, H, W, C] -> float32 [M, H, W, 3] under every dtype policy. `labels` is [M] if there are classes."""
         normalized = self.norm(inputs, training=training, labels=labels)
         return tf.tanh(tf.cast(self.conv(tf.nn.relu(normalized)), tf.float32))

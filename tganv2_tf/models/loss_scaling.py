@@ -1,4 +1,4 @@
-"""Loss scaling, which float16 needs: without it small gradients underflow."""
+"""Loss scaling for float16, in which small gradients would underflow."""
 
 from __future__ import annotations
 
@@ -8,31 +8,28 @@ import tensorflow as tf
 
 
 class LossScales(NamedTuple):
-    """The factors by which the networks' losses are multiplied while they are differentiated, float32 scalars.
-
-    None means that the network's optimiser uses no loss scaling.
-    """
+    """Loss scales of the two networks, float32 scalars; None if the network's optimiser does not use loss scaling."""
 
     generator: tf.Tensor | None = None
     discriminator: tf.Tensor | None = None
 
 
 def uses_loss_scaling(optimizer: Any) -> bool:
-    """Whether gradients of scaled losses are expected by `unscale_gradients`."""
+    """Returns whether the optimiser uses loss scaling."""
     return isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
 
 
 def loss_scale(optimizer: Any) -> tf.Tensor | None:
-    """The optimiser's current scale, or None if it uses none."""
-    # The scale of a loss of 1: Keras warns of optimisers that have not been asked for a scaled loss.
+    """Returns the optimiser's current loss scale, or None if it uses none."""
+    # By scaling a loss of 1, because Keras warns if an optimiser has never scaled a loss.
     return optimizer.get_scaled_loss(tf.constant(1.0)) if uses_loss_scaling(optimizer) else None
 
 
 def scale_loss(value: tf.Tensor, scale: tf.Tensor | None) -> tf.Tensor:
-    """A loss, or its gradient, times the scale."""
+    """Multiplies a loss, or its gradient, by the scale."""
     return value if scale is None else value * tf.cast(scale, value.dtype)
 
 
 def unscale_gradients(gradients: list[tf.Tensor], optimizer: Any) -> list[tf.Tensor]:
-    """The gradients of a loss, from those of the scaled loss."""
+    """Returns the gradients of a loss, given those of the scaled loss."""
     return optimizer.get_unscaled_gradients(gradients) if uses_loss_scaling(optimizer) else gradients

@@ -1,7 +1,7 @@
-"""Adversarial losses, and the scores of which they are functions.
+"""Adversarial losses as pure functions of scores.
 
-A loss is three pure functions of scores, one for the generator and two for the discriminators; each returns one value
-per score. `total_scores` makes the scores from the levels' logits, `mean_loss` takes the mean.
+Each loss consists of three functions, one for the generator and two for the discriminators, which return one value per
+score. `total_scores` computes scores from the levels' logits; `mean_loss` averages the losses.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 
 def non_saturating_generator_loss(fake_scores: tf.Tensor) -> tf.Tensor:
-    """-ln sigmoid(D(G(z))) (Goodfellow et al., 2014)."""
+    """-ln sigmoid(D(G(z))) (Goodfellow et al., arXiv 1406.2661, section 3)."""
     return tf.nn.softplus(-fake_scores)
 
 
@@ -28,12 +28,12 @@ def logistic_fake_loss(fake_scores: tf.Tensor) -> tf.Tensor:
 
 
 def minimax_generator_loss(fake_scores: tf.Tensor) -> tf.Tensor:
-    """ln(1 - sigmoid(D(G(z)))), as in the paper's equation (1); its gradient vanishes if D is sure."""
+    """ln(1 - sigmoid(D(G(z)))) (arXiv 1811.09245, equation (1)). Its gradient vanishes if D is confident."""
     return -tf.nn.softplus(fake_scores)
 
 
 def hinge_generator_loss(fake_scores: tf.Tensor) -> tf.Tensor:
-    """-D(G(z)) (Lim & Ye, 2017)."""
+    """-D(G(z)), as in Geometric GAN (Lim & Ye, arXiv 1705.02894)."""
     return -fake_scores
 
 
@@ -48,7 +48,13 @@ def hinge_fake_loss(fake_scores: tf.Tensor) -> tf.Tensor:
 
 
 class Loss(NamedTuple):
-    """The generator's loss of fake scores, and the discriminators' losses of real and of fake scores, which add up."""
+    """An adversarial loss; the functions above cite the papers.
+
+    Attributes:
+      generator: Loss of the generator, a function of fake scores.
+      real: Loss of the discriminators on real scores.
+      fake: Loss of the discriminators on fake scores, which is added to that on real scores.
+    """
 
     generator: Callable[[tf.Tensor], tf.Tensor]
     real: Callable[[tf.Tensor], tf.Tensor]
@@ -63,14 +69,13 @@ LOSSES = {
 
 
 def total_scores(logits: Sequence[tf.Tensor], batch_strides: Sequence[int], score: str) -> tf.Tensor:
-    """The scores whose losses are averaged.
+    """Computes the scores whose losses are averaged.
 
     Args:
       logits: L tensors, level l of shape [N_l].
-      batch_strides: s_n of each subsampling layer: sample i of level l + 1 is sample s_n * i of level l.
-      score: `sum` adds up the levels of each sample, D' = sigmoid(sum_l D_l) (paper); if batch reduction has removed a
-        sample from the deeper levels, its sum runs over the levels that still have it. `separate` keeps every logit
-        (the authors' code).
+      batch_strides: s_n of each subsampling layer. Sample i of level l + 1 is sample s_n * i of level l.
+      score: `sum` sums the levels of each sample, D' = sigmoid(sum_l D_l) (paper). If a sample was removed from deeper
+        levels, its sum runs over the remaining levels. `separate` keeps every logit (authors' code).
     Returns:
       float32 [N_1] for `sum`, [sum_l N_l] for `separate`.
     """
@@ -89,5 +94,5 @@ def total_scores(logits: Sequence[tf.Tensor], batch_strides: Sequence[int], scor
 def mean_loss(
     loss: Callable[[tf.Tensor], tf.Tensor], logits: Sequence[tf.Tensor], batch_strides: Sequence[int], score: str
 ) -> tf.Tensor:
-    """The mean of a loss over the `total_scores` of the levels' logits, float32 scalar."""
+    """Returns the mean loss of the `total_scores` of the levels' logits, float32 scalar."""
     return tf.reduce_mean(loss(total_scores(logits, batch_strides, score)))

@@ -1,14 +1,15 @@
-"""One training step by its definition: scores, losses, gradient penalty, and the gradients of both networks.
+"""The training objective as defined in the paper: scores, losses, gradient penalty, and gradients of both networks.
 
-`--gradients=plain` computes this. `fast_gradients.py` computes the same numbers in fewer passes through the networks;
-`tests/test_gradients.py` compares the two. The paper is Saito & Saito, arXiv 1811.09245.
+`--gradients=plain` uses this module. `fast_gradients.py` computes the same results in fewer passes through the
+networks; `tests/test_gradients.py` compares the two. Paper: Saito & Saito, arXiv 1811.09245.
 
 Equation (1), with the subsampling layers S^G in G' and S^D before D' (section on training with a subsampling layer):
 
     min_G max_D  E_x[ln D'(S^D(x))] + E_z[ln(1 - D'(G'(z)))]
 
-With L levels (section on multiple subsampling layers) G' renders x'_l = G'_l(z) at each of them, S^D makes as many of
-a clip, and D'(x'_1, ..., x'_L) = sigmoid(sum_l D'_l(x'_l)). Both gradients are taken before either network moves.
+With L levels (section on multiple subsampling layers), G' renders x'_l = G'_l(z) at each level, S^D makes L levels of a
+real clip, and D'(x'_1, ..., x'_L) = sigmoid(sum_l D'_l(x'_l)). Both gradients are computed before either network is
+updated.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ REALS, FAKES = 0, 1  # augmented with different random numbers
 
 
 def generate(generator: Generator, inputs: StepInputs, config: Config) -> list[tf.Tensor]:
-    """x'_l = G'_l(z), all levels: g^R_l(g^A_l(S^G_{l-1}(... S^G_1(g^A_1(z)))))."""
+    """Returns all levels x'_l = G'_l(z) = g^R_l(g^A_l(S^G_{l-1}(... S^G_1(g^A_1(z)))))."""
     return generator.pyramid(
         inputs.z,
         frame_strides=config.model.frame_strides,
@@ -40,7 +41,7 @@ def generate(generator: Generator, inputs: StepInputs, config: Config) -> list[t
 
 
 def augmented(videos: Sequence[tf.Tensor], stream: int, inputs: StepInputs, config: Config) -> Sequence[tf.Tensor]:
-    """The pyramid as the discriminators see it, by DiffAugment (Zhao et al., 2020) if that is on."""
+    """Applies DiffAugment (Zhao et al., arXiv 2006.10738) to a pyramid, if enabled."""
     if inputs.augmentation_seed is None or not config.train.augmentations:
         return videos
     seed = tf.random.experimental.stateless_fold_in(inputs.augmentation_seed, stream)
@@ -48,10 +49,10 @@ def augmented(videos: Sequence[tf.Tensor], stream: int, inputs: StepInputs, conf
 
 
 def r1_penalty(input_gradients: Sequence[tf.Tensor], num_clips: tf.Tensor, weight: float) -> tf.Tensor:
-    """weight / N_1 * sum_l sum_n |d D_l / d x_l|^2 (Mescheder et al., 2018; not in the paper).
+    """Computes weight / N_1 * sum_l sum_n |d D_l / d x_l|^2 (R1; Mescheder et al., arXiv 1801.04406; not in the paper).
 
-    The sum over levels and the missing factor 1/2 are those of the authors' code. The division by N_1, the replica's
-    batch, makes the penalty independent of the number of replicas.
+    As in the authors' code, levels are summed and there is no factor 1/2. Dividing by N_1, the replica's batch size,
+    makes the penalty independent of the number of replicas.
     """
     squares = tf.add_n([tf.reduce_sum(tf.square(gradient)) for gradient in input_gradients])
     return weight / tf.cast(num_clips, tf.float32) * squares
@@ -65,14 +66,14 @@ def plain_gradients(
     r1_factor: float | tf.Tensor,
     train_generator: bool,
 ) -> StepGradients:
-    """Losses and gradients of one batch, each network's by a tape around all that leads to its loss.
+    """Computes the losses and gradients of one batch by automatic differentiation of each loss.
 
     Args:
       generator, discriminator: G and D_1..D_L.
-      inputs: Reals, latents and all that belongs to them.
-      config: Of the run.
-      r1_factor: Factor of the penalty in the gradients; 0 in steps without a penalty (lazy penalty).
-      train_generator: False omits the generator's gradients.
+      inputs: The inputs of the step.
+      config: Configuration of the run.
+      r1_factor: Factor of the penalty in the gradients; 0 in steps without a penalty (lazy regularization).
+      train_generator: Whether to compute the generator's gradients.
     """
     train, loss = config.train, LOSSES[config.train.loss]
     scores = config.model.batch_strides, train.score
@@ -95,6 +96,6 @@ def plain_gradients(
     return StepGradients(
         {"generator_loss": generator_loss, "discriminator_loss": discriminator_loss, "r1_penalty": penalty},
         mean_logits(real_logits, fake_logits),
-        [tf.convert_to_tensor(gradient) for gradient in generator_gradients],  # that of an embedding is sparse
+        [tf.convert_to_tensor(gradient) for gradient in generator_gradients],  # embedding gradients are sparse
         tape.gradient(penalized_loss, discriminator.trainable_variables),
     )

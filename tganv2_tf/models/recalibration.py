@@ -1,8 +1,8 @@
-"""Batch-norm statistics of an averaged generator, taken anew.
+"""Recalibration of an averaged generator's batch-norm statistics.
 
-Training keeps running statistics of the generator that it trains, and the averaged one gets an average of those. They
-are not the statistics of its own features, which depend on its own weights. Recalibration runs it on fresh latents and
-takes the mean of its moments over several batches (PreciseBN: Wu & Johnson, 2021, "Rethinking Batch in BatchNorm").
+The averaged generator's running statistics are averages of the trained generator's. They are not the statistics of its
+own features, which depend on its own weights. Recalibration runs the averaged generator on new latents and averages
+its moments over several batches (PreciseBN: Wu & Johnson, arXiv 2105.07576, "Rethinking Batch in BatchNorm").
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ import tensorflow as tf
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import sample_latents
 
-BATCH_SIZE = 32  # at least; each batch's own moments normalise it, so it must not be small
+BATCH_SIZE = 32  # minimum; a batch is normalised by its own moments, so it must not be small
 
 
 def recalibrate(generator: Generator, num_batches: int, seed: int, batch_size: int = 0) -> None:
     """Replaces the running statistics of all batch norms of a generator.
 
-    Each batch goes through all levels as in training, with the subsampling layers between them: every norm is
-    normalised by the batch's moments, and sees the share of frames that its level sees in training.
+    As in training, each batch passes through all levels and subsampling layers and is normalised by its own moments.
 
     Args:
-      generator: changed in place; of a conditional one, each class comes about equally often.
-      num_batches: at least 1.
-      seed: of the latents and frame offsets, from 0 up to, not including, 2^31.
-      batch_size: N_1, a multiple of the product of the batch strides; 32 or the next one where it is 0.
+      generator: Generator, changed in place. Classes of a conditional generator are drawn about equally often.
+      num_batches: Number of batches, at least 1.
+      seed: Seed of latents and frame offsets, 0 <= seed < 2^31.
+      batch_size: N_1, a multiple of the product of the batch strides; 0 is the smallest such multiple >= 32.
     """
     config = generator.config
     clip_stride = config.pyramid.levels[-1].clip_stride

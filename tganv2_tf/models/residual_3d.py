@@ -1,6 +1,6 @@
 """The discriminators' residual block: spectral-normalised 3D convolutions and average pooling.
 
-Details, such as what happens to odd axes, are those of the authors' implementation.
+Details, such as the padding of odd axes, follow the authors' implementation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tganv2_tf.models.spectral_norm import LayerWeights, SpectralConv3D
 def pooling(
     lengths: Sequence[int], pool_time: bool = True, grow_length_one_axes: bool = False
 ) -> tuple[list[bool], list[int]]:
-    """For each of T, H, W whether `average_pool` halves it, and how many zeros it pads on both sides before."""
+    """Returns, for each of T, H, W, whether `average_pool` halves it, and the zeros it first pads on each side."""
     pooled = [length > 1 and (pool_time or axis > 0) for axis, length in enumerate(lengths)]
     padded = [
         (halved and length % 2 == 1) or (length == 1 and grow_length_one_axes and (pool_time or axis > 0))
@@ -30,10 +30,11 @@ def pooling(
 
 
 def average_pool(inputs: tf.Tensor, pool_time: bool = True, grow_length_one_axes: bool = False) -> tf.Tensor:
-    """Halves time (unless told not to), height and width by averages of pairs.
+    """Halves time (if `pool_time`), height and width by averaging pairs.
 
-    An odd axis longer than 1 is padded by a zero on both sides, and the zeros count, as in the authors' code. An axis
-    of length 1 is left alone, or, with `grow_length_one_axes`, padded and not pooled: it grows to 3 as it does there.
+    An odd axis longer than 1 is padded by one zero on both sides; the zeros count in the averages, as in the authors'
+    code. An axis of length 1 is unchanged. With `grow_length_one_axes` it is padded but not pooled, so it grows to 3,
+    as in the authors' code.
 
     Args:
       inputs: [N, T, H, W, C] with static T, H, W.
@@ -45,7 +46,7 @@ def average_pool(inputs: tf.Tensor, pool_time: bool = True, grow_length_one_axes
 
 
 class BlockWeights(NamedTuple):
-    """The weights with which a block computes."""
+    """Weights used by a block."""
 
     conv1: LayerWeights
     conv2: LayerWeights
@@ -53,10 +54,10 @@ class BlockWeights(NamedTuple):
 
 
 class ResBlock3D(layers.Layer):
-    """Residual block of the discriminator; it halves its input.
+    """Residual block of the discriminator, with downsampling (arXiv 1811.09245, architecture; arXiv 1802.05957).
 
-    First block (`first`): conv3-ReLU-conv3-pool, plus pool-conv1; time is not pooled. Later blocks:
-    ReLU-conv3-ReLU-conv3-pool, plus conv1-pool; the hidden channels are those of the input.
+    First block (`first`): conv3-ReLU-conv3-pool + pool-conv1, without pooling of time. Later blocks:
+    ReLU-conv3-ReLU-conv3-pool + conv1-pool, with as many hidden as input channels.
     """
 
     def __init__(
@@ -77,11 +78,11 @@ class ResBlock3D(layers.Layer):
         self.shortcut = SpectralConv3D(channels, 1, glorot_uniform(), spectral_norm, name="shortcut")
 
     def effective_weights(self, lengths: Sequence[int] | None = None) -> BlockWeights:
-        """The layers' `effective_weights`, for inputs with T, H, W if `lengths` are given."""
+        """Returns each layer's `effective_weights`; `lengths` is T, H, W of the inputs."""
         return BlockWeights(*(layer.effective_weights(lengths) for layer in (self.conv1, self.conv2, self.shortcut)))
 
     def checkpointed(self, inputs: tf.Tensor, weights: BlockWeights | None = None) -> tf.Tensor:
-        """`call`, but only inputs and weights are stored for the backward pass, which computes the block again."""
+        """Like `call`, but stores only inputs and weights and recomputes the block in the backward pass."""
         weights = self.effective_weights() if weights is None else weights
 
         def block(inputs: tf.Tensor, *flat: tf.Tensor) -> tf.Tensor:
@@ -93,17 +94,17 @@ class ResBlock3D(layers.Layer):
         return average_pool(inputs, pool_time=not self.first, grow_length_one_axes=self.grow_length_one_axes)
 
     def lengths_after(self, lengths: Sequence[int]) -> list[int]:
-        """T', H', W' of the outputs for inputs with T, H, W."""
+        """Returns T', H', W' of the outputs for inputs with T, H, W."""
         pooled, zeros = pooling(lengths, not self.first, self.grow_length_one_axes)
         return [(length + 2 * count) // (2 if halved else 1) for length, count, halved in zip(lengths, zeros, pooled)]
 
     def call(self, inputs: tf.Tensor, weights: BlockWeights | None = None) -> tf.Tensor:
-        """[N, T, H, W, C] -> [N, T', H', W', channels]; computed with `weights` instead of its own, if given."""
+        """[N, T, H, W, C] -> [N, T', H', W', channels]. `weights` replace the layer's own weights."""
         conv1, conv2, shortcut = (None, None, None) if weights is None else weights
         hidden = relu(self.conv1(inputs if self.first else relu(inputs), weights=conv1))
         lengths = inputs.shape[1:4]
         if self.first or all(n % 2 == 0 or (n == 1 and not self.grow_length_one_axes) for n in lengths):
-            # No zeros are padded in: the mean joins the convolution, and commutes with the shortcut's.
+            # Without padding, pooling can be fused into conv2, and it commutes with the shortcut convolution.
             pool = [n > 1 and not (axis == 0 and self.first) for axis, n in enumerate(lengths)]
             hidden = self.conv2(hidden, pool, weights=conv2)
             return hidden + self.shortcut(self._pool(inputs), weights=shortcut)

@@ -1,12 +1,12 @@
-"""Spectral normalisation (Miyato et al., 2018) of 3D convolutions and linear layers.
+"""Spectral normalisation (Miyato et al., arXiv 1802.05957) of 3D convolutions and linear layers.
 
-sigma(W) is estimated by one power iteration per discriminator update: `update_singular_vectors` runs it, once, before
-the update, and every call of the layer until the next one divides by the same sigma = v^T W u, through which the
-gradient flows. The stored weight is never overwritten. Keras' and TensorFlow Addons' wrappers iterate at every call and
-overwrite the kernel, which is wrong if a network is called on reals and on fakes in one step.
+`update_singular_vectors` runs one power iteration before each discriminator update. Until the next update, every call
+divides by the same estimate sigma = v^T W u and is differentiated through it. The stored weight is not overwritten.
+The wrappers of Keras and TensorFlow Addons iterate at every call and overwrite the kernel, which is wrong if a network
+is called on reals and on fakes in one step.
 
-A layer computes with its own `effective_weights`, or with those that its caller passes: a training step normalises
-every kernel once, and passes the results to all calls.
+A layer uses its own `effective_weights` or weights passed by the caller. A training step normalises every kernel once
+and passes the result to all calls.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from tganv2_tf.models.convolutions import convolve, crop, unused_taps
 
 
 class LayerWeights(NamedTuple):
-    """The kernel and the bias with which a layer computes, which a caller may pass to it.
+    """Kernel and bias used by a layer.
 
     Attributes:
-      kernel: W / sigma(W), or W without spectral normalisation; the outputs C' are the last axis.
-      bias: [C'], or a separate one for each sample, [N, C'].
+      kernel: W / sigma(W), or W without spectral normalisation. The last axis is the output channels C'.
+      bias: [C'], or one bias per sample, [N, C'].
     """
 
     kernel: tf.Tensor
@@ -33,10 +33,10 @@ class LayerWeights(NamedTuple):
 
 
 class SpectralLayer(layers.Layer):
-    """A layer with one kernel whose last axis is the outputs, divided by its largest singular value.
+    """Base of layers whose kernel is divided by its largest singular value (arXiv 1802.05957, section 2.1).
 
     Attributes:
-      spectral_norm: False leaves the kernel as it is.
+      spectral_norm: Whether to normalise the kernel.
     """
 
     def __init__(self, spectral_norm: bool, initializer: tf.keras.initializers.Initializer, **kwargs: Any) -> None:
@@ -44,9 +44,9 @@ class SpectralLayer(layers.Layer):
         self.spectral_norm, self.initializer = spectral_norm, initializer
 
     def add_kernel(self, shape: list[int]) -> None:
-        """Makes `kernel`, `bias` and, with spectral normalisation, the singular vectors.
+        """Creates `kernel`, `bias` and, with spectral normalisation, the singular vectors.
 
-        `left` and `right` are u and v of Miyato et al.; checkpoints know them by these names.
+        `left` and `right` are u and v of Miyato et al. Checkpoints use the names `left` and `right`.
         """
         self.kernel = self.add_weight("kernel", shape, tf.float32, self.initializer, experimental_autocast=False)
         self.bias = self.add_weight("bias", shape[-1:], tf.float32, "zeros", experimental_autocast=False)
@@ -71,7 +71,7 @@ class SpectralLayer(layers.Layer):
         return tf.reshape(self.kernel, [-1, self.kernel.shape[-1]])
 
     def update_singular_vectors(self) -> None:
-        """One power iteration. Every replica runs it on the same weights and vectors, so all of them agree."""
+        """Runs one power iteration. Replicas have equal weights and vectors, so their results are equal."""
         if self.spectral_norm:
             matrix = self._matrix()
             right = tf.math.l2_normalize(tf.linalg.matvec(matrix, self.left))
@@ -80,15 +80,15 @@ class SpectralLayer(layers.Layer):
             self.left.assign(left)
 
     def sigma(self) -> tf.Tensor:
-        """The estimate of the largest singular value, float32 scalar; differentiable with respect to the kernel."""
+        """Estimates the largest singular value, float32 scalar; differentiable with respect to the kernel."""
         return tf.tensordot(tf.linalg.matvec(self._matrix(), self.left), self.right, 1)
 
     def effective_weights(self, lengths: Sequence[int] | None = None) -> LayerWeights:
-        """W / sigma(W), or W without spectral normalisation, and the bias; float32, differentiable.
+        """Returns W / sigma(W), or W without spectral normalisation, and the bias; float32, differentiable.
 
         Args:
-          lengths: T, H, W of the inputs, or () for a linear layer. If given, taps that meet only padding are cropped,
-            and the gradient of W / sigma(W) takes fewer passes over memory.
+          lengths: T, H, W of the inputs, or () for a linear layer. If passed, taps that meet only padding are cropped,
+            and the gradient of W / sigma(W) needs fewer passes over memory.
         """
         kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias)
         if lengths is None:
@@ -105,10 +105,10 @@ class SpectralLayer(layers.Layer):
 
 
 def _normalized(kernel: tf.Tensor, scale: tf.Tensor, u: tf.Tensor, v: tf.Tensor, unused: Sequence[int]) -> tf.Tensor:
-    """K = W / sigma(W), without unused taps, with scale = 1 / sigma(W).
+    """Computes K = W / sigma(W) without unused taps; scale = 1 / sigma(W).
 
-    sigma = v^T W u, with W as a matrix [inputs, outputs], so that dW = (dK - <dK, K> v u^T) / sigma. Automatic
-    differentiation takes more passes over memory.
+    With W as a matrix [inputs, outputs], sigma = v^T W u and dW = (dK - <dK, K> v u^T) / sigma. Automatic
+    differentiation needs more passes over memory.
     """
 
     @tf.custom_gradient
@@ -117,7 +117,7 @@ def _normalized(kernel: tf.Tensor, scale: tf.Tensor, u: tf.Tensor, v: tf.Tensor,
     ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
         def gradient(grad_output: tf.Tensor) -> tuple[tf.Tensor, None, None, None]:
             kernel_grad = scale * grad_output
-            # Of W, not of K: K may already have been freed.
+            # Uses W, not K, so that K need not be kept in memory.
             sigma_grad = scale * tf.reduce_sum(kernel_grad * crop(kernel, unused))
             through_sigma = tf.reshape((sigma_grad * v)[:, tf.newaxis] * u, kernel.shape)
             if any(unused):
@@ -130,7 +130,7 @@ def _normalized(kernel: tf.Tensor, scale: tf.Tensor, u: tf.Tensor, v: tf.Tensor,
 
 
 def _add_bias(outputs: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    """Adds a bias, [C], or one for each sample, [N, C]."""
+    """Adds a bias, [C], or one bias per sample, [N, C]."""
     return tf.nn.bias_add(outputs, bias) if bias.shape.rank == 1 else _add_rows(outputs, bias)
 
 
@@ -141,7 +141,7 @@ def _broadcast_rows(rows: tf.Tensor, rank: int) -> tf.Tensor:
 
 @tf.custom_gradient
 def _add_rows(outputs: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
-    """[N, ..., C] plus [N, C]. TensorFlow's second derivative of it would make a tensor as large as the outputs."""
+    """Adds [N, C] to [N, ..., C]. TensorFlow's second derivative would create a tensor of the outputs' size."""
 
     @tf.custom_gradient
     def gradient(grad_output: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable[..., tf.Tensor]]:
@@ -152,7 +152,7 @@ def _add_rows(outputs: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, Callable[
 
 
 class SpectralConv3D(SpectralLayer):
-    """3D convolution with a cubic kernel, zero padding, stride 1."""
+    """3D convolution with a spectral-normalised cubic kernel, zero padding and stride 1."""
 
     def __init__(
         self,
@@ -174,16 +174,16 @@ class SpectralConv3D(SpectralLayer):
         """[N, T, H, W, C] -> [N, T', H', W', channels].
 
         Args:
-          inputs: A video or its features.
-          pool: Which of T, H, W to halve by means of pairs; these lengths are even.
-          weights: Computed with instead of the layer's own `effective_weights`.
+          inputs: Videos or features.
+          pool: Which of T, H, W to halve by averaging pairs; these lengths must be even.
+          weights: Used instead of the layer's `effective_weights`.
         """
         kernel, bias = self._cast_weights(weights)
         return _add_bias(convolve(inputs, kernel, pool), bias)
 
 
 class SpectralDense(SpectralLayer):
-    """Linear layer."""
+    """Linear layer with a spectral-normalised kernel."""
 
     def __init__(
         self, units: int, initializer: tf.keras.initializers.Initializer, spectral_norm: bool = True, **kwargs: Any
@@ -195,6 +195,6 @@ class SpectralDense(SpectralLayer):
         self.add_kernel([input_shape[-1], self.units])
 
     def call(self, inputs: tf.Tensor, weights: LayerWeights | None = None) -> tf.Tensor:
-        """[N, C] -> [N, units]; computed with `weights` instead of the layer's own `effective_weights`, if given."""
+        """[N, C] -> [N, units]. `weights` replace the layer's `effective_weights`."""
         kernel, bias = self._cast_weights(weights)
         return _add_bias(tf.matmul(inputs, kernel), bias)

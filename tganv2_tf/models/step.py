@@ -1,4 +1,4 @@
-"""The inputs and the results of a training step's gradients, and the microbatches of `gradient_accumulation_steps`."""
+"""Inputs and results of the gradient computation of a training step, and gradient accumulation over microbatches."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tganv2_tf.models.layers import BatchNorm
 
 
 class StepInputs(NamedTuple):
-    """The data of one discriminator update on one replica.
+    """Inputs of one discriminator update on one replica.
 
     Attributes:
-      real_videos: S^D(x), the pyramid's L levels, level l float32 [N_l, T_l, H_l, W_l, 3] in [-1, 1].
+      real_videos: S^D(x), L levels, level l float32 [N_l, T_l, H_l, W_l, 3] in [-1, 1].
       z: float32 [N_1, z_dim] in [-1, 1].
-      frame_offsets: b_t of each subsampling layer S^G, L - 1 integers; None draws them.
+      frame_offsets: b_t of each subsampling layer S^G, L - 1 integers; None draws them at random.
       labels: int [N_1], of reals and fakes, in a conditional model.
-      augmentation_seed: int32 [2], the seed of DiffAugment; without one nothing is augmented.
+      augmentation_seed: Stateless seed of DiffAugment, int32 [2]; None disables augmentation.
     """
 
     real_videos: Sequence[tf.Tensor]
@@ -29,7 +29,7 @@ class StepInputs(NamedTuple):
     augmentation_seed: tf.Tensor | None = None
 
     def check(self, config: ModelConfig) -> None:
-        """Raises ValueError unless the shapes, as far as they are known, are those of the config's levels."""
+        """Raises ValueError if the static shapes do not match the config."""
         latents, levels = tf.TensorShape(self.z.shape), config.pyramid.levels
         if not latents.is_compatible_with([None, config.z_dim]):
             raise ValueError(f"z has shape {latents}; expected [N, {config.z_dim}]")
@@ -43,7 +43,7 @@ class StepInputs(NamedTuple):
                 raise ValueError(f"{text} for z of shape {latents}")
 
     def microbatch(self, index: int, count: int) -> StepInputs:
-        """One of `count` equal parts along the batch, with its own augmentation."""
+        """Returns one of `count` equal parts of the batch, with its own augmentation seed."""
 
         def part(tensor: tf.Tensor) -> tf.Tensor:
             if count == 1:
@@ -60,19 +60,19 @@ class StepInputs(NamedTuple):
         )
 
     def after(self, tensors: Sequence[tf.Tensor]) -> StepInputs:
-        """The same inputs, which a graph provides only when these tensors have been computed."""
+        """Returns the same inputs with a control dependency on `tensors`."""
         with tf.control_dependencies(tensors):
             return self._replace(real_videos=[tf.identity(level) for level in self.real_videos], z=tf.identity(self.z))
 
 
 class StepGradients(NamedTuple):
-    """The results of one replica's batch.
+    """Losses and gradients of one replica's batch.
 
     Attributes:
-      losses: Scalars: `generator_loss`, `discriminator_loss` (without the penalty) and `r1_penalty`.
-      mean_logits: Scalars: `real_logits/level_1` and so on.
-      generator_gradients: d generator_loss / d G, in the order of its trainable variables; empty if not requested.
-      discriminator_gradients: d (discriminator_loss + r1_penalty) / d D, likewise.
+      losses: Scalars `generator_loss`, `discriminator_loss` (without the penalty) and `r1_penalty`.
+      mean_logits: Scalars `real_logits/level_1`, etc.
+      generator_gradients: d generator_loss / d G, in the order of trainable variables; empty if not requested.
+      discriminator_gradients: d (discriminator_loss + r1_penalty) / d D, in the order of trainable variables.
     """
 
     losses: dict[str, tf.Tensor]
@@ -82,7 +82,7 @@ class StepGradients(NamedTuple):
 
 
 def mean_logits(real_logits: Sequence[tf.Tensor], fake_logits: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
-    """The means of each level's logits, by the names under which they are logged."""
+    """Returns the mean logits of each level, keyed by the names used in logs."""
     return {
         f"{name}/level_{number}": tf.reduce_mean(logits)
         for name, levels in (("real_logits", real_logits), ("fake_logits", fake_logits))
@@ -93,19 +93,19 @@ def mean_logits(real_logits: Sequence[tf.Tensor], fake_logits: Sequence[tf.Tenso
 def accumulate(
     compute: Callable[[StepInputs], StepGradients], inputs: StepInputs, count: int, batch_norms: Sequence[BatchNorm]
 ) -> StepGradients:
-    """Computes the gradients of `count` microbatches, one after the other, and returns the means of their results.
+    """Computes gradients of `count` microbatches sequentially and returns the means of the results.
 
     Args:
       compute: Computes the results of one microbatch.
       inputs: The whole batch.
-      count: The number of microbatches.
-      batch_norms: Of the generator. Each normalises one microbatch at a time, and keeps the mean of their moments.
+      count: Number of microbatches.
+      batch_norms: The generator's batch norms. Each one normalises per microbatch and keeps the mean of the moments.
     """
     total: StepGradients | None = None
     moments = []
     for index in range(count):
         part = inputs.microbatch(index, count)
-        if total is not None:  # two microbatches are never in memory at the same time
+        if total is not None:  # keeps only one microbatch in memory
             part = part.after(tf.nest.flatten(total))
         result = compute(part)
         moments.append([norm.batch_moments for norm in batch_norms])

@@ -1,4 +1,4 @@
-"""TGANv2 as a Keras model: one training step of generator, discriminators and averaged generator."""
+"""TGANv2 (Saito & Saito, arXiv 1811.09245) as a Keras model: the training step of all networks."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tganv2_tf.models.objective import plain_gradients
 from tganv2_tf.models.step import StepGradients, StepInputs, accumulate
 from tganv2_tf.subsampling import random_frame_offsets
 
-# Each kind of random number of a step has its own seed: (seed, restarts) folded with the step and one of these, so that
-# a resumed run repeats them.
+# Each kind of random number has its own seed per step: (seed, restarts) folded with the step and one of these numbers.
+# A resumed run therefore repeats them.
 LATENTS, OFFSETS, AUGMENTATION = 0, 1, 2
 
 
 class StepNoise(NamedTuple):
-    """The random numbers of one discriminator update on one replica.
+    """Random numbers of one discriminator update on one replica.
 
     Attributes:
-      z: float32 [N_1, z_dim].
-      frame_offsets: b_t of each subsampling layer, int32 scalars; the same on all replicas.
-      augmentation_seed: int32 [2].
+      z: Latents, float32 [N_1, z_dim].
+      frame_offsets: b_t of each subsampling layer, int32 scalars; equal on all replicas.
+      augmentation_seed: Stateless seed of DiffAugment, int32 [2].
     """
 
     z: tf.Tensor
@@ -37,28 +37,28 @@ class StepNoise(NamedTuple):
 
 
 def _move_average(average: tf.Variable, variable: tf.Variable, share: tf.Tensor) -> None:
-    """Moves an average by a share of its distance, with one pass over its memory and one over a difference."""
+    """Computes average += share * (variable - average) with few passes over memory."""
     tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=share, delta=average - variable)
 
 
 class TGANv2(tf.keras.Model):
-    """The adversarial pair, trained by `fit`.
+    """Generator and discriminators, trained by `fit` (arXiv 1811.09245).
 
-    The batches that `fit` draws are pyramids of real clips with a leading axis of n_dis, level l
-    float32 [n_dis, N_l, T_l, H_l, W_l, 3], their labels, int64 [n_dis, N_1], and how far the data set went for them,
-    int64 [num_pipelines]; in a conditional model fakes have the labels of the real clips. All means are over the
-    replica's own batch, and gradients are averaged over replicas, so that nothing depends on how many of them share the
-    global batch.
+    A batch has three parts: pyramids of real clips with a leading axis n_dis, level l float32
+    [n_dis, N_l, T_l, H_l, W_l, 3]; labels, int64 [n_dis, N_1]; and the number of slots each input pipeline used for it
+    (see `data/pipeline.py`), int64 [num_pipelines]. In a conditional model, fakes have the labels of the real clips.
+    Means are over the replica's batch and gradients are averaged over replicas, so results do not depend on the number
+    of replicas that share a global batch.
 
     Attributes:
-      generator, discriminator: the networks.
-      ema_generator: exponential moving average of the generator, batch-norm statistics included; the generator
+      generator, discriminator: The networks.
+      ema_generator: Exponential moving average of the generator, including batch-norm statistics. It is the generator
         itself if `ema_decay` is 0.
-      config: the run.
-      step: int64, generator updates so far.
-      data_position: int64 [num_pipelines], the sums of what the batches say.
-      restarts: int64, how often the run began again at a checkpoint after losses that were not finite, each time with
-        other random numbers.
+      config: The configuration of the run.
+      step: int64, number of generator updates so far.
+      data_position: int64 [num_pipelines], number of slots used so far by each pipeline.
+      restarts: int64, number of restarts from a checkpoint after non-finite losses. Each restart uses new random
+        numbers.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class TGANv2(tf.keras.Model):
         if config.train.gradients == "fast":
             check_discriminator(discriminator, config.model)
         self.generator, self.discriminator, self.config = generator, discriminator, config
-        self.distribute_reduction_method = "first"  # fit would add up over replicas what are means over them already
+        self.distribute_reduction_method = "first"  # the results are means over replicas already; fit would sum them
         self.generator_optimizer: Any = None
         self.discriminator_optimizer: Any = None
         self.latest_penalty = tf.Variable(
@@ -91,7 +91,7 @@ class TGANv2(tf.keras.Model):
             self.ema_generator.set_weights(generator.get_weights())
 
     def compile(self, generator_optimizer: Any, discriminator_optimizer: Any, **kwargs: Any) -> None:
-        """Sets the optimisers; the losses are the config's."""
+        """Sets the optimisers. The losses are set by the config."""
         super().compile(**kwargs)
         self.generator_optimizer = generator_optimizer
         self.discriminator_optimizer = discriminator_optimizer
@@ -107,16 +107,16 @@ class TGANv2(tf.keras.Model):
         augmentation_seed: tf.Tensor | None = None,
         train_generator: bool = True,
     ) -> StepGradients:
-        """One step's losses and gradients, without updating a weight.
+        """Computes the losses and gradients of one step, without updating weights.
 
         With `gradient_accumulation_steps` all results are means over the microbatches. In steps without a penalty (lazy
-        penalty) `r1_penalty` is the latest one.
+        regularization), `r1_penalty` is the latest value.
 
         Args:
           real_videos, z, frame_offsets, labels, augmentation_seed: See `StepInputs`.
-          train_generator: False omits the generator's gradients.
+          train_generator: Whether to compute the generator's gradients.
         Raises:
-          ValueError: Videos, latents or labels have shapes of another model.
+          ValueError: The shapes of videos, latents or labels do not match the model.
         """
         train = self.config.train
         inputs = StepInputs(real_videos, z, frame_offsets, labels, augmentation_seed)
@@ -141,13 +141,13 @@ class TGANv2(tf.keras.Model):
             )
         if lazy:
             penalty = tf.where(penalty_due, step.losses["r1_penalty"], self.latest_penalty)
-            # Loss scaling lets single penalties overflow; they must not be shown until the next one.
+            # With loss scaling a penalty may overflow. That value must not be reported until the next penalty.
             self.latest_penalty.assign(tf.where(tf.math.is_finite(penalty), penalty, self.latest_penalty))
             step.losses["r1_penalty"] = penalty
         return step
 
     def sample_noise(self, update: int, num_clips: int | tf.Tensor) -> StepNoise:
-        """The random numbers of this replica for one discriminator update of this step."""
+        """Returns this replica's random numbers for discriminator update `update` of the current step."""
         fold_in = tf.random.experimental.stateless_fold_in
         run = tf.stack([tf.constant(self.config.train.seed, tf.int64), self.restarts])
         seed = fold_in(fold_in(run, self.step), update)
@@ -158,19 +158,19 @@ class TGANv2(tf.keras.Model):
             fold_in(fold_in(seed, AUGMENTATION), replica),
         )
 
-    @tf.autograph.experimental.do_not_convert  # nothing here depends on a tensor's value, and tracing is quicker
+    @tf.autograph.experimental.do_not_convert  # no Python branch depends on a tensor; tracing is faster
     def train_step(self, data: tuple[Sequence[tf.Tensor], tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """One generator update and n_dis discriminator updates; called by `fit` on each replica.
+        """Performs one generator update and n_dis discriminator updates; called by `fit` on each replica.
 
-        Both networks' gradients are taken before either of them moves, on the same fakes, as the authors do; with
-        n_dis > 1 the generator moves with the first discriminator update.
+        The gradients of both networks are computed on the same fakes before either network is updated, as in the
+        authors' code. With n_dis > 1 the generator is updated along with the first discriminator update.
 
         Args:
-          data: n_dis batches of this replica: the levels, level l float32 [n_dis, N_l, T_l, H_l, W_l, 3]; labels, int64
-            [n_dis, N_1]; and by how much the data's position moves with them, int64 [num_pipelines].
+          data: n_dis batches of this replica: levels, level l float32 [n_dis, N_l, T_l, H_l, W_l, 3]; labels, int64
+            [n_dis, N_1]; number of slots used, int64 [num_pipelines].
         Returns:
-          Scalars, averaged over replicas: losses and mean logits of each level at the first discriminator update, and
-          the norms of the gradients, the largest over the updates.
+          Scalars, averaged over replicas: losses and mean logits per level at the first discriminator update, and
+          gradient norms. The discriminators' norm is the maximum over the updates.
         """
         real_videos, labels, used = data
         train = self.config.train
@@ -197,7 +197,7 @@ class TGANv2(tf.keras.Model):
                 self.generator.update_moving_statistics()
             self._apply(self.discriminator_optimizer, self.discriminator, step.discriminator_gradients)
         self.step.assign_add(1)
-        # A tensor of this function's own: the strategy does not know where those are that it is given.
+        # all_reduce needs a tensor made on this replica: the strategy does not know the device of an input tensor.
         used = replica_context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(used))
         self.data_position.assign_add(used)
         if self.ema_generator is not self.generator:
@@ -206,13 +206,13 @@ class TGANv2(tf.keras.Model):
 
     @staticmethod
     def _apply(optimizer: Any, network: tf.keras.Model, gradients: Sequence[tf.Tensor]) -> None:
-        """Optimisers add gradients up over replicas; ours are means."""
+        """Applies gradients. Optimisers sum them over replicas, so each is divided by the number of replicas."""
         replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         means = gradients if replicas == 1 else [gradient / replicas for gradient in gradients]
         optimizer.apply_gradients(zip(means, network.trainable_variables))
 
     def _update_average(self, strategy: tf.distribute.Strategy) -> None:
-        """Moves the averaged generator; early on with a shorter memory, (1 + t) / (10 + t), as TensorFlow's."""
+        """Updates `ema_generator`. Early decay is (1 + t) / (10 + t), as in tf.train.ExponentialMovingAverage."""
         step = tf.cast(tf.convert_to_tensor(self.step), tf.float32)
         decay = tf.minimum(self.config.train.ema_decay, (1.0 + step) / (10.0 + step))
         for average, variable in zip(self.ema_generator.variables, self.generator.variables):

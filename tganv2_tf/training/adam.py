@@ -1,4 +1,4 @@
-"""Adam, each weight's update as one operation."""
+"""Adam with one TensorFlow operation per weight."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import tensorflow as tf
 
 
 class Adam(tf.keras.optimizers.Adam):
-    """Keras' Adam (Kingma & Ba, 2015), with its variables and its numbers, by TensorFlow's own kernel.
+    """Keras' Adam (Kingma & Ba, arXiv 1412.6980), with equal variables and results, computed by TensorFlow's kernel.
 
-    Keras writes the update out in a dozen operations. Each of them goes once through the memory of all weights, which
-    without a GPU, whose compiler joins them, takes several times as long.
+    Keras composes the update of a dozen operations, each of which passes over all weights. On CPUs, where no compiler
+    fuses them, that takes several times as long.
     """
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
-        """Moves one variable; called by `apply_gradients`, with dense gradients, on each device that has it."""
+        """Updates one variable; called by `apply_gradients` with dense gradients on each device of the variable."""
         index = self._index_dict[self._var_key(variable)]
         updates = tf.cast(self.iterations + 1, tf.float32)
         tf.raw_ops.ResourceApplyAdam(

@@ -1,4 +1,4 @@
-"""What happens between the steps: scalars, checkpoints, scores, the progress bar, and the end of a run gone wrong."""
+"""Keras callbacks of training: scalars, checkpoints, scores, progress bar, and the check for non-finite losses."""
 
 from __future__ import annotations
 
@@ -42,34 +42,35 @@ BAR_LOSSES = {"generator_loss": "G", "discriminator_loss": "D", "r1_penalty": "R
 
 
 class StepCallback(tf.keras.callbacks.Callback):
-    """A callback that knows the run's step.
+    """Base of callbacks that use the step of the run.
 
     Attributes:
-      model: the TGANv2, set by Keras.
+      model: The TGANv2, set by Keras.
     """
 
     model: TGANv2
 
     def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
-        """Called after every generator update, with their number and the step's scalars."""
+        """Called with the step's scalars after each generator update, or the last one of each execution."""
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.first_step = self.step = int(self.model.step.numpy())
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.step = self.first_step + batch + 1  # not each: with steps_per_execution only the last one of several
+        self.step = self.first_step + batch + 1  # with steps_per_execution, called only for an execution's last step
         self.on_step_end(self.step, logs or {})
 
 
 class NotFiniteError(UserError):
-    """The losses of a step are no numbers."""
+    """The losses of a step are not finite."""
 
 
 class StopOnNonFinite(StepCallback):
-    """Raises NotFiniteError where losses are no longer numbers; comes before whatever would save them.
+    """Raises NotFiniteError if a loss is not finite. Must precede callbacks that save.
 
     Attributes:
-      patience: calls in a row that may be wrong: loss scaling leaves out steps whose gradients overflow, and halves.
+      patience: Number of consecutive non-finite calls that are accepted. Loss scaling skips steps whose gradients
+        overflow and halves the scale.
     """
 
     def __init__(self, config: Config) -> None:
@@ -88,7 +89,7 @@ class StopOnNonFinite(StepCallback):
 
 
 class Scalars(StepCallback):
-    """TensorBoard's scalars: losses, mean logits of each level, learning rates, spectral norms, clips a second."""
+    """Writes TensorBoard scalars: losses, mean logits per level, learning rates, spectral norms, clips per second."""
 
     def __init__(self, writer: EventWriter, config: Config) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class Scalars(StepCallback):
 
 
 class Profile(StepCallback):
-    """Profiles the steps from the first to the last of `profile_steps`, for TensorBoard's profile tab."""
+    """Profiles the steps of `profile_steps`, first to last, for TensorBoard's profile tab."""
 
     def __init__(self, writer: EventWriter, config: Config) -> None:
         super().__init__()
@@ -145,19 +146,19 @@ class Profile(StepCallback):
         self.stop()
 
     def stop(self) -> None:
-        """Writes what was recorded; also after an error, when Keras calls no callback."""
+        """Writes the profile. Must also be called after an error, when Keras calls no callbacks."""
         if self.active:
             self.active = False
             tf.profiler.experimental.stop()
 
 
 class SaveCheckpoints(StepCallback):
-    """Saves every `checkpoint_every_steps`, at the end, and when the process is asked to stop (SIGTERM, Ctrl-C).
+    """Saves checkpoints every `checkpoint_every_steps`, at the last step, and on SIGTERM and Ctrl-C.
 
-    All workers take part, since the values of some variables are means over replicas; only the chief's are kept.
+    All workers take part, because some variables are means over replicas. Only the chief's files are kept.
 
     Attributes:
-      stopped_by: the signal that ended the run, or None; of another worker's signal, SIGTERM.
+      stopped_by: The signal that ended the run, or None; SIGTERM if another worker received the signal.
     """
 
     def __init__(self, folder: CheckpointFolder, config: Config, chief: bool) -> None:
@@ -169,17 +170,17 @@ class SaveCheckpoints(StepCallback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
         self.on_any_worker = any_worker(self.model.distribute_strategy)
-        if threading.current_thread() is threading.main_thread():  # no other may; Ray trains in one, see `Tell`
+        if threading.current_thread() is threading.main_thread():  # signals need the main thread; with Ray see `Tell`
             numbers = (signal.SIGTERM, signal.SIGINT)
             self.old_handlers = {number: signal.signal(number, self._stop) for number in numbers}
 
     def _stop(self, number: int, frame: Any) -> None:
-        # The step under way ends first; a second signal, with the old handlers back, ends the process at once.
+        # The current step is completed first. A second signal ends the process, because the old handlers are restored.
         self.stopped_by = number
         self.restore_handlers()
 
     def restore_handlers(self) -> None:
-        """Gives the signals back; also after an error, when Keras calls no callback."""
+        """Restores the signal handlers. Must also be called after an error, when Keras calls no callbacks."""
         for number, handler in self.old_handlers.items():
             signal.signal(number, handler)
 
@@ -195,7 +196,7 @@ class SaveCheckpoints(StepCallback):
                     keep_for_ever(path)
             except (tf.errors.OpError, OSError) as error:
                 if isinstance(error, tf.errors.OpError) and is_loss_of_worker(error):
-                    raise  # as it is: Keras removes the cause of errors, by which the loop knows this one
+                    raise  # unchanged, because Keras drops __cause__, by which the loop recognises it
                 message = error.message if isinstance(error, tf.errors.OpError) else error
                 raise UserError(f"{train.model_dir}: step {step} cannot be saved: {message}") from error
         if stopped:
@@ -207,7 +208,7 @@ class SaveCheckpoints(StepCallback):
 
 
 class Tell(StepCallback):
-    """Tells of every step whoever has started the run, who may answer with a signal; comes before `SaveCheckpoints`."""
+    """Reports each step to the driver process, which may return a stop signal. Must precede `SaveCheckpoints`."""
 
     def __init__(self, tell: Callable[[int, dict[str, Any]], int | None], saving: SaveCheckpoints) -> None:
         super().__init__()
@@ -220,8 +221,8 @@ class Tell(StepCallback):
 class Evaluations(StepCallback):
     """Scores the averaged generator every `eval_every_steps`, and keeps the best checkpoint in `best/`.
 
-    Comes after `SaveCheckpoints`, which has saved at each of these steps. The classifier and the features of the real
-    clips are there before training begins, so that what is wrong with them ends the run at once.
+    Must follow `SaveCheckpoints`, which saves at each of these steps. The classifier is loaded and features of real
+    clips are computed before training begins, so errors in them are raised at once.
     """
 
     def __init__(
@@ -240,7 +241,7 @@ class Evaluations(StepCallback):
         self.class_names = manifest.labels if config.model.conditional else []
         self.scores = (*EVAL_SCORES, "class_accuracy") if config.model.conditional else EVAL_SCORES
         if config.model.conditional:
-            validity.classifier_columns(self.class_names, labels)  # before real clips are read
+            validity.classifier_columns(self.class_names, labels)  # raises errors before real clips are read
         self.real = {"c3d": protocol.real_features(self.networks["c3d"], manifest, config.data, config.eval)}
         self.described = protocol.describe_protocol(self.networks, config.data, manifest, config.eval)
         if chief:
@@ -258,14 +259,15 @@ class Evaluations(StepCallback):
             reduce_retracing=True,
         )
         self.gather = gatherer(self.model.distribute_strategy)
-        # The run was stopped before it had been scored; what one worker does not see yet in a shared folder, all score.
+        # If the run was stopped after saving but before scoring, score now. All workers take part if any of them does
+        # not see the report, since a shared folder may be out of date.
         missing = self.step > 0 and not storage.exists(self._report(self.step))
         if any_worker(self.model.distribute_strategy)(missing):
             self.on_step_end(self.step, {})
 
     @contextlib.contextmanager
     def _recalibrated(self) -> Iterator[None]:
-        """In its block the averaged generator has statistics of its own; training goes on with those that it had."""
+        """Recalibrates the averaged generator's statistics within the block and restores them afterwards."""
         generator, num_batches = self.model.ema_generator, self.config.eval.recalibration_batches
         if not num_batches:
             yield
@@ -279,7 +281,7 @@ class Evaluations(StepCallback):
                 variable.assign(value)
 
     def _answers(self) -> Iterator[Answers]:
-        """What the classifier says of batch after batch; workers take turns at them, and none waits for another."""
+        """Yields the classifier's outputs, batch by batch. Workers process consecutive batches in parallel."""
         config, model, strategy = self.config, self.config.model, self.model.distribute_strategy
         own, size = worker_number(strategy), config.eval.eval_batch_size
         for first in itertools.count(0, num_workers(strategy)):
@@ -325,18 +327,18 @@ class Evaluations(StepCallback):
             try:
                 if is_best:
                     keep_best(checkpoint, train.best_score, value, self.protocol)
-                # Last: with it the step is done.
+                # Last, because the report marks the step as scored.
                 write_atomically(self._report(step), protocol.report(scores, generated, self.described, config))
             except OSError as error:
                 raise UserError(f"{train.model_dir}: the scores of step {step} cannot be kept: {error}") from error
 
 
 def progress_bar(first_step: int, train_steps: int) -> tf.keras.callbacks.Callback:
-    """A bar over the steps of the whole run, with the latest losses, the rate and the time left."""
+    """Returns a progress bar of the whole run's steps, with the latest losses, the rate and the remaining time."""
 
     class ProgressBar(lanes.progress_bar_class()):  # type: ignore[misc]
         def _initialize_progbar(self, hook: str, epoch: int | None, logs: dict[str, Any] | None = None) -> None:
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints `Epoch 1/1`
+            with contextlib.redirect_stdout(io.StringIO()):  # the original prints `Epoch 1/1`
                 super()._initialize_progbar(hook, epoch, logs)
             if hook == "train_epoch":
                 self.total_steps = self.epoch_progress_tqdm.total = train_steps
@@ -353,12 +355,12 @@ def progress_bar(first_step: int, train_steps: int) -> tf.keras.callbacks.Callba
             self._update_progbar({})
 
         def _clean_up_progbar(self, hook: str, logs: dict[str, Any]) -> None:
-            if hook == "train_epoch":  # the original fills the bar up, even where the run was stopped
+            if hook == "train_epoch":  # the original fills the bar even if the run was stopped
                 self.epoch_progress_tqdm.update(self.steps_to_update)
                 self.close()
 
         def close(self) -> None:
-            """Ends the bar's line; also after an error, when Keras calls no callback."""
+            """Closes the bar. Must also be called after an error, when Keras calls no callbacks."""
             if self.epoch_progress_tqdm is not None:
                 self.epoch_progress_tqdm.close()
 
@@ -368,10 +370,10 @@ def progress_bar(first_step: int, train_steps: int) -> tf.keras.callbacks.Callba
 
 
 def shown_losses(logs: Mapping[str, float]) -> str:
-    """The losses of a step as the bar has them."""
+    """Formats the losses of a step for the progress bar."""
     return " ".join(f"{short} {logs[name]:.3f}" for name, short in BAR_LOSSES.items())
 
 
 def bar_interval() -> float:
-    """Seconds between two pictures of the bar; a log file would grow for days."""
+    """Returns the seconds between two updates of the bar; longer for log files, to keep them small."""
     return 0.5 if sys.stderr.isatty() else 30.0

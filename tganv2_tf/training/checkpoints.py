@@ -1,4 +1,4 @@
-"""Checkpoints that hold all that a run needs to be resumed."""
+"""Checkpoints with the complete state of a run."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from tganv2_tf.runs import CHECKPOINT_DIR, SNAPSHOT_DIR, checkpoints_in, name_ne
 
 
 class CheckpointFolder:
-    """Saves and restores a compiled model: all that its future depends on, so that it goes on as if never stopped.
+    """Saves and restores the complete training state, so that a resumed run equals an uninterrupted one.
 
-    These are the networks, the averaged generator, the optimisers, the step, and where the run is in its data. The
-    seeds are the config's, and every random number is drawn from them and these.
+    The state consists of the networks, the averaged generator, the optimisers, the step and the position in the data.
+    All random numbers depend only on these and on the seeds in the config.
 
     Attributes:
-      model: in training.
-      folder: of the checkpoints.
-      checkpoint: the objects.
+      model: The compiled model.
+      folder: Folder of the checkpoints.
+      checkpoint: The `tf.train.Checkpoint` of the state.
     """
 
-    # What checkpoints of older code do not have; and the position's shape is that of the workers.
+    # Missing in checkpoints of older versions. The shape of the position depends on the number of workers.
     OPTIONAL = ("restarts", "data_position", "latest_penalty")
 
     def __init__(self, model: TGANv2, folder: str | None = None) -> None:
         """
         Args:
-          model: in training.
-          folder: of the checkpoints; the run's where it is None.
+          model: The compiled model.
+          folder: Folder of the checkpoints; None is the run's folder.
         """
         train = model.config.train
         self.model, self.keep = model, train.keep_checkpoints
@@ -57,8 +57,7 @@ class CheckpointFolder:
             )
         }
         self.checkpoint = tf.train.Checkpoint(**self.objects)
-        # TensorFlow keeps some 50 KB of every checkpoint that is written eagerly; but in a function Keras leaves out
-        # the loss scales.
+        # TensorFlow leaks about 50 KB per checkpoint written eagerly. But within a tf.function Keras omits loss scales.
         self._write = self._write_checkpoint
         if not uses_loss_scaling(model.generator_optimizer):
             self._write = tf.function(self._write_checkpoint, autograph=False)
@@ -68,15 +67,15 @@ class CheckpointFolder:
             self.checkpoint.write(prefix)
 
     def save(self, step: int) -> str:
-        """Writes the checkpoint of a step, and then deletes those that are too old.
+        """Writes the checkpoint of a step, then deletes old checkpoints.
 
         Returns:
-          Its prefix.
+          The prefix of the checkpoint.
         Raises:
-          OSError, tf.errors.OpError: it cannot be written; those before are all there.
+          OSError, tf.errors.OpError: The checkpoint cannot be written. Earlier checkpoints are unchanged.
         """
         storage.make_folder(self.folder)
-        self._delete(lambda name, there: name not in there)  # what a run that was killed while it saved has left
+        self._delete(lambda name, there: name not in there)  # leftovers of a save that was killed
         prefix = storage.join(self.folder, f"ckpt-{step}")
         if storage.is_remote(self.folder):
             name = os.path.basename(prefix)
@@ -85,7 +84,7 @@ class CheckpointFolder:
                 storage.copy_folder(local, self.folder, f"{name}.index")
         else:
             self._write_whole(prefix)
-        # Those of later steps could not be read, or the run would not be here.
+        # Checkpoints of later steps are unreadable; otherwise restore_newest() would have used them.
         newest = [other for other in checkpoints_in(self.folder) if step_of(other) <= step][: self.keep]
         name_newest(prefix)
         keep = {os.path.basename(other) for other in newest}
@@ -93,10 +92,10 @@ class CheckpointFolder:
         return prefix
 
     def _write_whole(self, prefix: str) -> None:
-        """Writes a checkpoint that bears its name only when it is whole, and on the disk.
+        """Writes a checkpoint atomically: files get their final names only when they are complete and synced.
 
-        TensorFlow makes an empty index of the final name and then fills it, and leaves it to the system when the files
-        get to the disk, which may take half a minute.
+        TensorFlow creates an empty index with the final name before filling it, and does not sync the files, which may
+        reach the disk half a minute later.
         """
         folder = f"{prefix}_partial"
         storage.make_folder(folder)
@@ -111,19 +110,19 @@ class CheckpointFolder:
         storage.remove_folder(folder)
 
     def _delete(self, unwanted: Callable[[str, set[str]], bool]) -> None:
-        """Deletes the files of checkpoints of whose name, among those that have an index, the function says so."""
+        """Deletes the files of each checkpoint for which unwanted(name, names of checkpoints with an index) is true."""
         there = {os.path.basename(prefix) for prefix in checkpoints_in(self.folder)}
-        # The index goes first: without it the others are no checkpoint.
+        # The index is deleted first, because files without an index do not count as a checkpoint.
         for name in sorted(storage.names(self.folder), key=lambda name: (not name.endswith(".index"), name)):
             if name.startswith("ckpt-") and unwanted(re.split(r"[._]", name)[0], there):
                 path = storage.join(self.folder, name)
                 (storage.remove_folder if storage.is_folder(path) else storage.remove)(path)
 
     def restore(self, prefix: str) -> None:
-        """Reads a checkpoint.
+        """Restores the state from a checkpoint.
 
         Raises:
-          UserError: it is damaged, of another model, or holds numbers that are not finite.
+          UserError: The checkpoint is damaged, of another model, or contains non-finite weights.
         """
         with readable(prefix) as local:
             shapes = tf.train.load_checkpoint(local).get_variable_to_shape_map()
@@ -141,16 +140,16 @@ class CheckpointFolder:
                 raise UserError(f"{prefix}: {variable.name} has values that are not finite")
 
     def newest_step(self) -> int:
-        """Step of the newest checkpoint, whether or not it can be read; 0 where there are none."""
+        """Returns the step of the newest checkpoint, readable or not; 0 if there are none."""
         return max(map(step_of, checkpoints_in(self.folder)), default=0)
 
     def restore_newest(self) -> str | None:
-        """Reads the newest checkpoint that can be read; says so where it is not the newest.
+        """Restores the newest readable checkpoint; logs a warning for each newer one that is unreadable.
 
         Returns:
-          Its prefix; None where there are none.
+          The prefix of the checkpoint; None if there are no checkpoints.
         Raises:
-          UserError: not one of them can be read.
+          UserError: There are checkpoints, but none is readable.
         """
         prefixes = checkpoints_in(self.folder)
         restored = next(filter(self._can_restore, prefixes), None)

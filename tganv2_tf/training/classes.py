@@ -1,4 +1,4 @@
-"""The classes of a run keep their labels: the names of the data are compared with those that the run has recorded."""
+"""Checks that labels keep their meaning: compares the data's class names with those recorded in the run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tganv2_tf.runs import BEST_DIR, CHECKPOINT_DIR, CLASSES_FILE, SNAPSHOT_DIR,
 
 
 def check_classes(config: Config, class_names: Sequence[str]) -> None:
-    """Makes sure that each label means the same to the data and to the checkpoints in `model_dir`, if there are any.
+    """Checks that labels have the same meaning in the data and in the checkpoints in `model_dir`, if any.
 
     Args:
-      config: of the run to train.
-      class_names: of its data, in the order of the labels.
+      config: Configuration of the run to train.
+      class_names: Class names of its data, in the order of labels.
     Raises:
-      ConfigError: other classes, or another order; the message names the difference.
-      UserError: the names in `model_dir` are damaged.
+      ConfigError: Classes or their order differ; the message names the difference.
+      UserError: The recorded names in `model_dir` are damaged.
     """
     folder = config.train.model_dir
-    # Snapshots are read with the names in the folder, too, and may be there without newer checkpoints.
+    # Snapshots use the recorded names too, and may exist without other checkpoints.
     saved = (storage.join(folder, name) for name in (CHECKPOINT_DIR, SNAPSHOT_DIR, BEST_DIR))
     if not config.model.conditional or not any(map(checkpoints_in, saved)):
         return
@@ -37,10 +37,10 @@ def check_classes(config: Config, class_names: Sequence[str]) -> None:
 
 
 def warn_of_other_classes(config: Config, class_names: Sequence[str]) -> None:
-    """Says which classes of `init_from` differ from those of the data; args are those of `check_classes`.
+    """Logs a warning if the classes of `init_from` differ from those of the data. Args: see `check_classes`.
 
     Raises:
-      UserError: the names in the folder of `init_from` are damaged.
+      UserError: The recorded names in the folder of `init_from` are damaged.
     """
     source = config.train.init_from
     found = config.model.conditional and _difference(source, class_names)
@@ -55,7 +55,7 @@ def warn_of_other_classes(config: Config, class_names: Sequence[str]) -> None:
 
 
 def _difference(name: str, class_names: Sequence[str]) -> str:
-    """How the classes of a run, or of a checkpoint of one, differ from these; empty if it has not recorded any."""
+    """Describes how the classes of a run or checkpoint differ from these; empty if they do not, or if unknown."""
     run = Run.open(name)
     if not run.exists or not run.config.model.conditional:
         return ""

@@ -1,4 +1,4 @@
-"""Whether a run can be resumed with a config, and begin with the networks of another run."""
+"""Checks whether a run can be resumed with a config; initialises networks from another run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tganv2_tf.models.tganv2 import TGANv2
 from tganv2_tf.pretrained import read, readable
 from tganv2_tf.runs import BEST_DIR, SNAPSHOT_DIR, Run
 
-# What a network's weights depend on; the other fields of a model may differ from those of a run that it begins with.
+# Fields that determine the shapes of weights. With --init_from, other fields of the model may differ.
 SHAPES = (
     "resolution",
     "z_dim",
@@ -26,12 +26,12 @@ SHAPES = (
 
 
 def check_run(config: Config) -> list[str]:
-    """Makes sure that the checkpoints in `model_dir`, if any, can be gone on from with this config.
+    """Checks that training can resume from the checkpoints in `model_dir`, if any, with this config.
 
     Returns:
-      The settings that differ from the run's and may, as `--name=value (the run has value)`.
+      The permitted changes of settings, as `--name=value (the run has value)`.
     Raises:
-      ConfigError: the run there has another model, or other updates a step; the message names the fields.
+      ConfigError: A setting differs that cannot change; the message names all of them.
     """
     run = Run.open(config.train.model_dir)
     if not run.exists or not run.checkpoint:
@@ -39,13 +39,13 @@ def check_run(config: Config) -> list[str]:
     old = run.config
     refused = differences(config.model, old.model, "the run has")
     allowed = differences(config.data, old.data, "the run has")
-    allowed.pop("data_prep", None)  # it changes messages only
+    allowed.pop("data_prep", None)  # affects only messages
     for name, text in differences(config.train, old.train, "the run has").items():
         now, before = getattr(config.train, name), getattr(old.train, name)
         if (
-            name == "n_dis"  # the rates' schedules count the updates
-            or (name == "ema_decay" and bool(now) != bool(before))  # with and without an averaged generator
-            or (name == "mixed_precision" and "mixed_float16" in (now, before))  # with and without a loss scale
+            name == "n_dis"  # learning rate schedules count updates
+            or (name == "ema_decay" and bool(now) != bool(before))  # averaged generator exists or not
+            or (name == "mixed_precision" and "mixed_float16" in (now, before))  # loss scale exists or not
         ):
             refused[name] = text
         else:
@@ -57,7 +57,7 @@ def check_run(config: Config) -> list[str]:
 
 
 def differences(now: Any, before: Any, whose: str) -> dict[str, str]:
-    """`--name=value (whose value)` of each field in which two configs of a kind differ, by name."""
+    """Returns `--name=value (whose value)` for each field that differs between two configs, keyed by name."""
 
     def shown(value: Any) -> str:
         return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -70,13 +70,13 @@ def differences(now: Any, before: Any, whose: str) -> dict[str, str]:
 
 
 def initialize(model: TGANv2) -> str:
-    """Gives the networks of a new run the weights in `init_from`; optimisers and step begin anew.
+    """Initialises the networks of a new run from `init_from`; optimisers and step are not read.
 
     Returns:
-      The checkpoint that was read.
+      The prefix of the checkpoint.
     Raises:
-      ConfigError: there is none, or its networks have other shapes; the message names what differs.
-      UserError: it is damaged.
+      ConfigError: There is no checkpoint, or shapes of networks differ; the message names the fields.
+      UserError: The checkpoint is damaged.
     """
     config = model.config
     source = Run.open(config.train.init_from)
@@ -94,6 +94,6 @@ def initialize(model: TGANv2) -> str:
         networks["ema_generator"] = model.ema_generator
     with readable(source.checkpoint) as local:
         for name, network in networks.items():
-            # One by one: in a run without averaging two of the names stand for the same network.
+            # One at a time: without averaging, a checkpoint has one network under two of the names.
             read(local, **{name: network})
     return source.checkpoint

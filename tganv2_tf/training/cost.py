@@ -1,8 +1,8 @@
-"""What a run costs before it runs: multiply-adds and memory of a training step, from the graph of its very networks.
+"""Estimates the cost of a training step, in multiply-adds and memory, from the graph of the networks.
 
-Nothing runs and no weight is allocated here, but for `measure_throughput`, which lets the device work for a second.
+No step is run and no weight allocated, except by `measure_throughput`, which runs a convolution for a second.
 
-The estimates have been held against runs on two CPU cores (AMD EPYC, TensorFlow 2.15.1, float32): docs/cost.md.
+docs/cost.md compares the estimates with measurements on two CPU cores (AMD EPYC, TensorFlow 2.15.1, float32).
 """
 
 from __future__ import annotations
@@ -22,30 +22,29 @@ from tganv2_tf.pyramid import PyramidSpec
 from tganv2_tf.training.graph_cost import multiply_adds, peak_bytes
 
 FLOAT_BYTES = 4
-# A process that trains, before its first weight: Python, TensorFlow, the traced graph and what runs it.
+# Memory of a training process without weights: Python, TensorFlow, the traced graph and its executor.
 PROCESS_BYTES = 930 * 2**20
-# What is really taken for each byte that `graph_cost.peak_bytes` counts: work space, operations that run together,
-# holes in the heap.
+# Allocated bytes per byte counted by `graph_cost.peak_bytes`: work space, concurrent operations, heap fragmentation.
 MEMORY_OVERHEAD = 1.2
-# Temporary tensors of Adam's updates, for each byte of trained weights.
+# Temporary bytes of Adam's updates per byte of trained weights.
 UPDATE_OVERHEAD = 1.6
-# Share of the speed of a convolution alone that a whole step reaches, with its norms, activations and small operations.
+# Speed of a whole step, with norms, activations and small operations, relative to that of a single convolution.
 EFFICIENCY = 0.4
-BLOCKS_IN_FLIGHT = 3  # one that is drawn from, the next, and what that is put together from
-BATCHES_IN_FLIGHT = 4  # that the input pipeline makes or holds at one time
+BLOCKS_IN_FLIGHT = 3  # the current block, the next one, and the data from which that is assembled
+BATCHES_IN_FLIGHT = 4  # batches that the input pipeline computes or buffers at one time
 THROUGHPUT_SHAPES = {"CPU": ((2, 8, 16, 16, 64), 64), "GPU": ((16, 8, 32, 32, 128), 128)}
 
 
 @dataclasses.dataclass(frozen=True)
 class StepCost:
-    """Of one training step on one replica.
+    """Cost of one training step on one replica.
 
     Attributes:
-      multiply_adds: of the convolutions and matrix products, forward and backward; a lazy penalty counts as its mean
-        over steps.
-      state_bytes: networks, averaged generator and Adam's moments: what is always there, and what a checkpoint holds.
-      trained_bytes: weights that are trained, and so the gradients.
-      activation_bytes: most bytes of activations and gradients at one time.
+      multiply_adds: Multiply-adds of convolutions and matrix products, forward and backward; with lazy regularization,
+        the mean over steps.
+      state_bytes: Permanent memory and checkpoint size: networks, averaged generator and Adam's moments.
+      trained_bytes: Size of the trainable weights, and of their gradients.
+      activation_bytes: Peak memory of activations and gradients.
     """
 
     multiply_adds: float
@@ -55,32 +54,32 @@ class StepCost:
 
     @property
     def device_bytes(self) -> int:
-        """Memory that the step takes on its device, beside the process itself."""
+        """Memory of the step on its device, without `PROCESS_BYTES`."""
         return self.state_bytes + round(MEMORY_OVERHEAD * self.activation_bytes + UPDATE_OVERHEAD * self.trained_bytes)
 
     def seconds(self, throughput: float) -> float:
-        """How long the step takes on a device that does so many multiply-adds a second: see `measure_throughput`."""
+        """Returns the duration of the step, given the device's multiply-adds per second (`measure_throughput`)."""
         return self.multiply_adds / (EFFICIENCY * throughput)
 
 
 def placeholders(config: ModelConfig, batch_size: int, spec: PyramidSpec) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """A batch of latents and a pyramid of clips, float32, in the graph that is current."""
+    """Creates placeholders of latents and of a pyramid of clips, float32, in the current graph."""
     make = tf.compat.v1.placeholder
     sizes = [(level.batch_size(batch_size), level.frames, level.size, level.size, 3) for level in spec.levels]
     return make(tf.float32, [batch_size, config.z_dim]), [make(tf.float32, size) for size in sizes]
 
 
 def step_cost(config: Config, batch_size: int) -> StepCost:
-    """Counts one training step: losses, penalty and gradients of both networks, forward and backward.
+    """Estimates the cost of one training step: losses, penalty and gradients of both networks.
 
-    With `n_dis` updates of the discriminators the generator's gradients are in the first of them. Left out of the
-    multiply-adds, as they are small: power iterations, optimisers, the averaged generator.
+    The generator's gradients are computed in the first of `n_dis` discriminator updates. Power iterations, optimisers
+    and averaging of the generator are not counted, because they are small.
 
     Args:
-      config: the run; a conditional model needs its number of classes.
+      config: Configuration of the run. A conditional model needs its number of classes.
       batch_size: N_1 of the replica.
     """
-    # Nothing depends on a tensor's value, and without AutoGraph the graph is built in half of the time.
+    # No Python branch depends on a tensor; without AutoGraph the graph is built in half the time.
     return tf.autograph.experimental.do_not_convert(_step_cost)(config, batch_size)
 
 
@@ -105,9 +104,9 @@ def _step_cost(config: Config, batch_size: int) -> StepCost:
 
 
 def _traced(config: Config, batch_size: int, r1_weight: float) -> tuple[float, int]:
-    """Multiply-adds and activations, in bytes, of one part of a step; adds to the graph."""
+    """Returns multiply-adds and activation bytes of one microbatch; adds its operations to the graph."""
     train, policy = config.train, tf.keras.mixed_precision.global_policy()
-    # One part, for they follow each other. No average: its weights would be copies of values.
+    # One microbatch, because they run sequentially. No averaging: it would copy the values of weights.
     traced = dataclasses.replace(
         train, ema_decay=0.0, gradient_accumulation_steps=1, r1_weight=r1_weight, r1_every_steps=1
     )
@@ -131,27 +130,27 @@ def _bytes(tensor: tf.Tensor | tf.Variable) -> int:
 
 
 def pipeline_bytes(config: Config, manifest: Manifest, batch_size: int) -> int:
-    """Main memory of the input pipeline: blocks of clips that it shuffles, as JPEG, and decoded batches on their way.
+    """Estimates the main memory of the input pipeline: shuffled blocks of JPEG clips, and decoded batches.
 
     Args:
-      config: the run.
-      manifest: of its data.
-      batch_size: N_1 of the replicas of this machine together.
+      config: Configuration of the run.
+      manifest: Manifest of its data set.
+      batch_size: Sum of N_1 over the replicas of this machine.
     """
     frame = sum(shard.bytes for shard in manifest.shards) / max(1, manifest.num_frames)
     shuffled = BLOCKS_IN_FLIGHT * config.data.shuffle_buffer * config.model.num_frames * frame
-    # Each batch is decoded at full size, and turned into numbers, before it is subsampled.
+    # Each batch is decoded and converted to float at full size before it is subsampled.
     values = batch_size * config.train.n_dis * config.model.num_frames * manifest.height * manifest.width * 3
     return round(shuffled + BATCHES_IN_FLIGHT * values * (1 + FLOAT_BYTES))
 
 
 def measure_throughput(kind: str, dtype: str = "float32", seconds: float = 1.0) -> float:
-    """Multiply-adds a second of a 3D convolution of middle size with its gradients, on the first device of its kind.
+    """Measures multiply-adds per second of a 3D convolution with its gradients, on the first device of a kind.
 
     Args:
       kind: CPU or GPU.
-      dtype: what it computes in.
-      seconds: how long to measure.
+      dtype: Dtype of the computation.
+      seconds: Duration of the measurement.
     """
     shape, channels = THROUGHPUT_SHAPES[kind]
 

@@ -1,4 +1,4 @@
-"""What a run would be: its classes, levels, devices, settings and data."""
+"""Describes a run before it starts: classes, levels, devices, settings and data."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from tganv2_tf.training.distribution import per_replica_batch_size
 
 
 def with_classes(config: Config, manifest: Manifest) -> Config:
-    """The config, with the data set's number of classes where the model is conditional."""
+    """Returns the config, with the data set's number of classes if the model is conditional."""
     if not config.model.conditional:
         return config
     return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=len(manifest.labels)))
 
 
 def warn_of_empty_classes(config: Config, manifest: Manifest) -> None:
-    """Logs a warning that names the classes of a conditional model without a video."""
+    """Logs a warning with the classes of a conditional model that have no videos."""
     if config.model.conditional and manifest.empty_classes:
         logging.warning("%s: %s; the model learns nothing about them.", config.data.data_dir, manifest.empty_classes)
 
 
 def describe(config: Config, devices: Sequence[str], workers: int) -> Iterator[str]:
-    """What `--dry_run` prints, in lines: level table, devices of a worker, changed settings and, if named, the data.
+    """Yields the lines of `--dry_run`: table of levels, devices of a worker, changed settings and, if set, the data.
 
     Raises:
-      ConfigError: a conditional model without classes, or a batch that the devices cannot share.
-      UserError: data that cannot be used; the other lines come first, unless they depend on the data.
+      ConfigError: A conditional model has no classes, or the devices cannot share the batch.
+      UserError: The data cannot be used. Lines that do not depend on the data are yielded first.
     """
     if config.data.data_dir and config.model.conditional:
         manifest = load_manifest(config.model, config.data)

@@ -1,4 +1,4 @@
-"""Where a run computes: the strategy, and how its devices share a batch."""
+"""Distribution strategies, communication between workers, and the batch size per replica."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from tensorflow.python.eager import context  # the coordination service has no public name
+from tensorflow.python.eager import context  # the coordination service has no public API
 
 from tganv2_tf import lanes, machine
 from tganv2_tf.config import Config
 from tganv2_tf.errors import ConfigError, UserError
 
-LARGE_RESOLUTION = 128  # pixels from which a run without a GPU is a mistake more often than not
-# Seconds without a sign of life after which a worker counts as lost. TensorFlow's own, 10, are soon over where a switch
-# is replaced or a virtual machine moves.
+LARGE_RESOLUTION = 128  # pixels; from this size, training without a GPU is probably a mistake
+# Seconds without a heartbeat after which a worker counts as lost. TensorFlow's default, 10, is too short if a switch is
+# replaced or a virtual machine is migrated.
 HEARTBEAT_SECONDS = 60.0
 HEARTBEAT_VARIABLE = "TGANV2_HEARTBEAT_SECONDS"
 
 
 def make_strategy(distribution: str = "mirrored") -> tf.distribute.Strategy:
-    """The strategy of that name, on all GPUs or, where there are none, on the CPU.
+    """Creates a strategy on all GPUs, or on the CPU if there are none.
 
     Args:
-      distribution: a value of `TrainConfig.distribution`. `multi_worker` waits until all workers are there, and must
-        come before anything else that TensorFlow computes. From then on, what workers do together fails on each of
-        them soon after one is lost or cut off (`is_loss_of_worker`).
+      distribution: A value of `TrainConfig.distribution`. `multi_worker` waits until all workers are connected. It must
+        precede any other TensorFlow computation. After a worker is lost or disconnected, collective operations fail on
+        all other workers (see `is_loss_of_worker`).
     Raises:
-      ConfigError: `multi_worker`, and nothing says who the workers are, or they cannot be reached.
+      ConfigError: With `multi_worker`: the workers are not specified or cannot be reached.
     """
     if distribution == "multi_worker":
         resolver = cluster_resolver()
         _watch_workers(resolver)
-        # Left to itself, TensorFlow 2.15 takes its ring over gRPC between GPUs too. A list of devices does not begin to
-        # use them, which would be too early.
+        # By default TensorFlow 2.15 uses the gRPC ring between GPUs too. Listing physical devices does not initialise
+        # them, which would be too early here.
         kinds = tf.distribute.experimental.CommunicationImplementation
         kind = kinds.NCCL if tf.config.list_physical_devices("GPU") else kinds.RING
         options = tf.distribute.experimental.CommunicationOptions(implementation=kind)
@@ -56,10 +56,10 @@ def make_strategy(distribution: str = "mirrored") -> tf.distribute.Strategy:
 
 
 def cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
-    """Who the workers are: by TF_CONFIG where it is set, else by Slurm, where `srun` has started this process.
+    """Finds the workers from TF_CONFIG if it is set, else from Slurm's environment if `srun` started this process.
 
     Raises:
-      ConfigError: neither says so, or what it says cannot be understood.
+      ConfigError: Neither is set, or it is invalid.
     """
     flag = "--distribution=multi_worker"
     try:
@@ -69,13 +69,13 @@ def cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
                 return resolver
             raise ValueError("it needs cluster.worker, a list of HOST:PORT, and task.type and task.index")
         if "SLURM_PROCID" in os.environ:
-            # The resolver would deal out the GPUs of a node, too; that is Slurm's own business (--gpus-per-task), and
-            # fails where it has done so. It is told of GPUs that nobody uses, and asked for the cluster alone.
+            # The resolver would also assign GPUs, which fails if Slurm has done so (--gpus-per-task). It is passed
+            # fictitious GPUs and used only to find the cluster.
             tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
             slurm = tf.distribute.cluster_resolver.SlurmClusterResolver(
                 gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False
             )
-            cluster = slurm.cluster_spec().as_dict()  # with it the resolver knows its task
+            cluster = slurm.cluster_spec().as_dict()  # sets task_type and task_id
             task = {"type": slurm.task_type, "index": slurm.task_id}
             os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
             return tf.distribute.cluster_resolver.TFConfigClusterResolver()
@@ -86,10 +86,10 @@ def cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
 
 
 def _watch_workers(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> None:
-    """Has TensorFlow's coordination service watch over the workers as the strategy would, but for its patience.
+    """Configures TensorFlow's coordination service as the strategy would, but with another heartbeat timeout.
 
     Raises:
-      ConfigError: the environment sets a patience that is no number of seconds.
+      ConfigError: The timeout in the environment is not a valid number of seconds.
     """
     text = os.environ.get(HEARTBEAT_VARIABLE) or HEARTBEAT_SECONDS
     try:
@@ -110,13 +110,13 @@ def _watch_workers(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> 
 
 
 def is_loss_of_worker(error: tf.errors.OpError) -> bool:
-    """Whether an error of what workers do together says that one of them is gone, or cannot be reached."""
+    """Returns whether an error of a collective operation means that a worker is lost or cannot be reached."""
     lost = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
     return isinstance(error, lost) or "Collective ops is aborted" in error.message or "NCCL" in error.message
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes: the only one, the chief, or, where none is named, worker 0."""
+    """Returns whether this process writes the run's files: the only process, the chief, or else worker 0."""
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.task_type:
         return True
@@ -125,14 +125,14 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def num_workers(strategy: tf.distribute.Strategy) -> int:
-    """Processes that train together."""
+    """Returns the number of processes that train together."""
     resolver = strategy.cluster_resolver
     spec = {} if resolver is None else resolver.cluster_spec().as_dict()
     return max(1, sum(len(spec.get(job, ())) for job in ("chief", "worker")))
 
 
 def worker_number(strategy: tf.distribute.Strategy) -> int:
-    """Number of this process among those that train together, from 0, in the order in which `gatherer` has them."""
+    """Returns the index of this process among the workers, from 0, in the order of the results of `gatherer`."""
     resolver = strategy.cluster_resolver
     if resolver is None or resolver.task_id is None:
         return 0
@@ -141,7 +141,7 @@ def worker_number(strategy: tf.distribute.Strategy) -> int:
 
 
 def gatherer(strategy: tf.distribute.Strategy) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """A function that gives each worker what all have; they must call it at the same time, with arrays of one shape."""
+    """Returns a function that gathers the arrays of all workers. All must call it together, with equal shapes."""
     if num_workers(strategy) == 1:
         return lambda array: [array]
 
@@ -149,7 +149,7 @@ def gatherer(strategy: tf.distribute.Strategy) -> Callable[[np.ndarray], list[np
         return tf.distribute.get_replica_context().all_gather(tf.identity(array)[None], axis=0)
 
     gathered = tf.function(lambda array: strategy.run(gather, (array,)), autograph=False, reduce_retracing=True)
-    each = strategy.num_replicas_in_sync // num_workers(strategy)  # a worker's replicas have the same array
+    each = strategy.num_replicas_in_sync // num_workers(strategy)  # replicas per worker, all with the same array
 
     def of_all(array: np.ndarray) -> list[np.ndarray]:
         return list(strategy.experimental_local_results(gathered(tf.constant(array)))[0].numpy()[::each])
@@ -158,12 +158,12 @@ def gatherer(strategy: tf.distribute.Strategy) -> Callable[[np.ndarray], list[np
 
 
 def any_worker(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
-    """A function that says whether a flag is up on any worker; all of them must ask, and get the same answer."""
+    """Returns a function that tells whether a flag is true on any worker. All workers must call it together."""
     if num_workers(strategy) == 1:
         return lambda flag: flag
 
     def add_up(flag: tf.Tensor) -> tf.Tensor:
-        # Of a tensor of this function's own, as the strategy does not know where others are.
+        # all_reduce needs a tensor made on this replica: the strategy does not know the device of an input tensor.
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(flag))
 
     total = tf.function(lambda flag: strategy.run(add_up, (flag,)), autograph=False)
@@ -171,10 +171,10 @@ def any_worker(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
 
 
 def per_replica_batch_size(config: Config, num_replicas: int) -> int:
-    """N_1 of one replica.
+    """Returns N_1 of one replica.
 
     Raises:
-      ConfigError: the replicas cannot share the batch, or a replica's share cannot be halved from level to level.
+      ConfigError: The global batch is not divisible by replicas x product of batch strides x microbatches.
     """
     parts = config.train.gradient_accumulation_steps
     divisor = num_replicas * config.model.pyramid.levels[-1].clip_stride * parts
@@ -188,7 +188,7 @@ def per_replica_batch_size(config: Config, num_replicas: int) -> int:
 
 
 def warn_without_gpu(config: Config) -> None:
-    """Says loudly that a full recipe is about to run on a CPU."""
+    """Logs a warning if a model of high resolution would be trained on a CPU."""
     if config.model.resolution >= LARGE_RESOLUTION and not tf.config.list_logical_devices("GPU"):
         logging.warning(
             "NO GPU FOUND: %dx%d pixels on this CPU will take many seconds a step, and months for a run. "
@@ -200,14 +200,14 @@ def warn_without_gpu(config: Config) -> None:
 
 
 def check_bfloat16(config: Config) -> None:
-    """Warns that bfloat16 is slow on this CPU.
+    """Logs a warning if bfloat16 is slow on this CPU.
 
-    TensorFlow asks the processor, not oneDNN, whether oneDNN computes in bfloat16: that takes AVX-512. Without it
-    Eigen does, and the demo's step takes 20 times as long as in float32. If the processor has AVX-512 and
-    ONEDNN_MAX_CPU_ISA withholds it, TensorFlow 2.15 dies of a segmentation fault, and 2.21 completes no step.
+    oneDNN needs AVX-512 for bfloat16; TensorFlow checks the processor, not oneDNN. Without AVX-512, Eigen is used
+    and a step of the demo takes 20 times as long as in float32. If the processor has AVX-512 but ONEDNN_MAX_CPU_ISA
+    disables it, TensorFlow 2.15 crashes with a segmentation fault, and 2.21 completes no step.
 
     Raises:
-      UserError: TensorFlow would die.
+      UserError: TensorFlow would crash or hang.
     """
     if config.train.mixed_precision != "mixed_bfloat16" or tf.config.list_logical_devices("GPU"):
         return

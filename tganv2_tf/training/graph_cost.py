@@ -1,7 +1,7 @@
-"""Counts, on a TensorFlow graph that never runs, multiply-adds and bytes of memory.
+"""Counts multiply-adds and bytes of memory of a TensorFlow graph without running it.
 
-TensorFlow's own profiler does not serve: it knows no gradient of a 3D convolution, and it counts operations that never
-run, such as the gradient with respect to a network's input, which is always built and mostly not asked for.
+TensorFlow's profiler does not support gradients of 3D convolutions, and it counts operations that are never run, e.g.
+gradients with respect to a network's input.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Container, Iterable, Sequence
 
 import tensorflow as tf
 
-# For each convolution and its gradients: where to find the shapes of its output (or of that one's gradient) and of
-# its kernel, among the operation's inputs or outputs. All three compute the same products, grouped in three ways.
+# Positions, among an operation's inputs or outputs, of the tensors that have the shapes of the convolution's output and
+# of its kernel. A convolution and its two gradients have the same number of multiply-adds.
 CONVOLUTIONS = {
     "Conv2D": (("outputs", 0), ("inputs", 1)),
     "Conv2DBackpropInput": (("inputs", 2), ("inputs", 1)),
@@ -24,21 +24,21 @@ CONVOLUTIONS = {
     "Conv3DBackpropInputV2": (("inputs", 2), ("inputs", 1)),
     "Conv3DBackpropFilterV2": (("inputs", 2), ("outputs", 0)),
 }
-# For each matrix product: the attribute that says whether its first matrix is transposed.
+# Matrix products, with the attribute that says whether the first matrix is transposed.
 MATRIX_PRODUCTS = {"MatMul": "transpose_a", "BatchMatMulV2": "adj_x"}
-# Other products, and operations that hide theirs in another graph.
+# Other products, and operations that contain subgraphs.
 NOT_COUNTED = re.compile(r"Conv|MatMul|Einsum|PartitionedCall|(If|While|Case)$")
 
-# What these give is the very memory of their input; a slice if it is all of it.
+# Operations whose output shares the memory of the input; a slice only if it covers the whole input.
 VIEWS = ("EnsureShape", "ExpandDims", "Identity", "IdentityN", "Reshape", "Squeeze", "StridedSlice")
-# What these give is not made by the step.
+# Operations whose outputs are not allocated by the step.
 VARIABLES = ("ReadVariableOp", "VarHandleOp")
-# These look at shapes, which are known, and need no values.
+# Operations that read only static shapes, not values.
 SHAPE_READERS = ("OnesLike", "Rank", "Shape", "ShapeN", "Size", "ZerosLike")
 
 
 def executed(outputs: Iterable[tf.Tensor]) -> set[tf.Operation]:
-    """The operations that have to run for these outputs."""
+    """Returns the operations that must run to compute these outputs."""
     pending, found = [tensor.op for tensor in outputs], set()
     while pending:
         op = pending.pop()
@@ -54,12 +54,12 @@ def _shape(op: tf.Operation, place: tuple[str, int]) -> list[int]:
 
 
 def multiply_adds(outputs: Iterable[tf.Tensor]) -> int:
-    """Multiply-adds of the convolutions and matrix products that have to run for these outputs; each counts once.
+    """Counts multiply-adds of the convolutions and matrix products that must run to compute these outputs.
 
-    Taps that meet padding count too. Nothing else does: norms, activations, sums.
+    Taps that meet padding are included. Other operations, such as norms, activations and sums, are not.
 
     Raises:
-      ValueError: an operation multiplies in a way that is not counted here.
+      ValueError: The graph contains a kind of product that is not supported.
     """
     total = 0
     for op in executed(outputs):
@@ -77,7 +77,7 @@ def multiply_adds(outputs: Iterable[tf.Tensor]) -> int:
 
 
 def _depend_on(inputs: Iterable[tf.Tensor]) -> set[tf.Operation]:
-    """The inputs' operations, and all that depend on them."""
+    """Returns the inputs' operations and all operations that depend on them."""
     pending, found = [tensor.op for tensor in inputs], set()
     while pending:
         op = pending.pop()
@@ -96,23 +96,23 @@ def _bytes(tensor: tf.Tensor) -> int:
 
 
 def _memory(tensor: tf.Tensor) -> tf.Tensor:
-    """The tensor whose memory this one shows; mostly itself."""
+    """Returns the tensor that owns the memory of this one, usually itself."""
     while tensor.op.type in VIEWS and _size(tensor) == _size(tensor.op.inputs[tensor.value_index]):
         tensor = tensor.op.inputs[tensor.value_index]
     return tensor
 
 
 def kept_bytes(outputs: Sequence[tf.Tensor], variables: Sequence[tf.Variable], inputs: Sequence[tf.Tensor]) -> int:
-    """Bytes that a forward pass keeps for its backward pass: what grows with the batch.
+    """Counts bytes that a forward pass stores for its backward pass and that grow with the batch.
 
-    These are the tensors, inputs among them, that depend on the inputs and whose values the gradients with respect to
-    the variables read. Tensors that share memory count once. Weights, kernels made of them, and the gradients
-    themselves are not in it. Adds the gradients to the graph.
+    These are tensors that depend on the inputs, including the inputs, and that are read by the gradients with respect
+    to the variables. Tensors that share memory count once. Weights, kernels computed from them, and gradients are not
+    included. Adds the gradients to the graph.
 
     Args:
-      outputs: of the forward pass.
-      variables: those that are trained.
-      inputs: the placeholders of the batch.
+      outputs: Outputs of the forward pass.
+      variables: The trained variables.
+      inputs: Placeholders of the batch.
     """
     forward = executed(outputs)
     gradients = tf.gradients(outputs, variables)
@@ -128,15 +128,15 @@ def kept_bytes(outputs: Sequence[tf.Tensor], variables: Sequence[tf.Variable], i
 
 
 def peak_bytes(outputs: Sequence[tf.Tensor]) -> int:
-    """Most bytes that are in use at one time while these outputs are computed.
+    """Counts the peak number of bytes in use while these outputs are computed.
 
-    Operations run one at a time, in the order in which they were added to the graph; a tensor is there from its
-    operation to its last reader, an output to the end. Tensors that share memory count once, variables not at all. Work
-    space of single operations, what the allocator wastes, and what operations that run together add is not in it.
+    It is assumed that operations run one at a time, in the order in which they were added to the graph. A tensor lives
+    from its operation to its last reader, an output to the end. Tensors that share memory count once; variables do not
+    count. Work space of operations, allocator overhead and concurrent operations are not included.
     """
     needed = executed(outputs)
     of_the_end = {_memory(tensor).name for tensor in outputs}
-    terms: dict[str, list[tf.Tensor]] = {}  # of a sum that is itself a term
+    terms: dict[str, list[tf.Tensor]] = {}  # terms of each sum that is itself a term
     reads: dict[tf.Operation, set[str]] = {}
     for op in outputs[0].graph.get_operations():
         if op not in needed:
@@ -147,7 +147,7 @@ def peak_bytes(outputs: Sequence[tf.Tensor]) -> int:
         else:
             reads[op] = {_memory(tensor).name for tensor in inputs}
     readers = Counter(itertools.chain(of_the_end, *reads.values()))
-    sizes: dict[str, int] = {}  # of what is in use
+    sizes: dict[str, int] = {}  # bytes of live tensors
     total = peak = 0
     for op, read in reads.items():
         made = {tensor.name: _bytes(tensor) for tensor in op.outputs if _memory(tensor).name == tensor.name}
@@ -163,6 +163,6 @@ def peak_bytes(outputs: Sequence[tf.Tensor]) -> int:
 
 
 def _is_term_of_a_sum(op: tf.Operation, needed: Container[tf.Operation]) -> bool:
-    """Whether TensorFlow will make one sum of this one and its only reader, for which all terms have to wait."""
+    """Returns whether TensorFlow will merge this sum into its only reader, which keeps all terms alive."""
     readers = [reader.type for reader in op.outputs[0].consumers() if reader in needed] if op.type == "AddN" else []
     return readers == ["AddN"]

@@ -1,4 +1,4 @@
-"""A run's row in TensorBoard's HParams table, where the runs of one `--logdir` are compared."""
+"""Writes a run's row in TensorBoard's HParams table, which compares the runs of one `--logdir`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tganv2_tf.events import EventWriter
 from tganv2_tf.runs import EVENTS_DIR
 
 HPARAMS_SUFFIX = ".hparams"
-# What changes neither the networks nor their training.
+# Settings that affect neither the networks nor their training.
 NOT_COMPARED = {
     "data_prep",
     "model_dir",
@@ -34,7 +34,7 @@ NOT_COMPARED = {
 
 
 def hparams(config: Config) -> dict[str, bool | int | float | str]:
-    """The settings that tell one run from another: flags by name, written as on the command line."""
+    """Returns the settings that distinguish runs, keyed by flag name; tuples are formatted as on the command line."""
     settings = {}
     for part in (config.model, config.data, config.train):
         for field in dataclasses.fields(part):
@@ -45,15 +45,15 @@ def hparams(config: Config) -> dict[str, bool | int | float | str]:
 
 
 def record_hparams(config: Config) -> None:
-    """Writes the run's row with the settings of `config`, in the place of the row that a run taken up again has.
+    """Writes the run's row with the settings of `config`; in a resumed run it replaces the earlier row.
 
-    TensorBoard believes the first row that it finds in a run's events, so this one has a file of its own, which is
-    written anew, as `config.json` is. To be called before the run's other events are begun: TensorBoard may read files
-    in the order of their names, which begin with the time, and never go back to an earlier one.
+    TensorBoard uses the first row in a run's events, so the row has a separate file, which is rewritten like
+    `config.json`. Must be called before other events are written: TensorBoard may read files in the order of their
+    names, which start with the time, and does not return to earlier ones.
 
-    No columns are laid down for the table: TensorBoard then offers all settings, those first in which the runs differ,
-    and the last values of all scalars, those of `eval/` first, whoever writes them. It merges rows of one name and cuts
-    off the end of a long one: a row is named after the run's whole path, its own folder first.
+    No table columns are defined. TensorBoard then shows all settings, those that differ between runs first, and the
+    latest values of all scalars, `eval/` first. It merges rows of equal names and truncates long names, so a row is
+    named by the run's folder followed by its parent path.
     """
     parent, name = os.path.split(config.train.model_dir.rstrip("/"))
     folder = storage.join(config.train.model_dir, EVENTS_DIR)
@@ -65,6 +65,6 @@ def record_hparams(config: Config) -> None:
 
 
 def record_success() -> None:
-    """Says in the run's row, through the default writer, that the run has come to its end."""
+    """Marks the run as finished in its row, using the default writer."""
     ended = summary.session_end_pb(api_pb2.STATUS_SUCCESS)
     tf.summary.experimental.write_raw_pb(ended.SerializeToString(), step=0)

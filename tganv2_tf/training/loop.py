@@ -1,4 +1,4 @@
-"""A run from config to last checkpoint."""
+"""Training of a run, from the config to the last checkpoint."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ LOCK = ".lock"
 
 
 def make_optimizer(config: Config, learning_rate: float, updates_per_step: int) -> tf.keras.optimizers.Optimizer:
-    """Adam; the step size goes down to 0 over the run's steps where the config says so.
+    """Creates Adam, with a learning rate that decays linearly to 0 or is constant.
 
-    A constant rate is a schedule too: as a plain number a checkpoint would hold it, and win over a changed flag.
+    A constant rate is also a schedule: a number would be saved in checkpoints and override a changed flag.
     """
     train = config.train
     last_rate = 0.0 if train.learning_rate_decay == "linear" else learning_rate
@@ -61,7 +61,7 @@ def make_optimizer(config: Config, learning_rate: float, updates_per_step: int) 
         train.adam_beta1,
         train.adam_beta2,
         train.adam_epsilon,
-        global_clipnorm=train.gradient_clip_norm or None,  # of the sum over replicas
+        global_clipnorm=train.gradient_clip_norm or None,  # applies to the sum over replicas
     )
     if train.mixed_precision == "mixed_float16":
         return tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
@@ -69,11 +69,11 @@ def make_optimizer(config: Config, learning_rate: float, updates_per_step: int) 
 
 
 def make_model(config: Config) -> TGANv2:
-    """The networks and their optimisers, in the scope of the strategy that is current."""
+    """Creates the networks and their optimisers, in the scope of the current strategy."""
     tf.keras.utils.set_random_seed(config.train.seed)
     train = config.train
     policy = tf.keras.mixed_precision.global_policy()
-    tf.keras.mixed_precision.set_global_policy(train.mixed_precision)  # layers take it when they are made
+    tf.keras.mixed_precision.set_global_policy(train.mixed_precision)  # read when layers are created
     try:
         workers = num_workers(tf.distribute.get_strategy())
         model = TGANv2(Generator(config.model), Discriminator(config.model), config, workers)
@@ -89,7 +89,7 @@ def make_model(config: Config) -> TGANv2:
 
 
 def reason(error: tf.errors.OpError) -> str:
-    """The line of TensorFlow's report that says what happened, without the graph around it."""
+    """Returns the line of TensorFlow's error message that describes the error, without the graph's traceback."""
     context = ("Graph execution error", "Detected at", "File ", "[[", "tf.", "The error could be from a previous")
     lines = [line.strip() for line in error.message.splitlines()]
     return next((line for line in reversed(lines) if line and not line.startswith(context)), lines[0])
@@ -101,17 +101,17 @@ def train(
     strategy: tf.distribute.Strategy | None = None,
     tell: Callable[[int, dict[str, Any]], int | None] | None = None,
 ) -> int:
-    """Trains, or goes on with, the run in `model_dir`.
+    """Starts or resumes the run in `model_dir`.
 
     Args:
-      config: the run.
-      dry_run: print what would be done, and do nothing.
-      strategy: where it computes; that of `config` where it is None.
-      tell: called with every step and its scalars; a signal that it returns ends the run as the signal itself would.
+      config: Configuration of the run.
+      dry_run: Only print what would be done.
+      strategy: Distribution strategy; None creates that of `config`.
+      tell: Called with each step and its scalars. If it returns a signal number, the run stops as on that signal.
     Returns:
-      The exit status: 0, or 128 + the signal that stopped the run.
+      The exit status: 0, or 128 + the number of the signal that stopped the run.
     Raises:
-      UserError: input that cannot be used, losses that are not finite, or a folder that cannot be written.
+      UserError: Inputs are invalid, losses are not finite, or a folder cannot be written.
     """
     train = config.train
     strategy = strategy or make_strategy(train.distribution)
@@ -125,7 +125,7 @@ def train(
         return 0
     require_folders(config)
     if not chief:
-        logging.set_verbosity(logging.WARNING)  # the chief says it
+        logging.set_verbosity(logging.WARNING)  # the chief logs everything
     if train.deterministic:
         tf.config.experimental.enable_op_determinism()
     manifest = load_manifest(config.model, config.data)
@@ -134,7 +134,7 @@ def train(
         warn_of_empty_classes(config, manifest)
     with contextlib.ExitStack() as stack:
         if chief:
-            storage.make_folder(train.model_dir)  # now, where it fails at once if it must
+            storage.make_folder(train.model_dir)  # fails early if it is not writable
             stack.enter_context(files.locked(storage.join(train.model_dir, LOCK), f"--model_dir={train.model_dir}"))
         check_classes(config, manifest.labels)
         changes = check_run(config)
@@ -147,9 +147,9 @@ def train(
         too_short = describe_too_short(manifest, config.data, config.model.num_frames)
         if too_short:
             logging.warning("%s.", too_short)
-        # Workers other than the chief save too, for some values are means over all of them, and throw it away.
+        # All workers save, because some variables are means over workers; only the chief's files are kept.
         checkpoints = CheckpointFolder(model)
-        # Before they are restored, for that too is done together.
+        # Checked before restoring, which is a collective operation.
         steps = {int(step) for step in gatherer(strategy)(np.array(checkpoints.newest_step()))}
         if len(steps) > 1:
             raise UserError(
@@ -172,7 +172,7 @@ def train(
 
 
 class _Run:
-    """One process' part in a run, from the step at which the model is."""
+    """Training in one process, from the model's current step."""
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class _Run:
         self.events = storage.join(config.train.model_dir, EVENTS_DIR)
 
     def train(self) -> int:
-        """Trains to the last step; returns the exit status."""
+        """Trains until the last step; returns the exit status."""
         train, first_step = self.config.train, int(self.model.step.numpy())
         if first_step % train.steps_per_execution:
             value = train.steps_per_execution
@@ -207,9 +207,9 @@ class _Run:
             raise UserError(f"{self.events}: cannot be written: {reason(error)}") from error
 
     def _train_with_restarts(self) -> int:
-        """Goes back to the newest checkpoint where that may help: other random numbers, or data that come again."""
+        """Trains; restores the newest checkpoint after non-finite losses or transient I/O errors, and continues."""
         train, model = self.config.train, self.model
-        alone = num_workers(model.distribute_strategy) == 1  # others cannot be told
+        alone = num_workers(model.distribute_strategy) == 1  # other workers cannot be notified
         folders = (self.config.data.data_dir, train.model_dir)
         may_go_back = alone and (train.max_restarts or any(map(storage.is_remote, folders)))
         if may_go_back and not checkpoints_in(self.checkpoints.folder):
@@ -235,7 +235,7 @@ class _Run:
                 logging.warning("Step %d: %s. Going on from the newest checkpoint in %s s.", step, reason(error), wait)
                 time.sleep(wait)
                 self.checkpoints.restore_newest()
-                if int(model.step.numpy()) > first_step:  # it had gone well for a while
+                if int(model.step.numpy()) > first_step:  # progress since the last error: resets the back-off
                     waits = iter(storage.retries.BACK_OFF)
             logging.info("Going on from step %d.", int(model.step.numpy()))
 
@@ -249,9 +249,9 @@ class _Run:
         return UserError(damage or f"the run ended at step {int(self.model.step.numpy())}: {reason(error)}")
 
     def _dataset(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
-        """What this process reads, from where the model is."""
+        """Creates this process's data set, from the model's position in the data."""
         train, pipelines = self.config.train, context.num_input_pipelines
-        replicas = context.num_replicas_in_sync // pipelines  # that take turns at the elements
+        replicas = context.num_replicas_in_sync // pipelines  # replicas of this pipeline, which take elements in turn
         slot = int(self.model.data_position.numpy()[context.input_pipeline_id])
         return training_dataset(
             self.manifest,
@@ -266,13 +266,13 @@ class _Run:
         )
 
     def _fit(self, first_step: int) -> int:
-        """Trains from the model's step to the last one; returns the exit status."""
+        """Trains from the model's step to the last step; returns the exit status."""
         train, config, model = self.config.train, self.config, self.model
         evaluations = []
         if train.eval_every_steps:
             evaluations.append(callbacks.Evaluations(self.writer, config, self.manifest, self.chief))
         if first_step >= train.train_steps:
-            for evaluation in evaluations:  # the run may have been stopped before the last one
+            for evaluation in evaluations:  # the run may have been stopped before the last evaluation
                 evaluation.set_model(model)
                 evaluation.on_train_begin()
             logging.info("Step %d of --train_steps=%d is done; nothing to do.", first_step, train.train_steps)
@@ -300,5 +300,5 @@ class _Run:
             bar.close()
             saving.restore_handlers()
             profile.stop()
-        saving.on_any_worker(False)  # waits for the others, which miss the chief when it goes first
+        saving.on_any_worker(False)  # waits for the other workers, which would fail if the chief left first
         return 128 + signal.Signals(saving.stopped_by) if saving.stopped_by else 0

@@ -1,4 +1,4 @@
-"""Samples of fixed latents during training, in TensorBoard's image tab, and real clips beside them."""
+"""Previews during training: samples of fixed latents, and real clips, in TensorBoard's image tab."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from tganv2_tf.training.callbacks import StepCallback
 from tganv2_tf.training.distribution import gatherer, num_workers, worker_number
 
 PREVIEW_FPS = 8.0
-PREVIEWS_A_CLASS = 4  # if there are too few for all classes
+PREVIEWS_A_CLASS = 4  # if there are fewer previews than classes
 PREVIEWS_SEED = 1  # second word of the stateless seed; training folds the step into its own
 
 
 class Previews(StepCallback):
-    """Animated samples of fixed latents at every level, from the averaged generator, in TensorBoard's image tab.
+    """Writes animated samples of the averaged generator, from fixed latents, at every level, for TensorBoard.
 
-    Of a conditional model one row a class, the same latents in each; with fewer previews than classes only some
-    classes, evenly spaced. Beside the first previews of a run, as many real clips.
+    A conditional model has one row per class, with the same latents in each row. With fewer previews than classes, only
+    some classes are shown, evenly spaced. The first previews of a run also show as many real clips.
     """
 
     def __init__(self, writer: EventWriter, config: Config, manifest: Manifest | None = None) -> None:
         """
         Args:
-          writer: of the run's events.
-          config: of the run.
-          manifest: of its data; None shows no real clips.
+          writer: Event writer of the run.
+          config: Configuration of the run.
+          manifest: Manifest of its data set; None shows no real clips.
         """
         super().__init__()
         self.writer, self.config, self.manifest = writer, config, manifest
@@ -71,10 +71,10 @@ class Previews(StepCallback):
         self.writer.flush()
 
     def _videos(self, level: int) -> np.ndarray:
-        """All samples, uint8 [N, T, H, W, 3]; workers take turns at them, and none waits for another."""
+        """Generates all samples, uint8 [N, T, H, W, 3]. Workers generate consecutive samples in parallel."""
         strategy, last = self.model.distribute_strategy, len(self.z) - 1
         own, workers = worker_number(strategy), num_workers(strategy)
-        # One at a time: all frames of all samples at once could take more memory than a training step.
+        # One sample at a time: all frames of all samples may need more memory than a training step.
         shown = [
             of_worker
             for first in range(0, last + 1, workers)
@@ -88,9 +88,9 @@ class Previews(StepCallback):
 
 
 def write_animation(tag: str, video: np.ndarray) -> None:
-    """Writes uint8 [T, H, W, 3] as an animated GIF for TensorBoard's image tab, with the default writer and step.
+    """Writes a video, uint8 [T, H, W, 3], as an animated GIF for TensorBoard, with the default writer and step.
 
-    `tf.summary.image` knows only still PNGs, but the plugin shows whatever image its summary holds.
+    `tf.summary.image` writes only PNG files, but the plugin displays any image format.
     """
     height, width = video.shape[1:3]
     content = tf.constant([str(width).encode(), str(height).encode(), videos.gif_bytes(video, PREVIEW_FPS)])
@@ -99,19 +99,19 @@ def write_animation(tag: str, video: np.ndarray) -> None:
 
 
 def show_real_clips(manifest: Manifest, config: Config, count: int, columns: int | None = None) -> None:
-    """Writes `samples/real` with the default writer and step: clips that are cropped and mirrored as in training.
+    """Writes `samples/real` with the default writer and step: clips cropped and mirrored as in training.
 
-    They have all frames, in full resolution. They come from a pipeline with its own seeds, so neither the order of the
-    training data nor any random number of training changes. If they cannot be read, a warning says so.
+    They have all frames at full resolution. They are read by a separate pipeline with its own seeds, which does not
+    affect the order of the training data or random numbers of training. Errors are logged as a warning.
 
     Args:
-      manifest: of the run's data.
-      config: of the run.
-      count: how many clips.
-      columns: of the grid, as in `videos.grid`.
+      manifest: Manifest of the run's data set.
+      config: Configuration of the run.
+      count: Number of clips.
+      columns: Columns of the grid, as in `videos.grid`.
     """
     data = dataclasses.replace(config.data, windows_per_record=1, shuffle_buffer=1)
-    # No more shards than it takes: remote ones are copied to this machine.
+    # Only as many shards as needed, because remote shards are copied to this machine.
     enough = np.searchsorted(np.cumsum([shard.num_records for shard in manifest.shards]), count) + 1
     few = dataclasses.replace(manifest, shards=manifest.shards[:enough])
     try:

@@ -1,8 +1,8 @@
-"""Training on a Ray cluster: Ray Train places the workers, names them to each other, and starts them again.
+"""Training on a Ray cluster: Ray Train places, connects and restarts the workers.
 
-The workers are those of `--distribution=multi_worker`, with the same results; this process, the driver, trains nothing.
-It checks what it can before anything starts, shows what the workers say, and has the run saved when it is asked to
-stop. Driver and workers speak through an actor on the driver's node. Checkpoints are the run's own, so Ray keeps none.
+The workers train as with `--distribution=multi_worker`, with equal results. This process, the driver, does not train:
+it validates inputs before workers start, shows their logs, and requests a final save on SIGTERM and Ctrl-C. Driver and
+workers communicate through an actor on the driver's node. The run saves its own checkpoints, not Ray's.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ class Cluster:
             require(getattr(self, name) >= 0, name, getattr(self, name), "a whole number of at least 0")
 
     def check(self, distribution: str) -> None:
-        """Raises ConfigError where these flags are given to a run that Ray has no part in."""
+        """Raises ConfigError if these flags are set without --distribution=ray."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             require(distribution == "ray" or value == field.default, field.name, value, "with --distribution=ray only")
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Of the first worker, as its strategy will call them."""
+        """Devices of the first worker, as its strategy names them."""
         kind = "GPU" if self.gpus_per_worker else "CPU"
         return tuple(f"/job:worker/replica:0/task:0/device:{kind}:{i}" for i in range(self.gpus_per_worker or 1))
 
 
 class Board:
-    """An actor where the workers write what happens, and the driver that it wants them to stop."""
+    """Actor through which workers report to the driver, and the driver requests a stop."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -69,7 +69,7 @@ class Board:
         self.records: list[std_logging.LogRecord] = []
 
     def tell(self, step: int, metrics: dict[str, float]) -> int | None:
-        """Takes the chief's latest step; gives the signal that shall stop the run."""
+        """Stores the chief's latest step. Returns the signal with which to stop the run, or None."""
         self.news |= {"step": step, "metrics": metrics}
         return self.signal
 
@@ -77,25 +77,25 @@ class Board:
         self.records.append(record)
 
     def fail(self, kind: str, message: str) -> None:
-        """Takes what ends the run; the first word counts, as others may follow from it."""
+        """Stores the error that ends the run. Only the first counts, as it may cause the others."""
         self.news.setdefault("failure", (kind, message))
 
     def stop(self, number: int) -> None:
         self.signal = number
 
     def read(self) -> tuple[dict[str, Any], list[std_logging.LogRecord]]:
-        """The latest news, and what was logged since the last call."""
+        """Returns the latest news, and the log records since the last call."""
         records, self.records = self.records, []
         return self.news, records
 
 
 def train(config: Config, cluster: Cluster) -> int:
-    """Trains, or goes on with, the run in `model_dir`, with workers of a Ray cluster.
+    """Starts or resumes the run in `model_dir` with the workers of a Ray cluster.
 
     Returns:
-      The exit status: 0, or 128 + the signal that stopped the run.
+      The exit status: 0, or 128 + the number of the signal that stopped the run.
     Raises:
-      UserError: as `loop.train`; or there is no cluster, or its workers were lost too often.
+      UserError: As in `loop.train`; or the cluster is not available, or workers were lost too often.
     """
     config = _checked(_placed(config), cluster)
     with contextlib.ExitStack() as stack:
@@ -107,7 +107,7 @@ def train(config: Config, cluster: Cluster) -> int:
         watch = ray_cluster.Watch(needs, cluster.num_workers)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
-        # Ray Train insists on a folder of its own, which with checkpoints elsewhere nobody needs.
+        # Ray Train requires a storage folder; it is not used, because the run saves its own checkpoints.
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         trainer = _trainer(config, cluster, board, folder)
         outcome: list[Any] = []
@@ -139,12 +139,12 @@ def train(config: Config, cluster: Cluster) -> int:
 
 
 def _last_line(error: Exception) -> str:
-    """What an error says in the end; Ray puts its traceback before."""
+    """Returns the last line of an error message; Ray's messages start with a traceback."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
 
 
 def _placed(config: Config) -> Config:
-    """The same config for workers, which run in other folders."""
+    """Returns the config with absolute paths, because workers have other working directories."""
     run, data, scores = config.train, config.data, config.eval
     placed = ray_cluster.placed
     return dataclasses.replace(
@@ -161,7 +161,7 @@ def _placed(config: Config) -> Config:
 
 
 def _checked(config: Config, cluster: Cluster) -> Config:
-    """The config with the number of classes; raises what the workers would raise, while only one process would."""
+    """Returns the config with the number of classes. Raises errors of the inputs once, before workers start."""
     import tensorflow as tf
 
     from tganv2_tf.data.pipeline import load_manifest
@@ -170,7 +170,7 @@ def _checked(config: Config, cluster: Cluster) -> Config:
     from tganv2_tf.training.compatibility import check_run
     from tganv2_tf.training.distribution import per_replica_batch_size
 
-    tf.config.set_visible_devices([], "GPU")  # they are for the workers on this machine
+    tf.config.set_visible_devices([], "GPU")  # reserved for workers on this machine
     model_dir = config.train.model_dir
     per_replica_batch_size(config, cluster.num_workers * len(cluster.devices))
     manifest = load_manifest(config.model, config.data)
@@ -183,12 +183,12 @@ def _checked(config: Config, cluster: Cluster) -> Config:
 
 
 def _trainer(config: Config, cluster: Cluster, board: Any, folder: str) -> Any:
-    """Ray's trainer, which runs `ray_worker.work` in each worker."""
+    """Returns Ray's trainer, which runs `ray_worker.work` in each worker."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.tensorflow import TensorflowTrainer
 
     class Losses(UserCallback):
-        """In a process of Ray's: says that workers were lost."""
+        """Logs that workers were lost. Runs in a process of Ray."""
 
         def __init__(self) -> None:
             self.count = 0
@@ -219,16 +219,16 @@ def _trainer(config: Config, cluster: Cluster, board: Any, folder: str) -> Any:
 
 
 def _fit(trainer: Any, outcome: list[Any]) -> None:
-    """In a thread, as the main one has to see signals, and Ray would take them: appends a result or an error."""
+    """Appends the trainer's result or error. Runs in a thread, so that the main thread receives signals, not Ray."""
     try:
         outcome.append(trainer.fit())
-    except Exception as error:  # noqa: BLE001 (the main thread says it, unless it is the one that has ended the run)
+    except Exception as error:  # noqa: BLE001 (the main thread reports it)
         outcome.append(error)
 
 
 @contextlib.contextmanager
 def _signals_to(board: Any) -> Iterator[None]:
-    """In its block SIGTERM and Ctrl-C have the run saved; a second one ends it at once."""
+    """Within the block, SIGTERM and Ctrl-C request save and stop; a second signal ends the process at once."""
 
     def stop(number: int, frame: Any) -> None:
         restore()
@@ -247,14 +247,14 @@ def _signals_to(board: Any) -> Iterator[None]:
 
 
 class _Terminal:
-    """Shows what the workers log, and below it a bar from the first step on."""
+    """Shows the workers' logs, and a progress bar once the first step is done."""
 
     def __init__(self, train_steps: int) -> None:
         self.train_steps = train_steps
         self.bar: tqdm.tqdm | None = None
 
     def follow(self, board: Any) -> None:
-        """Shows what is new on the board, and raises what ends the run."""
+        """Shows new log records and progress from the board. Raises the error that ends the run."""
         from tganv2_tf.training.callbacks import BAR_FORMAT, bar_interval, shown_losses
 
         ray = sys.modules["ray"]

@@ -1,6 +1,6 @@
-"""A worker of `--distribution=ray`: what `ray_training` has Ray Train run, on whatever node.
+"""A worker of `--distribution=ray`, which Ray Train runs for `ray_training` on any node.
 
-It trains as a worker of `multi_worker` does. What no restart would mend it writes on the driver's board.
+It trains as a worker of `multi_worker`. Errors that a restart cannot fix are reported to the driver's board.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from tganv2_tf import files
 from tganv2_tf.config import Config
 from tganv2_tf.errors import ConfigError, UserError
 
-TELL_SECONDS = 1.0  # between two calls of the driver by the chief: in the midst of a quick step they would be felt
+TELL_SECONDS = 1.0  # minimum between two reports of the chief; more would slow down fast steps
 
 
 def work(config: Config, board: Any) -> tuple[int, int, dict[str, float]]:
-    """In a worker: trains. Errors that no restart would mend are written on the board, and the driver ends the run.
+    """Trains in a worker. Errors that a restart cannot fix are reported to the board, and the driver ends the run.
 
     Returns:
-      The exit status, the last step, and its metrics; Ray keeps those of the chief.
+      The exit status, the last step and its metrics. Ray keeps those of the chief.
     Raises:
-      UserError: another worker is gone; Ray begins anew.
+      UserError: Another worker was lost; Ray restarts all workers.
     """
     import ray
     from ray.train import get_context, report
 
-    os.environ.pop("TF_USE_LEGACY_KERAS", None)  # Ray sets it; Keras 2 of this TensorFlow needs no other package
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)  # set by Ray; this TensorFlow includes Keras 2
     import tensorflow as tf
 
     from tganv2_tf.training import loop
@@ -44,7 +44,7 @@ def work(config: Config, board: Any) -> tuple[int, int, dict[str, float]]:
     def tell(step: int, logs: dict[str, Any]) -> int | None:
         nonlocal latest, told
         latest = (step, {name: float(value) for name, value in logs.items()})
-        # Workers wait here for each other and, where Ray's controller has not asked since the last time, for it.
+        # `report` waits for the other workers, and for Ray's controller if it has not polled since the last report.
         if config.train.is_due(step, config.train.checkpoint_every_steps) or step == config.train.train_steps:
             report({"step": step, **latest[1]})
         if not chief or time.monotonic() - told < TELL_SECONDS:
@@ -54,11 +54,11 @@ def work(config: Config, board: Any) -> tuple[int, int, dict[str, float]]:
 
     logging.set_verbosity(logging.INFO)
     logging.get_absl_logger().addHandler(_ToBoard(board))
-    # Errors here are those of others who are not there, and Ray begins anew.
+    # Errors here mean that other workers are missing; Ray restarts all workers.
     strategy = make_strategy("multi_worker")
     try:
         status = loop.train(config, strategy=strategy, tell=tell)
-    except (files.InUseError, ray.exceptions.RayError):  # of a chief that Ray has not ended yet; of Ray itself
+    except (files.InUseError, ray.exceptions.RayError):  # an old chief is still running, or Ray failed
         raise
     except (UserError, OSError) as error:
         cause = error.__cause__
@@ -68,19 +68,19 @@ def work(config: Config, board: Any) -> tuple[int, int, dict[str, float]]:
     except Exception:  # noqa: BLE001 (the driver raises it)
         _end(board, "bug", f"in a worker:\n{traceback.format_exc()}")
     if chief and latest[1]:
-        ray.get(board.tell.remote(*latest))  # so that the bar ends where the run does
+        ray.get(board.tell.remote(*latest))  # completes the progress bar
     return status, *latest
 
 
 def _end(board: Any, kind: str, message: str) -> NoReturn:
-    """Has the driver end the run, and waits for that: an error or a return would have Ray begin anew."""
+    """Asks the driver to end the run and waits for it. Raising or returning would make Ray restart the workers."""
     board.fail.remote(kind, message)
     while True:
         time.sleep(60)
 
 
 class _ToBoard(QueueHandler):
-    """Sends what a worker logs to the driver."""
+    """Sends a worker's log records to the driver."""
 
     def enqueue(self, record: std_logging.LogRecord) -> None:
         self.queue.log.remote(record)  # type: ignore[attr-defined]

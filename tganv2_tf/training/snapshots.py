@@ -1,4 +1,4 @@
-"""Checkpoints that training keeps: snapshots, and the best by a score."""
+"""Checkpoints that training keeps permanently: snapshots, and the best one by a score."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tganv2_tf.runs import BEST_DIR, BEST_FILE, SNAPSHOT_DIR, files_of
 
 
 def keep_for_ever(path: str, folder: str = SNAPSHOT_DIR) -> None:
-    """Gives the files of a checkpoint a second name in another folder of the run, where training deletes nothing.
+    """Links or copies a checkpoint into another folder of the run, from which training does not delete it.
 
     Raises:
-      OSError: that cannot be written.
+      OSError: The files cannot be written.
     """
     target = storage.join(os.path.dirname(os.path.dirname(path)), folder)
     storage.make_folder(target)
@@ -30,20 +30,20 @@ def keep_for_ever(path: str, folder: str = SNAPSHOT_DIR) -> None:
         pathlib.Path(temporary).unlink(missing_ok=True)
         try:
             os.link(file, temporary)
-        except OSError:  # not every file system has links
+        except OSError:  # not every file system supports links
             shutil.copyfile(file, temporary)
         os.replace(temporary, os.path.join(target, name))
 
 
 def best_score(model_dir: str, name: str, protocol: str) -> float | None:
-    """The score of the checkpoint in `best/`; None where there is none, or one that cannot be compared.
+    """Returns the score of the checkpoint in `best/`; None if there is none or it is not comparable.
 
     Args:
-      model_dir: the run.
-      name: of the score.
-      protocol: a digest of all that scores depend on besides the checkpoint.
+      model_dir: Folder of the run.
+      name: Name of the score.
+      protocol: Digest of all that scores depend on, except the checkpoint.
     Raises:
-      UserError: its file cannot be read.
+      UserError: The file with the score cannot be read.
     """
     path = storage.join(model_dir, BEST_DIR, BEST_FILE)
     if not storage.exists(path):
@@ -58,10 +58,10 @@ def best_score(model_dir: str, name: str, protocol: str) -> float | None:
 
 
 def keep_best(path: str, name: str, value: float, protocol: str) -> None:
-    """Keeps a checkpoint in `best/`, instead of the one that is there.
+    """Copies a checkpoint to `best/`, replacing the previous one.
 
     Raises:
-      OSError: that cannot be written.
+      OSError: The files cannot be written.
     """
     keep_for_ever(path, BEST_DIR)
     newest = os.path.basename(path)
