@@ -246,9 +246,7 @@ def main(command: Command) -> int:
             scored = pool.map(lambda name: runner.evaluate(name, command.num_samples, *sources[name]), sources)
             found = dict(zip(sources, tqdm(scored, total=len(sources), desc="scoring", unit="run")))
         except BaseException:
-            pool.shutdown(
-                cancel_futures=True
-            )  # wait for running processes: they received Ctrl-C, too, and save their state
+            pool.shutdown(cancel_futures=True)  # running processes received Ctrl-C, too, and save their state
             raise
     text = markdown(command, plans, found, runner.commands)
     write_atomically(folder / "ablation.md", text)

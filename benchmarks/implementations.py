@@ -27,9 +27,7 @@ from tganv2_tf.files import read_npz
 if TYPE_CHECKING:
     from tganv2_tf.models.tganv2 import TGANv2
 
-TOLERANCE = (
-    5e-3  # of the largest value; other orders of float32 sums, through a dozen batch norms, cause errors up to 1.3e-3
-)
+TOLERANCE = 5e-3  # of the largest value; float32 sums in other orders, through a dozen batch norms, reach 1.3e-3
 PRODUCT_SIDE = 4096  # rows and columns of the matrices of `products_step`
 LOSSES = ("generator_loss", "discriminator_loss", "r1_penalty")
 
