@@ -59,7 +59,7 @@ ROWS = (
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The comparison."""
+    """Benchmark options."""
 
     output_dir: str = option("folder for data, runs and results")
     tflops: float = option("compute of a run, in 10^12 multiply-adds", 10.0)

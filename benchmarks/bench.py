@@ -63,7 +63,7 @@ PARTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is measured, and where the figures go."""
+    """Benchmark options."""
 
     output_dir: str = option("folder of the figures, a JSON file a part")
     parts: str = option("parts to measure; nothing = all: " + ",".join(PARTS), "")

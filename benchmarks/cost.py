@@ -170,7 +170,7 @@ def table(network: str, resolution: int, batch_size: int) -> list[Row]:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is counted."""
+    """Benchmark options."""
 
     resolution: int = option("pixels of level 4; 0 = as published: generator 192, discriminators 256", 0)
     batch_size: int = option("clips at level 1", PUBLISHED_BATCH_SIZE)

@@ -58,7 +58,7 @@ LIFE = 60  # seconds after its first step in which a process must reach its mome
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The benchmark."""
+    """Benchmark options."""
 
     work_dir: str = option("new or empty folder for data and runs")
     kills: int = option("kills in all, shared by the configurations", 25)

@@ -47,7 +47,7 @@ HEADER = """\
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is killed how often."""
+    """Benchmark options."""
 
     kills: int = option("how often", 25)
     seed: int = option("of the moments, and of what is killed", 0)

@@ -28,7 +28,7 @@ LOG_EVERY = 10
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The benchmark."""
+    """Benchmark options."""
 
     data_dir: str = option("folder of the shards")
     flagfile_of_run: str = option("the recipe", "demo.flags")

@@ -30,7 +30,7 @@ TOLERANCE = 1e-6  # relative to the sum of the variances: the accuracy of the ge
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The benchmark."""
+    """Benchmark options."""
 
     features: int = option("features of a sample, where ours is measured alone", 4096)
     root_features: int = option("features of a sample, where it is held against SciPy's matrix root", 1024)

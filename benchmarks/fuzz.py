@@ -100,7 +100,7 @@ HEADER = """\
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is mutated how often."""
+    """Benchmark options."""
 
     mutations: int = option("how many: of videos 80 %, of shards 12 %, of manifests 8 %", 2000)
     seed: int = option("of the mutations", 0)

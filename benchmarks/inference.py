@@ -31,7 +31,7 @@ CHECK_DIVISOR = 16
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is timed."""
+    """Benchmark options."""
 
     flagfile_of_run: str = option("the recipe, whose networks count", "ucf.flags")
     batch_sizes: tuple[int, ...] = option("videos that are rendered at once", (1, 4))

@@ -36,7 +36,7 @@ WARM_UP = 4  # elements
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The benchmark."""
+    """Benchmark options."""
 
     data_dir: str = option("folder of shards; nothing = of the embedded data set, made for it", "")
     resolution: int = option("pixels of level 4", 192)

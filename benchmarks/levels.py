@@ -23,7 +23,7 @@ BASE_RESOLUTION = 192  # with four levels
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is counted."""
+    """Benchmark options."""
 
     levels: tuple[int, ...] = option("numbers of levels, 192 pixels at 4", (3, 4, 5, 6))
     num_frames: int = option("frames at level 1", 32)

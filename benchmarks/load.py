@@ -50,7 +50,7 @@ ABSURD = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The load."""
+    """Benchmark options."""
 
     model_dir: str = option("a run with the generator", str(EXAMPLE))
     clients: int = option("at a time", 50)

@@ -33,7 +33,7 @@ MAX_LENGTH_DIFFERENCE = 2  # imageio repeats frames where time stamps have gaps
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The benchmark."""
+    """Benchmark options."""
 
     video_dir: str = option("folder of UCF101 videos; nothing = of the embedded data set", "")
     videos: int = option("videos to prepare: those of the folder, over and over under other names", 128)

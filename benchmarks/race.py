@@ -42,7 +42,7 @@ NEVER = 10**9  # steps; a race ends by time
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The race."""
+    """Benchmark options."""
 
     data_dir: str = option("shards to train on")
     classifier: str = option("the C3D of the scores, a file of tganv2_tf.train_classifier")

@@ -58,7 +58,7 @@ CLONE_NEWNET, SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x40000000, 0x8913, 0x8914, 1
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is measured."""
+    """Benchmark options."""
 
     num_workers: tuple[int, ...] = option("numbers of processes; 1 is always among them", (1, 2, 4))
     flagfile_of_run: str = option("the recipe", "demo.flags")

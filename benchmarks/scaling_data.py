@@ -51,7 +51,7 @@ READER = functools.partial(read_resized, geometry="paper", resolution=SIZE)
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is measured."""
+    """Benchmark options."""
 
     videos: int = option("videos to make up", 500_000)
     target: int = option("videos to extend the figures to", 10_000_000)

@@ -196,7 +196,7 @@ def hiding_clips(work: Workload, gpus: int, device: Device, link: Link) -> float
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is predicted."""
+    """Benchmark options."""
 
     flagfile_of_run: str = option("the recipe", "ucf.flags")
     clips: tuple[int, ...] = option("clips a GPU, for weak scaling", (8, 64))

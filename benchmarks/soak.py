@@ -65,7 +65,7 @@ MODEL = (
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The soak."""
+    """Benchmark options."""
 
     steps: int = option("of training; a multiple of 400", STEPS_A_DAY)
     output_dir: str = option("folder for data, run and usage.json, which stay there; none = a temporary one", "")

@@ -25,7 +25,7 @@ from tganv2_tf.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The benchmark."""
+    """Benchmark options."""
 
     data_dir: str = option("folder of the demo's shards; nothing = only --help is measured", "")
     flagfile_of_run: str = option("the recipe", "demo.flags")

@@ -31,7 +31,7 @@ PRECISION = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is timed."""
+    """Benchmark options."""
 
     flagfile_of_run: str = option("the recipe, whose widths and optimisers count", "ucf.flags")
     implementations: str = option(

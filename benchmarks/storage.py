@@ -55,7 +55,7 @@ SOON = 300.0  # seconds in which a command must give up
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The benchmark."""
+    """Benchmark options."""
 
     work_dir: str = option("new or empty folder for data and runs")
     faults: str = option("some of these, with commas between them", ",".join(FAULTS))

@@ -47,8 +47,8 @@ def read_masked_face(
 
     Args:
       video: The video, with the path of its mask video.
-      box_rule: `smoothed` follows the face smoothly and interpolates where masks are empty. `official` uses one square
-        per frame, as the authors' code does, and that of the nearest frame where masks are empty.
+      box_rule: `smoothed` follows the face without jitter and interpolates where masks are empty. `official` uses one
+        square per frame, as the authors' code does, and that of the nearest frame where masks are empty.
       margin: Widens the square on each side, as a fraction of its side.
       resolution: Side of the result in pixels.
       fps: Frames per second to resample both videos to; 0 = no resampling.

@@ -41,7 +41,7 @@ MIB = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class VerifyOptions:
-    """What to look at."""
+    """Verification options."""
 
     data_dir: str = option("folder of the shards and their manifest.json")
     num_decoded: int = option("records a shard of which all frames are decoded, drawn at random", 2)
