@@ -1,11 +1,11 @@
-"""Table 2's counterpart on the embedded data: what the two kinds of subsampling bring, at an equal compute budget.
+"""Counterpart of Table 2 on synthetic data: the effect of both kinds of subsampling at an equal compute budget.
 
 python -m benchmarks.ablation --output_dir=ablation
 
 Trains the four rows of the paper's Table 1 (all subsampling, frames only, batch only, none) at 32x32 pixels and three
-levels, over several seeds, each until it has spent the same number of multiply-adds (`training.cost.step_cost`),
-scores the averaged generators, and writes `ablation.md`, `ablation.json` and `ablation.png` into the folder. Everything
-is done by the project's commands, which the report lists. Run again, it goes on where it stopped.
+levels with several seeds, each until it has spent the same number of multiply-adds (`training.cost.step_cost`). Scores
+the averaged generators and writes `ablation.md`, `ablation.json` and `ablation.png` to the folder. Everything is done
+by the project's commands, which the report lists. Rerunning the command resumes an interrupted ablation.
 
 The plot needs Matplotlib: requirements-benchmarks.txt
 """
@@ -39,8 +39,8 @@ REFERENCES = {"untrained": "an untrained generator", "real": "real clips, of the
 class Row:
     """A row of Table 1.
 
-    The clips at the last level are those of the paper; where a kind of subsampling halves the batch, there is one level
-    less here to double it.
+    The clips at the last level are those of the paper. Runs with batch subsampling start from a smaller batch than in
+    the paper, as there is one level less here to double it.
     """
 
     name: str
@@ -59,7 +59,7 @@ ROWS = (
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The comparison."""
+    """Benchmark options."""
 
     output_dir: str = option("folder for data, runs and results")
     tflops: float = option("compute of a run, in 10^12 multiply-adds", 10.0)
@@ -71,7 +71,7 @@ class Command:
         require(self.tflops > 0, "tflops", self.tflops, "a number above 0")
         for name in ("num_seeds", "jobs"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
-        EvalConfig(num_samples=self.num_samples)  # says what is wrong with it
+        EvalConfig(num_samples=self.num_samples)  # validates the option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +79,10 @@ class Plan:
     """A run of the table.
 
     Attributes:
-      name: of its folder.
-      flags: of tganv2_tf.train, beside the recipe.
-      config: of the run.
-      gflops: multiply-adds of a step, in 10^9.
+      name: Name of its folder.
+      flags: Flags of tganv2_tf.train in addition to the recipe.
+      config: Configuration of the run.
+      gflops: Multiply-adds per step, in 10^9.
     """
 
     row: Row
@@ -93,7 +93,7 @@ class Plan:
 
 
 def plan(command: Command) -> list[Plan]:
-    """The runs, seed by seed, so that of an unfinished table all rows are there."""
+    """Returns the runs ordered by seed, so that an unfinished table already contains all rows."""
     from tganv2_tf.training.cost import step_cost
 
     costs: dict[Row, float] = {}
@@ -113,29 +113,29 @@ def plan(command: Command) -> list[Plan]:
 
 
 def config_of(flags: Sequence[str]) -> Config:
-    """What tganv2_tf.train makes of the recipe and these flags."""
+    """Returns the configuration that tganv2_tf.train builds from the recipe and these flags."""
     return Config(*cli_flags.parse([f"--flagfile={RECIPE}", *flags], ModelConfig, DataConfig, TrainConfig, EvalConfig))
 
 
 class Runner:
-    """Runs the project's commands, one thread each, and notes them.
+    """Runs the project's commands, with one thread each, and records them.
 
     Attributes:
-      folder: of everything; the output of the commands goes to `logs/` in it.
-      commands: run so far, or found to be done.
+      folder: Folder of all results; the commands write their output to `logs/` in it.
+      commands: Commands that were run or found to be done.
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
         self.commands: list[str] = []
-        # A step at this size is many small operations: two runs beside each other finish sooner than one by one.
+        # A step of this size consists of many small operations: parallel runs finish sooner than parallel operations.
         self.environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
     def run(self, name: str, module: str, *flags: str, result: str = "") -> None:
-        """Runs `python -m module flags`, unless the file `result` of the folder is there.
+        """Runs `python -m module flags`, unless the file `result` already exists in the folder.
 
         Raises:
-          UserError: it failed.
+          UserError: The command failed.
         """
         self.commands.append(shlex.join(["python", "-m", module, *flags]))
         if result and (self.folder / result).is_file():
@@ -150,7 +150,7 @@ class Runner:
             raise UserError(f"{name}: {module} ended with status {status}: {last}; see {log}")
 
     def prepare(self) -> None:
-        """The embedded data, as shards."""
+        """Prepares shards of the synthetic data."""
         shapes = f"{self.folder}/moving_shapes"
         self.run("shapes", "data_prep.moving_shapes", f"--output_dir={shapes}")
         for split in ("train", "test"):
@@ -158,18 +158,18 @@ class Runner:
             self.run(split, "data_prep.ucf101", *flags, "--resolution=32", f"--output_dir={self.folder}/data/{split}")
 
     def train(self, plan: Plan) -> None:
-        """A whole run, or what is left of it."""
+        """Trains a run, or resumes it."""
         folders = (f"--data_dir={self.folder}/data/train", f"--model_dir={self.folder}/{plan.name}")
         self.run(plan.name, "tganv2_tf.train", f"--flagfile={RECIPE}", *plan.flags, *folders)
 
     def train_classifier(self) -> None:
-        """The C3D that scores, trained on the same data."""
+        """Trains the C3D used for scoring on the same data."""
         data = (f"--data_dir={self.folder}/data/train", f"--test_data_dir={self.folder}/data/test")
         output = f"--output={self.folder}/classifier.npz"
         self.run("classifier", "tganv2_tf.train_classifier", *data, output, result="classifier.npz")
 
     def evaluate(self, name: str, num_samples: int, *source: str) -> dict[str, float]:
-        """The scores of one repetition."""
+        """Returns the scores of one repetition."""
         result = f"scores/{name}-{num_samples}videos.json"
         against = (f"--data_dir={self.folder}/data/train", f"--classifier={self.folder}/classifier.npz")
         counts = (f"--num_samples={num_samples}", "--repetitions=1", f"--output={self.folder}/{result}")
@@ -179,7 +179,7 @@ class Runner:
 
 
 def markdown(command: Command, plans: list[Plan], found: dict[str, dict[str, float]], commands: list[str]) -> str:
-    """The report."""
+    """Returns the report."""
     lines = [
         f"Each run: {command.tflops:g} x 10^12 multiply-adds; scored by {command.num_samples} videos of its averaged "
         f"generator against the training data. Mean and standard deviation over {command.num_seeds} seeds.",
@@ -208,7 +208,7 @@ def markdown(command: Command, plans: list[Plan], found: dict[str, dict[str, flo
 
 
 def plot(path: pathlib.Path, plans: list[Plan], found: dict[str, dict[str, float]]) -> None:
-    """Each run as a dot, mean and standard deviation of each row, the real clips as a line."""
+    """Plots each run as a dot, mean and standard deviation per row, and the real clips as a line."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -230,7 +230,7 @@ def plot(path: pathlib.Path, plans: list[Plan], found: dict[str, dict[str, float
 
 def main(command: Command) -> int:
     try:
-        import matplotlib  # noqa: F401 (now, and not after two hours)
+        import matplotlib  # noqa: F401 (fail now rather than after two hours)
     except ImportError as error:
         raise UserError(f"the plot needs Matplotlib: {lanes.install_command('benchmarks')}") from error
     folder, plans = pathlib.Path(command.output_dir), plan(command)
@@ -246,7 +246,7 @@ def main(command: Command) -> int:
             scored = pool.map(lambda name: runner.evaluate(name, command.num_samples, *sources[name]), sources)
             found = dict(zip(sources, tqdm(scored, total=len(sources), desc="scoring", unit="run")))
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # what runs ends first: Ctrl-C has reached it too, and it saves
+            pool.shutdown(cancel_futures=True)  # running processes received Ctrl-C, too, and save their state
             raise
     text = markdown(command, plans, found, runner.commands)
     write_atomically(folder / "ablation.md", text)

@@ -1,11 +1,11 @@
-"""All measurements of speed and memory, one after the other, and their report.
+"""Runs all benchmarks of speed and memory one after the other and writes their report.
 
 python -m benchmarks.bench --output_dir=bench
 python -m benchmarks.bench --output_dir=bench --parts=step_192_2,inference
 
-All of it takes hours, in which nothing else should run. Every part is a command of its own, which the report names. A
-part whose figures are in the folder is not measured again; the report is made of all that are there. `make bench` runs
-this.
+The full benchmark takes hours; nothing else should run in that time. Every part is a separate command, which the report
+names. Parts with results in the folder are not repeated; the report contains all parts in the folder. `make bench` runs
+this command.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from tganv2_tf.errors import UserError
 from tganv2_tf.files import whole_file, write_atomically
 
 FACES, BFLOAT16 = "--flagfile_of_run=faceforensics.flags", "--dtype=bfloat16"
-# Parts with names in `_avx2` run as on a processor without AVX-512: oneDNN (in TensorFlow and PyTorch) and PyTorch's
-# own kernels are restricted. OpenCV and NumPy are not.
+# Parts with `_avx2` in their names emulate a processor without AVX-512, for oneDNN (in TensorFlow and PyTorch) and
+# PyTorch's own kernels, but not for OpenCV and NumPy.
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
-# Both baselines of a step beside ours do not fit into 24 GB.
+# Both baselines of a step together with ours do not fit into 24 GB.
 PARTS = {
     "step_192_2": ["step", "--implementations=ours,torch"],
     "step_192_2_avx2": ["step", "--implementations=ours,torch"],
@@ -63,7 +63,7 @@ PARTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is measured, and where the figures go."""
+    """Benchmark options."""
 
     output_dir: str = option("folder of the figures, a JSON file a part")
     parts: str = option("parts to measure; nothing = all: " + ",".join(PARTS), "")
@@ -81,22 +81,22 @@ class Command:
 
     @property
     def names(self) -> list[str]:
-        """The parts to measure, in their order."""
+        """Parts to measure, in order."""
         if self.parts:
             return self.parts.split(",")
         return [name for name in PARTS if name != "race" or self.classifier]
 
 
 def restriction(name: str) -> dict[str, str]:
-    """Environment variables that a part sets."""
+    """Returns the environment variables that a part sets."""
     return AVX2 if name.endswith("_avx2") else {}
 
 
 def measure(name: str, command: Command, path: pathlib.Path) -> None:
-    """Runs the command of a part, whose figures then are in the file.
+    """Runs the command of a part, which writes its results to the file.
 
     Raises:
-      UserError: it failed; what it said has gone to stderr.
+      UserError: The command failed; its output was printed to stderr.
     """
     program, *flags = PARTS[name]
     if program in ("startup", "race") and command.data_dir:
@@ -110,7 +110,7 @@ def measure(name: str, command: Command, path: pathlib.Path) -> None:
 
 
 def document(found: dict[str, dict[str, Any]]) -> str:
-    """The report, of the contents of the parts' files."""
+    """Returns the report on the contents of the parts' files."""
     lines = [
         "# Measurements",
         "",
@@ -125,7 +125,7 @@ def document(found: dict[str, dict[str, Any]]) -> str:
 
 
 def plot(path: pathlib.Path, found: dict[str, dict[str, Any]]) -> None:
-    """Draws every ratio with its spread."""
+    """Plots every ratio with its spread."""
     from matplotlib.figure import Figure
 
     rows = [row for part in found.values() for row in part["rows"] if row["ratio"] is not None]

@@ -1,6 +1,6 @@
-"""Implementations of one thing, each in a process of its own, timed in turns on a machine whose speed varies.
+"""Times several implementations in turns, each in a separate process, on a machine whose speed varies.
 
-Only ratios within a round are compared: what else the machine does meets both sides of them.
+Only ratios within a round are compared, so that other load on the machine affects both sides.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from benchmarks import rows
 from benchmarks.rows import Row
 from tganv2_tf.errors import UserError
 
-_work: Callable[[], object]  # of a contestant's process
+_work: Callable[[], object]  # of this process's contestant
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had so far."""
+    """Returns the peak memory of this process so far."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def seconds_of(module: str, *arguments: str) -> float:
-    """How long `python -m MODULE ARGUMENTS` takes. Raises UserError, with the last line of its stderr, if it fails."""
+    """Returns the run time of `python -m MODULE ARGUMENTS`. Raises UserError, with its last line on stderr, if it
+    fails.
+    """
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True)
     if done.returncode:
@@ -48,22 +50,22 @@ def _run() -> tuple[float, int]:
 
 
 def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function returns in a fresh interpreter, which shares nothing with this one."""
+    """Calls the function in a fresh interpreter that shares nothing with this one, and returns its result."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 class Contestant:
-    """A process that does one piece of work, over and over; it ends with the block.
+    """A process that repeats one workload. A context manager that ends the process.
 
     Args:
-      name: in the table.
-      make: a function of a module's top level; in the process it makes, of the arguments, the function that works.
-      arguments: that can be pickled.
+      name: Name in the table.
+      make: Function at the top level of a module. Called in the process with `arguments`, it returns the workload.
+      arguments: Picklable arguments of `make`.
     Attributes:
-      seconds: of each round.
-      warm_up_seconds: of the first piece of work, in which graphs are made; it is no round.
-      before, peak: bytes of memory at most, before the first piece of work and in all.
+      seconds: Duration of each round.
+      warm_up_seconds: Duration of the first call, which traces graphs and is not a round.
+      before, peak: Peak memory in bytes before the first call, and in total.
     """
 
     def __init__(self, name: str, make: Callable[..., Callable[[], object]], *arguments: Any) -> None:
@@ -79,7 +81,7 @@ class Contestant:
             raise UserError(f"{self.name}: its process has died; too little memory?") from error
 
     def run(self) -> None:
-        """One round."""
+        """Runs one round."""
         seconds, self.peak = self._wait(_run)
         self.seconds.append(seconds)
 
@@ -91,14 +93,14 @@ class Contestant:
 
 
 def race(contestants: Sequence[Contestant], rounds: int) -> None:
-    """Rounds of all, in turns."""
+    """Runs the contestants in turns."""
     for _ in range(rounds):
         for contestant in contestants:
             contestant.run()
 
 
 def compared(what: str, ours: Contestant, baseline: Contestant, videos: int = 0) -> list[Row]:
-    """Rows of time, or, where a round makes `videos`, of videos a second, and of peak memory."""
+    """Returns rows of time (or of videos per second, if a round makes `videos`) and of peak memory."""
     own, theirs = ours.seconds, baseline.seconds
     if videos:
         own, theirs = ([videos / seconds for seconds in rounds] for rounds in (own, theirs))

@@ -1,10 +1,10 @@
-"""What each level costs, with and without subsampling: GFLOPs and the memory of the activations.
+"""Cost of each level with and without subsampling: GFLOPs and the memory of the activations.
 
 python -m benchmarks.cost
 python -m benchmarks.cost --resolution=128 --batch_size=16 --output=cost.json
 
-Everything is measured from the graphs of the networks; nothing runs and no weight is allocated. A multiply-add counts
-once, as in the figures that the authors published.
+Everything is measured on the graphs of the networks; nothing is executed and no weights are allocated. A multiply-add
+counts once, as in the figures published by the authors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tganv2_tf.errors import ConfigError
 from tganv2_tf.files import write_atomically
 from tganv2_tf.pyramid import PyramidSpec
 
-if TYPE_CHECKING:  # TensorFlow is imported where it is used, once the flags are known to be right
+if TYPE_CHECKING:  # TensorFlow is imported on use, after the flags have been validated
     import tensorflow as tf
 
     from tganv2_tf.models.discriminator import Discriminator
@@ -35,7 +35,7 @@ SUBSAMPLING = {
     "batch": ((1, 1, 1), (2, 2, 2)),
     "both": ((2, 2, 2), (2, 2, 2)),
 }
-# GFLOPs of levels 1 to 4 that the authors published of their code (pfnet-research/tgan2), and the sizes they fit.
+# GFLOPs of levels 1 to 4 that the authors published for their code (pfnet-research/tgan2), and the sizes they match.
 PUBLISHED = {
     "generator": {
         "naive": (192.41, 35.61, 36.18, 96.37),
@@ -56,11 +56,11 @@ PUBLISHED_BATCH_SIZE = 8
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one level, forward.
+    """Cost of the forward pass of one level.
 
     Attributes:
       gflops: 10^9 multiply-adds.
-      mebibytes: what the pass keeps in memory for its backward pass (`graph_cost.kept_bytes`), in 2^20 bytes.
+      mebibytes: Memory kept for the backward pass (`graph_cost.kept_bytes`), in 2^20 bytes.
     """
 
     gflops: float
@@ -72,12 +72,12 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One level of one network under one kind of subsampling.
+    """One level of one network with one kind of subsampling.
 
     Attributes:
-      published_gflops: the authors'; None where they published none.
-      plain: the network as the authors run it, with axes of length 1 that grow and without spectral norm.
-      executed: the network as it is by default here, in the cheaper forms that the package computes.
+      published_gflops: The authors' figure; None if they published none.
+      plain: The network as the authors run it: axes of length 1 grow, and there is no spectral norm.
+      executed: The network with this package's defaults, in its optimized form.
     """
 
     network: str
@@ -98,7 +98,9 @@ def _forward_cost(outputs: Sequence[tf.Tensor], variables: Sequence[tf.Variable]
 
 
 def generator_costs(generator: Generator, batch_size: int, spec: PyramidSpec) -> list[Cost]:
-    """Each level's cost in training; level 1 includes the latent's map and the recurrence. Adds to the graph."""
+    """Returns the training cost per level; level 1 includes the latent projection and the recurrence. Adds to the
+    graph.
+    """
     from tganv2_tf.training.cost import placeholders
 
     z, _ = placeholders(generator.config, batch_size, spec)
@@ -109,7 +111,7 @@ def generator_costs(generator: Generator, batch_size: int, spec: PyramidSpec) ->
 
 
 def discriminator_costs(discriminator: Discriminator, batch_size: int, spec: PyramidSpec) -> list[Cost]:
-    """Each level's cost for one batch, real or fake, without the penalty. Adds to the graph."""
+    """Returns the cost per level for one batch, real or fake, without the penalty. Adds to the graph."""
     from tganv2_tf.training.cost import placeholders
 
     _, videos = placeholders(discriminator.config, batch_size, spec)
@@ -120,13 +122,13 @@ def discriminator_costs(discriminator: Discriminator, batch_size: int, spec: Pyr
 
 
 def measure(network: str, config: ModelConfig, batch_size: int, plain: bool = False) -> dict[str, list[Cost]]:
-    """Costs of the levels of the `generator` or the `discriminator`, for each kind of subsampling.
+    """Returns the costs of the levels of the `generator` or the `discriminator`, for each kind of subsampling.
 
     Args:
-      network: which of them.
-      config: its shape; the strides do not matter.
-      batch_size: clips at level 1.
-      plain: measure `benchmarks.plain_networks`, which compute the layers as they are defined.
+      network: `generator` or `discriminator`.
+      config: Architecture; its strides are ignored.
+      batch_size: Clips at level 1.
+      plain: Measure `benchmarks.plain_networks`, which compute the layers by their definitions.
     """
     import tensorflow as tf
 
@@ -145,12 +147,12 @@ def measure(network: str, config: ModelConfig, batch_size: int, plain: bool = Fa
 
 
 def table(network: str, resolution: int, batch_size: int) -> list[Row]:
-    """The rows of the `generator` or the `discriminator`, at the paper's widths.
+    """Returns the rows of the `generator` or the `discriminator`, with the paper's channels.
 
     Args:
-      network: which of them.
-      resolution: pixels at level 4.
-      batch_size: clips at level 1.
+      network: `generator` or `discriminator`.
+      resolution: Pixels at level 4.
+      batch_size: Clips at level 1.
     """
     config = ModelConfig(resolution=resolution)
     authors = dataclasses.replace(config, spectral_norm=False, grow_length_one_axes=True)
@@ -168,7 +170,7 @@ def table(network: str, resolution: int, batch_size: int) -> list[Row]:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is counted."""
+    """Benchmark options."""
 
     resolution: int = option("pixels of level 4; 0 = as published: generator 192, discriminators 256", 0)
     batch_size: int = option("clips at level 1", PUBLISHED_BATCH_SIZE)
@@ -176,7 +178,7 @@ class Command:
 
     def __post_init__(self) -> None:
         if self.resolution:
-            ModelConfig(resolution=self.resolution)  # says what is wrong with it
+            ModelConfig(resolution=self.resolution)  # validates the option
         require(
             self.batch_size >= 8 and self.batch_size % 8 == 0,
             "batch_size",
@@ -194,7 +196,7 @@ executed MiB |
 
 
 def markdown(rows: list[Row]) -> str:
-    """The rows of one network, and the sums over levels, as a table."""
+    """Returns a table of the rows of one network and the sums over levels."""
     lines = [HEADER]
     for name in SUBSAMPLING:
         group = [row for row in rows if row.subsampling == name]

@@ -1,13 +1,13 @@
-"""Kills training at random moments, takes it up each time, and holds the final weights against those of a whole run.
+"""Kills training at random moments, resumes it each time, and compares the final weights with an uninterrupted run.
 
 python -m benchmarks.crash --work_dir=/tmp/crash
 python -m benchmarks.crash --work_dir=/tmp/crash --kills=5 --configurations=plain,conditional
 
-Trains tiny networks on embedded data with the true command. Each configuration has a run that nothing disturbs, and one
-that is killed (SIGKILL; every fifth time SIGTERM) among its steps, while it writes a checkpoint, draws previews or is
-being scored. Between two lives of it the power fails, now and then: its event files, which are never synced, are cut,
-and in some lives its newest checkpoint too is cut or has a flipped byte. In the end every tensor of the two last
-checkpoints must have the same bits. Ends with status 1 where one does not.
+Trains tiny networks on synthetic data with the real command. Each configuration has an undisturbed run and one that is
+killed (SIGKILL; every fifth time SIGTERM) during its steps, while it writes a checkpoint, renders previews or is being
+scored. Between some restarts a power failure is simulated: the event files, which are never synced, are truncated, and
+sometimes the newest checkpoint is truncated or has a bit flipped. At the end all tensors of the last checkpoints of
+both runs must be bit-identical. The exit status is 1 if one is not.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CONFIGURATIONS = {
     "n_dis": ["--n_dis=2", "--r1_every_steps=2"],
     "conditional": ["--conditional", "--diffaugment=color,translation", "--windows_per_record=2"],
 }
-# Where a CPU stands for two devices, which no flag can ask for.
+# Uses a CPU as two devices; there is no flag for this.
 TWO_REPLICAS = """
 import runpy, sys
 import tensorflow as tf
@@ -53,12 +53,12 @@ sys.argv = ["tganv2_tf.train", *sys.argv[1:]]
 runpy.run_module("tganv2_tf.train", run_name="__main__", alter_sys=True)
 """
 MOMENTS = ("steps", "checkpoint", "previews", "evaluation")
-LIFE = 60  # seconds after its first step in which a life must come to its moment, or it is killed anyway
+LIFE = 60  # seconds after its first step in which a process must reach its moment; it is killed anyway afterwards
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The benchmark."""
+    """Benchmark options."""
 
     work_dir: str = option("new or empty folder for data and runs")
     kills: int = option("kills in all, shared by the configurations", 25)
@@ -86,7 +86,7 @@ class Life:
 
 
 class Run:
-    """A run in its folder, and the command that trains it."""
+    """A run in its folder, with the command that trains it."""
 
     def __init__(self, folder: pathlib.Path, data: pathlib.Path, configuration: str, train_steps: int) -> None:
         self.folder, self.log = folder, folder.with_suffix(".log")
@@ -100,7 +100,7 @@ class Run:
             return subprocess.Popen(self.command, stdout=log, stderr=log, start_new_session=True)
 
     def checkpoints(self) -> list[pathlib.Path]:
-        """The index files, the newest last."""
+        """Index files, newest last."""
         files = self.folder.glob("checkpoints/ckpt-*.index")
         return sorted(files, key=lambda file: int(file.stem.partition("-")[2]))
 
@@ -109,11 +109,11 @@ class Run:
         return int(files[-1].stem.partition("-")[2]) if files else 0
 
     def events(self) -> int:
-        """Bytes of all event files."""
+        """Returns the total size of all event files in bytes."""
         return sum(file.stat().st_size for file in self.folder.glob("events/*tfevents*"))
 
     def is_saving(self) -> bool:
-        """Whether a checkpoint is being written: its files are there, and its index is not."""
+        """Returns whether a checkpoint is being written: its data files exist, but not its index."""
         try:
             names = set(os.listdir(self.folder / "checkpoints"))
         except FileNotFoundError:
@@ -122,13 +122,13 @@ class Run:
         return any(f"{name}.index" not in names for name in begun)
 
     def is_being_scored(self) -> bool:
-        """Whether the newest checkpoint is one to score, and has no report yet."""
+        """Returns whether the newest checkpoint is to be scored and has no report yet."""
         step = self.step()
         return step > 0 and step % 40 == 0 and not any(self.folder.glob(f"evaluations/step-{step}-*"))
 
 
 def prepare(folder: pathlib.Path) -> None:
-    """Embedded videos, their shards, and a classifier."""
+    """Prepares synthetic videos, their shards and a classifier."""
     python = [sys.executable, "-m"]
     shapes = ["data_prep.moving_shapes", f"--output_dir={folder}/shapes", "--videos_per_class=2"]
     lists = [f"--video_dir={folder}/shapes/videos", f"--split_dir={folder}/shapes/ucfTrainTestlist", "--split=all"]
@@ -142,7 +142,7 @@ def prepare(folder: pathlib.Path) -> None:
 
 
 def wait_for(process: subprocess.Popen[bytes], condition: Callable[[], bool], seconds: float) -> bool:
-    """Looks every millisecond; False where the process ends before, or the time is over."""
+    """Polls every millisecond; returns False if the process ends or the time is over."""
     end = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < end:
         if condition():
@@ -152,10 +152,10 @@ def wait_for(process: subprocess.Popen[bytes], condition: Callable[[], bool], se
 
 
 def live(run: Run, moment: str, number: signal.Signals, draw: random.Random) -> Life | None:
-    """Starts the run and ends it at the moment; None where it came to its end before that."""
+    """Starts the run and kills it at the moment; returns None if it finished before."""
     before, events = run.step(), run.events()
     process = run.start()
-    wait_for(process, lambda: run.events() > events + 5000 or run.step() > before, 300)  # it makes steps
+    wait_for(process, lambda: run.events() > events + 5000 or run.step() > before, 300)  # it is training
     if moment == "steps":
         wait_for(process, lambda: False, draw.uniform(0, 6))
     elif moment == "checkpoint":
@@ -164,7 +164,7 @@ def live(run: Run, moment: str, number: signal.Signals, draw: random.Random) -> 
             wait_for(process, lambda: not run.is_saving(), LIFE)
         wait_for(process, run.is_saving, LIFE)
         time.sleep(draw.uniform(0, 0.01))
-    elif moment == "previews":  # which come when the scalars have been flushed
+    elif moment == "previews":  # they are rendered after the scalars have been flushed
         size = run.events()
         wait_for(process, lambda: run.events() > size, LIFE)
         time.sleep(draw.uniform(0, 0.05))
@@ -181,19 +181,19 @@ def live(run: Run, moment: str, number: signal.Signals, draw: random.Random) -> 
 
 
 def cut(file: pathlib.Path, draw: random.Random) -> None:
-    """What is left of a file whose end had not been written when the power failed."""
+    """Truncates a file, as if its end had not been written when the power failed."""
     os.truncate(file, draw.randrange(file.stat().st_size))
 
 
 def flip(file: pathlib.Path, draw: random.Random) -> None:
-    """One wrong bit."""
+    """Flips one bit."""
     content = bytearray(file.read_bytes())
     content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
     file.write_bytes(content)
 
 
 def damage(run: Run, draw: random.Random) -> str:
-    """Does to the files of a run what a power cut or a bad disk may do; says what."""
+    """Damages the files of a run like a power failure or a bad disk; returns a description."""
     for file in run.folder.glob("events/*tfevents*"):
         if draw.random() < 0.5 and file.stat().st_size:
             cut(file, draw)
@@ -204,14 +204,14 @@ def damage(run: Run, draw: random.Random) -> str:
         return ""
     newest = files[-1]
     chosen = draw.choice([newest, newest.with_suffix(".data-00000-of-00001")])
-    if not chosen.stat().st_size:  # it was being written
+    if not chosen.stat().st_size:  # was being written
         return ""
     kinds[kind](chosen, draw)
     return f"{kind} {chosen.name}"
 
 
 def differing(first: pathlib.Path, second: pathlib.Path) -> list[str]:
-    """Names of the tensors whose bits are not the same in two checkpoints."""
+    """Returns the names of the tensors that are not bit-identical in two checkpoints."""
     import tensorflow as tf
 
     readers = [tf.train.load_checkpoint(os.fspath(file.with_suffix(""))) for file in (first, second)]
@@ -225,7 +225,7 @@ def differing(first: pathlib.Path, second: pathlib.Path) -> list[str]:
 
 
 def lives(run: Run, kills: int, draw: random.Random) -> Iterator[Life]:
-    """Kills the run so many times, or as often as it can be before it ends."""
+    """Kills the run `kills` times, or fewer if it ends before."""
     for number in range(kills):
         moment = MOMENTS[number % len(MOMENTS)]
         told = len(run.log.read_text().splitlines()) if run.log.exists() else 0
@@ -240,7 +240,7 @@ def lives(run: Run, kills: int, draw: random.Random) -> Iterator[Life]:
 
 
 def finish(run: Run) -> None:
-    """Lets the run come to its end. Raises UserError where it does not."""
+    """Runs the training to its end. Raises UserError if it fails."""
     process = run.start()
     if process.wait():
         raise UserError(f"{run.folder}: it does not go on: {run.log.read_text().splitlines()[-1]}")

@@ -1,14 +1,14 @@
-"""Kills a data preparation at random moments, resumes it each time, and compares the bytes of what comes out.
+"""Kills a data preparation at random moments, resumes it each time, and compares the bytes of the result.
 
 python -m benchmarks.crash_preparation
 python -m benchmarks.crash_preparation --kills=100 --seed=1
 
-The videos are those of data_prep.moving_shapes, the command is data_prep.ucf101. A kill comes at any moment, right
-after a shard has got its name, or while the manifest is being written. It takes the whole process group, the main
-process alone, or one worker (both are what the kernel does where memory runs out), most of them by SIGKILL; a power cut
-is a kill after which some files of the unfinished preparation are cut off, empty, full of zeros or gone, also such as
-were safe on the disk. Whenever a preparation gets to its end, its folder is compared with that of an uninterrupted
-one, file by file, and another one begins. Linux only. The status is 1 where a promise was broken.
+The videos are those of data_prep.moving_shapes, the command is data_prep.ucf101. A kill comes at a random moment, right
+after a shard has received its final name, or while the manifest is being written. It hits the whole process group, only
+the main process, or one worker (the kernel does the latter two when memory runs out), mostly with SIGKILL. A power cut
+is a kill after which some files of the unfinished preparation are truncated, empty, full of zeros or missing, including
+files that had been synced. The folder of each finished preparation is compared with that of an uninterrupted one, file
+by file, and another one is started. Linux only. The exit status is 1 if a guarantee was violated.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from tganv2_tf.errors import UserError
 VICTIMS = {"all processes": 8, "power cut": 8, "main process": 4, "a worker": 3, "main process, SIGTERM": 2}  # weights
 MOMENTS = {"any": 5, "shard": 3, "end": 2}
 DAMAGES = ("cut off", "emptied", "zeroed", "lost")
-END_SECONDS = 0.03  # what the last steps take
-SHARD_SECONDS = 0.01  # between the name of a shard and its report
-PATIENCE = 300.0  # seconds for a preparation, and for processes to go
+END_SECONDS = 0.03  # duration of the last steps
+SHARD_SECONDS = 0.01  # between the final name of a shard and its report
+PATIENCE = 300.0  # seconds for a preparation, and for processes to end
 HEADER = """\
 | kill | preparation | what | when | shards then | files damaged |
 |---|---|---|---|---|---|"""
@@ -47,7 +47,7 @@ HEADER = """\
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is killed how often."""
+    """Benchmark options."""
 
     kills: int = option("how often", 25)
     seed: int = option("of the moments, and of what is killed", 0)
@@ -63,12 +63,12 @@ class Command:
 
 
 def contents(folder: pathlib.Path) -> dict[str, str]:
-    """Checksums of all files of a folder, hidden ones too, by their paths in it."""
+    """Returns the checksums of all files in a folder, including hidden ones, by relative path."""
     return {str(path.relative_to(folder)): checksum(path) for path in folder.rglob("*") if path.is_file()}
 
 
 def power_cut(folder: pathlib.Path, rng: random.Random) -> list[str]:
-    """Damages up to three files of an unfinished preparation; says which and how. Nothing where it is finished."""
+    """Damages up to three files of an unfinished preparation and returns how; [] if it is finished."""
     if (folder / MANIFEST_FILE).exists() or not folder.exists():
         return []
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
@@ -88,12 +88,12 @@ def power_cut(folder: pathlib.Path, rng: random.Random) -> list[str]:
 
 
 class Attempt:
-    """One start of the command, in a process group of its own."""
+    """One start of the command, in a separate process group."""
 
     def __init__(self, command: list[str], folder: pathlib.Path) -> None:
         self.folder = folder
         self.begun = time.monotonic()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the attempt)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=self._errors, start_new_session=True
         )
@@ -104,7 +104,7 @@ class Attempt:
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """Seconds since the start."""
         return time.monotonic() - self.begun
 
     def num_shards(self) -> int:
@@ -114,7 +114,7 @@ class Attempt:
         return any(self.folder.glob(".manifest.*")) or (self.folder / MANIFEST_FILE).exists()
 
     def wait_for(self, condition: Callable[[], bool]) -> bool:
-        """Whether the condition came true before the command ended."""
+        """Returns whether the condition became true before the command ended."""
         while not condition():
             if self.over:
                 return False
@@ -124,7 +124,7 @@ class Attempt:
         return not self.over
 
     def workers(self) -> list[int]:
-        """Process ids of the workers."""
+        """Returns the process ids of the workers."""
         main = self._process.pid
         with contextlib.suppress(OSError):  # one has just ended
             children = pathlib.Path(f"/proc/{main}/task/{main}/children").read_text().split()
@@ -143,7 +143,7 @@ class Attempt:
                 self._process.send_signal(signal.SIGTERM if "SIGTERM" in what else signal.SIGKILL)
 
     def end(self) -> list[str]:
-        """Waits for its end; returns what went wrong: its status, a traceback, workers that outlive it."""
+        """Waits for the end; returns faults: a bad exit status, a traceback, workers that outlive it."""
         faults = []
         status = self._process.wait(PATIENCE)
         self._errors.seek(0)
@@ -164,10 +164,10 @@ class Attempt:
 
 
 class Crashes:
-    """Preparations one after the other, killed until there have been enough kills.
+    """Runs preparations one after the other, until enough kills were made.
 
     Attributes:
-      faults: broken promises, in words.
+      faults: Descriptions of violated guarantees.
     """
 
     def __init__(self, command: Command, folder: pathlib.Path) -> None:
@@ -190,7 +190,7 @@ class Crashes:
         return Attempt([*self._arguments, f"--output_dir={folder}"], folder)
 
     def rows(self) -> Iterator[str]:
-        """Kills until it is enough; a row of the table each."""
+        """Kills until there are enough kills; yields one row of the table per kill."""
         kill = preparation = 0
         while kill < self._command.kills:
             preparation += 1
@@ -219,7 +219,7 @@ class Crashes:
             self._compare(preparation, self._folder / name)
 
     def _wait_for_moment(self, attempt: Attempt, what: str) -> bool:
-        """Whether the moment came before the command was through."""
+        """Returns whether the moment came before the command ended."""
         moment = _choice(self._rng, MOMENTS)
         if what == "a worker":
             after = self._rng.uniform(0, self.seconds)
@@ -229,7 +229,7 @@ class Crashes:
             came = attempt.wait_for(lambda: attempt.num_shards() >= shards)
             time.sleep(self._rng.uniform(0, SHARD_SECONDS))
         elif moment == "end":
-            attempt.wait_for(lambda: not any(attempt.folder.glob(".manifest.*")))  # of the attempt before
+            attempt.wait_for(lambda: not any(attempt.folder.glob(".manifest.*")))  # left by the previous attempt
             came = attempt.wait_for(attempt.writes_manifest)
             time.sleep(self._rng.uniform(0, END_SECONDS))
         else:
@@ -258,7 +258,7 @@ def _row(*cells: object) -> str:
 
 
 def main(command: Command) -> int:
-    """Prints a row a kill, and a line for all."""
+    """Prints one row per kill, and a summary."""
     with contextlib.ExitStack() as stack:
         work_dir = command.work_dir or stack.enter_context(tempfile.TemporaryDirectory())
         folder = pathlib.Path(work_dir)

@@ -1,9 +1,9 @@
-"""What `--deterministic` costs: the same steps with and without it, in turns.
+"""Cost of `--deterministic`: the same steps with and without it, in turns.
 
 python -m benchmarks.determinism --data_dir=demo/data/train --flagfile_of_run=demo.flags
 
-Every run is the true command, in a new process. The first rows of its scalars, in which its graph is made, do not
-count. Says too whether two runs without the flag ended with the same bits.
+Every run is the real command in a new process. The first rows of its scalars, while the graph is traced, do not count.
+Also reports whether two runs without the flag ended with the same bits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOG_EVERY = 10
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The benchmark."""
+    """Benchmark options."""
 
     data_dir: str = option("folder of the shards")
     flagfile_of_run: str = option("the recipe", "demo.flags")
@@ -42,7 +42,7 @@ class Command:
 
 
 def clips_per_second(model_dir: pathlib.Path) -> list[float]:
-    """The rows of a run but the first two."""
+    """Returns the clips per second of a run, without its first two rows."""
     import tensorflow as tf
 
     values = [
@@ -56,7 +56,7 @@ def clips_per_second(model_dir: pathlib.Path) -> list[float]:
 
 
 def run(command: Command, model_dir: pathlib.Path, flag: str) -> float:
-    """Trains; returns the median of its clips a second."""
+    """Trains; returns the median of the clips per second."""
     steps = command.train_steps
     arguments = [f"--flagfile={command.flagfile_of_run}", f"--data_dir={command.data_dir}", f"--model_dir={model_dir}"]
     arguments += [f"--train_steps={steps}", f"--log_every_steps={LOG_EVERY}", f"--preview_every_steps={steps}", flag]

@@ -1,10 +1,10 @@
-"""What scores cost: the Frechet distance beside SciPy's matrix root, C3D beside what its convolutions need.
+"""Cost of the metrics: the Frechet distance against SciPy's matrix square root, C3D against its roofline.
 
 python -m benchmarks.evaluation
 python -m benchmarks.evaluation --rounds=5 --output=evaluation.json
 
-C3D's baseline is its roofline: the clips a second of a network that did nothing but its multiply-adds, at the rate of
-the matrix products that are measured beside it. Ends with status 1 where the two distances differ.
+C3D's baseline is its roofline: the clips per second of a network that computes only its multiply-adds, at the rate of
+the matrix products measured in the same round. The exit status is 1 if the two distances differ.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from tganv2_tf.evaluation.metrics import Moments
 
 MATRIX = 2048  # rows and columns of the matrix products
-TOLERANCE = 1e-6  # of the distances, relative to the sum of the variances: what the general root is good for
+TOLERANCE = 1e-6  # relative to the sum of the variances: the accuracy of the general matrix root
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The benchmark."""
+    """Benchmark options."""
 
     features: int = option("features of a sample, where ours is measured alone", 4096)
     root_features: int = option("features of a sample, where it is held against SciPy's matrix root", 1024)
@@ -47,14 +47,14 @@ class Command:
 
 
 def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
-    """How long a call took, and what it gave."""
+    """Returns the duration and the result of a call."""
     start = time.perf_counter()
     result = function()
     return time.perf_counter() - start, result
 
 
 def moments(samples: int, features: int, seed: int) -> Moments:
-    """Of samples that are as C3D's: rectified, their features correlated."""
+    """Returns moments of samples that resemble C3D features: rectified and correlated."""
     from tganv2_tf.evaluation.metrics import Moments
 
     mixing = np.random.default_rng(0).standard_normal((features, features), np.float32) / np.sqrt(features)
@@ -66,7 +66,7 @@ def moments(samples: int, features: int, seed: int) -> Moments:
 
 
 def textbook_distance(a: Moments, b: Moments) -> float:
-    """The Frechet distance by a general matrix root, as most implementations compute it."""
+    """Computes the Frechet distance with a general matrix root, as most implementations do."""
     import scipy.linalg
 
     root = scipy.linalg.sqrtm(a.covariance @ b.covariance).real
@@ -74,14 +74,14 @@ def textbook_distance(a: Moments, b: Moments) -> float:
 
 
 def forgotten(side: Moments) -> Moments:
-    """The same moments, without what was made of them."""
+    """Returns the same moments without cached results."""
     from tganv2_tf.evaluation.metrics import Moments
 
     return Moments.from_arrays(side.to_arrays())
 
 
 def distance_rows(command: Command) -> tuple[list[Row], float]:
-    """The Frechet distance's rows; and how far it is from the textbook's, relative to the sum of the variances."""
+    """Returns the rows of the Frechet distance, and its error relative to the sum of the variances."""
     from tganv2_tf.evaluation.metrics import frechet_distance
 
     real, fake = (
@@ -115,7 +115,7 @@ def distance_rows(command: Command) -> tuple[list[Row], float]:
 
 
 def c3d_row(command: Command) -> Row:
-    """C3D up to its features, beside its roofline."""
+    """Compares C3D up to its features with its roofline."""
     import tensorflow as tf
 
     from tganv2_tf.evaluation.c3d import C3D, C3DConfig

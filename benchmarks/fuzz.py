@@ -1,21 +1,21 @@
-"""Mutated videos, shards and manifests through the preparation and the readers: each works or is reported.
+"""Feeds mutated videos, shards and manifests to the preparation and the readers: each must work or be reported.
 
 python -m benchmarks.fuzz
 python -m benchmarks.fuzz --mutations=20000 --videos=UCF-101 --seed=1
 
-Bits and header fields are changed, ranges are deleted, repeated and zeroed, files are cut off.
+Mutations change bits and header fields, delete, repeat or zero ranges, and truncate files.
 
-- videos: all through data_prep.video_folder at once. Each must be in the shards or be listed with a reason, and
-  data_prep.verify, which decodes every frame, must find the shards sound. A video may cost its worker process (crash or
-  time limit); it is listed then.
-- shards: data_prep.verify must find each. Training must give the very batches of the sound data set until it stops with
-  one line that names file and record; with --skip_corrupt_records it must give clips of the sound records alone, and
-  log each record that it leaves out. "Resealed" are records that were changed before they were written, with checksums
-  that are right: they may be decoded.
-- manifests: data_prep.verify and training must refuse them in one line, or get through.
-- a video of ten hours must take no more memory than one of ten minutes.
+- videos: all are prepared by one data_prep.video_folder. Each must be in the shards or be listed with a reason, and
+  data_prep.verify, which decodes every frame, must accept the shards. A video may crash its worker process or exceed
+  the time limit; it is then listed.
+- shards: data_prep.verify must find each fault. Training must yield the batches of the intact data set until it stops
+  with one line that names file and record. With --skip_corrupt_records it must yield clips of the intact records only
+  and log each skipped record. "Resealed" records were changed before they were written, so their checksums are right:
+  they may be decoded.
+- manifests: data_prep.verify and training must reject them in one line, or succeed.
+- a video of ten hours must need no more memory than one of ten minutes.
 
-Anything else is counted as wrong, and makes the status 1.
+Anything else is counted as wrong; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ from tganv2_tf.data.manifest import MANIFEST_FILE, Manifest
 from tganv2_tf.errors import UserError
 from tganv2_tf.folders import find_videos
 
-if TYPE_CHECKING:  # TensorFlow is imported where it is used, once the flags are known to be right
+if TYPE_CHECKING:  # TensorFlow is imported on use, after the flags have been validated
     import tensorflow as tf
 
-SHARES = {"videos": 0.8, "shards": 0.12}  # of the mutations; the rest are manifests
+SHARES = {"videos": 0.8, "shards": 0.12}  # of the mutations; the rest are of manifests
 NUM_FRAMES, RESOLUTION = 20, 32
 CLIP_FRAMES, BATCH_SIZE, EPOCHS = 4, 16, 3
-RESEALED_GROUPS = 4  # every so many-th group of shards is resealed
+RESEALED_GROUPS = 4  # every n-th group of shards is resealed
 MANIFESTS_A_TASK = 10
 VIDEO_TIMEOUT, STEP_TIMEOUT, PREPARATION_TIMEOUT = 20.0, 120.0, 3000.0  # seconds
 ODD_VALUES: tuple[Any, ...] = (
@@ -80,7 +80,7 @@ ODD_VALUES: tuple[Any, ...] = (
     {},
     [[]],
 )
-# What ffmpeg makes of one of the videos: containers and codecs.
+# Containers and codecs to which ffmpeg converts one of the videos.
 CONVERSIONS = {
     "h264.mp4": ["-c:v", "libx264", "-pix_fmt", "yuv420p"],
     "h264.mkv": ["-c:v", "libx264"],
@@ -100,7 +100,7 @@ HEADER = """\
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is mutated how often."""
+    """Benchmark options."""
 
     mutations: int = option("how many: of videos 80 %, of shards 12 %, of manifests 8 %", 2000)
     seed: int = option("of the mutations", 0)
@@ -117,7 +117,7 @@ class Command:
 
 @dataclasses.dataclass
 class Counts:
-    """What became of the mutations of one kind of file."""
+    """Outcomes of the mutations of one kind of file."""
 
     works: int = 0
     reported: int = 0
@@ -134,7 +134,7 @@ class Counts:
 
 
 def mutate(content: bytes, rng: random.Random) -> bytes:
-    """Other bytes, in one of the ways of `MUTATIONS`; never the same."""
+    """Returns the content changed by one of `MUTATIONS`; never the same content."""
     while True:
         data = bytearray(content)
         MUTATIONS[rng.choice(list(MUTATIONS))](data, rng)
@@ -170,7 +170,7 @@ def _zeroed(data: bytearray, rng: random.Random) -> None:
 
 
 def _header(data: bytearray, rng: random.Random) -> None:
-    """Extreme numbers of one to eight bytes, of either byte order, among the first bytes."""
+    """Overwrites some of the first bytes by an extreme number of one to eight bytes, in either byte order."""
     for _ in range(rng.randint(1, 3)):
         size = rng.choice((1, 2, 4, 8))
         number = rng.choice((0, 1, 2 ** (8 * size) - 1, 2 ** (8 * size - 1), 2 ** (8 * size - 1) - 1))
@@ -184,7 +184,7 @@ def _range(data: bytearray, rng: random.Random) -> slice:
 
 
 def _other_value(content: bytes, rng: random.Random) -> bytes:
-    """JSON, one value of which is another, or gone."""
+    """Replaces or deletes one value of a JSON document."""
     loaded = json.loads(content)
     holder, key = loaded, rng.choice(list(loaded))
     while isinstance(holder[key], (dict, list)) and holder[key] and rng.random() < 0.8:
@@ -212,7 +212,7 @@ MUTATIONS: dict[str, Callable[[bytearray, random.Random], None]] = {
 
 
 def make_videos(folder: pathlib.Path) -> pathlib.Path:
-    """Moving shapes, 11 videos a class; returns their folder."""
+    """Renders moving shapes, 11 videos per class; returns their folder."""
     if not folder.exists():
         options = moving_shapes.MovingShapesOptions(
             str(folder), videos_per_class=11, num_frames=NUM_FRAMES, height=48, width=64
@@ -222,7 +222,7 @@ def make_videos(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _originals(command: Command, folder: pathlib.Path) -> list[pathlib.Path]:
-    """The videos to mutate."""
+    """Returns the videos to mutate."""
     if command.videos:
         return sorted(map(pathlib.Path, find_videos(command.videos, "--videos=").files))
     shapes = sorted(make_videos(folder / "shapes").rglob("*.avi"))[::50]
@@ -240,7 +240,7 @@ def _ffmpeg(arguments: list[str], output: pathlib.Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A command that has ended: how, what it said, and the peak memory of its largest process, in MiB."""
+    """A command that has ended: its exit status, its output, and the peak memory of its largest process in MiB."""
 
     status: int
     said: str
@@ -249,7 +249,7 @@ class Run:
 
 
 def _prepare(video_dir: pathlib.Path, output_dir: pathlib.Path, *more: str) -> Run:
-    """Runs data_prep.video_folder. Raises subprocess.TimeoutExpired where it hangs."""
+    """Runs data_prep.video_folder. Raises subprocess.TimeoutExpired if it hangs."""
     arguments = [sys.executable, "-m", "data_prep.video_folder", f"--video_dir={video_dir}"]
     arguments += [f"--output_dir={output_dir}", f"--resolution={RESOLUTION}", f"--video_timeout={VIDEO_TIMEOUT}", *more]
     begun = time.monotonic()
@@ -263,14 +263,14 @@ def _prepare(video_dir: pathlib.Path, output_dir: pathlib.Path, *more: str) -> R
                 process.kill()
                 raise subprocess.TimeoutExpired(arguments, PREPARATION_TIMEOUT)
             time.sleep(0.05)
-        process.returncode = os.waitstatus_to_exitcode(status)  # it is no longer there for Popen to ask
+        process.returncode = os.waitstatus_to_exitcode(status)  # wait4() has reaped the process, so Popen cannot
         output.seek(0)
         said = output.read().decode(errors="replace")
     return Run(process.returncode, said, usage.ru_maxrss / 1024, time.monotonic() - begun)
 
 
 def fuzz_videos(command: Command, folder: pathlib.Path, mutations: int) -> tuple[Counts, Run]:
-    """Mutated videos, prepared by one command."""
+    """Prepares mutated videos with one command."""
     originals, mutated, counts = _originals(command, folder), folder / "mutated", Counts()
     mutated.mkdir()
     contents = {path: path.read_bytes() for path in originals}
@@ -303,7 +303,7 @@ def fuzz_videos(command: Command, folder: pathlib.Path, mutations: int) -> tuple
 
 
 def long_video(folder: pathlib.Path) -> tuple[str, list[str]]:
-    """A line on a video of ten hours, and what was wrong."""
+    """Prepares a video of ten hours; returns a line of the report, and the faults."""
     peaks, wrong = [], []
     for name, seconds in (("minutes", 600), ("hours", 36_000)):
         videos = folder / name
@@ -330,10 +330,10 @@ class Task:
     """Mutations for one worker.
 
     Attributes:
-      data_dir: of the sound data set.
-      numbers: of the mutations; as many as there are shards, where shards are mutated.
-      manifests: whether manifests are.
-      seed: of all mutations.
+      data_dir: Folder of the intact data set.
+      numbers: Numbers of the mutations; for shards, one per shard.
+      manifests: Whether to mutate manifests instead of shards.
+      seed: Seed of all mutations.
     """
 
     data_dir: str
@@ -343,7 +343,7 @@ class Task:
 
 
 def check(task: Task, announce: Callable[[str | None], None]) -> Counts:
-    """Mutates and reads; called in a worker."""
+    """Mutates and reads files; called in a worker."""
     if not task.numbers:
         return Counts()
     with _silence():
@@ -354,7 +354,7 @@ def check(task: Task, announce: Callable[[str | None], None]) -> Counts:
 
 
 class Bench:
-    """A copy of the sound data set of a worker's own, to be damaged."""
+    """A copy of the intact data set for one worker, to be damaged."""
 
     def __init__(self, sound: str) -> None:
         self.sound = pathlib.Path(sound)
@@ -367,7 +367,7 @@ class Bench:
                 frames = np.stack(list(read_frames(read_record(serialized)["frames"], RESOLUTION, RESOLUTION)))
                 for start in range(len(frames) - CLIP_FRAMES + 1):
                     self.owners[frames[start : start + CLIP_FRAMES].tobytes()] = shard.file, number
-        # One data set a shard, made once: tf.data opens the files only when it is iterated.
+        # One data set per shard, created only once: tf.data opens the files only when it is iterated.
         self.alone = [dataclasses.replace(self.manifest, shards=[shard]) for shard in self.manifest.shards]
         self.strict = [self._training(manifest, False) for manifest in self.alone]
         self.expected = [list(_clips(dataset)) for dataset in self.strict]
@@ -384,14 +384,14 @@ class Bench:
         return model, DataConfig(str(self.folder), flip=False, shuffle_buffer=8, skip_corrupt_records=skip)
 
     def _training(self, manifest: Manifest, skip: bool) -> tf.data.Dataset:
-        """So many batches of training as are some epochs."""
+        """Returns the batches of several epochs of training."""
         from tganv2_tf.data.pipeline import training_dataset
 
         batches = -(-EPOCHS * manifest.num_records // BATCH_SIZE)
         return training_dataset(manifest, *self._config(skip), BATCH_SIZE, 1, 0).take(batches)
 
     def check_shards(self, task: Task, announce: Callable[[str | None], None]) -> Counts:
-        """Damages every shard, each in a way of its own."""
+        """Damages every shard, each in a different way."""
         group = task.numbers[0] // len(self.manifest.shards)
         resealed = group % RESEALED_GROUPS == 0
         rngs = [random.Random(f"{task.seed} shard {number}") for number in task.numbers]
@@ -432,7 +432,7 @@ class Bench:
                 writer.write(record)
 
     def _strict(self, alone: Manifest, dataset: tf.data.Dataset, expected: list[bytes] | None) -> str:
-        """What is wrong with how training reads one damaged shard; `expected` are its clips, if they must be sound."""
+        """Returns how training misreads one damaged shard, or ""; `expected` are its clips, if they must be intact."""
         import tensorflow as tf
 
         from tganv2_tf.data.reading import explain
@@ -452,7 +452,7 @@ class Bench:
         return ""
 
     def _skipping(self, resealed: bool) -> dict[str, str]:
-        """What is wrong with how training reads around each damaged shard."""
+        """Returns, per shard, how training with --skip_corrupt_records fails to skip its damage, or ""."""
         from tganv2_tf.data.pipeline import load_manifest
 
         wrong = {shard.file: "" for shard in self.manifest.shards}
@@ -466,7 +466,7 @@ class Bench:
                         seen.add(owner)
                     elif not resealed:
                         return dict.fromkeys(wrong, "with --skip_corrupt_records training is given a clip of no record")
-            except Exception as error:  # noqa: BLE001 (whatever it is, it is wrong)
+            except Exception as error:  # noqa: BLE001 (every exception is a fault)
                 return dict.fromkeys(wrong, f"with --skip_corrupt_records training stops: {error!r}")
         for shard in self.manifest.shards:
             lost = {(shard.file, number) for number in range(shard.num_records)} - seen - left_out
@@ -475,7 +475,7 @@ class Bench:
         return wrong
 
     def check_manifests(self, task: Task, announce: Callable[[str | None], None]) -> Counts:
-        """Mutates the manifest of sound shards."""
+        """Mutates the manifest of intact shards."""
         from tganv2_tf.data.pipeline import load_manifest
 
         counts, content = Counts(), (self.sound / MANIFEST_FILE).read_bytes()
@@ -499,32 +499,32 @@ class Bench:
 
 
 def _refusal(read: Callable[[], Any]) -> str:
-    """What it is refused with: one line, or a traceback; nothing where it is not."""
+    """Returns the one-line error or the traceback with which `read` fails, or "" if it succeeds."""
     try:
         read()
     except UserError as error:
         return str(error)
-    except Exception:  # noqa: BLE001 (whatever it is, it is wrong)
+    except Exception:  # noqa: BLE001 (every exception is a fault)
         return traceback.format_exc()
     return ""
 
 
 def _clips(dataset: tf.data.Dataset) -> Iterator[bytes]:
-    """The clips of a training data set of one level, as the bytes of their uint8 frames."""
+    """Yields the clips of a training data set of one level, as the bytes of their uint8 frames."""
     for levels, *_ in dataset.as_numpy_iterator():
         yield from (clip.tobytes() for clip in np.rint((levels[0][0] + 1) * 127.5).astype(np.uint8))
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[io.StringIO]:
-    """Keeps what is printed; progress is dropped."""
+    """Captures printed output; progress is dropped."""
     with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(io.StringIO()):
         yield said
 
 
 @contextlib.contextmanager
 def _logged() -> Iterator[set[tuple[str, int]]]:
-    """Gathers files and numbers of the records that the log says are left out."""
+    """Collects files and numbers of the records that the log reports as skipped."""
     left_out: set[tuple[str, int]] = set()
     handler = logging.Handler()
 
@@ -542,7 +542,7 @@ def _logged() -> Iterator[set[tuple[str, int]]]:
 
 
 def fuzz_data_sets(command: Command, folder: pathlib.Path, shards: int, manifests: int) -> tuple[Counts, Counts]:
-    """Mutated shards, and mutated manifests, in supervised workers."""
+    """Checks mutated shards and mutated manifests in supervised workers."""
     data = folder / "sound"
     run = _prepare(make_videos(folder / "shapes"), data, f"--num_workers={command.num_workers}")
     if run.status:
@@ -579,7 +579,7 @@ def fuzz_data_sets(command: Command, folder: pathlib.Path, shards: int, manifest
 
 
 def main(command: Command) -> int:
-    """Prints a row for each kind of file, and whatever is wrong."""
+    """Prints one row per kind of file, and all faults."""
     videos, shards = (round(command.mutations * share) for share in SHARES.values())
     begun = time.monotonic()
     with contextlib.ExitStack() as stack:

@@ -1,10 +1,10 @@
-"""The package, its networks and step as they are defined, and PyTorch: their steps, as contestants of a race.
+"""Training steps of the package, of its plain form and of PyTorch, as contestants of a benchmark.
 
-Before a race PyTorch is compared with the package. That the package computes what is defined is a test of its own:
-tests/test_gradients.py.
+PyTorch is compared with the package before it is timed. That the package computes what is defined is tested separately,
+in tests/test_gradients.py.
 
-TensorFlow and PyTorch are never in one process: each brings its own oneDNN and OpenMP, which get in each other's way.
-Weights, inputs and results go from one to the other as an .npz, in the authors' names and layout.
+TensorFlow and PyTorch never share a process, because their copies of oneDNN and OpenMP interfere. Weights, inputs and
+results are exchanged as an .npz, with the authors' names and layout.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from tganv2_tf.models.tganv2 import TGANv2
 
 TOLERANCE = 5e-3  # of the largest value; float32 sums in other orders, through a dozen batch norms, reach 1.3e-3
-PRODUCT_SIDE = 4096  # of the matrices of `products_step`
+PRODUCT_SIDE = 4096  # rows and columns of the matrices of `products_step`
 LOSSES = ("generator_loss", "discriminator_loss", "r1_penalty")
 
 
 def require_torch() -> None:
-    """Raises UserError where PyTorch is not installed."""
+    """Raises UserError if PyTorch is not installed."""
     if importlib.util.find_spec("torch") is None:
         raise UserError(f"PyTorch is not installed: {lanes.install_command('peers')}, or leave torch out")
 
 
 def narrowed(model: ModelConfig, divisor: int) -> ModelConfig:
-    """The same network with so many times fewer channels, but with four at least where it has them."""
+    """Returns the same network with the channels divided by `divisor`, but at least four where it has as many."""
 
     def fewer(channels: int) -> int:
         return min(channels, max(4, channels // divisor))
@@ -53,7 +53,7 @@ def narrowed(model: ModelConfig, divisor: int) -> ModelConfig:
 
 
 def random_inputs(config: Config) -> tuple[list[np.ndarray], np.ndarray]:
-    """Reals of all levels, float32 [N_l, T_l, H_l, W_l, 3] in [-1, 1), and latents, float32 [N_1, z_dim]."""
+    """Returns reals of all levels, float32 [N_l, T_l, H_l, W_l, 3] in [-1, 1), and latents, float32 [N_1, z_dim]."""
     random, clips = np.random.default_rng(0), config.train.global_batch_size
     reals = [
         random.uniform(-1, 1, (level.batch_size(clips), level.frames, level.size, level.size, 3)).astype(np.float32)
@@ -63,7 +63,7 @@ def random_inputs(config: Config) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def tensorflow_model(config: Config, plain: bool = False) -> TGANv2:
-    """As `tganv2_tf.train` makes it, or `plain`: networks and gradients by their definitions."""
+    """Builds the model as `tganv2_tf.train` does, or `plain`: networks and gradients by their definitions."""
     from benchmarks.plain_networks import plain_model
     from tganv2_tf.training.distribution import make_strategy
     from tganv2_tf.training.loop import make_model
@@ -73,7 +73,7 @@ def tensorflow_model(config: Config, plain: bool = False) -> TGANv2:
 
 
 def tensorflow_step(implementation: str, config: Config) -> Callable[[], object]:
-    """The function that `fit` calls for each step of `tganv2_tf.train`, on a batch in memory."""
+    """Returns the function that `fit` calls for each step of `tganv2_tf.train`, on a batch in memory."""
     model = tensorflow_model(config, implementation == "plain")
     import tensorflow as tf
 
@@ -87,14 +87,14 @@ def tensorflow_step(implementation: str, config: Config) -> Callable[[], object]
     batches = iter(strategy.distribute_datasets_from_function(lambda _: tf.data.Dataset.from_tensors(batch).repeat()))
 
     def step() -> object:
-        with strategy.scope():  # the graph is made at the first one
+        with strategy.scope():  # the first step traces the graph
             return {name: float(value) for name, value in model.make_train_function()(batches).items()}
 
     return step
 
 
 def products_step(config: Config) -> Callable[[], object]:
-    """A product of two large matrices with as many multiply-adds as our step executes: what the machine can do."""
+    """Multiplies large matrices with as many multiply-adds as our step executes: the speed limit of the machine."""
     import tensorflow as tf
 
     from tganv2_tf.training.cost import step_cost
@@ -107,7 +107,7 @@ def products_step(config: Config) -> Callable[[], object]:
 
 
 def torch_step(config: Config) -> Callable[[], object]:
-    """The step of the baseline."""
+    """Returns the step of the PyTorch baseline."""
     import torch
 
     from benchmarks.torch_baseline import TrainingStep
@@ -122,7 +122,7 @@ def torch_step(config: Config) -> Callable[[], object]:
 
 
 def named_arrays(model: TGANv2) -> dict[str, np.ndarray]:
-    """All weights, by the authors' names; singular vectors with /u and /v at the end."""
+    """Returns all weights by the authors' names; singular vectors end in /u and /v."""
     from tganv2_tf.interop.chainer import discriminator_weights, generator_weights
 
     weights = {**generator_weights(model.generator), **discriminator_weights(model.discriminator)}
@@ -137,7 +137,7 @@ def named_arrays(model: TGANv2) -> dict[str, np.ndarray]:
 
 
 def perturb(model: TGANv2) -> None:
-    """Changes all weights and statistics a little: a bias that is 0 would hide an order that is wrong."""
+    """Slightly changes all weights and statistics: with biases of 0, some errors would go unnoticed."""
     random = np.random.default_rng(1)
     for variable in [*model.generator.variables, *model.discriminator.trainable_variables]:
         variable.assign_add(0.02 * random.standard_normal(variable.shape).astype(np.float32))
@@ -146,7 +146,7 @@ def perturb(model: TGANv2) -> None:
 
 
 def write_reference(config: Config, path: str) -> None:
-    """Weights that are no initial ones, inputs, losses and gradients of the package, as an .npz."""
+    """Writes perturbed weights, inputs, losses and gradients of the package as an .npz."""
     from tganv2_tf.interop.chainer import discriminator_weights, generator_weights
 
     model = tensorflow_model(config)
@@ -171,7 +171,7 @@ def write_reference(config: Config, path: str) -> None:
 
 
 def torch_results(config: Config, path: str) -> dict[str, np.ndarray]:
-    """Losses and gradients of the baseline, with the weights and inputs of a reference."""
+    """Returns losses and gradients of the baseline, for the weights and inputs of a reference."""
     import torch
 
     from benchmarks.torch_baseline import TrainingStep, load_weights, named_weights
@@ -199,13 +199,13 @@ def _group(name: str) -> str:
 
 
 def errors(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """|found - expected| / |expected| of every loss and gradient; infinite where one of them is not finite.
+    """Returns |found - expected| / |expected| of every loss and gradient; infinite if one of them is not finite.
 
-    A gradient that is 0 by its mathematics, such as that of a bias in front of a batch norm, is rounding on both sides.
-    It is held against a hundredth of the largest gradient of its network.
+    A gradient that is mathematically 0, such as that of a bias before a batch norm, is only rounding error on both
+    sides. Its error is therefore relative to a hundredth of the largest gradient of its network.
 
     Raises:
-      ValueError: one side has a gradient that the other has not, or all gradients of a network are 0.
+      ValueError: One side has a gradient that the other lacks, or all gradients of a network are 0.
     """
     names = {name for name in expected if name in LOSSES or name.startswith("gradient ")}
     if missing := names - found.keys():
@@ -231,7 +231,7 @@ def check_torch(config: Config) -> float:
     Raises:
       UserError: It is above TOLERANCE.
     """
-    # Against initial weights a penalty is next to nothing; this one's gradients weigh as much as those of the losses.
+    # With initial weights the penalty is nearly 0; this weight makes its gradients as large as those of the losses.
     train = dataclasses.replace(config.train, mixed_precision="float32", r1_weight=1e5)
     config = dataclasses.replace(config, train=train)
     with tempfile.TemporaryDirectory() as folder:

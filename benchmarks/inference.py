@@ -1,11 +1,11 @@
-"""Videos a second of an exported generator, against the same network in PyTorch.
+"""Videos per second of an exported generator, compared with the same network in PyTorch.
 
 python -m benchmarks.inference --output=inference.json
 
-`ours` is the signature `generate_float` of the SavedModel that tganv2_tf.export writes; the baseline is that of
-benchmarks/torch_baseline.py, in evaluation mode (requirements-peers.txt). Both render all frames of the
-last level from random latents, each in a process of its own, in turns; the first call of each does not count. Before
-that the videos of both are compared, of networks with a sixteenth of the channels; where they differ nothing is timed.
+`ours` is the signature `generate_float` of the SavedModel that tganv2_tf.export writes. The baseline is the network of
+benchmarks/torch_baseline.py in evaluation mode (requirements-peers.txt). Both render all frames of the last level from
+random latents, each in a separate process, in turns; the first call of each does not count. Before that, the videos of
+both are compared, with a sixteenth of the channels; if they differ, nothing is timed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHECK_DIVISOR = 16
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is timed."""
+    """Benchmark options."""
 
     flagfile_of_run: str = option("the recipe, whose networks count", "ucf.flags")
     batch_sizes: tuple[int, ...] = option("videos that are rendered at once", (1, 4))
@@ -45,18 +45,18 @@ class Command:
 
     @property
     def config(self) -> Config:
-        """The run whose generator is exported."""
+        """Configuration of the run whose generator is exported."""
         options = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
         return Config(*cli_flags.parse([f"--flagfile={self.flagfile_of_run}"], *options))
 
 
 def latents(config: Config, num: int) -> np.ndarray:
-    """float32 [num, z_dim] in [-1, 1)."""
+    """Returns latents, float32 [num, z_dim] in [-1, 1)."""
     return np.random.default_rng(0).uniform(-1, 1, (num, config.model.z_dim)).astype(np.float32)
 
 
 def write_export(config: Config, folder: str) -> str:
-    """Exports a generator whose weights and statistics are no initial ones, and its arrays as `folder`/weights.npz."""
+    """Exports a generator with perturbed weights and statistics, and writes its arrays to `folder`/weights.npz."""
     model = implementations.tensorflow_model(config)
     implementations.perturb(model)
     from tganv2_tf.serving.signatures import export
@@ -68,7 +68,7 @@ def write_export(config: Config, folder: str) -> str:
 
 
 def exported_videos(saved_model: str, z: np.ndarray) -> Callable[[], np.ndarray]:
-    """Renders by the signature `generate_float`: float32 [N, T, H, W, 3]."""
+    """Renders with the signature `generate_float`: float32 [N, T, H, W, 3]."""
     import tensorflow as tf
 
     generate = tf.saved_model.load(saved_model).signatures["generate_float"]
@@ -76,7 +76,7 @@ def exported_videos(saved_model: str, z: np.ndarray) -> Callable[[], np.ndarray]
 
 
 def torch_videos(config: Config, z: np.ndarray, weights: str) -> Callable[[], np.ndarray]:
-    """Renders by the baseline: float32 [N, T, H, W, 3]."""
+    """Renders with the baseline: float32 [N, T, H, W, 3]."""
     import torch
 
     from benchmarks.torch_baseline import Generator, load_weights
@@ -94,12 +94,12 @@ def torch_videos(config: Config, z: np.ndarray, weights: str) -> Callable[[], np
 
 
 def check(config: Config) -> float:
-    """Holds the videos of both against each other.
+    """Compares the videos of both.
 
     Returns:
       The largest difference of a value in [-1, 1].
     Raises:
-      UserError: it is above `implementations.TOLERANCE`.
+      UserError: It is above `implementations.TOLERANCE`.
     """
     config = dataclasses.replace(config, model=implementations.narrowed(config.model, CHECK_DIVISOR))
     z = latents(config, 2)

@@ -1,10 +1,11 @@
-"""How many clips the input pipeline gives, and which of its stages takes how long.
+"""Throughput of the input pipeline in clips per second, and the time of each stage.
 
 python -m benchmarks.input_pipeline
 python -m benchmarks.input_pipeline --data_dir=data/ucf101/train --output=input_pipeline.json
 
-Times are those of the processor, so that one core's share is known however many there are: 8 GPUs that consume c clips
-a second each need 8 c divided by the clips a second a core. Each stage is measured alone, on what the one before gave.
+Times are processor times, so that the throughput per core is known on any number of cores: 8 GPUs that consume c clips
+per second each need 8 c divided by the clips per second per core. Each stage is measured alone, on the output of the
+previous one.
 
 Training steps of the recipe of UCF101 are timed as well, with two clips, on a batch in memory and on batches from
 shards, in turns.
@@ -35,7 +36,7 @@ WARM_UP = 4  # elements
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The benchmark."""
+    """Benchmark options."""
 
     data_dir: str = option("folder of shards; nothing = of the embedded data set, made for it", "")
     resolution: int = option("pixels of level 4", 192)
@@ -47,7 +48,7 @@ class Command:
     output: str = option("JSON file for the table as well", "", destination="file")
 
     def __post_init__(self) -> None:
-        ModelConfig(resolution=self.resolution)  # says what is wrong with it
+        ModelConfig(resolution=self.resolution)  # validates the option
         require(self.batch_size % 8 == 0 < self.batch_size, "batch_size", self.batch_size, "a multiple of 8")
         valid = self.clips % self.batch_size == 0 < self.clips
         require(valid, "clips", self.clips, f"a multiple of --batch_size={self.batch_size}")
@@ -56,7 +57,7 @@ class Command:
 
 
 def prepare(folder: pathlib.Path, resolution: int) -> str:
-    """Shards of the embedded data set; returns their folder. Raises UserError."""
+    """Prepares shards of the synthetic data set; returns their folder. Raises UserError."""
     videos, shards = folder / "videos", folder / "data"
     seconds_of("data_prep.moving_shapes", f"--output_dir={videos}")
     arguments = [f"--video_dir={videos}", "--split=all", f"--resolution={resolution}", f"--output_dir={shards}"]
@@ -65,7 +66,7 @@ def prepare(folder: pathlib.Path, resolution: int) -> str:
 
 
 def processor_seconds(dataset: tf.data.Dataset, elements: int) -> tuple[float, float]:
-    """Processor time and time for so many elements, in seconds, once the first ones are there."""
+    """Returns processor time and wall time for `elements` elements in seconds, after a warm-up."""
     iterator = iter(dataset)
     for _ in range(WARM_UP):
         next(iterator)
@@ -76,7 +77,7 @@ def processor_seconds(dataset: tf.data.Dataset, elements: int) -> tuple[float, f
 
 
 def stages(data: DataConfig, model: ModelConfig, batch_size: int) -> dict[str, tuple[tf.data.Dataset, int]]:
-    """Endless data sets: the whole pipeline and each stage alone, and how many clips an element of each has."""
+    """Returns endless data sets, the whole pipeline and each stage alone, with the number of clips per element."""
     import tensorflow as tf
 
     from tganv2_tf.data import pipeline
@@ -116,7 +117,7 @@ def stages(data: DataConfig, model: ModelConfig, batch_size: int) -> dict[str, t
 
 
 def step_seconds(config: Config, steps: int, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds a training step takes, a number a round: on one batch held in memory, and on batches from the shards."""
+    """Returns the seconds per training step in each round: on one batch in memory, and on batches from the shards."""
     from tganv2_tf.data import pipeline
     from tganv2_tf.training.distribution import per_replica_batch_size
 
@@ -134,7 +135,7 @@ def step_seconds(config: Config, steps: int, rounds: int) -> tuple[list[float], 
             start = time.perf_counter()
             for _ in range(count):
                 losses = train(batches[source])
-            float(losses["generator_loss"])  # a step is over when its losses are there
+            float(losses["generator_loss"])  # wait until the step is finished
             return (time.perf_counter() - start) / count
 
         for source in (0, 1):

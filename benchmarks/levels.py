@@ -1,11 +1,11 @@
-"""How the memory of a step grows with the number of levels, one more for each doubling of the resolution.
+"""Memory of a training step against the number of levels, with one more level per doubling of the resolution.
 
 python -m benchmarks.levels
 python -m benchmarks.levels --output=levels.json
 
-The paper's claim is that subsampling frames and clips by two from level to level makes this linear: a level has four
-times the pixels of the one before and a quarter of its frames. Counted on the graphs of the training step, of which
-nothing runs: what is in memory at the fullest moment, without weights.
+The paper claims that halving frames and clips from level to level makes this linear: a level has four times the pixels
+of the previous one and a quarter of its frames. Measured on the graphs of the training step, without running them: the
+peak memory without weights.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from benchmarks.rows import Row, report
 from tganv2_tf import cli_flags
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option
 
-CHANNELS = (512, 256, 128, 64, 32, 32)  # of the paper's six up blocks; each further one has 32
-BASE_RESOLUTION = 192  # of four levels
+CHANNELS = (512, 256, 128, 64, 32, 32)  # the paper's six up blocks; each additional one has 32
+BASE_RESOLUTION = 192  # with four levels
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is counted."""
+    """Benchmark options."""
 
     levels: tuple[int, ...] = option("numbers of levels, 192 pixels at 4", (3, 4, 5, 6))
     num_frames: int = option("frames at level 1", 32)
@@ -32,7 +32,7 @@ class Command:
 
 
 def config_of(command: Command, levels: int) -> Config:
-    """The run of so many levels."""
+    """Returns the configuration of a run with `levels` levels."""
     strides = (2,) * (levels - 1)
     model = ModelConfig(
         resolution=BASE_RESOLUTION * 2**levels // 2**4,

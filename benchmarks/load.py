@@ -1,16 +1,16 @@
-"""Many clients at a time: the explorer over HTTP, and a SavedModel in one process.
+"""Load test with many parallel clients: the explorer over HTTP, and a SavedModel in one process.
 
 python -m benchmarks.load
 python -m benchmarks.load --clients=8 --seconds=30 --model_dir=runs/own
 
-First the true explorer (`python -m tganv2_tf.explore`) gets --clients clients on this machine, which ask as the page
-does and wait for their answers; then the run's export is called from as many threads. Both take --seconds. Every answer
-is compared with the one that the same request got alone. Among the requests are some that go away before the answer is
-there, and some beyond each limit, which must be refused by a line that says so.
+First, --clients clients on this machine send requests to the real explorer (`python -m tganv2_tf.explore`), as its page
+does, and wait for the answers. Then the export of the run is called from as many threads. Each part takes --seconds.
+Every answer is compared with the answer to the same request without load. Some clients disconnect before the answer,
+and some requests exceed a limit and must be rejected with a line that says so.
 
-It ends with status 1 where a request failed, an answer was another, a request beyond a limit was not refused, or
-memory, file handles or temporary files grew. Memory grows where its least-squares slope over the last two thirds of the
-time would add a twentieth of it, and more than 20 MB, in that time. Linux only; needs Gradio:
+The exit status is 1 if a request failed, an answer differed, a request beyond a limit was accepted, or memory, file
+handles or temporary files grew. Memory grows if its least-squares slope over the last two thirds of the time would add
+a twentieth of it, and more than 20 MB, in that time. Linux only; needs Gradio:
 requirements-explore.txt
 """
 
@@ -50,7 +50,7 @@ ABSURD = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The load."""
+    """Benchmark options."""
 
     model_dir: str = option("a run with the generator", str(EXAMPLE))
     clients: int = option("at a time", 50)
@@ -66,10 +66,10 @@ class Case:
     """A request.
 
     Attributes:
-      name: for the table.
-      request: what is sent.
-      refusal: what the refusal says; nothing where the request is to be answered.
-      stays: whether the client waits for the answer.
+      name: Name in the table.
+      request: Data to send.
+      refusal: Text of the expected rejection; empty if the request must be answered.
+      stays: Whether the client waits for the answer.
     """
 
     name: str
@@ -79,17 +79,17 @@ class Case:
 
 
 class Wrong(Exception):
-    """An answer that is none, or another than it should be."""
+    """Raised for a missing or wrong answer."""
 
 
 @dataclasses.dataclass
 class Tally:
-    """What came of the requests; used by many threads.
+    """Thread-safe outcomes of the requests.
 
     Attributes:
-      seconds: how long each answered request took.
-      counts: name of a case -> how many.
-      failures: what was wrong -> how often.
+      seconds: Duration of each answered request.
+      counts: Number of requests by name of the case.
+      failures: Number of failures by description.
     """
 
     seconds: list[float] = dataclasses.field(default_factory=list)
@@ -101,12 +101,12 @@ class Tally:
 
 
 class Page:
-    """The explorer as a browser speaks with it: a request joins the queue, the answer comes as a stream of events."""
+    """A browser's connection to the explorer: a request joins the queue, the answer is a stream of events."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         config = json.loads(self.ask("GET", "/config")[1])
-        # By the number of their inputs: a gallery has 6, what is between two has 10.
+        # Functions are identified by their number of inputs: the gallery has 6, interpolation has 10.
         self._functions = {len(each["inputs"]): each["id"] for each in config["dependencies"]}
         self.num_levels, self.num_classes = 1, 0
         for component in config["components"]:
@@ -117,7 +117,7 @@ class Page:
                 self.num_classes = len(properties["choices"]) - 1
 
     def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-        """Status and body of one answer."""
+        """Returns status and body of one answer."""
         connection = http.client.HTTPConnection(HOST, self._port, timeout=TIMEOUT)
         try:
             connection.request(method, path, body or None, {"Content-Type": "application/json"})
@@ -127,10 +127,10 @@ class Page:
             connection.close()
 
     def call(self, values: Sequence[Any], stays: bool = True) -> str:
-        """The HTML that the function with as many inputs makes; nothing where the client goes away at once.
+        """Returns the HTML from the function with as many inputs; "" if the client disconnects at once.
 
         Raises:
-          Wrong: it was refused, or failed; the message is what the page would show.
+          Wrong: The request was rejected or failed; the message is what the page would show.
         """
         session = uuid.uuid4().hex
         request = {"data": values, "fn_index": self._functions[len(values)], "session_hash": session}
@@ -154,7 +154,7 @@ class Page:
 
 
 def page_cases(page: Page) -> list[Case]:
-    """Requests for the explorer."""
+    """Returns requests for the explorer."""
     settings = (1.0, 16, page.num_levels, -1, 10)
     cases = [
         Case("gallery", ("0-3", *settings)),
@@ -179,7 +179,7 @@ def page_cases(page: Page) -> list[Case]:
 
 
 def load_explorer(command: Command, folder: pathlib.Path) -> tuple[Tally, Series]:
-    """Clients over HTTP on this machine."""
+    """Runs clients over HTTP on this machine."""
     temporary = folder / "temporary"
     temporary.mkdir()
     arguments = [sys.executable, "-m", "tganv2_tf.explore", f"--model_dir={command.model_dir}", "--port=0"]
@@ -208,7 +208,7 @@ def load_explorer(command: Command, folder: pathlib.Path) -> tuple[Tally, Series
 
 
 def load_saved_model(command: Command, folder: pathlib.Path) -> tuple[Tally, Series]:
-    """Threads of this process."""
+    """Calls the SavedModel from threads of this process."""
     export = [
         sys.executable,
         "-m",
@@ -243,7 +243,7 @@ def load_saved_model(command: Command, folder: pathlib.Path) -> tuple[Tally, Ser
 
 
 def digest(answer: Any) -> str:
-    """Of the bytes of an answer."""
+    """Returns a digest of the bytes of an answer."""
     return hashlib.sha256(answer.encode() if isinstance(answer, str) else answer.tobytes()).hexdigest()
 
 
@@ -254,16 +254,16 @@ def run(
     ask: Sequence[Callable[[], Any]],
     more: dict[str, Callable[[], float]],
 ) -> tuple[Tally, Series]:
-    """All clients at once, each asking one case after another in an order of its own.
+    """Runs all clients in parallel, each sending requests one after another in its own order.
 
     Args:
-      command: how many, and how long.
-      pid: of the process that answers.
-      cases: what is asked.
-      ask: does it, for each case.
-      more: what else is measured.
+      command: Number of clients and duration.
+      pid: Process id of the server.
+      cases: Requests.
+      ask: One function per case that sends it.
+      more: Additional measurements.
     """
-    # Each alone, first.
+    # Reference answers, without load.
     alone = [digest(f()) if case.stays and not case.refusal else "" for case, f in zip(cases, ask)]
     tally, lock, end = Tally(), threading.Lock(), time.monotonic() + command.seconds
 
@@ -289,7 +289,7 @@ def run(
 
 
 def order(seed: int, cases: Sequence[Case]) -> Iterator[int]:
-    """Numbers of cases without end: those beyond a limit are a fifth, and those that leave a twentieth."""
+    """Yields numbers of cases endlessly: a fifth exceeds a limit, and a twentieth disconnects."""
     weights = {"beyond a limit": 0.2, "leaves": 0.05}
     names = collections.Counter(case.name for case in cases)
     rest = sum(count for name, count in names.items() if name not in weights)
@@ -299,14 +299,14 @@ def order(seed: int, cases: Sequence[Case]) -> Iterator[int]:
 
 
 def attempt(case: Case, ask: Callable[[], Any], expected: str) -> str:
-    """What was wrong with the answer; nothing if it was right."""
+    """Returns what was wrong with the answer, or ""."""
     try:
         answer = ask()
     except Wrong as refusal:
         if case.refusal and case.refusal in str(refusal):
             return ""
         return f"{case.name}: {str(refusal)[:200]}"
-    except Exception as error:  # noqa: BLE001 (whatever it is, it is counted and shown)
+    except Exception as error:  # noqa: BLE001 (every exception is counted and shown)
         return f"{case.name}: {type(error).__name__}: {str(error)[:200]}"
     if case.refusal:
         return f"{case.name}: {case.request} was answered"
@@ -314,7 +314,7 @@ def attempt(case: Case, ask: Callable[[], Any], expected: str) -> str:
 
 
 def judge(tally: Tally, series: Series) -> list[str]:
-    """What promise was broken."""
+    """Returns the violated guarantees."""
     broken = [f"{count} x {text}" for text, count in tally.failures.most_common()]
     if not tally.seconds:
         return [*broken, "no request was answered"]
@@ -331,7 +331,7 @@ def judge(tally: Tally, series: Series) -> list[str]:
 
 
 def row(name: str, tally: Tally, series: Series) -> str:
-    """Of the table."""
+    """Returns a row of the table."""
     seconds, rss = tally.seconds or [float("nan")], series["rss"]
     late = [value for at, value in zip(series["time"], rss) if at >= WARM_UP * series["time"][-1]]
     per_minute = 60 * slope(series["time"], rss) / 1e6

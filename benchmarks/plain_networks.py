@@ -1,6 +1,6 @@
-"""The networks as they are defined, without the cheaper forms of the package: what benchmarks compare them with.
+"""The networks by their definitions, without the package's optimizations, for comparison in benchmarks.
 
-They are the package's networks, with the same weights, that compute every layer as its definition says: all taps at all
+They are the package's networks with the same weights, but compute every layer by its definition: all taps at all
 positions, then pooling; upsampling, then all taps; both convolutions of the ConvLSTM at every frame.
 """
 
@@ -43,7 +43,7 @@ def _rendering(features: tf.Tensor, block: RenderingBlock) -> tf.Tensor:
 
 
 class PlainGenerator(Generator):
-    """An unconditional generator with one ConvLSTM, in training."""
+    """An unconditional generator with one ConvLSTM, for training."""
 
     def pyramid(
         self,
@@ -55,7 +55,7 @@ class PlainGenerator(Generator):
         labels: tf.Tensor | None = None,
         recompute: bool = False,
     ) -> list[tf.Tensor]:
-        """As that of `Generator`, for training without labels and without `recompute`."""
+        """See `Generator.pyramid`; for training without labels and without `recompute`."""
         (lstm,) = self.recurrence
         assert training and labels is None and not recompute
         frame_strides = self.config.frame_strides if frame_strides is None else frame_strides
@@ -114,20 +114,20 @@ class PlainDiscriminator(Discriminator):
         weights: Sequence[LevelWeights] | None = None,
         recompute: bool = False,
     ) -> list[tf.Tensor]:
-        """As that of `Discriminator`, without labels and without `recompute`."""
+        """See `Discriminator.call`; without labels and without `recompute`."""
         assert labels is None and not recompute
         if not self.level_discriminators[0].built:
-            return super().call(videos)  # makes the weights
+            return super().call(videos)  # creates the weights
         weights = self.effective_weights() if weights is None else weights
         return [_logits(*level) for level in zip(videos, self.level_discriminators, weights)]
 
 
 def plain_model(config: Config) -> TGANv2:
-    """The model of a run with these networks, plain gradients, and Adam as Keras computes it."""
+    """Builds the model of a run with these networks, plain gradients, and Keras' implementation of Adam."""
     train = dataclasses.replace(config.train, gradients="plain")
     tf.keras.utils.set_random_seed(train.seed)
     policy = tf.keras.mixed_precision.global_policy()
-    tf.keras.mixed_precision.set_global_policy(train.mixed_precision)  # layers take it when they are made
+    tf.keras.mixed_precision.set_global_policy(train.mixed_precision)  # layers read it when they are created
     try:
         networks: tuple[Any, Any] = PlainGenerator(config.model), PlainDiscriminator(config.model)
     finally:

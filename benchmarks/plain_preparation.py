@@ -1,4 +1,4 @@
-"""The straightforward preparation that `benchmarks.preparation` is held against: imageio, OpenCV, h5py.
+"""Straightforward data preparation as the baseline of `benchmarks.preparation`: imageio, OpenCV, h5py.
 
 python -m benchmarks.plain_preparation VIDEO_DIR FILE.h5 RESOLUTION WORKERS
 
@@ -19,7 +19,7 @@ import numpy as np
 
 
 def frames_of(path: str, resolution: int) -> tuple[str, np.ndarray]:
-    """Name of a video, and its frames: centre square, uint8 [T, resolution, resolution, 3]."""
+    """Returns the name of a video and its frames: centre square, uint8 [T, resolution, resolution, 3]."""
     frames = []
     for frame in iio.imiter(path, plugin="FFMPEG"):
         height, width = frame.shape[:2]

@@ -1,10 +1,10 @@
-"""How fast videos are prepared, and how large they become, beside a straightforward script.
+"""Speed of video preparation and size of the result, compared with a straightforward script.
 
 python -m benchmarks.preparation
 python -m benchmarks.preparation --video_dir=ucf101/videos --resolution=192 --output=preparation.json
 
-The script (`benchmarks/plain_preparation.py`) decodes with imageio, resizes with OpenCV, and keeps raw uint8 in HDF5.
-Both are started as commands, in turns, with as many workers; what starts them is in their time.
+The script (`benchmarks/plain_preparation.py`) decodes with imageio, resizes with OpenCV, and stores raw uint8 in HDF5.
+Both are run as commands, in turns, with the same number of workers; start-up is included in their times.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
 
 MEASURED_VIDEOS = 16
-MAX_DIFFERENCE = 4.0  # on average, in levels: FFmpegs may turn YUV into RGB with other roundings
-MAX_LENGTH_DIFFERENCE = 2  # imageio repeats frames where times have gaps
+MAX_DIFFERENCE = 4.0  # mean, in grey levels: versions of FFmpeg may round differently when converting YUV to RGB
+MAX_LENGTH_DIFFERENCE = 2  # imageio repeats frames where time stamps have gaps
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The benchmark."""
+    """Benchmark options."""
 
     video_dir: str = option("folder of UCF101 videos; nothing = of the embedded data set", "")
     videos: int = option("videos to prepare: those of the folder, over and over under other names", 128)
@@ -51,7 +51,7 @@ class Command:
 
 
 def link_videos(source: pathlib.Path, folder: pathlib.Path, count: int) -> None:
-    """Fills a folder with links to the UCF101 videos of another, each under a name of its own."""
+    """Fills a folder with links to the UCF101 videos of another, each with a unique name."""
     from data_prep.ucf101 import find_videos
 
     paths = sorted(find_videos(source).values())
@@ -62,7 +62,7 @@ def link_videos(source: pathlib.Path, folder: pathlib.Path, count: int) -> None:
 
 
 def prepared_frames(folder: pathlib.Path) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Names and decoded frames, uint8 RGB, of the videos of a data set."""
+    """Yields names and decoded frames, uint8 RGB, of the videos of a data set."""
     import tensorflow as tf
 
     from tganv2_tf.data.inspection import read_frames, read_record
@@ -77,10 +77,10 @@ def prepared_frames(folder: pathlib.Path) -> Iterator[tuple[str, list[np.ndarray
 
 
 def psnr(folder: pathlib.Path, videos: pathlib.Path, plain: pathlib.Path, resolution: int, count: int) -> float:
-    """Peak signal-to-noise ratio of the prepared frames in dB, of `count` videos.
+    """Returns the peak signal-to-noise ratio of the prepared frames of `count` videos, in dB.
 
     Raises:
-      UserError: the plain script has found other frames: another number of them, or other pictures.
+      UserError: The plain script has another number of frames, or other pictures.
     """
     import h5py
 

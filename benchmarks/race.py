@@ -1,13 +1,13 @@
-"""Quality after equal time: the embedded data's recipe by the package and by PyTorch, trained beside each other.
+"""Quality after equal time: the recipe of the synthetic data trained with the package and with PyTorch, side by side.
 
 python -m benchmarks.race --data_dir=demo/data/train --classifier=demo/classifier.npz --work_dir=race --output=race.json
 
-`ours` is `python -m tganv2_tf.train`, but for its previews; the baseline is benchmarks/torch_training.py
-(requirements-peers.txt): the same networks and step in PyTorch, the same recipe and first weights, and videos that
-were decoded before. Both begin at one moment, each on a core of its own, and their times are those of whole commands,
-with imports and the making of graphs. At each of `--minutes` the averaged generators are kept: of ours the newest
-checkpoint, of the baseline what comes of the step under way. Afterwards all get the score of tganv2_tf.evaluate. In the
-folder both sides are runs, RACE/ours/after-10 and RACE/baseline/after-10, of which tganv2_tf.generate makes videos.
+`ours` is `python -m tganv2_tf.train` without previews. The baseline is benchmarks/torch_training.py
+(requirements-peers.txt): the same networks and step in PyTorch, the same recipe and initial weights, on videos decoded
+in advance. Both start at the same time, each on its own core, and are timed as whole commands, with imports and graph
+construction. At each of `--minutes` the averaged generators are kept: for ours the newest checkpoint, for the baseline
+the result of the current step. Afterwards all are scored with tganv2_tf.evaluate. The folder contains both sides as
+runs, RACE/ours/after-10 and RACE/baseline/after-10, from which tganv2_tf.generate makes videos.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from tganv2_tf.files import read_npz
 if TYPE_CHECKING:
     from tganv2_tf.models.generator import Generator
 
-NEVER = 10**9  # steps; what ends a race is the time
+NEVER = 10**9  # steps; a race ends by time
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The race."""
+    """Benchmark options."""
 
     data_dir: str = option("shards to train on")
     classifier: str = option("the C3D of the scores, a file of tganv2_tf.train_classifier")
@@ -69,7 +69,7 @@ class Command:
 
     @property
     def flags(self) -> list[str]:
-        """Those of our training. It has no previews, as the baseline has none."""
+        """Flags of our training. It has no previews, as the baseline has none."""
         return [
             f"--flagfile={self.flagfile_of_run}",
             f"--data_dir={self.data_dir}",
@@ -81,7 +81,7 @@ class Command:
 
     @property
     def config(self) -> Config:
-        """The run, as these flags have it, and how it is scored."""
+        """Configuration of the run and its evaluation, from these flags."""
         options = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
         config = Config(*cli_flags.parse(self.flags, *options))
         scores = dataclasses.replace(
@@ -95,14 +95,14 @@ class Command:
 
 
 class Entrant(NamedTuple):
-    """An averaged generator: a checkpoint, or the folder of a run; and its steps."""
+    """An averaged generator, as a checkpoint or the folder of a run, and its number of steps."""
 
     path: str
     steps: int
 
 
 def prepare(config: Config, folder: pathlib.Path) -> None:
-    """Writes what the baseline begins with: `weights.npz`, which ours begins with too, and all videos, `videos.npz`."""
+    """Writes the initial weights of both sides, `weights.npz`, and all videos for the baseline, `videos.npz`."""
     from tganv2_tf.data.manifest import Manifest
     from tganv2_tf.data.reading import Share
     from tganv2_tf.data.records import decode_frame, parse_record
@@ -121,7 +121,7 @@ def prepare(config: Config, folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def on_core(core: int) -> Iterator[None]:
-    """In its block this thread, and what it starts, has only one core."""
+    """Restricts this thread, and processes that it starts, to one core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -131,14 +131,14 @@ def on_core(core: int) -> Iterator[None]:
 
 
 def train_baseline(config: Config, folder: str, moments: Sequence[float], start: float) -> None:
-    """What the baseline's process does: PyTorch is in no other."""
+    """Main function of the baseline's process, the only one that uses PyTorch."""
     from benchmarks.torch_training import train
 
     train(config, folder, moments, start)
 
 
 def wait(process: subprocess.Popen[bytes], until: float) -> None:
-    """Waits for a moment, as time.time() has it. Raises UserError where our training ends before."""
+    """Waits until a time on the clock of time.time(). Raises UserError if our training ends before."""
     try:
         status = process.wait(max(0.0, until - time.time()))
     except subprocess.TimeoutExpired:
@@ -147,18 +147,18 @@ def wait(process: subprocess.Popen[bytes], until: float) -> None:
 
 
 def processor_time(pid: int) -> float:
-    """Seconds that a process, with all its threads, has had of the processor."""
+    """Returns the processor time of a process with all its threads, in seconds."""
     fields = pathlib.Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def race(command: Command) -> Row:
-    """Trains both. RACE/ours/after-MINUTES and RACE/baseline/after-MINUTES.npz are what they were at the moments.
+    """Trains both; writes RACE/ours/after-MINUTES and RACE/baseline/after-MINUTES.npz at the given moments.
 
     Returns:
-      How much each had of its core, which others may have used too.
+      Processor time of each; other processes may have used their cores, too.
     Raises:
-      UserError: one of them failed, or ours had no checkpoint at the first moment.
+      UserError: One of them failed, or ours had no checkpoint at the first moment.
     """
     from tganv2_tf.runs import latest_checkpoint
     from tganv2_tf.training.snapshots import keep_for_ever
@@ -187,7 +187,7 @@ def race(command: Command) -> Row:
                 raise UserError(f"tganv2_tf.train has no checkpoint after {minutes:g} minutes; give it more --minutes")
             keep_for_ever(newest, f"after-{minutes:g}")
         had = Row("processor time", "s", processor_time(ours.pid), processor_time(theirs.pid or 0))
-        ours.send_signal(signal.SIGTERM)  # it saves, and ends
+        ours.send_signal(signal.SIGTERM)  # it saves a checkpoint and ends
         ours.wait()
         theirs.join()
         if theirs.exitcode:
@@ -196,7 +196,7 @@ def race(command: Command) -> Row:
 
 
 def assign(generator: Generator, arrays: Mapping[str, np.ndarray]) -> None:
-    """Gives a generator the weights and statistics of these names, which are those of the authors' files."""
+    """Assigns the weights and statistics, by the names of the authors' files, to a generator."""
     from tganv2_tf.interop.chainer import generator_weights
 
     for name, weight in generator_weights(generator).items():
@@ -204,7 +204,7 @@ def assign(generator: Generator, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def entrants(command: Command) -> dict[float, tuple[Entrant, Entrant]]:
-    """Ours and the baseline's at each moment. Makes a run of each of the baseline's."""
+    """Returns our entrant and the baseline's at each moment. Converts the baseline's to runs."""
     from tganv2_tf.models.generator import Generator
     from tganv2_tf.pretrained import save_generator
     from tganv2_tf.runs import Run
@@ -224,12 +224,12 @@ def entrants(command: Command) -> dict[float, tuple[Entrant, Entrant]]:
 def table(
     entered: Mapping[float, tuple[Entrant, Entrant]], distances: Mapping[str, Sequence[float]], test: Sequence[float]
 ) -> list[Row]:
-    """The rows.
+    """Returns the rows.
 
     Args:
-      entered: of each moment, ours and the baseline's.
-      distances: the C3D FID of each path, one a repetition.
-      test: the same of other real videos; empty where it was not asked for.
+      entered: Our entrant and the baseline's at each moment.
+      distances: The C3D FIDs of each path, one per repetition.
+      test: The same for other real videos; empty if not requested.
     """
     found = []
     for minutes, (ours, theirs) in entered.items():
@@ -242,7 +242,7 @@ def table(
 
 
 def score(command: Command, entered: Mapping[float, tuple[Entrant, Entrant]]) -> list[Row]:
-    """The rows, with what tganv2_tf.evaluate says of each."""
+    """Scores all entrants as tganv2_tf.evaluate does; returns the rows."""
     import tensorflow as tf
 
     from tganv2_tf.data.manifest import Manifest
@@ -283,7 +283,7 @@ def main(command: Command) -> int:
         raise UserError(f"--work_dir={folder} is already there; name a new folder")
     from tganv2_tf.evaluation.networks import load_c3d_network
 
-    load_c3d_network(command.config.eval)  # what is wrong with it is said now
+    load_c3d_network(command.config.eval)  # report an invalid classifier before training
     folder.mkdir(parents=True)
     prepare(command.config, folder)
     had = race(command)

@@ -1,4 +1,4 @@
-"""What benchmarks measured: rows of a table, of which every figure that counts is a ratio within one run."""
+"""Results of benchmarks: rows of a table, whose relevant figures are ratios within one run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tganv2_tf.machine import installed_version, memory, num_cpus, processor
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One figure.
+    """One result.
 
     Attributes:
-      what: it is of.
-      unit: of `ours` and `baseline`.
-      ours: the median over the rounds.
-      baseline: what it is held against, likewise; None where there is nothing.
-      ratio: how many times better ours is, the median over the rounds, and the least and the largest.
+      what: Name of the measured quantity.
+      unit: Unit of `ours` and `baseline`.
+      ours: Median over the rounds.
+      baseline: Median of the baseline over the rounds; None without a baseline.
+      ratio: Median, minimum and maximum over the rounds of the factor by which ours is better.
     """
 
     what: str
@@ -37,7 +37,7 @@ class Row:
 
 
 def compared(what: str, unit: str, ours: Sequence[float], baseline: Sequence[float], less_is_better: bool) -> Row:
-    """The row of several rounds, in each of which both were measured, one after the other."""
+    """Returns the row of several rounds, in each of which both were measured, one after the other."""
     pairs = zip(baseline, ours) if less_is_better else zip(ours, baseline)
     ratios = [better / worse for better, worse in pairs]
     medians = statistics.median(ours), statistics.median(baseline)
@@ -45,7 +45,7 @@ def compared(what: str, unit: str, ours: Sequence[float], baseline: Sequence[flo
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a table."""
+    """Returns the rows as a table."""
     lines = ["| what | unit | ours | baseline | ratio | least to largest |", "|---|---|---|---|---|---|"]
     for row in rows:
         spread = "" if row.ratio_min is None else f"{row.ratio_min:.3g} to {row.ratio_max:.3g}"
@@ -55,7 +55,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def machine() -> str:
-    """Processor and its instructions, memory, versions, and the load, in one line."""
+    """Describes processor and instruction sets, memory, versions, and load in one line."""
     total = memory()
     versions = {name: installed_version(name) for name in ("tensorflow", "torch", "opencv-python")}
     return (
@@ -70,9 +70,9 @@ def report(name: str, rows: Sequence[Row], output: str) -> None:
     """Prints the machine and the table.
 
     Args:
-      name: of the benchmark's module.
-      rows: of the table.
-      output: a JSON file for the rows as well, with the command that repeats them; empty writes none.
+      name: Name of the benchmark's module.
+      rows: Rows of the table.
+      output: JSON file to which the rows and the command that repeats them are written; empty = none.
     """
     print(f"{machine()}\n")
     print(markdown(rows))

@@ -1,18 +1,18 @@
-"""A training step on several processes of this machine: its time, its processor time, and the bytes that they exchange.
+"""A training step on several processes of this machine: wall time, processor time, and bytes exchanged.
 
 python -m benchmarks.scaling
 python -m benchmarks.scaling --num_workers=2,4 --flagfile_of_run=demo.flags --clips=16 --output=scaling.json
 
-Real processes on 127.0.0.1 under --distribution=multi_worker, with the package's own strategy, model and step, on
-random clips in memory. Each is kept on one core; where there are more of them than cores, several share one. `weak`:
-each process has --clips; it is held against as many processes at the same time that do not know of each other, so that
-what is left is the price of the exchange. `strong`: they share --clips, against one process that has them all; the
-price of what each does for itself (Adam, the average, singular vectors) is in it too. All groups take turns, and the
-first steps of each, in which graphs are made, do not count.
+Runs real processes on 127.0.0.1 under --distribution=multi_worker, with the package's own strategy, model and step, on
+random clips in memory. Each is pinned to one core; if there are more processes than cores, they share them. `weak`:
+each process has --clips; the baseline is the same number of independent processes at the same time, so that the
+difference is the cost of communication. `strong`: the processes share --clips; the baseline is one process with all of
+them, so that replicated work (Adam, the average, singular vectors) counts, too. All groups take turns, and the first
+steps of each, in which graphs are traced, do not count.
 
-Bytes are those of the loopback device, in a network namespace of the benchmark's own where it may make one (as root),
-without what flows while all are idle. They are held against those of a ring: 2 (N - 1) times the bytes of all tensors
-that are reduced, as counted on the graph.
+Bytes are those of the loopback device without the traffic of idle processes; the benchmark uses its own network
+namespace if it may create one (as root). They are compared with those of a ring: 2 (N - 1) times the bytes of all
+reduced tensors, as counted on the graph.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ if TYPE_CHECKING:
 
 WARM_UP = 2  # steps
 IDLE_SECONDS = 2.0
-START_SECONDS = 600.0  # until all workers of a group have their graphs
+START_SECONDS = 600.0  # until all workers of a group have traced their graphs
 CLONE_NEWNET, SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x40000000, 0x8913, 0x8914, 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is measured."""
+    """Benchmark options."""
 
     num_workers: tuple[int, ...] = option("numbers of processes; 1 is always among them", (1, 2, 4))
     flagfile_of_run: str = option("the recipe", "demo.flags")
@@ -87,10 +87,10 @@ class Command:
 
     @property
     def config(self) -> Config:
-        """The run whose step is measured.
+        """Configuration of the run whose step is measured.
 
         Raises:
-          ConfigError: flags that do not fit together, or clips that cannot be shared.
+          ConfigError: The flags are inconsistent, or the clips cannot be divided.
         """
         flags = [f"--global_batch_size={self.clips}", "--distribution=multi_worker"]
         if self.resolution:
@@ -107,12 +107,12 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """What a group did in a turn.
+    """Measurements of a group in one turn.
 
     Attributes:
-      seconds: of each step, the mean over its processes.
-      processor_seconds: of a step, the sum over its processes.
-      bytes: on the loopback device, of a step.
+      seconds: Duration of each step, averaged over the processes.
+      processor_seconds: Processor time per step, summed over the processes.
+      bytes: Bytes on the loopback device per step.
     """
 
     seconds: list[float]
@@ -121,7 +121,7 @@ class Turn:
 
 
 def loopback_bytes(text: str) -> int:
-    """The bytes that `lo` has received, which are those that it was sent, from the text of /proc/net/dev."""
+    """Parses /proc/net/dev; returns the bytes received (equal to those sent) by `lo`."""
     for line in text.splitlines():
         name, _, counters = line.partition(":")
         if name.strip() == "lo":
@@ -130,12 +130,12 @@ def loopback_bytes(text: str) -> int:
 
 
 def received() -> int:
-    """`loopback_bytes` now."""
+    """Returns the current `loopback_bytes`."""
     return loopback_bytes(pathlib.Path("/proc/thread-self/net/dev").read_text())
 
 
 def own_network() -> bool:
-    """Puts this process, and all that it starts, into a network of its own with only `lo`; says whether it could."""
+    """Moves this process and its children into a network namespace with only `lo`; returns whether it succeeded."""
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
         return False
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
@@ -146,7 +146,7 @@ def own_network() -> bool:
 
 
 def free_addresses(count: int) -> list[str]:
-    """Addresses of this machine on which nobody listens."""
+    """Returns unused addresses of this machine."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -155,7 +155,7 @@ def free_addresses(count: int) -> list[str]:
 
 
 def reduced_bytes(function: tf.types.experimental.ConcreteFunction) -> list[int]:
-    """Of each all-reduce in a traced function, the bytes of its tensor."""
+    """Returns the tensor size in bytes of each all-reduce in a traced function."""
     import tensorflow as tf
 
     graph = function.graph.as_graph_def(add_shapes=True)
@@ -174,7 +174,7 @@ def reduced_bytes(function: tf.types.experimental.ConcreteFunction) -> list[int]
 
 
 class _Worker:
-    """In a worker process: the model, and what it does when it is told to."""
+    """The model in a worker process, and the methods that the parent calls."""
 
     def __init__(self, config: Config, addresses: Sequence[str], index: int, processor: int) -> None:
         os.sched_setaffinity(0, {processor})  # before TensorFlow counts the processors
@@ -189,7 +189,7 @@ class _Worker:
         self.made: dict[int, tuple[Any, Any]] = {}
 
     def _step(self, clips: int) -> tuple[Any, Any]:
-        """The function that `fit` calls for each step, and an iterator of batches for it."""
+        """Returns the function that `fit` calls for each step, and an iterator of batches for it."""
         import numpy as np
         import tensorflow as tf
 
@@ -204,32 +204,35 @@ class _Worker:
             batches = self.model.distribute_strategy.distribute_datasets_from_function(
                 lambda _: tf.data.Dataset.from_tensors(batch).repeat()
             )
-            # A new one, for with other shapes an old one would make a graph of unknown shapes, as training never does.
+            # A new function: with other shapes the old one would retrace with unknown shapes, which training never
+            # does.
             self.made[clips] = self.model.make_train_function(force=True), iter(batches)
         return self.made[clips]
 
     def steps(self, clips: int, number: int) -> tuple[list[float], float]:
-        """Trains steps of so many clips of this process; returns their seconds and the processor's, of all."""
+        """Runs `number` steps of `clips` clips in this process; returns the seconds of each and the total processor
+        time.
+        """
         seconds, before = list[float](), time.process_time()
         with self.model.distribute_strategy.scope():
             step, batches = self._step(clips)
             for _ in range(number):
                 start = time.perf_counter()
                 results = {name: float(value) for name, value in step(batches).items()}
-                self.any_worker(False)  # as the loop asks after each step
+                self.any_worker(False)  # as the training loop does after each step
                 seconds.append(time.perf_counter() - start)
         if not all(map(math.isfinite, results.values())):
             raise UserError("the losses are no numbers; what was measured is no training")
         return seconds, time.process_time() - before
 
     def reduced_bytes(self, clips: int) -> list[int]:
-        """Of a step's all-reduces: see the function of this name."""
+        """Returns the sizes of a step's all-reduces; see the function of this name."""
         step, batches = self._step(clips)
         return reduced_bytes(step.get_concrete_function(batches))
 
 
 def _serve(connection: multiprocessing.connection.Connection, *arguments: Any) -> None:
-    """What a worker process does all its life: calls methods of its `_Worker`."""
+    """Main loop of a worker process: calls methods of its `_Worker`."""
     try:
         worker = _Worker(*arguments)
         connection.send((True, None))
@@ -245,17 +248,17 @@ def _serve(connection: multiprocessing.connection.Connection, *arguments: Any) -
 
 
 class Group:
-    """Processes that train together, or each alone; they end with the block.
+    """Processes that train together, or each alone. A context manager that ends them.
 
     Args:
-      config: the run.
-      workers: their number.
-      together: whether they know of each other.
+      config: Configuration of the run.
+      workers: Number of processes.
+      together: Whether they train together.
     """
 
     def __init__(self, config: Config, workers: int, together: bool) -> None:
         self.workers = workers
-        # Forked from one that has imported TensorFlow, and has not used it.
+        # Fork from a process that has imported TensorFlow without using it.
         context, addresses = multiprocessing.get_context("forkserver"), free_addresses(workers)
         context.set_forkserver_preload(["tensorflow", "keras"])
         processors = sorted(os.sched_getaffinity(0))
@@ -271,10 +274,10 @@ class Group:
             self._processes.append(process)
 
     def call(self, *what: Any, workers: int = 0) -> list[Any]:
-        """What a method of the `_Worker` of each process, or of the first ones, returns; all at the same time.
+        """Calls a method of the `_Worker` of each process, or of the first ones, in parallel; returns the results.
 
         Raises:
-          UserError: a process has died, or its method failed.
+          UserError: A process has died, or its method failed.
         """
         asked = self._connections[: workers or self.workers]
         for connection in asked if what else ():
@@ -297,13 +300,13 @@ class Group:
         return [answers[connection] for connection in asked]
 
     def turn(self, clips: int, steps: int, idle: float, workers: int = 0) -> Turn:
-        """Steps of so many clips a process.
+        """Runs steps of `clips` clips per process.
 
         Args:
-          clips: of each process.
-          steps: of each process.
-          idle: bytes a second that flow in any case.
-          workers: processes that work; 0 = all.
+          clips: Clips per process and step.
+          steps: Steps of each process.
+          idle: Background traffic in bytes per second.
+          workers: Number of processes that work; 0 = all.
         """
         start, before = time.perf_counter(), received()
         found = self.call("steps", clips, steps, workers=workers)
@@ -316,19 +319,19 @@ class Group:
 
     def __exit__(self, *_: object) -> None:
         for process in self._processes:
-            process.kill()  # at a regular end they would wait for each other
+            process.kill()  # on a regular exit they would wait for each other
             process.join()
 
 
 def idle_bytes() -> float:
-    """Bytes a second while no process has anything to do."""
+    """Returns the traffic in bytes per second while all processes are idle."""
     before = received()
     time.sleep(IDLE_SECONDS)
     return (received() - before) / IDLE_SECONDS
 
 
 def measure(command: Command, config: Config) -> tuple[dict[str, list[Turn]], dict[int, list[int]]]:
-    """The turns of all groups, by `weak 2` and the like; and, of each group, the bytes of each all-reduce."""
+    """Returns the turns of all groups, by names such as `weak 2`, and the bytes of each all-reduce per group."""
     turns, reduced = dict[str, list[Turn]](), dict[int, list[int]]()
     total = 2 + len(command.groups) + command.rounds
     with contextlib.ExitStack() as stack, tqdm(total=total, desc="starting", unit="part") as bar:
@@ -359,7 +362,7 @@ def measure(command: Command, config: Config) -> tuple[dict[str, list[Turn]], di
 
 
 def table(command: Command, turns: dict[str, list[Turn]], reduced: dict[int, list[int]]) -> list[Row]:
-    """The rows; ratios are of the turns of one round."""
+    """Returns the rows; ratios are computed within rounds."""
     found = []
 
     def compare(name: str, baseline: str, size: str) -> None:

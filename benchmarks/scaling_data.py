@@ -1,11 +1,11 @@
-"""What millions of videos cost that nobody decodes: plans, manifests, orders, reports, checks, at made-up videos.
+"""Cost of millions of videos apart from decoding: plans, manifests, orders, reports and checks of made-up videos.
 
 python -m benchmarks.scaling_data
 python -m benchmarks.scaling_data --videos=100000 --target=10000000 --output=scaling_data.json
 
-Each piece of work is done by the package's own functions, at a smaller number, and what it takes is extended to the
-target: in proportion, or where twice as many take more than that, by the power that was found. Shards have as many
-videos as UCF101's would have at 192 pixels and 128 MiB.
+Each task is done by the package's own functions on fewer videos, and its cost is extrapolated to the target: linearly,
+or, if doubling the number more than doubles the cost, by the measured power. Shards have as many videos as UCF101's
+would have at 192 pixels and 128 MiB.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tganv2_tf.data.manifest import Manifest, Shard, checksum, shard_name
 from tganv2_tf.data.records import encode_record, write_record
 from tganv2_tf.files import write_atomically
 
-# UCF101 at 192 pixels: 27 hours at 25 frames a second in 13,320 videos, and 14 KB a frame (docs/ucf101.md: 12 to 16).
+# UCF101 at 192 pixels: 27 hours at 25 frames per second in 13,320 videos, 14 KB per frame (docs/ucf101.md: 12 to 16).
 FRAMES_A_VIDEO = 182
 BYTES_A_FRAME = 14_000
 SHARD_BYTES = 128 * 2**20
@@ -51,7 +51,7 @@ READER = functools.partial(read_resized, geometry="paper", resolution=SIZE)
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is measured."""
+    """Benchmark options."""
 
     videos: int = option("videos to make up", 500_000)
     target: int = option("videos to extend the figures to", 10_000_000)
@@ -68,12 +68,12 @@ class Finding:
     """One figure.
 
     Attributes:
-      what: it is of.
-      pieces: of what there are so many: videos or shards.
-      measured: at so many pieces, in its unit.
-      target: what it comes to at the target.
-      unit: of both.
-      power: of the number of pieces that it grows with; 1 = in proportion.
+      what: Name of the measured quantity.
+      pieces: Number of videos or shards measured, as text.
+      measured: Measured value, in `unit`.
+      target: Extrapolated value at the target, in `unit`.
+      unit: Unit of both.
+      power: Exponent of the growth with the number of pieces; 1 = linear.
     """
 
     what: str
@@ -85,24 +85,24 @@ class Finding:
 
 
 def power_of(smaller: float, larger: float) -> float:
-    """With which power of its size a piece of work grows that takes so long, and so long at twice the size."""
+    """Returns the exponent with which a cost grows, from its values at one size and at twice that size."""
     return math.log2(larger / smaller)
 
 
 def resident_bytes() -> int:
-    """Memory of this process."""
+    """Returns the memory of this process in bytes."""
     return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what it returns."""
+    """Returns the duration in seconds and the result of a call."""
     start = time.perf_counter()
     result = function()
     return time.perf_counter() - start, result
 
 
 def made_up_videos(number: int) -> list[Video]:
-    """Videos with names as long as UCF101's, of which there are no files."""
+    """Returns videos with names as long as UCF101's and without files."""
 
     def video(index: int) -> Video:
         label = index % CLASSES
@@ -113,7 +113,7 @@ def made_up_videos(number: int) -> list[Video]:
 
 
 def made_up_manifest(shards: int) -> Manifest:
-    """A manifest of so many shards that are not there."""
+    """Returns a manifest of shards that do not exist."""
     size = VIDEOS_A_SHARD * FRAMES_A_VIDEO * BYTES_A_FRAME
     frames = VIDEOS_A_SHARD * FRAMES_A_VIDEO
     entries = [
@@ -141,20 +141,20 @@ def made_up_manifest(shards: int) -> Manifest:
 
 
 class Measurement:
-    """All findings, in a folder that it may fill."""
+    """All measurements, in a scratch folder."""
 
     def __init__(self, command: Command, folder: pathlib.Path) -> None:
         self.videos, self.target, self.folder = command.videos, command.target, folder
         self.shards, self.target_shards = command.videos // VIDEOS_A_SHARD, command.target // VIDEOS_A_SHARD
 
     def of_videos(self, what: str, measured: float, unit: str) -> Finding:
-        """In proportion to the videos."""
+        """Extrapolates linearly in the number of videos."""
         return Finding(what, f"{self.videos:,} videos", measured, measured * self.target / self.videos, unit)
 
     def of_shards(
         self, what: str, measured: float, unit: str, shards: int = 0, power: float = 1.0, bytes_a_shard: int = 0
     ) -> Finding:
-        """By a power of the number of shards; and by their size, where those that were measured are of another."""
+        """Extrapolates by a power of the number of shards, and linearly in their size if `bytes_a_shard` is given."""
         number = shards or self.shards
         extended = measured * (self.target_shards / number) ** power
         if bytes_a_shard:
@@ -163,7 +163,7 @@ class Measurement:
         return Finding(what, pieces, measured, extended, unit, power)
 
     def preparation(self) -> Iterator[Finding]:
-        """What is done before the first shard, and beside the work."""
+        """Measures the work before the first shard, and besides decoding."""
         before = resident_bytes()
         seconds, videos = timed(lambda: made_up_videos(self.videos))
         yield self.of_videos("preparation: list of videos, memory", (resident_bytes() - before) / 1e9, "GB")
@@ -205,7 +205,7 @@ class Measurement:
         yield self.of_shards("preparation: the same, read to go on", seconds, "s", len(paths))
 
     def manifest(self) -> Iterator[Finding]:
-        """The manifest, and what is made of it."""
+        """Measures writing and reading the manifest and functions of it."""
         manifest = made_up_manifest(self.shards)
         folder = self.folder / "data"
         seconds, _ = timed(lambda: manifest.save(folder))
@@ -223,7 +223,7 @@ class Measurement:
         yield self.of_shards("evaluation: the shards in each report", len(real) / 1e6, "MB")
 
     def reading(self) -> Iterator[Finding]:
-        """The order of an epoch."""
+        """Measures the order of an epoch."""
         from tganv2_tf.data.reading import Share
 
         def begin(number: int) -> float:
@@ -231,13 +231,13 @@ class Measurement:
             return min(timed(lambda: share.read_endlessly(0))[0] for _ in range(2))
 
         number = min(4000, self.shards // 2)
-        begin(16)  # TensorFlow starts
+        begin(16)  # TensorFlow initializes
         smaller, larger = begin(number), begin(2 * number)
         power = max(1.0, power_of(smaller, larger))
         yield self.of_shards("training: start of the stream of records", larger, "s", 2 * number, power)
 
     def checks(self) -> Iterator[Finding]:
-        """One shard of its full size, by checksum and by `data_prep.verify`."""
+        """Checks one full-size shard by checksum and with `data_prep.verify`."""
         import cv2
 
         from data_prep.verify import SourceVideo, Verification, VerifyOptions
@@ -280,13 +280,13 @@ class Measurement:
         assert len(ids) == self.videos
 
     def all(self) -> Iterator[Finding]:
-        """All parts."""
+        """Yields all findings."""
         for part in (self.preparation, self.manifest, self.reading, self.checks):
             yield from part()
 
 
 def shown(value: float, unit: str) -> str:
-    """With a unit that fits."""
+    """Formats a value with a suitable unit."""
     if unit == "s" and value >= 7200:
         return f"{value / 3600:.3g} h"
     if unit == "s" and value >= 120:
@@ -295,7 +295,7 @@ def shown(value: float, unit: str) -> str:
 
 
 def markdown(findings: list[Finding], target: int) -> str:
-    """A table."""
+    """Returns a table."""
     lines = [f"| what | measured at | measured | at {target:,} videos |", "|---|---|---|---|"]
     for found in findings:
         extended = shown(found.target, found.unit) if found.target else "the same"

@@ -1,13 +1,13 @@
-"""What training costs on 8, 64 and 512 GPUs, on paper: from counted operations and bytes, and assumed rates.
+"""Estimated training cost on 8, 64 and 512 GPUs, from counted operations and bytes and assumed rates.
 
 python -m benchmarks.scaling_model
 python -m benchmarks.scaling_model --flagfile_of_run=faceforensics.flags --output=scaling.md
 
-Counted on the model's own graph: multiply-adds a clip, bytes of the gradients, all-reduces. Assumed: what is in
-DEVICES, LINKS and the constants beside them. A step is computation, then the exchange of gradients, then the update:
-each network's gradients are one all-reduce, which begins when the last of them is there, and all-reduces follow each
-other in one order, so that nothing hides behind computation. Those of the batch norms lie inside the generator's
-passes.
+Counted on the model's own graph: multiply-adds per clip, bytes of the gradients, all-reduces. Assumed: the values in
+DEVICES, LINKS and the constants next to them. A step consists of computation, then the exchange of gradients, then the
+update: each network's gradients are one all-reduce, which starts when the last gradient is ready, and all-reduces run
+in a fixed order, so that no communication overlaps with computation. Those of the batch norms are part of the
+generator's passes.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ FLOAT_BYTES = 4
 GPUS_A_NODE = 8
 GPUS = (8, 64, 512)
 UTILISATION_OF_MEMORY = 0.8
-# Each weight's gradient, two moments, value and average are read, and all but the gradient written: Adam and average.
+# Adam and average: each weight's gradient, two moments, value and average are read; all but the gradient are written.
 UPDATE_PASSES = 9
 LAUNCH = 20e-6  # seconds from the end of one operation to the start of an all-reduce
-HOP_INSIDE = 3e-6  # seconds from one GPU of a node to another
-BATCH_NORM_ALL_REDUCES = 4  # mean and variance, and the gradients of both
-OTHER_ALL_REDUCES = 3  # of the scalars, of the place in the data, and of whether a worker was told to stop
+HOP_INSIDE = 3e-6  # seconds between two GPUs of a node
+BATCH_NORM_ALL_REDUCES = 4  # mean and variance, and their gradients
+OTHER_ALL_REDUCES = 3  # the scalars, the position in the data, and whether a worker was told to stop
 
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """A GPU, and how it is joined to the others of its node.
+    """A GPU and its connection to the others of its node.
 
     Attributes:
-      name: with what it computes in.
-      flops: operations a second at its peak, a multiply-add counted as two.
-      utilisation: share of it that a step reaches.
-      memory: bytes a second of its memory.
-      inside: bytes a second that it sends to, and at the same time receives from, others of its node.
+      name: Name and compute dtype.
+      flops: Peak operations per second; a multiply-add counts as two.
+      utilisation: Fraction of the peak that a step reaches.
+      memory: Memory bandwidth in bytes per second.
+      inside: Bytes per second that it sends to, and simultaneously receives from, others of its node.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Device:
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """What joins a node to the others.
+    """The connection between nodes.
 
     Attributes:
-      name: of it.
-      bandwidth: bytes a second that a node sends, and at the same time receives, after protocols.
-      hop: seconds from one node to another.
+      name: Name of the network.
+      bandwidth: Bytes per second that a node sends, and simultaneously receives, after protocol overhead.
+      hop: Seconds from one node to another.
     """
 
     name: str
@@ -68,13 +68,13 @@ class Link:
     hop: float
 
 
-# Peaks are the makers'; shares of them are those of docs/performance.md. NVLink reaches about 80 % of 150 and 450 GB/s.
+# Peaks are the manufacturers', utilisation is from docs/performance.md. NVLink reaches about 80 % of 150 and 450 GB/s.
 DEVICES = (
     Device("V100, float32, PCIe", 15.7e12, 1 / 2, 0.9e12, 10e9),
     Device("V100, float16, NVLink", 125e12, 1 / 4, 0.9e12, 120e9),
     Device("H100, bfloat16, NVLink", 989e12, 1 / 5, 3.35e12, 360e9),
 )
-# Ethernet by TCP is taken to reach 80 % of its rate and 30 us, InfiniBand 90 % and 5 us.
+# Assumed: TCP over Ethernet reaches 80 % of its rate with 30 us, InfiniBand 90 % with 5 us.
 LINKS = (
     Link("25 Gb/s Ethernet", 0.8 * 25e9 / 8, 30e-6),
     Link("100 Gb/s Ethernet", 0.8 * 100e9 / 8, 30e-6),
@@ -86,13 +86,13 @@ LINKS = (
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """What a step is, whatever it runs on.
+    """A step, independent of the hardware.
 
     Attributes:
-      multiply_adds: of one clip, forward and backward.
-      trained_bytes: gradients of both networks, float32.
-      batch_norm_channels: of each synchronised batch norm.
-      least_clips: of a GPU: the product of the batch strides.
+      multiply_adds: Multiply-adds of one clip, forward and backward.
+      trained_bytes: Bytes of the gradients of both networks, float32.
+      batch_norm_channels: Channels of each synchronised batch norm.
+      least_clips: Minimum clips per GPU: the product of the batch strides.
     """
 
     multiply_adds: float
@@ -102,7 +102,7 @@ class Workload:
 
     @classmethod
     def of(cls, config: Config) -> Workload:
-        """Counts them on the graph of the smallest batch; all but the bytes grow with it in proportion."""
+        """Counts operations on the graph of the smallest batch; all but the bytes are proportional to the batch."""
         import tensorflow as tf
 
         from tganv2_tf.models.generator import Generator
@@ -116,19 +116,19 @@ class Workload:
 
     @property
     def small_all_reduces(self) -> int:
-        """All-reduces of a step besides those of the gradients."""
+        """Number of all-reduces per step, excluding those of the gradients."""
         return BATCH_NORM_ALL_REDUCES * len(self.batch_norm_channels) + OTHER_ALL_REDUCES
 
 
 def ring_bytes(size: float, workers: int) -> float:
-    """What each worker sends, and receives, for the all-reduce of so many bytes in a ring."""
+    """Returns the bytes that each worker sends, and receives, in a ring all-reduce of `size` bytes."""
     return 2 * (workers - 1) / workers * size
 
 
 def all_reduce_seconds(size: float, gpus: int, device: Device, link: Link) -> float:
-    """All-reduce of so many bytes: the bandwidth of a ring, the latency of a tree, as NCCL has both.
+    """Returns the duration of an all-reduce: the bandwidth of a ring and the latency of a tree, as in NCCL.
 
-    A ring enters and leaves each node once, so that its slowest part carries what every GPU sends.
+    A ring enters and leaves each node once, so its slowest link carries the traffic of every GPU.
     """
     if gpus == 1:
         return 0.0
@@ -141,13 +141,13 @@ def all_reduce_seconds(size: float, gpus: int, device: Device, link: Link) -> fl
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """Seconds of a step.
+    """Duration of a step in seconds.
 
     Attributes:
-      computation: forward and backward.
-      update: Adam and the average, which each GPU does for all weights.
-      gradients: their all-reduces.
-      small: all other all-reduces.
+      computation: Forward and backward passes.
+      update: Adam and the average, which each GPU computes for all weights.
+      gradients: All-reduces of the gradients.
+      small: All other all-reduces.
     """
 
     computation: float
@@ -161,24 +161,24 @@ class Step:
 
     @property
     def efficiency(self) -> float:
-        """Share of the time that a GPU alone would take for its clips."""
+        """Ratio of the time that a single GPU would take for its clips to the duration of the step."""
         return (self.computation + self.update) / self.seconds
 
     @property
     def hidden_efficiency(self) -> float:
-        """The same if the exchange of gradients ran beside computation: what cannot be surpassed."""
+        """The same if the exchange of gradients overlapped with computation: an upper bound."""
         alone = self.computation + self.update
         return alone / (max(self.computation, self.gradients) + self.update + self.small)
 
 
 def predict(work: Workload, clips: float, gpus: int, device: Device, link: Link) -> Step:
-    """A step of so many clips a GPU."""
+    """Predicts a step with `clips` clips per GPU."""
     norms = sum(
         BATCH_NORM_ALL_REDUCES * all_reduce_seconds(FLOAT_BYTES * channels, gpus, device, link)
         for channels in work.batch_norm_channels
     )
     others = OTHER_ALL_REDUCES * all_reduce_seconds(0, gpus, device, link)
-    # One all-reduce a network: the bytes of both, and a second latency.
+    # One all-reduce per network: the bytes of both, and a second latency.
     gradients = sum(all_reduce_seconds(size, gpus, device, link) for size in (work.trained_bytes, 0))
     return Step(
         computation=2 * work.multiply_adds * clips / (device.utilisation * device.flops),
@@ -189,14 +189,14 @@ def predict(work: Workload, clips: float, gpus: int, device: Device, link: Link)
 
 
 def hiding_clips(work: Workload, gpus: int, device: Device, link: Link) -> float:
-    """Clips a GPU whose computation takes as long as the exchange of gradients."""
+    """Returns the clips per GPU for which computation takes as long as the exchange of gradients."""
     step = predict(work, 1, gpus, device, link)
     return step.gradients / step.computation
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is predicted."""
+    """Benchmark options."""
 
     flagfile_of_run: str = option("the recipe", "ucf.flags")
     clips: tuple[int, ...] = option("clips a GPU, for weak scaling", (8, 64))
@@ -213,7 +213,7 @@ class Command:
 
 
 def _pairs() -> Iterator[tuple[Device, Link]]:
-    """Each GPU with the links up to the first that is no slower than the inside of its node."""
+    """Yields each GPU with the links up to the first that is no slower than the connections inside its node."""
     for device in DEVICES:
         for link in LINKS:
             yield device, link
@@ -222,7 +222,7 @@ def _pairs() -> Iterator[tuple[Device, Link]]:
 
 
 def _table(columns: Sequence[str], cell: Callable[[Device, Link, int], str]) -> str:
-    """One line a GPU and link; `cell` is asked for each with the number of the column."""
+    """Returns a table with one line per GPU and link; `cell` receives both and the column number."""
     head = ["GPU", "between nodes", *columns]
     lines = [
         [device.name, link.name, *(cell(device, link, column) for column in range(len(columns)))]
@@ -232,7 +232,7 @@ def _table(columns: Sequence[str], cell: Callable[[Device, Link, int], str]) -> 
 
 
 def weak(work: Workload, clips: int) -> str:
-    """Steps of so many clips a GPU."""
+    """Returns the table of steps with `clips` clips per GPU."""
 
     def cell(device: Device, link: Link, column: int) -> str:
         step = predict(work, clips, GPUS[column], device, link)
@@ -243,7 +243,7 @@ def weak(work: Workload, clips: int) -> str:
 
 
 def strong(work: Workload, batches: Sequence[int]) -> str:
-    """Steps of so many clips in all, up to the number of GPUs that can share them."""
+    """Returns the table of steps with fixed total batches, up to the number of GPUs that can share them."""
     columns = [
         (batch, gpus)
         for batch in batches
@@ -260,7 +260,7 @@ def strong(work: Workload, batches: Sequence[int]) -> str:
 
 
 def hiding(work: Workload) -> str:
-    """Clips a GPU behind which the exchange of gradients could hide."""
+    """Returns the table of clips per GPU that could hide the exchange of gradients."""
 
     def cell(device: Device, link: Link, column: int) -> str:
         return f"{hiding_clips(work, GPUS[column], device, link):,.1f}"

@@ -1,21 +1,21 @@
-"""A day of training, scaled down: 20,000 steps of a tiny model by the true command, watched from outside.
+"""A scaled-down day of training: 20,000 steps of a tiny model with the real command, observed from outside.
 
 python -m benchmarks.soak
 python -m benchmarks.soak --steps=2000 --output_dir=soak
 
-It prepares the embedded data and a small classifier, then runs `python -m tganv2_tf.train` with 400 rows of scalars,
-200 previews, 200 checkpoints and 20 evaluations in all, whatever --steps is, and looks at the process and its files
-once a second. It ends with status 1 where
+Prepares the synthetic data and a small classifier, then runs `python -m tganv2_tf.train` with 400 rows of scalars,
+200 previews, 200 checkpoints and 20 evaluations in total, whatever --steps is, and inspects the process and its files
+once per second. The exit status is 1 if
 
 - training fails;
 - memory grows: its least-squares slope over the last two thirds of the steps would add a twentieth of it, and more
   than 20 MB, in that time;
-- file handles or threads grow: in the last third there are more than in the one before;
-- there are more checkpoints than --keep_checkpoints, and one that is being written;
-- there are more event files than one, and the run's row in TensorBoard's table; or in the last third of the steps they
-  grow by more than in the one before, and a tenth of that.
+- file handles or threads grow: there are more in the last third than in the one before;
+- there are more checkpoints than --keep_checkpoints plus one that is being written;
+- there are more event files than one for the run and one for its row in TensorBoard's table; or they grow in the last
+  third of the steps by more than 1.1 times their growth in the one before.
 
-As a day counts a run of 20,000 steps: 4.3 seconds each. Linux only.
+A run of 20,000 steps counts as one day: 4.3 seconds per step. Linux only.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from tganv2_tf.errors import UserError
 from tganv2_tf.files import write_atomically
 
 STEPS_A_DAY = 20_000
-ROWS, PREVIEWS, CHECKPOINTS, EVALUATIONS = 400, 200, 200, 20  # in all
+ROWS, PREVIEWS, CHECKPOINTS, EVALUATIONS = 400, 200, 200, 20  # in total
 KEEP_CHECKPOINTS = 3
-EVENT_FILES = 2  # of the one start: scalars and previews; the run's row in the table
+EVENT_FILES = 2  # one of scalars and previews, as there is one start; one of the run's row in TensorBoard's table
 MODEL = (
     "--resolution=16",
     "--num_frames=4",
@@ -65,7 +65,7 @@ MODEL = (
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The soak."""
+    """Benchmark options."""
 
     steps: int = option("of training; a multiple of 400", STEPS_A_DAY)
     output_dir: str = option("folder for data, run and usage.json, which stay there; none = a temporary one", "")
@@ -79,7 +79,7 @@ def call(module: str, *flags: str) -> None:
     """Runs a command of the project.
 
     Raises:
-      UserError: it failed.
+      UserError: The command failed.
     """
     done = subprocess.run([sys.executable, "-m", module, *flags], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -87,7 +87,7 @@ def call(module: str, *flags: str) -> None:
 
 
 def prepare(folder: pathlib.Path) -> None:
-    """Shards of the embedded data, and a classifier of them."""
+    """Prepares shards of the synthetic data and trains a classifier."""
     if (folder / "classifier.npz").exists():
         return
     small = ("--videos_per_class=4", "--num_frames=16", "--height=16", "--width=16")
@@ -99,7 +99,7 @@ def prepare(folder: pathlib.Path) -> None:
 
 
 def train(command: Command, folder: pathlib.Path) -> tuple[int, Series]:
-    """The exit status of the run, and what was seen of it."""
+    """Trains; returns the exit status and the measurements."""
     run, every = folder / "run", command.steps
     counts = {"log": ROWS, "preview": PREVIEWS, "checkpoint": CHECKPOINTS, "eval": EVALUATIONS}
     flags = [*MODEL, f"--train_steps={every}", f"--keep_checkpoints={KEEP_CHECKPOINTS}"]
@@ -108,7 +108,7 @@ def train(command: Command, folder: pathlib.Path) -> tuple[int, Series]:
     flags += command.flags.split()
 
     def newest() -> float:
-        """The step of the newest checkpoint."""
+        """Returns the step of the newest checkpoint."""
         return max((float(step) for step in re.findall(r"ckpt-(\d+)\.index", " ".join(names(run)))), default=0)
 
     measured: dict[str, Callable[[], float]] = {
@@ -119,7 +119,7 @@ def train(command: Command, folder: pathlib.Path) -> tuple[int, Series]:
         "event files": lambda: size_of(run / "events")["count"],
         "event bytes": lambda: size_of(run / "events")["bytes"],
     }
-    # Steps of this size are many small operations, which threads only slow down.
+    # Steps of this size consist of many small operations, which threads only slow down.
     environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
     command_line = [sys.executable, "-m", "tganv2_tf.train", *flags]
     with open(folder / "train.log", "w") as log:
@@ -130,7 +130,7 @@ def train(command: Command, folder: pathlib.Path) -> tuple[int, Series]:
 
 
 def names(run: pathlib.Path) -> list[str]:
-    """Of the files of the newest checkpoints."""
+    """Returns the names of the newest checkpoints' files."""
     with contextlib.suppress(FileNotFoundError):
         return os.listdir(run / "checkpoints")
     return []
@@ -138,7 +138,7 @@ def names(run: pathlib.Path) -> list[str]:
 
 @contextlib.contextmanager
 def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Ends the process with the block."""
+    """Ends the process on exit."""
     try:
         yield
     finally:
@@ -147,12 +147,12 @@ def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def thirds(values: list[float]) -> list[np.ndarray]:
-    """First, second and last third."""
+    """Returns the first, second and last third."""
     return np.array_split(np.array(values), 3)
 
 
 def judge(status: int, series: Series) -> list[str]:
-    """What promise was broken."""
+    """Returns the violated guarantees."""
     broken = [f"training ended with status {status}"] if status else []
     if len(series["time"]) < 9:
         return [*broken, "the run was too short to say anything: raise --steps"]
@@ -176,7 +176,7 @@ def judge(status: int, series: Series) -> list[str]:
 
 
 def table(command: Command, series: Series) -> str:
-    """The course of the run, in nine rows, and what its memory comes to in a day."""
+    """Returns the course of the run in rows, and the growth of its memory per day."""
     head = ["minutes", "checkpoint of step", "MB", "handles", "threads", "checkpoints", "their files", "their MB"]
     lines = [f"| {' | '.join([*head, 'event files', 'their MB'])} |", "|" + "---|" * 10]
     for at in np.linspace(0, len(series["time"]) - 1, min(10, len(series["time"]))).astype(int):
@@ -187,7 +187,7 @@ def table(command: Command, series: Series) -> str:
         lines.append(f"| {' | '.join([*cells, format(now['event bytes'] / 1e6, '.2f')])} |")
     minutes = (series["time"][-1] - series["time"][0]) / 60
     a_second = slope(series["time"], series["rss"])
-    a_step = slope(series["step"], series["rss"])  # the machine may have been busy with other things for a while
+    a_step = slope(series["step"], series["rss"])  # per step, as other load may have slowed the machine for a while
     lines += [
         "",
         f"{command.steps:,} steps in {minutes:.1f} minutes, {60_000 * minutes / command.steps:.1f} ms a step. "

@@ -1,8 +1,8 @@
-"""How long commands take to begin: `--help` of each, and the first training step of the demo.
+"""Start-up time of commands: `--help` of each, and the first training step of the demo.
 
 python -m benchmarks.startup --data_dir=demo/data/train --output=startup.json
 
-Times are of whole commands, in new processes. Goals on two cores: 1 s, and 15 s.
+Times are those of whole commands in new processes. Goals on two cores: 1 s, and 15 s.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tganv2_tf.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The benchmark."""
+    """Benchmark options."""
 
     data_dir: str = option("folder of the demo's shards; nothing = only --help is measured", "")
     flagfile_of_run: str = option("the recipe", "demo.flags")
@@ -37,12 +37,12 @@ class Command:
 
 
 def seconds_to_first_step(command: Command) -> float:
-    """From the start of the training command to its progress bar's first step. Raises UserError where there is none."""
+    """Returns the seconds from the start of training to the end of its first step. Raises UserError without one."""
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
         arguments = [f"--flagfile={command.flagfile_of_run}", f"--data_dir={command.data_dir}"]
-        # The second step is never waited for; the scalars of the first one are written as soon as it is done.
+        # The second step need not be awaited: the scalars of the first one are written as soon as it is done.
         arguments += [f"--model_dir={folder}", "--train_steps=100", "--log_every_steps=1"]
         start, wall = time.perf_counter(), time.time()
         process = subprocess.Popen(

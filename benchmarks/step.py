@@ -1,16 +1,15 @@
-"""One training step of G, D and penalty: the package against a plain TensorFlow graph and PyTorch.
+"""Time and memory of one training step of G, D and penalty: the package against plain TensorFlow and PyTorch.
 
 python -m benchmarks.step --clips=2 --output=step.json
 python -m benchmarks.step --flagfile_of_run=faceforensics.flags --clips=4 --dtype=bfloat16 --implementations=ours,torch
 
-`ours` is the step of tganv2_tf.train; `plain` the same model by its definitions: --gradients=plain and the networks of
-benchmarks/plain_networks.py; `torch` what benchmarks/torch_baseline.py says (requirements-peers.txt); `recompute` ours
-with that flag;
-`products` one product of matrices with as many multiply-adds as ours executes, so that the ratio to it is the share of
-the machine's speed that ours reaches. Each runs in a process of its own, on random clips in memory, in turns; the first
-step of each, in which graphs are made, does not count. Before that, the losses, the penalty and all gradients of
-PyTorch are compared with ours, in float32 with a sixteenth of the channels; if they differ nothing is timed.
-tests/test_gradients.py compares `plain` with ours.
+`ours` is the step of tganv2_tf.train. `plain` is the same model by its definitions: --gradients=plain and the networks
+of benchmarks/plain_networks.py. `torch` is benchmarks/torch_baseline.py (requirements-peers.txt). `recompute` is ours
+with that flag. `products` is a matrix product with as many multiply-adds as ours executes, so that the ratio to it is
+the fraction of the machine's speed that ours reaches. Each runs in a separate process, on random clips in memory, in
+turns; the first step of each, in which graphs are traced, does not count. Before that, the losses, the penalty and all
+gradients of PyTorch are compared with ours, in float32 with a sixteenth of the channels; if they differ, nothing is
+timed. tests/test_gradients.py compares `plain` with ours.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ PRECISION = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is timed."""
+    """Benchmark options."""
 
     flagfile_of_run: str = option("the recipe, whose widths and optimisers count", "ucf.flags")
     implementations: str = option(
@@ -59,7 +58,7 @@ class Command:
 
     @property
     def config(self) -> Config:
-        """The run whose step is timed."""
+        """Configuration of the run whose step is timed."""
         flags = [f"--global_batch_size={self.clips}", f"--mixed_precision={PRECISION[self.dtype]}"]
         strides = {"frame_strides": self.frame_strides, "batch_strides": self.batch_strides}
         flags += [f"--{name}={','.join(map(str, value))}" for name, value in strides.items()]
@@ -71,7 +70,7 @@ class Command:
 
 
 def contestant(name: str, config: Config) -> tuple[Any, ...]:
-    """What makes the step of an implementation, and its arguments."""
+    """Returns the function that makes the step of an implementation, and its arguments."""
     if name == "torch":
         return implementations.torch_step, config
     if name == "products":
@@ -98,7 +97,7 @@ def main(command: Command) -> int:
     for name in names:
         if name != "ours":
             rows = contest.compared(f"step, {size}, against {name}", contestants["ours"], contestants[name])
-            found += rows[:1] if name == "products" else rows  # whose memory says nothing
+            found += rows[:1] if name == "products" else rows  # the memory of `products` is irrelevant
     report("step", found, command.output)
     return 0
 

@@ -1,13 +1,13 @@
-"""Stops, slows and breaks a server of buckets while commands use it, and looks at what becomes of their work.
+"""Stops, slows and breaks an object store while commands use it, and checks their results.
 
 python -m benchmarks.storage --work_dir=/tmp/storage
 python -m benchmarks.storage --work_dir=/tmp/storage --faults=stopped --seconds=5
 
-A server that speaks S3's protocol (moto's) runs on this machine; the commands reach it through a proxy, which does the
-faults: for a time it lets nobody in, answers 503, says nothing, takes two seconds for each answer, or breaks files
-off. Shards are prepared into a bucket, tiny networks trained from there into another folder of it, and exported. Shards
-and last checkpoint must have the same bits as those made on this machine's disk, where nothing disturbs. Then faults
-that last, which must end the command with one line. Ends with status 1 where one of these is not so.
+An S3-compatible server (moto's) runs on this machine. The commands reach it through a proxy, which injects the faults:
+for some time it refuses connections, answers 503, does not answer, takes two seconds per answer, or truncates files.
+Shards are prepared into a bucket; tiny networks are trained from there into another folder of it and exported. Shards
+and last checkpoint must be bit-identical to those made undisturbed on the local disk. Permanent faults follow, which
+must end the command with one line. The exit status is 1 if one of these checks fails.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TINY = shlex.split(
     "--num_previews=2 --preview_every_steps=50 --checkpoint_every_steps=10 --train_steps=200 --deterministic"
 )
 LAST = "ckpt-200.index"
-# What the proxy does meanwhile.
+# Behaviour of the proxy during a fault.
 FAULTS = {
     "stopped": "refuses connections",
     "503": "answers 503",
@@ -55,7 +55,7 @@ SOON = 300.0  # seconds in which a command must give up
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The benchmark."""
+    """Benchmark options."""
 
     work_dir: str = option("new or empty folder for data and runs")
     faults: str = option("some of these, with commas between them", ",".join(FAULTS))
@@ -68,11 +68,11 @@ class Command:
 
 
 class Proxy:
-    """Passes connections on to a server of this machine, as well as its fault allows.
+    """Forwards connections to a server of this machine, as far as its fault allows.
 
     Attributes:
-      port: where it listens.
-      met: how many connections have felt a fault.
+      port: Port on which it listens.
+      met: Number of connections that met a fault.
     """
 
     def __init__(self, server_port: int) -> None:
@@ -84,7 +84,7 @@ class Proxy:
         self._do(self._listen())
 
     def set_fault(self, fault: str) -> None:
-        """Begins one of `FAULTS`, or `denied`, or ends it where the name is empty."""
+        """Starts one of `FAULTS` or `denied`, or ends the fault if the name is empty."""
         self._do(self._set_fault(fault))
 
     def _do(self, work: Any) -> None:
@@ -107,7 +107,7 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        self.met += self._fault not in ("", "slow", "broken")  # which count answers
+        self.met += self._fault not in ("", "slow", "broken")  # for these two, answers are counted instead
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             if self._fault in ("503", "denied"):
                 await self._refuse(reader, writer)
@@ -121,7 +121,7 @@ class Proxy:
         head = await reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
         if length:
-            with contextlib.suppress(asyncio.TimeoutError):  # who waits for our word sends no body
+            with contextlib.suppress(asyncio.TimeoutError):  # clients that wait for `100 Continue` send no body
                 await asyncio.wait_for(reader.readexactly(int(length[1])), 0.5)
         status = b"503 Slow Down" if self._fault == "503" else b"403 Forbidden"
         writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
@@ -147,7 +147,7 @@ class Proxy:
 
 @dataclasses.dataclass
 class Ended:
-    """How a command ended."""
+    """Result of a command."""
 
     status: int
     said: str
@@ -155,7 +155,7 @@ class Ended:
 
     @property
     def in_one_line(self) -> bool:
-        """Whether it failed with a line of the command's own, and nothing of TensorFlow's or Python's."""
+        """Whether it failed with one line of its own, without output of TensorFlow or Python."""
         return self.status == 1 and "Traceback" not in self.said and bool(re.match(r"\w+: .", self.last_line))
 
     @property
@@ -171,7 +171,7 @@ class Bench:
         from moto.server import ThreadedMotoServer
 
         os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
-        std_logging.getLogger("werkzeug").setLevel(std_logging.ERROR)  # a line for each request
+        std_logging.getLogger("werkzeug").setLevel(std_logging.ERROR)  # it logs a line per request
         self.folder = folder
         self.server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         self.server.start()
@@ -182,13 +182,13 @@ class Bench:
         self.client.create_bucket(Bucket=BUCKET.rpartition("/")[2])
 
     def keys(self, folder: str) -> list[str]:
-        """Of what is in a folder of the bucket; asked of the server itself."""
+        """Returns the keys in a folder of the bucket, directly from the server."""
         prefix = folder[len(BUCKET) + 1 :]
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET.rpartition("/")[2], Prefix=prefix)
         return [found["Key"] for page in pages for found in page.get("Contents", [])]
 
     def fetch(self, address: str, folder: pathlib.Path) -> dict[str, bytes]:
-        """Copies a folder of the bucket; its files by name."""
+        """Copies a folder of the bucket; returns its files by name."""
         folder.mkdir(parents=True)
         for key in self.keys(address):
             self.client.download_file(BUCKET.rpartition("/")[2], key, str(folder / key.rpartition("/")[2]))
@@ -196,7 +196,7 @@ class Bench:
 
     @contextlib.contextmanager
     def fault(self, kind: str, folder: str, sign: str, seconds: float) -> Iterator[None]:
-        """Does the fault once in the block, when the name of a file in a folder of the bucket matches `sign`."""
+        """Injects the fault once in the block, when the name of a file in a folder of the bucket matches `sign`."""
         ended = threading.Event()
 
         def do() -> None:
@@ -232,14 +232,14 @@ class Bench:
         return Ended(done.returncode, done.stderr, time.monotonic() - begun)
 
     def must(self, *arguments: str) -> None:
-        """Runs a command that nothing disturbs. Raises UserError where it fails."""
+        """Runs a command undisturbed. Raises UserError if it fails."""
         ended = self.command(*arguments)
         if ended.status:
             raise UserError(f"{arguments[0]}: {ended.last_line}")
 
 
 class Table:
-    """The lines of the report, and how many of them are bad."""
+    """The lines of the report, and the number of failures."""
 
     def __init__(self) -> None:
         self.bad = 0
@@ -250,23 +250,23 @@ class Table:
         print(f"{command:<18}{fault:<30}{seconds:>8.1f}{felt:>9}  {'' if good else 'BAD: '}{what}", flush=True)
 
     def add_end(self, command: str, fault: str, ended: Ended) -> None:
-        """A command that had to end with one line, and soon."""
+        """Adds a command that had to end with one line, and soon."""
         good = ended.in_one_line and ended.seconds < SOON
         self.add(command, fault, ended.seconds, "", good, f"status {ended.status}, {ended.last_line}")
 
 
-# Of which one makes a shard quickly, and the other many.
+# SMALL quickly makes one shard, LARGE makes many.
 SMALL, LARGE = ["--resolution=16"], ["--resolution=96", "--encoding=png", "--shard_mib=1", "--num_workers=1"]
 
 
 def preparation(folder: pathlib.Path, output: str, size: list[str]) -> list[str]:
-    """The command that makes shards of the embedded videos."""
+    """Returns the command that makes shards of the synthetic videos."""
     lists = [f"--video_dir={folder}/shapes/videos", f"--split_dir={folder}/shapes/ucfTrainTestlist", "--split=all"]
     return ["data_prep.ucf101", *lists, *size, f"--output_dir={output}"]
 
 
 def bad_weather(bench: Bench, fault: str, seconds: float, table: Table) -> None:
-    """A fault that passes, in the middle of a preparation, a training and an export."""
+    """Injects a temporary fault into a preparation, a training run and an export."""
     folder = bench.folder
     large, run, saved = (f"{BUCKET}/{kind}-{fault}" for kind in ("large", "run", "saved"))
 
@@ -287,7 +287,7 @@ def bad_weather(bench: Bench, fault: str, seconds: float, table: Table) -> None:
     work = [
         ("data_prep.ucf101", preparation(folder, large, LARGE), large, r"\.tfrecord", shards_differ),
         ("train", train, run, r"ckpt-[3-9]0\.index", weights_differ),
-        ("export", export, BUCKET, "", nothing_exported),  # at once
+        ("export", export, BUCKET, "", nothing_exported),  # immediately
     ]
     for name, arguments, where, sign, wrong in work:
         felt = bench.proxy.met
@@ -302,8 +302,8 @@ def bad_weather(bench: Bench, fault: str, seconds: float, table: Table) -> None:
 
 
 def for_good(bench: Bench, table: Table) -> None:
-    """Faults that last, for which each command must find one line."""
-    data, nobody = f"--data_dir={BUCKET}/data-none", "http://127.0.0.1:9"  # the port of `discard`: none listens
+    """Injects permanent faults, for which each command must end with one line."""
+    data, nobody = f"--data_dir={BUCKET}/data-none", "http://127.0.0.1:9"  # the port of `discard`: nothing listens
     train = ["tganv2_tf.train", *TINY, f"--model_dir={bench.folder}/run2"]
     elsewhere = ["tganv2_tf.train", *TINY, f"--data_dir={bench.folder}/small", "--model_dir=s3://none/run"]
     cases: list[tuple[str, str, list[str], dict[str, str], str]] = [

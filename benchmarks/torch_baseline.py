@@ -1,14 +1,13 @@
-"""TGANv2 in PyTorch, written with PyTorch's own layers: what the package's step and inference are held against.
+"""TGANv2 in PyTorch, written with PyTorch's own layers: the baseline of the package's training step and inference.
 
 The same networks and the same step, by their definitions: upsampling, then a convolution; a convolution, then average
 pooling; both convolutions of the ConvLSTM at every frame. Weights and inputs are exchanged by the names and in the
-layout of the authors' files (`tganv2_tf.interop.chainer`), which are PyTorch's: kernels [out, in, ...], videos
+layout of the authors' files (`tganv2_tf.interop.chainer`), which is PyTorch's: kernels [out, in, ...], videos
 [N, C, T, H, W].
 
-One pass through D(fake) serves both updates, which spares a second one, and the graph of the reals is gone before that
-of the fakes is made. Memory is laid out as was fastest where it was measured: with channels last in the generator's
-levels, as PyTorch has it elsewhere. `torch.compile` is of no help to this step, as it cannot differentiate twice, which
-the penalty needs.
+One pass through D(fake) serves both updates, which saves a second one, and the graph of the reals is freed before that
+of the fakes is built. Memory layouts are the fastest measured: channels last in the generator's levels, PyTorch's
+default elsewhere. `torch.compile` cannot be used, because it does not support the second derivatives of the penalty.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 class ConvLSTM(nn.Module):
-    """Driven by one map: the input at the first frame, zeros at all others; gates in the order i, f, o, c."""
+    """ConvLSTM with one input map at the first frame and zeros at all others; gates in the order i, f, o, c."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -92,7 +91,7 @@ class Level(nn.Module):
 
 
 class Generator(nn.Module):
-    """z -> video."""
+    """Maps latents to videos."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -111,14 +110,14 @@ class Generator(nn.Module):
         return self.recurrence(first, self.config.num_frames)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """All frames of the last level: [N, z_dim] -> [N, 3, T, H, W]."""
+        """Renders all frames of the last level: [N, z_dim] -> [N, 3, T, H, W]."""
         features = self.unroll(z)
         for level in self.levels:
             features = level(features)
         return self.levels[-1].render(features)
 
     def pyramid(self, z: torch.Tensor, frame_offsets: Sequence[int]) -> list[torch.Tensor]:
-        """Training: every level, subsampled; level l [N_l, 3, T_l, H_l, W_l]."""
+        """Renders every level for training, subsampled; level l [N_l, 3, T_l, H_l, W_l]."""
         features = self.unroll(z)
         videos = []
         strides = zip(self.config.batch_strides, frame_offsets, self.config.frame_strides)
@@ -132,7 +131,7 @@ class Generator(nn.Module):
 
 
 class SpectralNorm(nn.Module):
-    """Parametrization W / (u^T W v); PyTorch's own iterates at every call, and the step calls D more than once."""
+    """Parametrization W / (u^T W v). PyTorch's own iterates at every call, but the step calls D more than once."""
 
     u: torch.Tensor
     v: torch.Tensor
@@ -149,7 +148,7 @@ class SpectralNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, weight: torch.Tensor) -> None:
-        """One power iteration."""
+        """Runs one power iteration."""
         matrix = weight.flatten(1)
         self.v = F.normalize(self.u @ matrix, dim=0)
         self.u = F.normalize(matrix @ self.v, dim=0)
@@ -160,7 +159,10 @@ def spectral(layer: nn.Module) -> Any:
 
 
 class ResBlock(nn.Module):
-    """conv3-ReLU-conv3-pool, plus pool-conv1, the first; ReLU-conv3-ReLU-conv3, plus conv1, then pool, the others."""
+    """Residual block with 3x3x3 convolutions.
+
+    First: conv3-ReLU-conv3-pool, plus pool-conv1. Others: ReLU-conv3-ReLU-conv3, plus conv1, then pool.
+    """
 
     def __init__(self, in_channels: int, channels: int, first: bool) -> None:
         super().__init__()
@@ -171,7 +173,9 @@ class ResBlock(nn.Module):
         self.shortcut = spectral(nn.Conv3d(in_channels, channels, 1))
 
     def pool(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Means of pairs along axes longer than 1, padded by zeros that count where they are odd; time not at first."""
+        """Averages pairs along axes longer than 1, zero-padded if odd (zeros count); the first block does not pool
+        time.
+        """
         lengths = inputs.shape[2:]
         window = [2 if length > 1 and not (self.first and axis == 0) else 1 for axis, length in enumerate(lengths)]
         padding = [int(size == 2 and length % 2 == 1) for size, length in zip(window, lengths)]
@@ -199,7 +203,7 @@ class LevelDiscriminator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Pyramids -> the levels' logits."""
+    """Maps pyramids to the logits of the levels."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -209,7 +213,7 @@ class Discriminator(nn.Module):
         return [network(level) for network, level in zip(self.levels, videos)]
 
     def update_singular_vectors(self) -> None:
-        """One power iteration of every weight."""
+        """Runs one power iteration for every weight."""
         for layer in self.modules():
             if isinstance(layer, (nn.Conv3d, nn.Linear)):
                 normalization = layer.parametrizations.weight
@@ -217,14 +221,14 @@ class Discriminator(nn.Module):
 
 
 class TrainingStep:
-    """The step of G, D, penalty and averaged generator.
+    """Training step of G, D, penalty and averaged generator.
 
     Args:
-      config: the run: sum score, non-saturating loss, penalty at every step, Adam.
+      config: Configuration of the run: sum score, non-saturating loss, penalty at every step, Adam.
     Attributes:
-      generator, discriminator, average: the networks.
+      generator, discriminator, average: The networks.
     Raises:
-      ConfigError: a run that this baseline does not know.
+      ConfigError: The baseline does not support the configuration.
     """
 
     def __init__(self, config: Config) -> None:
@@ -250,7 +254,7 @@ class TrainingStep:
         ]
 
     def scores(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The sum over the levels of each clip, over those in which it is."""
+        """Returns the score of each clip: its sum over the levels that contain the clip."""
         total = logits[-1]
         for level, stride in zip(reversed(logits[:-1]), reversed(self.config.model.batch_strides)):
             total = level.index_add(0, torch.arange(0, len(level), stride), total)
@@ -262,9 +266,9 @@ class TrainingStep:
         """Adds the gradients to those of the parameters.
 
         Args:
-          reals: level l [N_l, 3, T_l, H_l, W_l] in [-1, 1].
+          reals: Level l [N_l, 3, T_l, H_l, W_l] in [-1, 1].
           z: [N_1, z_dim] in [-1, 1].
-          frame_offsets: of the fakes, one a subsampling layer.
+          frame_offsets: Frame offsets of the fakes, one per subsampling layer.
         Returns:
           generator_loss, discriminator_loss and r1_penalty.
         """
@@ -294,7 +298,7 @@ class TrainingStep:
     def __call__(
         self, reals: Sequence[torch.Tensor], z: torch.Tensor, frame_offsets: Sequence[int]
     ) -> dict[str, torch.Tensor]:
-        """One update of both networks; the losses before it."""
+        """Updates both networks; returns the losses before the update."""
         self.discriminator.update_singular_vectors()
         for optimizer in self.optimizers:
             optimizer.zero_grad()
@@ -306,7 +310,7 @@ class TrainingStep:
 
 
 def _layers(generator: Generator, discriminator: Discriminator | None) -> Iterator[tuple[str, nn.Module]]:
-    """Every layer with weights, by its name in the authors' files."""
+    """Yields every layer with weights, by its name in the authors' files."""
     yield "fc", generator.to_map
     yield "decoder0/w_xifoc", generator.recurrence.input
     yield "decoder0/w_hifoc", generator.recurrence.recurrent
@@ -330,7 +334,7 @@ def _layers(generator: Generator, discriminator: Discriminator | None) -> Iterat
 
 
 def named_weights(generator: Generator, discriminator: Discriminator | None) -> dict[str, torch.Tensor]:
-    """Every weight, statistic and singular vector, by its name in the authors' files; vectors end in /u and /v."""
+    """Returns every weight, statistic and singular vector, by name in the authors' files; vectors end in /u and /v."""
     weights = {}
     for name, layer in _layers(generator, discriminator):
         if isinstance(layer, nn.BatchNorm2d):
@@ -350,11 +354,11 @@ def named_weights(generator: Generator, discriminator: Discriminator | None) -> 
 
 @torch.no_grad()
 def load_weights(generator: Generator, discriminator: Discriminator | None, arrays: Arrays) -> None:
-    """Gives the networks, or the generator alone, what `benchmarks.implementations.named_arrays` took of the package's.
+    """Loads arrays from `benchmarks.implementations.named_arrays` into the networks, or into the generator only.
 
     Raises:
-      KeyError: a missing name.
-      ValueError: names of no weight here, or another shape.
+      KeyError: A name is missing.
+      ValueError: A name is unknown, or a shape differs.
     """
     weights = named_weights(generator, discriminator)
     unknown = sorted(arrays.keys() - weights.keys())

@@ -1,7 +1,7 @@
-"""Training of the embedded data's recipe in PyTorch: what runs beside tganv2_tf.train in benchmarks/race.py.
+"""Training of the recipe of the synthetic data in PyTorch: the baseline of benchmarks/race.py.
 
-Networks and gradients are those of benchmarks/torch_baseline.py; what is here is the rest of a run, as one writes it:
-clips that wait in memory, Adam, the averaged generator.
+Networks and gradients are those of benchmarks/torch_baseline.py. This module adds the rest of a straightforward run:
+clips in memory, Adam, the averaged generator.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tganv2_tf.files import read_npz, whole_file
 
 
 class FreeDiscriminator(Discriminator):
-    """Without spectral norm."""
+    """Discriminator without spectral norm."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -41,11 +41,11 @@ class FreeDiscriminator(Discriminator):
                 parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
 
     def update_singular_vectors(self) -> None:
-        """There are none."""
+        """Does nothing: there are no singular vectors."""
 
 
 def moving_average(decay: float) -> Callable[..., None]:
-    """An average for AveragedModel with a shorter memory early on, (1 + t) / (10 + t), as the package's."""
+    """Returns an average for AveragedModel with a warm-up, (1 + t) / (10 + t), as in the package."""
 
     def update(averages: list[torch.Tensor], values: list[torch.Tensor], updates: torch.Tensor | int) -> None:
         now = min(decay, (1 + int(updates)) / (10 + int(updates)))
@@ -55,15 +55,15 @@ def moving_average(decay: float) -> Callable[..., None]:
 
 
 class RecipeStep(TrainingStep):
-    """The baseline's step without spectral norm, with a loss a level or a clip, and an average that warms up.
+    """The baseline's step without spectral norm, with one loss per level or per clip, and an average with a warm-up.
 
     Args:
-      config: the run: non-saturating loss, penalty at every step, Adam at a constant rate.
-      weights: it begins with, by the authors' names, of both networks.
+      config: Configuration of the run: non-saturating loss, penalty at every step, Adam at a constant rate.
+      weights: Initial weights of both networks, by the authors' names.
     Attributes:
-      generator, discriminator, average: the networks.
+      generator, discriminator, average: The networks.
     Raises:
-      ConfigError: a run that this baseline does not know.
+      ConfigError: The baseline does not support the configuration.
     """
 
     def __init__(self, config: Config, weights: Arrays) -> None:
@@ -82,7 +82,7 @@ class RecipeStep(TrainingStep):
         self.generator.levels.to(memory_format=torch.channels_last)
         average = moving_average(train.ema_decay)
         self.average = AveragedModel(self.generator, multi_avg_fn=average, use_buffers=True)
-        self.average.update_parameters(self.generator)  # the first time it only copies: t counts the steps from here
+        self.average.update_parameters(self.generator)  # the first call only copies: t counts the steps from here
         betas = train.adam_beta1, train.adam_beta2
         self.optimizers = [
             torch.optim.Adam(network.parameters(), rate, betas, train.adam_epsilon, fused=True)
@@ -93,17 +93,17 @@ class RecipeStep(TrainingStep):
         ]
 
     def scores(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The scores whose losses are averaged: every logit, or the sum of each clip's."""
+        """Returns the scores whose losses are averaged: every logit, or the sum of each clip's."""
         return torch.cat(list(logits)) if self.config.train.score == "separate" else super().scores(logits)
 
 
 def batches(frames: torch.Tensor, lengths: torch.Tensor, config: Config) -> Iterator[list[torch.Tensor]]:
-    """Endless pyramids of real clips: a random window of each video that is long enough, in a new order each epoch.
+    """Yields pyramids of real clips endlessly: a random window of each long enough video, in a new order per epoch.
 
     Args:
-      frames: of all videos, uint8 [sum of lengths, H, H, 3].
-      lengths: of the videos, int64 [V].
-      config: the run.
+      frames: Frames of all videos, uint8 [sum of lengths, H, H, 3].
+      lengths: Lengths of the videos, int64 [V].
+      config: Configuration of the run.
     Yields:
       Level l, float32 [N_l, 3, T_l, H_l, W_l] in [-1, 1].
     """
@@ -133,7 +133,7 @@ def batches(frames: torch.Tensor, lengths: torch.Tensor, config: Config) -> Iter
 
 
 def save_average(step: RecipeStep, number: int, path: pathlib.Path) -> None:
-    """Writes the averaged generator by the authors' names, and how many steps it is of as `step`."""
+    """Writes the averaged generator by the authors' names, and its number of steps as `step`."""
     arrays = {name: weight.detach().numpy() for name, weight in named_weights(step.average.module, None).items()}
     with whole_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, step=number, **arrays)
@@ -143,11 +143,11 @@ def train(config: Config, folder: str, moments: Sequence[float], start: float) -
     """Trains until the last moment; writes the averaged generator after the first step that ends past each moment.
 
     Args:
-      config: the run.
-      folder: with `weights.npz`, which it begins with, and `videos.npz`, the `frames` and `lengths` of `batches`; what
-        it writes goes to `baseline/after-MINUTES.npz`.
-      moments: in minutes, in their order.
-      start: from when they count, as time.time() has it.
+      config: Configuration of the run.
+      folder: Contains `weights.npz`, the initial weights, and `videos.npz`, the `frames` and `lengths` of `batches`.
+        Results are written to `baseline/after-MINUTES.npz`.
+      moments: Moments in minutes, in ascending order.
+      start: Time from which they count, on the clock of time.time().
     """
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(config.train.seed)

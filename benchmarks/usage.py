@@ -1,4 +1,4 @@
-"""What a process takes of its machine over time, as Linux tells it under /proc, and whether it grows."""
+"""Monitors the resources of a process over time with Linux's /proc, and detects growth."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from typing import Callable
 
 import numpy as np
 
-WARM_UP = 1 / 3  # of the time
+WARM_UP = 1 / 3  # fraction of the time
 MIN_GROWTH, MIN_BYTES = 0.05, 20e6
 Series = dict[str, list[float]]
 
 
 def usage(pid: int) -> dict[str, float]:
-    """Of a process now: `rss`, resident memory in bytes; `files`, open file handles; `threads`.
+    """Returns current values of a process: `rss`, resident memory in bytes; `files`, open file handles; `threads`.
 
     Raises:
-      OSError: there is no such process.
+      OSError: There is no such process.
     """
     process = pathlib.Path("/proc", str(pid))
     fields = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
-    rss = 1024 * int(fields["VmRSS"].split()[0]) if "VmRSS" in fields else 0  # nothing once it has ended
+    rss = 1024 * int(fields["VmRSS"].split()[0]) if "VmRSS" in fields else 0  # 0 after it has ended
     return {"rss": rss, "files": len(os.listdir(process / "fd")), "threads": int(fields["Threads"])}
 
 
 def size_of(folder: str | os.PathLike[str]) -> dict[str, float]:
-    """`count` and `bytes` of all files below a folder; those that go meanwhile do not count."""
+    """Returns `count` and `bytes` of all files below a folder, ignoring files that are deleted meanwhile."""
     count = total = 0
     for path, _, names in os.walk(folder):
         for name in names:
@@ -45,11 +45,11 @@ def watch(pid: int, more: Mapping[str, Callable[[], float]] | None = None, secon
     """Measures a process while the block runs.
 
     Args:
-      pid: of the process.
-      more: name -> what else is measured.
-      seconds: between measurements.
+      pid: Process id.
+      more: Additional measurements by name.
+      seconds: Seconds between measurements.
     Yields:
-      What `usage` and `more` say, over `time` in seconds; it grows until the block ends, or the process does.
+      Values of `usage` and `more` over `time` in seconds; it grows until the block or the process ends.
     """
     series: Series = {name: [] for name in ("time", "rss", "files", "threads", *(more or {}))}
     ended, start = threading.Event(), time.monotonic()
@@ -78,11 +78,11 @@ def watch(pid: int, more: Mapping[str, Callable[[], float]] | None = None, secon
 
 
 def slope(times: list[float], values: list[float]) -> float:
-    """The least-squares slope of the values over the last two thirds of the time, in their unit a second.
+    """Returns the least-squares slope of the values over the last two thirds of the time, per second.
 
     Args:
-      times: in seconds, rising.
-      values: as many.
+      times: Times in seconds, ascending.
+      values: One value per time.
     """
     x, y = np.array(times), np.array(values)
     late = x >= x[0] + WARM_UP * (x[-1] - x[0])
@@ -90,9 +90,9 @@ def slope(times: list[float], values: list[float]) -> float:
 
 
 def grows(times: list[float], rss: list[float]) -> float:
-    """By how many bytes memory grows over the last two thirds of the time, by its slope.
+    """Returns the growth of memory in bytes over the last two thirds of the time, by its slope.
 
-    0 where that is within what comes and goes: less than a twentieth of it, or than 20 MB.
+    Returns 0 for normal fluctuations: less than a twentieth of the memory, or less than 20 MB.
     """
     growth = slope(times, rss) * (1 - WARM_UP) * (times[-1] - times[0])
     return growth if growth > max(MIN_BYTES, MIN_GROWTH * float(np.mean(rss))) else 0.0

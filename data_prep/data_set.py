@@ -1,4 +1,4 @@
-"""What is to be prepared: the videos, their classes, and how their frames are made."""
+"""Description of a data set to prepare: its videos, classes and frame reader."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from data_prep.shard_writer import Reader, Video
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """What a script hands over to be prepared.
+    """A data set to prepare.
 
     Attributes:
-      name: of the data set, such as `ucf101`; with `split` the beginning of the shards' names.
-      split: such as `train`.
-      height: of the frames that `reader` gives, in pixels.
-      width: of the frames that `reader` gives, in pixels.
-      labels: names of the classes in the order of their numbers.
-      videos: with unique ids; their order means nothing.
-      missing: ids of videos that should be there and are not.
-      reader: gives the frames of a video; importable from its module.
-      options: the script's own options that the frames and the choice of videos depend on.
-      source: the flag that names where the videos are.
+      name: Name of the data set, such as `ucf101`. Shard names start with `name` and `split`.
+      split: Name of the split, such as `train`.
+      height: Height of the frames that `reader` returns, in pixels.
+      width: Width of the frames that `reader` returns, in pixels.
+      labels: Class names, ordered by class number.
+      videos: Videos with unique ids, in any order.
+      missing: Ids of expected videos that were not found.
+      reader: Reads the frames of a video. Must be importable from its module.
+      options: Options of the script that affect the frames or the choice of videos.
+      source: Flag that names the folder of the videos.
     """
 
     name: str
@@ -41,7 +41,7 @@ class DataSet:
     source: str = "--video_dir"
 
     def made_with(self, options: ShardingOptions) -> dict[str, Any]:
-        """Everything that the bytes of the shards depend on, by the names of the flags."""
+        """Returns every option that affects the bytes of the shards, by flag name."""
         listed = "\n".join(sorted(f"{video.id} {video.label} {video.label_name}" for video in self.videos))
         ours = ("encoding", "jpeg_quality", "shard_mib", "min_frames", "max_record_frames", "seed")
         return {
@@ -53,7 +53,7 @@ class DataSet:
         }
 
     def videos_per_class(self, without: Sequence[str] = ()) -> list[int]:
-        """Number of videos of each class, in the order of `labels`, but for the videos with some ids."""
+        """Returns the number of videos per class, ordered as `labels`, excluding the ids in `without`."""
         left_out = set(without)
         counts = collections.Counter(video.label for video in self.videos if video.id not in left_out)
         return [counts[label] for label in range(len(self.labels))]

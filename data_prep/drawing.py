@@ -1,4 +1,4 @@
-"""Colours, backgrounds and smooth masks that the embedded data set is drawn with."""
+"""Colours, backgrounds and antialiased masks for rendering the synthetic data set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUBPIXEL_BITS = 4
 
 
 class Streams(NamedTuple):
-    """Random numbers that the videos of a class share, those that a group of them shares, and those of one clip."""
+    """Random generators shared by the videos of a class, by those of a group, and used by one clip only."""
 
     of_class: np.random.Generator
     of_group: np.random.Generator
@@ -28,7 +28,7 @@ class Streams(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What a video is drawn with, in [0, 1].
+    """Colour and background of a video, with values in [0, 1].
 
     Attributes:
       colour: float64 [3], RGB.
@@ -40,9 +40,9 @@ class Scene(NamedTuple):
 
     @classmethod
     def draw(cls, streams: Streams, group: int, height: int, width: int) -> Scene:
-        """A bright colour, whose hue is the group's, and a dark background, whose kind is the group's."""
+        """Draws a bright colour and a dark background; the group determines the hue and the kind of background."""
         of_class, of_group, of_clip = streams
-        hue = of_class.permutation(HUES)[(group - 1) % len(HUES)]  # in turn, so that every class has every colour
+        hue = of_class.permutation(HUES)[(group - 1) % len(HUES)]  # cycled, so that every class has every colour
         background_hue, horizontal, slope = of_group.uniform(), of_group.integers(2), of_group.integers(2) * 0.12
         colour = _rgb(hue + of_clip.uniform(-0.02, 0.02), of_clip.uniform(0.8, 1.0), of_clip.uniform(0.85, 1.0))
         dark = of_clip.uniform(0.08, 0.22)
@@ -52,7 +52,7 @@ class Scene(NamedTuple):
         return cls(colour, np.broadcast_to(values[..., None], (height, width, 1)) * tint)
 
     def frame(self, coverage: np.ndarray) -> np.ndarray:
-        """uint8 [height, width, 3]: the colour where `coverage`, float [height, width], is 1, else the background."""
+        """Blends colour and background: `coverage` float [height, width] in [0, 1] -> uint8 [height, width, 3]."""
         share = coverage[..., None]
         mixed: np.ndarray = np.rint(255 * (share * self.colour + (1 - share) * self.background)).astype(np.uint8)
         return mixed
@@ -63,23 +63,23 @@ def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def fixed_point(pixels: Any) -> Any:
-    """Lengths in pixels -> whole numbers as OpenCV takes them on the fine canvas of `coverage`."""
+    """Converts lengths in pixels to OpenCV's fixed-point integers on the supersampled canvas of `coverage`."""
     return np.rint(np.multiply(pixels, SUPERSAMPLING * 2**SUBPIXEL_BITS)).astype(int)
 
 
 def fixed_position(pixels: Any) -> Any:
-    """`fixed_point` of positions in pixels from the frame's corner."""
-    # OpenCV counts from the middle of the first pixel, half a (fine) pixel from the corner.
+    """Converts positions, in pixels from the corner of the frame, as `fixed_point` does."""
+    # OpenCV's origin is the centre of the first (supersampled) pixel, half a pixel from the corner.
     return fixed_point(pixels) - 2 ** (SUBPIXEL_BITS - 1)
 
 
 def coverage(paint: Callable[[np.ndarray], Any], height: int, width: int) -> np.ndarray:
-    """How much of each pixel is painted.
+    """Computes the painted fraction of each pixel.
 
     Args:
-      paint: draws with 255 on a canvas of zeros, uint8 [height * SUPERSAMPLING, width * SUPERSAMPLING].
-      height: in pixels.
-      width: in pixels.
+      paint: Draws with value 255 on a canvas of zeros, uint8 [height * SUPERSAMPLING, width * SUPERSAMPLING].
+      height: Height of the result in pixels.
+      width: Width of the result in pixels.
     Returns:
       float64 [height, width] in [0, 1].
     """

@@ -1,7 +1,7 @@
-"""Where the face is in each frame, and the squares that hold it.
+"""Bounding boxes of faces in each frame, and square crops that contain them.
 
-A box is (left, top, right, bottom) in pixels, right and bottom not included; that of a frame without a face is four
-NaNs. A square is (left, top, side) in pixels. Both are float64, one row a frame.
+A box is (left, top, right, bottom) in pixels, with right and bottom exclusive. A frame without a face has four NaNs.
+A square is (left, top, side) in pixels. Both are float64 with one row per frame.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from tganv2_tf.decoding import VideoError
 
 NO_BOX = (math.nan,) * 4
 
-# Masks are white where there is no face; compression and the conversion of colours make it darker, by less than this.
+# Masks are white outside the face. Compression and colour conversion make white darker by less than this.
 MASK_NOISE = 32
-LEAST_MASK = 1e-3  # smaller regions, as a share of the frame, are noise
+LEAST_MASK = 1e-3  # smaller regions, as a fraction of the frame, are noise
 OFFICIAL_THRESHOLD = 5
 
-HALF_WINDOW = 7  # frames before and after the one that is smoothed, half a second in all
+HALF_WINDOW = 7  # frames before and after the smoothed one; the window is half a second long
 
-CASCADE = "haarcascade_frontalface_alt.xml"  # of OpenCV's four the one with the fewest false alarms
-TILTS = (0, 25, -25)  # degrees; the cascade knows upright faces only
+CASCADE = "haarcascade_frontalface_alt.xml"  # the one of OpenCV's four frontal cascades with the fewest false positives
+TILTS = (0, 25, -25)  # degrees; the cascade detects upright faces only
 DETECT_EVERY = 5  # frames
-DETECT_SIDE = 240  # pixels, shorter side of the picture in which faces are sought
-LEAST_FACE = DETECT_SIDE // 8  # pixels in it
-LEAST_SHARE = 0.25  # of the pictures must show the face; in fewer it may be a false alarm
+DETECT_SIDE = 240  # pixels, shorter side of the image in which faces are detected
+LEAST_FACE = DETECT_SIDE // 8  # pixels in that image
+LEAST_SHARE = 0.25  # of the inspected frames must show the face; fewer may be false positives
 
 
 def mask_box(mask: np.ndarray) -> tuple[float, ...]:
-    """Box of the largest region that is not white: uint8 [height, width, 3] -> a box, or `NO_BOX`."""
+    """Returns the box of the largest non-white region of a uint8 [height, width, 3] mask, or `NO_BOX`."""
     face = _face_pixels(mask)
-    regions = cv2.connectedComponentsWithStats(face)[2][1:]  # the first is the white
+    regions = cv2.connectedComponentsWithStats(face)[2][1:]  # the first one is the white background
     if not len(regions):
         return NO_BOX
     left, top, width, height, area = regions[regions[:, cv2.CC_STAT_AREA].argmax()].astype(float)
@@ -45,16 +45,16 @@ def mask_box(mask: np.ndarray) -> tuple[float, ...]:
 
 
 def official_mask_box(mask: np.ndarray) -> tuple[float, ...]:
-    """Box by the rule of the authors' code: uint8 [height, width, 3] -> a box, or `NO_BOX`.
+    """Returns the box of a uint8 [height, width, 3] mask by the rule of the authors' code, or `NO_BOX`.
 
-    It spans the columns and rows in which the mean of 255 - mask, summed over the colours, exceeds 5; the last column
-    and the last row are left out. Other than there, white counts as nothing even if it is not quite white: many files
-    give (251, 253, 250) for it, and the box would be the whole frame.
+    The box spans the columns and rows in which the mean of 255 - mask, summed over the colours, exceeds 5, except the
+    last column and the last row. Unlike in the authors' code, near-white pixels count as white: many files contain
+    (251, 253, 250) for white, for which the box would be the whole frame.
     """
     inverted = cv2.bitwise_not(mask)
     darkness = cv2.bitwise_and(inverted, inverted, mask=_face_pixels(mask))
     ends = []
-    for axis, length in enumerate(mask.shape[:2]):  # a sum over rows belongs to a column
+    for axis, length in enumerate(mask.shape[:2]):  # the sum over rows has one value per column
         sums = cv2.reduce(darkness, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).sum(axis=-1).ravel()
         inside = np.flatnonzero(sums > OFFICIAL_THRESHOLD * length)
         if inside.size < 2:
@@ -65,32 +65,32 @@ def official_mask_box(mask: np.ndarray) -> tuple[float, ...]:
 
 
 def fills_frame(box: Sequence[float], shape: Sequence[int]) -> bool:
-    """Whether a box touches all four borders of a frame of height and width `shape`; never, if it is `NO_BOX`."""
+    """Returns whether a box touches all four borders of a frame of (height, width) `shape`; False for `NO_BOX`."""
     left, top, right, bottom = box
-    # The official rule leaves out the last column and the last row.
+    # The official rule excludes the last column and the last row.
     return left <= 0 and top <= 0 and right >= shape[1] - 1 and bottom >= shape[0] - 1
 
 
 def _face_pixels(mask: np.ndarray) -> np.ndarray:
-    """uint8 [height, width, 3] -> uint8 [height, width], 0 where the mask is white but for noise, else 255."""
+    """uint8 [height, width, 3] -> uint8 [height, width]: 0 where the mask is white (up to noise), else 255."""
     return cv2.bitwise_not(cv2.inRange(mask, (255 - MASK_NOISE,) * 3, (255,) * 3))
 
 
 def interpolated(boxes: np.ndarray) -> np.ndarray:
-    """Fills rows without a box linearly between the boxes before and after, at the ends with the nearest.
+    """Fills rows without a box by linear interpolation in time; at both ends, with the nearest box.
 
     Raises:
-      VideoError: no row has a box.
+      VideoError: No row has a box.
     """
     times, there = np.arange(len(boxes)), _there(boxes)
     return np.stack([np.interp(times, there, column[there]) for column in boxes.T], axis=-1)
 
 
 def nearest(boxes: np.ndarray) -> np.ndarray:
-    """Fills rows without a box with the nearest box in time, the earlier one of two.
+    """Fills rows without a box with the nearest box in time; with the earlier one if two are equally near.
 
     Raises:
-      VideoError: no row has a box.
+      VideoError: No row has a box.
     """
     there = _there(boxes)
     index = np.interp(np.arange(len(boxes)), there, np.arange(there.size))
@@ -105,16 +105,16 @@ def _there(boxes: np.ndarray) -> np.ndarray:
 
 
 def squares(boxes: np.ndarray) -> np.ndarray:
-    """Squares about the centres of boxes, as large as their longer sides: [T, 4] -> [T, 3]."""
+    """Returns squares with the centres and the longer sides of the boxes: [T, 4] -> [T, 3]."""
     side = (boxes[:, 2:] - boxes[:, :2]).max(axis=-1, keepdims=True)
     return np.hstack([(boxes[:, :2] + boxes[:, 2:] - side) / 2, side])
 
 
 def smooth_squares(boxes: np.ndarray) -> np.ndarray:
-    """Squares that follow the boxes calmly, and yet hold each of them whole: [T, 4] -> [T, 3].
+    """Returns squares that move smoothly and contain every box completely: [T, 4] -> [T, 3].
 
-    The centre is the moving average of the boxes' centres. Half the side is what reaches the farthest edge of a box:
-    its moving maximum, then the moving average of that, which nowhere falls below what it began with.
+    The centre is the moving average of the boxes' centres. Half the side is the distance to the farthest edge of the
+    box, after a moving maximum and then a moving average; it is never smaller than that distance.
     """
     centres = _windows((boxes[:, :2] + boxes[:, 2:]) / 2).mean(axis=-1)
     reach = np.maximum(centres - boxes[:, :2], boxes[:, 2:] - centres).max(axis=-1)
@@ -123,7 +123,7 @@ def smooth_squares(boxes: np.ndarray) -> np.ndarray:
 
 
 def _windows(values: np.ndarray) -> np.ndarray:
-    """[T, ...] -> [T, ..., window]; before the first and after the last frame all stays as it is there."""
+    """Returns sliding windows over time, [T, ...] -> [T, ..., window], with edge padding at both ends."""
     padding = [(HALF_WINDOW, HALF_WINDOW)] + [(0, 0)] * (values.ndim - 1)
     return sliding_window_view(np.pad(values, padding, mode="edge"), 2 * HALF_WINDOW + 1, axis=0)
 
@@ -131,15 +131,15 @@ def _windows(values: np.ndarray) -> np.ndarray:
 def crop(frame: np.ndarray, square: np.ndarray, margin: float = 0.0) -> np.ndarray:
     """Cuts a square out of a frame.
 
-    A square that leaves the frame is moved into it, so that no pixels are made up. Only one that is larger than the
-    frame gets a border, which repeats the pixels of the edge. The margin does not make it larger than the frame.
+    A square that extends beyond the frame is moved into it, so that no padding is needed. Only a square larger than the
+    frame is padded, by repeating the edge pixels. The margin never makes a square larger than the frame.
 
     Args:
       frame: uint8 [height, width, 3].
-      square: left, top and side in pixels.
-      margin: widens the square on each side, as a share of its side.
+      square: Left, top and side in pixels.
+      margin: Widens the square on each side, as a fraction of its side.
     Returns:
-      uint8 [s, s, 3], s at least the side and at least 1.
+      uint8 [s, s, 3], where s is at least the side and at least 1.
     """
     height, width = frame.shape[:2]
     left, top, side = (float(value) for value in square)
@@ -162,16 +162,16 @@ def _moved_inside(start: float, size: int, length: int) -> int:
 
 
 def detect_boxes(frames: Iterable[np.ndarray]) -> np.ndarray:
-    """Boxes of the main face of a video: of those that are often in view the one of the largest area in all.
+    """Detects the main face of a video: the one with the largest total area among those often visible.
 
-    Only every `DETECT_EVERY`-th frame is looked at; the others have no box.
+    Only every `DETECT_EVERY`-th frame is inspected; the others have no box.
 
     Args:
       frames: uint8 [height, width, 3], RGB.
     Returns:
       float64 [T, 4].
     Raises:
-      VideoError: no face, or too seldom.
+      VideoError: No face was found, or in too few frames.
     """
     tracks: list[dict[int, np.ndarray]] = []
     length = 0
@@ -197,18 +197,18 @@ def detect_boxes(frames: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def _is_near(box: np.ndarray, other: np.ndarray) -> bool:
-    """Whether the centre of each box lies in the other's neighbourhood."""
+    """Returns whether the centres of two boxes are closer than the width of the wider one."""
     distance = np.abs((box[:2] + box[2:]) - (other[:2] + other[2:])).max() / 2
     return bool(distance < max(box[2] - box[0], other[2] - other[0]))
 
 
 def find_faces(frame: np.ndarray) -> np.ndarray:
-    """Boxes of the frontal faces in a picture, by OpenCV's Haar cascade; heads may be tilted by some 40 degrees.
+    """Detects frontal faces with OpenCV's Haar cascade, in heads tilted by up to about 40 degrees.
 
     Args:
       frame: uint8 [height, width, 3], RGB.
     Returns:
-      float64 [N, 4], squares from the brows to the mouth; in a tilted picture they may reach beyond it.
+      float64 [N, 4], squares from the eyebrows to the mouth. Those of tilted faces may extend beyond the frame.
     """
     scale = DETECT_SIDE / min(frame.shape[:2])
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
@@ -227,6 +227,6 @@ def find_faces(frame: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def _cascade() -> cv2.CascadeClassifier:
-    from cv2.data import haarcascades  # not in every build of OpenCV, and not needed for masks
+    from cv2.data import haarcascades  # missing in some builds of OpenCV, and not needed for masks
 
     return cv2.CascadeClassifier(os.path.join(haarcascades, CASCADE))

@@ -1,17 +1,17 @@
-"""Prepares FaceForensics (the first one, of 2018): its videos and mask videos -> TFRecord shards of square face crops.
+"""Prepares FaceForensics (the original of 2018): videos and mask videos -> TFRecord shards of square face crops.
 
 python -m data_prep.faceforensics --root=FaceForensics_compressed --split=train --video_timeout=600 \\
   --output_dir=data/faceforensics/train
 
-ROOT/{train,val,test}/original holds the videos, ROOT/{train,val,test}/mask their masks under the same names; `altered`
-is not used. --box=smoothed follows the face without jitter: the whole mask is in the square in every frame, and where
-masks are empty it is interpolated. --box=official is the rule of the authors' code, a square for each frame.
+ROOT/{train,val,test}/original holds the videos and ROOT/{train,val,test}/mask their masks under the same names;
+`altered` is not used. --box=smoothed follows the face without jitter: the square contains the whole mask in every frame
+and is interpolated where masks are empty. --box=official is the rule of the authors' code, with one square per frame.
 
-Masks of FaceForensics++ in this layout need --mask_kind=faceforensics++: they are white where the face is, and those of
-FaceForensics where it is not. A video whose masks are of the other kind is skipped: its face touches all borders.
+Masks of FaceForensics++ in this layout need --mask_kind=faceforensics++: they are white inside the face, those of
+FaceForensics outside it. A video with masks of the other kind is skipped, because its face touches all borders.
 
-Squares that leave the frame are moved into it. A mask video may have up to two frames more or fewer than its video,
-whose common part then counts, and another size of the same shape; otherwise the video is skipped.
+Squares that extend beyond the frame are moved into it. A mask video may have up to two frames more or fewer than its
+video (only the common frames are used) and another size with the same aspect ratio; otherwise the video is skipped.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class FaceForensicsOptions:
 
 
 def find_videos(folder: pathlib.Path) -> dict[str, str]:
-    """Paths of the videos in a folder, by their names without extensions.
+    """Returns the paths of the videos in a folder, by file name without extension.
 
     Raises:
-      UserError: no such folder, none in it, or two of the same name.
+      UserError: The folder does not exist, contains no videos, or contains two of the same name.
     """
     if not folder.is_dir():
         raise UserError(f"--root: no folder {folder}; name the folder that holds train, val and test")
@@ -82,10 +82,10 @@ def find_videos(folder: pathlib.Path) -> dict[str, str]:
 
 
 def data_set(options: FaceForensicsOptions) -> DataSet:
-    """Finds the videos of a split and their masks; one without the other is missing.
+    """Finds the videos of a split and their masks; a video without a mask, or the reverse, counts as missing.
 
     Raises:
-      UserError: folders are missing or empty.
+      UserError: Folders are missing or empty.
     """
     folder = pathlib.Path(options.root) / options.split
     originals, masks = find_videos(folder / "original"), find_videos(folder / "mask")
@@ -114,7 +114,7 @@ def data_set(options: FaceForensicsOptions) -> DataSet:
             "face_margin": options.face_margin,
             "resolution": options.resolution,
             **recorded_fps(options.fps),
-            **other_kind,  # not at all by default, as in data sets of older versions
+            **other_kind,  # omitted by default, as in data sets of older versions
         },
         source="--root",
     )

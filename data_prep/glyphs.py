@@ -1,7 +1,7 @@
-"""Digits and letters of thin strokes that move and bounce; a class is a glyph, such as `Digit7` or `LetterK`.
+"""Moving, bouncing digits and letters of thin strokes; a class is a glyph, such as `Digit7` or `LetterK`.
 
 The glyph moves at a constant speed and bounces off the sides of the centre square, which it never leaves. Its colour,
-size, proportions, slant, thickness, direction and speed and the dark background vary.
+size, proportions, slant, thickness, direction and speed vary, and so does the dark background.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from data_prep import drawing
 
 # Strokes, separated by commas, of points on a grid of 5 columns and 7 rows: `46` is column 4 from the left, row 6 from
-# the top. I and O are left out: drawn so plainly they are 1 and 0.
+# the top. I and O are omitted: in these strokes they would look like 1 and 0.
 DIGITS = {
     "0": "10 30 41 45 36 16 05 01 10",
     "1": "11 20 26",
@@ -58,22 +58,22 @@ HEIGHT = (0.30, 0.48)
 WIDTH = (0.55, 0.75)  # in heights
 SLANT = (-0.25, 0.25)  # to the right, in heights
 THICKNESS = (0.02, 0.035)
-SPEED = (0.015, 0.035)  # a frame
+SPEED = (0.015, 0.035)  # per frame
 
 
 def render(
     class_name: str, group: int, clip: int, *, num_frames: int, height: int, width: int, seed: int
 ) -> np.ndarray:
-    """Draws one video; the same arguments give the same pixels.
+    """Renders one video; the same arguments give the same pixels.
 
     Args:
-      class_name: one of `CLASSES`.
-      group: from 1; the videos of a group and class share their slant, their hue and the kind of their background.
-      clip: from 1, in the group.
-      num_frames: of the video.
-      height: of the frames, in pixels.
-      width: of the frames, in pixels.
-      seed: of everything that varies.
+      class_name: One of `CLASSES`.
+      group: Group number from 1. Videos of a group and class share their slant, hue and kind of background.
+      clip: Number within the group, from 1.
+      num_frames: Number of frames of the video.
+      height: Height of the frames in pixels.
+      width: Width of the frames in pixels.
+      seed: Random seed.
     Returns:
       uint8 [num_frames, height, width, 3], RGB.
     """
@@ -99,13 +99,13 @@ def render(
 
 
 def strokes(class_name: str, width: float, height: float, slant: float) -> list[np.ndarray]:
-    """The strokes of a glyph, each float64 [points, 2], (x, y) with y down; a grid of `width` by `height` is slanted.
+    """Returns the strokes of a slanted glyph, each float64 [points, 2] of (x, y) with y pointing down.
 
     Args:
-      class_name: one of `CLASSES`.
-      width: of the grid, in the unit of the result; digits and letters fill it, but for some such as 1.
-      height: of the grid.
-      slant: how far the grid's top is to the right of its bottom, in heights.
+      class_name: One of `CLASSES`.
+      width: Width of the grid, in the unit of the result. Most glyphs fill it; some, such as 1, do not.
+      height: Height of the grid.
+      slant: Shift of the grid's top to the right of its bottom, in heights.
     """
     drawn = []
     for text in STROKES[class_name].split(","):
@@ -115,12 +115,15 @@ def strokes(class_name: str, width: float, height: float, slant: float) -> list[
 
 
 def bounce(position: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """Where something is that would have come to `position` if it did not bounce off both ends of 0 to `room`."""
+    """Reflects `position` at both ends of the interval from 0 to `room`."""
     return room - np.abs(room - position % (2 * room))
 
 
 def coverage(lines: list[np.ndarray], thickness: float, height: int, width: int) -> np.ndarray:
-    """How much of each pixel the strokes cover: float [height, width] in [0, 1]; points are (x, y) from the corner."""
+    """Computes the fraction of each pixel that the strokes cover: float [height, width] in [0, 1].
+
+    Points are (x, y) in pixels from the corner.
+    """
     fine = max(1, round(thickness * drawing.SUPERSAMPLING))
     points = [drawing.fixed_position(line).astype(np.int32) for line in lines]
 

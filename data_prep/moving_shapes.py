@@ -1,11 +1,12 @@
-"""Renders the embedded data set: coloured shapes or thin glyphs that move, as .avi files in the layout of UCF101.
+"""Renders the synthetic data set: moving coloured shapes or thin glyphs, as .avi files in the layout of UCF101.
 
 python -m data_prep.moving_shapes --output_dir=demo/moving_shapes
 python -m data_prep.moving_shapes --content=glyphs --output_dir=demo/moving_glyphs
 
-A class of shapes is a shape and a direction, such as `CircleLeft`: twelve in all. A class of glyphs is a digit, such as
-`Digit7`, or with more --num_classes a letter, such as `LetterK`, that moves in any direction and bounces. Colour, size,
-speed and the dark background vary. The output is what an unpacked UCF101 is, so `data_prep.ucf101` takes it from there:
+There are twelve classes of shapes, one per shape and direction, such as `CircleLeft`. Classes of glyphs are digits,
+such as `Digit7`, and with more --num_classes letters, such as `LetterK`; glyphs move in any direction and bounce.
+Colour, size, speed and the dark background vary. The output is laid out like an unpacked UCF101, as `data_prep.ucf101`
+expects:
 
   OUTPUT/videos/CircleLeft/v_CircleLeft_g01_c01.avi ...
   OUTPUT/ucfTrainTestlist/{classInd,trainlist01,testlist01}.txt
@@ -71,20 +72,20 @@ class MovingShapesOptions:
 
 
 def classes(options: MovingShapesOptions) -> tuple[str, ...]:
-    """Names of the classes, in the order of their numbers."""
+    """Returns the class names, ordered by class number."""
     if options.content == "shapes":
         return shapes.CLASSES
     return glyphs.CLASSES[: options.num_classes or DIGITS]
 
 
 def render(class_name: str, group: int, clip: int, options: MovingShapesOptions) -> np.ndarray:
-    """Draws one video; the same arguments give the same pixels.
+    """Renders one video; the same arguments give the same pixels.
 
     Args:
-      class_name: one of `classes`.
-      group: from 1; the videos of a group and class share their hue and the kind of their background.
-      clip: from 1, in the group.
-      options: content, sizes and seed.
+      class_name: One of `classes`.
+      group: Group number from 1. Videos of a group and class share their hue and kind of background.
+      clip: Number within the group, from 1.
+      options: Content, sizes and seed.
     Returns:
       uint8 [num_frames, height, width, 3], RGB.
     """
@@ -93,19 +94,19 @@ def render(class_name: str, group: int, clip: int, options: MovingShapesOptions)
 
 
 def videos(options: MovingShapesOptions) -> Iterator[tuple[str, int, int]]:
-    """Class, group and clip of every video, in UCF101's order."""
+    """Yields class, group and clip of every video, in UCF101's order."""
     for class_name in classes(options):
         for index in range(options.videos_per_class):
             yield class_name, index // CLIPS_PER_GROUP + 1, index % CLIPS_PER_GROUP + 1
 
 
 def video_name(class_name: str, group: int, clip: int) -> str:
-    """File name as in UCF101."""
+    """Returns the file name of a video, formed as in UCF101."""
     return f"v_{class_name}_g{group:02d}_c{clip:02d}.avi"
 
 
 def split_lists(options: MovingShapesOptions) -> dict[str, str]:
-    """Texts of the split lists by file name, CRLF as in UCF101; whole groups, the first ones, are the test list's."""
+    """Returns the split lists by file name, with CRLF as in UCF101; the first groups form the test list."""
     groups = -(-options.videos_per_class // CLIPS_PER_GROUP)
     test_groups = min(groups - 1, max(1, round(options.test_fraction * groups))) if options.test_fraction else 0
     labels = {class_name: number for number, class_name in enumerate(classes(options), start=1)}
@@ -128,11 +129,11 @@ def write_video(path: pathlib.Path, frames: np.ndarray) -> None:
     """Writes uint8 [T, H, W, 3] RGB as a Motion JPEG .avi file.
 
     Raises:
-      UserError: the file cannot be written.
+      UserError: The file cannot be written.
     """
     height, width = frames.shape[1:3]
     fourcc = cv2.VideoWriter.fourcc(*"MJPG")
-    # OpenCV's own writer: the same bytes whatever FFmpeg is about.
+    # OpenCV's own encoder writes the same bytes with every version of FFmpeg.
     writer = cv2.VideoWriter(str(path), cv2.CAP_OPENCV_MJPEG, fourcc, FPS, (width, height))
     try:
         if not writer.isOpened():
@@ -142,7 +143,7 @@ def write_video(path: pathlib.Path, frames: np.ndarray) -> None:
             writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     finally:
         writer.release()
-    # The writer says nothing of a full disk; but the header of the file states its length.
+    # The writer does not report a full disk, but the file's header states its length.
     with open(path, "rb") as file:
         riff, size = file.read(4), int.from_bytes(file.read(4), "little")
     if riff != b"RIFF" or size + 8 != path.stat().st_size:
@@ -150,12 +151,12 @@ def write_video(path: pathlib.Path, frames: np.ndarray) -> None:
 
 
 def main(options: MovingShapesOptions) -> int:
-    """Renders all videos and their lists; a folder that holds them already is left as it is."""
+    """Renders all videos and their lists; does nothing if the folder already contains them."""
     target = pathlib.Path(options.output_dir)
     wanted = dataclasses.asdict(options)
     del wanted["output_dir"]
     wanted["num_classes"] = len(classes(options))
-    if options.content == "shapes":  # as in data sets of older versions, which had no other content
+    if options.content == "shapes":  # data sets of older versions, which had no other content, do not record it
         del wanted["content"], wanted["num_classes"]
     count = len(list(videos(options)))
     if _is_complete(target, wanted, count):
@@ -164,7 +165,7 @@ def main(options: MovingShapesOptions) -> int:
     if target.exists() and not (target / MARKER).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--output_dir={target}: holds something else; name a new or an empty folder")
     target = target.resolve()
-    # All is made beside the target and renamed at the end: the target is never half of a data set.
+    # Everything is written next to the target and renamed at the end, so the target is never incomplete.
     unfinished = target.parent / f".{target.name}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -186,7 +187,7 @@ def _write_all(folder: pathlib.Path, options: MovingShapesOptions, wanted: dict[
     for class_name in classes(options):
         (folder / "videos" / class_name).mkdir(parents=True)
     everything = list(videos(options))
-    interval = 0.5 if sys.stderr.isatty() else 30  # not a line every moment in a log file
+    interval = 0.5 if sys.stderr.isatty() else 30  # few lines in a log file
     for class_name, group, clip in tqdm.tqdm(everything, desc="moving_shapes", unit="video", mininterval=interval):
         path = folder / "videos" / class_name / video_name(class_name, group, clip)
         write_video(path, render(class_name, group, clip, options))

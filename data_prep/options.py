@@ -1,4 +1,4 @@
-"""Options that all preparations share."""
+"""Options shared by all preparation scripts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS
 
 FPS_HELP = "frames per second to resample all videos to, by the nearest frame in time; 0 = every coded frame, as it is"
 MAX_FPS = 1000
-LEAST_RESOLUTION, MAX_RESOLUTION = 2**FIRST_LEVEL_BLOCKS, 8192  # the least is that of one level, see PyramidSpec
+LEAST_RESOLUTION, MAX_RESOLUTION = 2**FIRST_LEVEL_BLOCKS, 8192  # the smallest one of a single level, see PyramidSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,19 +33,19 @@ class VideoDirOptions:
 
 
 def require_resolution(resolution: int) -> None:
-    """Raises ConfigError if no recipe can train on frames of --resolution pixels, whatever its number of levels."""
+    """Raises ConfigError if no recipe can train on frames of --resolution pixels with any number of levels."""
     valid = f"a multiple of {LEAST_RESOLUTION} up to {MAX_RESOLUTION}; no recipe can train on others"
     fits = LEAST_RESOLUTION <= resolution <= MAX_RESOLUTION and resolution % LEAST_RESOLUTION == 0
     require(fits, "resolution", resolution, valid)
 
 
 def require_fps(fps: float) -> None:
-    """Raises ConfigError if the value of --fps, in frames per second, cannot be a rate."""
+    """Raises ConfigError if --fps, in frames per second, is not a valid rate."""
     require(0 <= fps <= MAX_FPS, "fps", fps, f"a number from 0 to {MAX_FPS}")
 
 
 def recorded_fps(fps: float) -> dict[str, float]:
-    """The option --fps as a manifest records it: not at all by default, as in data sets of older versions."""
+    """Returns --fps as recorded in a manifest: omitted by default, as in data sets of older versions."""
     return {"fps": fps} if fps else {}
 
 
@@ -72,7 +72,8 @@ class ShardingOptions:
         for name in ("seed", "num_workers", "max_failures"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "a whole number of at least 0")
         require(self.video_timeout > 0, "video_timeout", self.video_timeout, "a number of seconds above 0")
-        # Segments share min_frames - 1 frames; with fewer than twice as many, most of a segment would be a repeat.
+        # Neighbouring segments share min_frames - 1 frames. If segments were shorter than twice that, they would mostly
+        # repeat.
         least = 2 * self.min_frames
         require(
             self.max_record_frames >= least,

@@ -1,4 +1,4 @@
-"""The folder that a preparation writes to: whether it may, what is there already, and how that was made."""
+"""Checks and creates the output folder of a preparation, and reads the state of an earlier run in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tganv2_tf.files import locked
 
 
 def refuse_other_options(folder: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises UserError, naming what differs, where a folder was made with options `before` that are others `now`."""
+    """Raises UserError, naming the differences, if the folder was made with other options."""
     differing = [
         f"{'' if name in ('data_set', 'videos') else '--'}{name}={before.get(name)} (now {now.get(name)})"
         for name in {**before, **now}
@@ -27,23 +27,23 @@ def refuse_other_options(folder: str, before: dict[str, Any], now: dict[str, Any
 
 
 def finished(folder: str, options: dict[str, Any]) -> Manifest | None:
-    """The manifest of the data set if it is there already. Raises UserError if one with other options is."""
+    """Returns the manifest of a finished data set, or None. Raises UserError if it was made with other options."""
     if not storage.exists(storage.join(folder, MANIFEST_FILE)):
         return None
     manifest = Manifest.load(folder)
     refuse_other_options(folder, manifest.options, options)
-    remove_unfinished(storage.join(folder, UNFINISHED_DIR))  # of a run killed at its last step
+    remove_unfinished(storage.join(folder, UNFINISHED_DIR))  # left by a run that was killed at its last step
     return manifest
 
 
 def remove_unfinished(work: str) -> None:
-    """Removes what a finished preparation does not need any more, if it can."""
+    """Removes the files that a finished preparation no longer needs, if possible."""
     with contextlib.suppress(OSError):
         storage.remove_folder(work)
 
 
 def make_folder(folder: str, work: str) -> None:
-    """Makes the folder, and `work` in it. Raises UserError where it cannot be made or holds something else."""
+    """Creates the folder and `work` in it. Raises UserError if it cannot be created or contains something else."""
     try:
         others = [name for name in storage.names(folder) if not name.startswith(".")]
         is_file = storage.exists(folder) and not storage.is_folder(folder)
@@ -55,16 +55,16 @@ def make_folder(folder: str, work: str) -> None:
 
 
 def lock(work: str) -> contextlib.AbstractContextManager[None]:
-    """Keeps a second run out of the folder whose `work` it is; see `files.locked`."""
+    """Prevents a second run in the folder that contains `work`; see `files.locked`."""
     return locked(storage.join(work, "lock"), f"--output_dir={os.path.dirname(work)}")
 
 
 def read_json(path: str, kinds: dict[str, type]) -> dict[str, Any] | None:
-    """What a file of an unfinished preparation says; None where it is missing or damaged.
+    """Reads a JSON file of an unfinished preparation; returns None if it is missing or damaged.
 
     Args:
-      path: of the file.
-      kinds: of the values that must be there.
+      path: Path of the file.
+      kinds: Required keys and the types of their values.
     """
     try:
         saved = json.loads(storage.read_text(path))

@@ -1,4 +1,4 @@
-"""Which video goes into which shard: known before the work, and on every machine the same."""
+"""Assigns videos to shards. The plan is made before the work starts and is the same on every machine."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from tganv2_tf.errors import UserError
 
 MIB = 2**20
 PROBED_VIDEOS, PROBED_FRAMES = 16, 8
-# Small data sets too are to keep several workers busy, and later the readers of several replicas.
+# Small data sets, too, must keep several workers busy, and later the readers of several replicas.
 LEAST_SHARDS = 8
 LEAST_VIDEOS_A_SHARD = 16
 
 
 def shuffled(videos: Sequence[Video], seed: int) -> list[Video]:
-    """Puts videos into an order that depends on their ids and the seed alone, always and on every machine.
+    """Returns the videos in an order that depends only on their ids and the seed, on every machine.
 
-    UCF101's lists are sorted by class: without this a shard would hold three classes.
+    UCF101's lists are sorted by class; without shuffling a shard would contain about three classes.
     """
     return sorted(videos, key=lambda video: hashlib.sha256(f"{seed} {video.id}".encode()).digest())
 
 
 def num_shards(num_videos: int, bytes_a_video: float, shard_mib: int) -> int:
-    """Shards for so many videos: by size, but enough for several workers, and none without videos."""
+    """Returns the number of shards: by size, but enough for several workers, and with at least one video per shard."""
     by_size = round(num_videos * bytes_a_video / (shard_mib * MIB))
     return max(1, min(num_videos, max(by_size, min(LEAST_SHARDS, num_videos // LEAST_VIDEOS_A_SHARD))))
 
 
 @dataclasses.dataclass(frozen=True)
 class ProbeTask:
-    """A sample of the videos, to foretell the size of the shards."""
+    """A sample of the videos, used to estimate the size of the shards."""
 
     videos: tuple[Video, ...]
     reader: Reader
@@ -52,11 +52,11 @@ class ProbeTask:
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """What the first frames of a sample tell.
+    """Result of reading the first frames of a sample of videos.
 
     Attributes:
-      bytes_a_video: mean of its encoded frames, by the numbers of frames in the headers; 0 for a video that failed.
-      failed: videos that cannot be read.
+      bytes_a_video: Estimated encoded size per video, from the frame counts in the headers; 0 for a video that failed.
+      failed: Videos that cannot be read.
     """
 
     bytes_a_video: float
@@ -82,14 +82,14 @@ def probe(task: ProbeTask, announce: Callable[[str | None], None]) -> Probe:
 
 
 def bytes_a_video(videos: Sequence[Video], reader: Reader, options: ShardingOptions, pool: WorkerPool) -> float:
-    """Foretells the mean size of a video in the shards, by the first ones of the shuffled videos.
+    """Estimates the mean size of a video in the shards, from the first videos of the shuffled list.
 
     Raises:
-      UserError: of these alone, more cannot be used than may be skipped.
+      UserError: Among these videos alone, more are unusable than may be skipped.
     """
     sample = tuple(videos[:PROBED_VIDEOS])
     answers: list[Probe] = []
-    # In a worker: a video that crashes or hangs a decoder must not do so here.
+    # Runs in a worker, because a video may crash or hang its decoder.
     run_supervised(
         probe,
         [ProbeTask(sample, reader, options.encoding, options.jpeg_quality)],

@@ -1,8 +1,8 @@
-"""Shards written on the nodes of a Ray cluster, one a task, each under the supervision of `workers` on its node.
+"""Writes shards on the nodes of a Ray cluster, one per task, each supervised by `workers` on its node.
 
-So a decoder that crashes or hangs costs its video, as on one machine, and a node that is lost costs the shards that it
-was at, which others write again: the bytes are the same. All nodes must see the videos under the paths that this one
-sees, and the output folder too, unless it is in a bucket.
+As on one machine, a decoder that crashes or hangs costs only its video. If a node is lost, other nodes write its
+unfinished shards, with the same bytes. All nodes must see the videos under the same paths as this one, and also the
+output folder unless it is in a bucket.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ def run(
     item_timeout: float,
     on_done: Callable[[ShardTask, ShardReport], None],
 ) -> None:
-    """Writes shards into a folder; returns when all are there.
+    """Writes shards into a folder; returns when all are written.
 
     Args:
-      tasks: of the shards.
-      folder: of the output; a folder that all nodes see, or an address in a bucket.
-      options: of the cluster.
-      at_once: shards that are written at the same time; 0 = as many as the cluster takes.
-      item_timeout: seconds that a video may take.
-      on_done: called here with each shard that is in the folder.
+      tasks: One task per shard.
+      folder: Output folder: one that all nodes see, or an address in a bucket.
+      options: Options of the cluster.
+      at_once: Number of shards written at the same time; 0 = as many as the cluster allows.
+      item_timeout: Time limit per video in seconds.
+      on_done: Called in this process with each finished shard.
     Raises:
-      UserError: as `run_supervised`, or there is no cluster, or a node does not see the videos.
+      UserError: As in `run_supervised`, or there is no cluster, or a node does not see the videos.
     """
     if not tasks:
         return
@@ -51,24 +51,24 @@ def run(
 
 
 def placed(task: ShardTask) -> ShardTask:
-    """The same task for processes in other folders."""
+    """Returns the task with paths that are valid in processes with another working directory."""
     at = ray_cluster.placed
     videos = tuple(dataclasses.replace(video, path=at(video.path), mask=at(video.mask)) for video in task.videos)
     return dataclasses.replace(task, videos=videos, file=at(task.file), temporary=at(task.temporary))
 
 
 def write_on_node(task: ShardTask, folder: str, item_timeout: float) -> ShardReport:
-    """Writes one shard, in a process of its own on this node.
+    """Writes one shard in a separate process on this node.
 
     Raises:
-      UserError: it cannot be written, or none of its videos is here.
+      UserError: The shard cannot be written, or none of its videos exists on this node.
     """
     if not any(os.path.exists(video.path) for video in task.videos):
         raise UserError(
             f"{task.videos[0].path}: node {platform.node()} sees none of the videos of {os.path.basename(task.file)}; "
             "put them on a disk that all nodes mount at the same path"
         )
-    # A node that was given up may still be at this shard: each attempt has a name of its own.
+    # A node that was given up may still be writing this shard, so each attempt uses a separate name.
     with tempfile.TemporaryDirectory(prefix="tganv2_tf-shard-") as staging:
         name = os.path.basename(task.file)
         if storage.is_remote(folder):
@@ -90,5 +90,5 @@ def write_on_node(task: ShardTask, folder: str, item_timeout: float) -> ShardRep
 
 
 def without(task: ShardTask, video_id: str, reason: str) -> ShardTask:
-    """The task without a video that was lost."""
+    """Returns the task without a lost video."""
     return dataclasses.replace(task, lost=(*task.lost, Skipped(video_id, reason)))

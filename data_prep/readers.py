@@ -1,6 +1,6 @@
-"""What the workers call for each video: its file -> frames in the size of the data set.
+"""Readers that the workers call for each video: they decode it to frames in the size of the data set.
 
-Everything streams. What needs to know a whole video first, where its face goes, decodes it twice.
+All readers stream. Face crops depend on the whole video, so face readers decode it twice.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from tganv2_tf.geometry import fit, resize_square
 from tganv2_tf.video_frames import VideoFrames
 
 BOX_RULES = ("smoothed", "official")
-# FaceForensics' masks are white where there is no face, those of FaceForensics++ where there is one.
+# Masks of FaceForensics are white outside the face, those of FaceForensics++ inside it.
 MASK_KINDS = ("faceforensics", "faceforensics++")
-# Encoders may drop or repeat a frame at the end; a larger difference means that the two do not belong together.
+# Encoders may drop or repeat a frame at the end. A larger difference means that the two do not belong together.
 MAX_LENGTH_DIFFERENCE = 2
 MAX_SHAPE_DIFFERENCE = 0.02
 
 
 def read_resized(video: Video, geometry: str, resolution: int, fps: float = 0.0) -> VideoFrames:
-    """The frames in one of `geometry.GEOMETRIES`, at `fps` frames per second, or as they are. Raises VideoError."""
+    """Reads frames as one of `geometry.GEOMETRIES`, at `fps` frames per second if not 0. Raises VideoError."""
     opened = open_video(video.path, fps)
     return opened._replace(frames=(fit(frame, geometry, resolution) for frame in opened.frames))
 
 
 def read_detected_face(video: Video, margin: float, resolution: int, fps: float = 0.0) -> VideoFrames:
-    """The main face, found by a detector: frames of [resolution, resolution, 3]. Raises VideoError."""
+    """Crops the main face, found by a detector, to frames of [resolution, resolution, 3]. Raises VideoError."""
     boxes = face_boxes.interpolated(face_boxes.detect_boxes(open_video(video.path, fps).frames))
     squares = face_boxes.smooth_squares(boxes)
     opened = open_video(video.path, fps)
-    # Frames first: zip() must not stop before they are exhausted, which completes their damage.
+    # Frames first: zip() must exhaust them, because their damage is complete only then.
     crops = (face_boxes.crop(frame, square, margin) for frame, square in zip(opened.frames, squares))
     return opened._replace(frames=(resize_square(crop, resolution) for crop in crops))
 
@@ -43,24 +43,24 @@ def read_detected_face(video: Video, margin: float, resolution: int, fps: float 
 def read_masked_face(
     video: Video, box_rule: str, margin: float, resolution: int, fps: float = 0.0, mask_kind: str = MASK_KINDS[0]
 ) -> VideoFrames:
-    """The face that a mask video shows: frames of [resolution, resolution, 3].
+    """Crops the face that a mask video shows to frames of [resolution, resolution, 3].
 
     Args:
-      video: the frames, and its mask video.
-      box_rule: `smoothed` follows the face calmly and interpolates where masks are empty; `official` takes a square for
-        each frame, as the authors' code does, and that of the nearest frame where masks are empty.
-      margin: widens the square on each side, as a share of its side.
-      resolution: in pixels.
-      fps: frames per second to resample both videos to; 0 = as they are.
-      mask_kind: what is white in the masks, one of `MASK_KINDS`.
+      video: The video, with the path of its mask video.
+      box_rule: `smoothed` follows the face without jitter and interpolates where masks are empty. `official` uses one
+        square per frame, as the authors' code does, and that of the nearest frame where masks are empty.
+      margin: Widens the square on each side, as a fraction of its side.
+      resolution: Side of the result in pixels.
+      fps: Frames per second to resample both videos to; 0 = no resampling.
+      mask_kind: Which part of the masks is white, one of `MASK_KINDS`.
     Raises:
-      VideoError: one of the two videos cannot be read, the mask video is damaged, they do not belong
-        together, no mask shows a face, or most show faces as large as the frame: they are of the other kind.
+      VideoError: One of the videos cannot be read, the mask video is damaged, the videos do not belong together, no
+        mask shows a face, or most masks show a face as large as the frame, i.e. they are of the other kind.
     """
     try:
         masks = open_video(video.mask, fps)
         squares, mask_shape = _mask_squares(masks.frames, box_rule, mask_kind)
-        if masks.damage.reason:  # its frames would belong to others of the video
+        if masks.damage.reason:  # its frames would not match those of the video
             raise VideoError(masks.damage.reason)
     except VideoError as error:
         raise VideoError(f"of its mask video: {error}") from error
@@ -71,7 +71,7 @@ def read_masked_face(
 
 
 def _mask_squares(masks: Iterable[np.ndarray], box_rule: str, mask_kind: str) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Squares [T, 3] in pixels of the masks, and the height and width of these."""
+    """Returns the squares [T, 3] of the masks in pixels, and the height and width of the masks."""
     official = box_rule == "official"
     find = face_boxes.official_mask_box if official else face_boxes.mask_box
     found: list[tuple[float, ...]] = []

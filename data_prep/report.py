@@ -1,4 +1,4 @@
-"""What a preparation says of its videos: in the manifest and on the terminal."""
+"""Reports skipped and damaged videos, in the manifest and on the terminal."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SHOWN_VIDEOS = 20
 def manifest_of(
     data_set: DataSet, made_with: dict[str, Any], reports: Sequence[ShardReport], states: Sequence[Sequence[str]]
 ) -> Manifest:
-    """The manifest of a finished data set.
+    """Returns the manifest of a finished data set.
 
     Args:
-      data_set: what was to be prepared.
-      made_with: every option that the bytes of the shards depend on.
-      reports: of all shards, in their order.
-      states: of the videos of each shard, from `sources.state`.
+      data_set: The prepared data set.
+      made_with: Every option that affects the bytes of the shards.
+      reports: Reports of all shards, in their order.
+      states: States of the videos of each shard, from `sources.state`.
     """
     skipped = [Skipped(video_id, "the file is missing") for video_id in data_set.missing]
     skipped += [skip for report in reports for skip in report.skipped]
@@ -50,14 +50,14 @@ def manifest_of(
 
 
 def print_empty_classes(data_set: DataSet) -> None:
-    """Prints one line if there are classes without a video."""
+    """Prints one line if there are classes without videos."""
     empty = describe_empty_classes(data_set.labels, data_set.videos_per_class())
     if empty:
         print(f"warning: {empty}")
 
 
 def print_report(manifest: Manifest, data_set: DataSet) -> None:
-    """Prints what is left out and damaged, and the classes without a video if there are more of them than before."""
+    """Prints skipped and damaged videos; also the classes without videos if skipping has added to them."""
     skipped, damaged = manifest.skipped, manifest.damaged
     of_all = f"of {len(data_set.videos) + len(data_set.missing)} videos are"
     _print_reasons(f"{len(skipped)} {of_all} skipped:", skipped)
@@ -67,7 +67,7 @@ def print_report(manifest: Manifest, data_set: DataSet) -> None:
 
 
 def _print_reasons(title: str, videos: Sequence[Skipped | Damaged]) -> None:
-    """Prints the title and the first videos with their reasons; nothing if there are no videos."""
+    """Prints the title and the first videos with their reasons; prints nothing if there are none."""
     if not videos:
         return
     print(title)
@@ -78,5 +78,5 @@ def _print_reasons(title: str, videos: Sequence[Skipped | Damaged]) -> None:
 
 
 def in_one_line(text: str) -> str:
-    """Names of files may hold line ends, and characters that a terminal obeys."""
+    """Escapes line ends and terminal control characters, which file names may contain."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

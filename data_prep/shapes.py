@@ -1,7 +1,7 @@
 """Coloured shapes that move steadily in one direction; a class is a shape and a direction, such as `CircleLeft`.
 
-The shape moves at a constant speed through the middle of the frame; its colour, size and speed and the dark background
-vary.
+The shape moves at a constant speed through the centre of the frame. Its colour, size and speed vary, and so does the
+dark background.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from data_prep import drawing
 
-# Corners in radii of the shape; the sizes look alike, so that only its outline tells a shape. A circle has no corners.
+# Corners in radii of the shape. Sizes look alike, so that shapes differ only by their outline. A circle has no corners.
 SHAPES = {
     "Circle": (),
     "Square": ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
@@ -31,16 +31,16 @@ SIDEWAYS = 0.12
 def render(
     class_name: str, group: int, clip: int, *, num_frames: int, height: int, width: int, seed: int
 ) -> np.ndarray:
-    """Draws one video; the same arguments give the same pixels.
+    """Renders one video; the same arguments give the same pixels.
 
     Args:
-      class_name: one of `CLASSES`.
-      group: from 1; the videos of a group and class share the hue of their shape and the kind of their background.
-      clip: from 1, in the group.
-      num_frames: of the video.
-      height: of the frames, in pixels.
-      width: of the frames, in pixels.
-      seed: of everything that varies.
+      class_name: One of `CLASSES`.
+      group: Group number from 1. Videos of a group and class share their hue and kind of background.
+      clip: Number within the group, from 1.
+      num_frames: Number of frames of the video.
+      height: Height of the frames in pixels.
+      width: Width of the frames in pixels.
+      seed: Random seed.
     Returns:
       uint8 [num_frames, height, width, 3], RGB.
     """
@@ -49,13 +49,13 @@ def render(
     of_clip = streams.of_clip
     side = min(height, width)
     radius = of_clip.uniform(*RADIUS) * side
-    speed = min(of_clip.uniform(*TRAVEL) / 15, MAX_PATH / (num_frames - 1)) * side  # pixels a frame
+    speed = min(of_clip.uniform(*TRAVEL) / 15, MAX_PATH / (num_frames - 1)) * side  # pixels per frame
     sideways = of_clip.uniform(-SIDEWAYS, SIDEWAYS) * side
     shape, direction = _split_class(class_name)
     dx, dy = DIRECTIONS[direction]
     frames = np.empty((num_frames, height, width, 3), np.uint8)
     for t in range(num_frames):
-        way = speed * (t - (num_frames - 1) / 2)  # the middle of the path is the middle of the frame
+        way = speed * (t - (num_frames - 1) / 2)  # the path is centred in the frame
         centre = (width / 2 + way * dx + sideways * dy, height / 2 + way * dy + sideways * dx)
         frames[t] = scene.frame(coverage(shape, centre, radius, height, width))
     return frames
@@ -67,7 +67,10 @@ def _split_class(class_name: str) -> tuple[str, str]:
 
 
 def coverage(shape: str, centre: tuple[float, float], radius: float, height: int, width: int) -> np.ndarray:
-    """How much of each pixel the shape covers: float [height, width] in [0, 1]; `centre` is (x, y) from the corner."""
+    """Computes the fraction of each pixel that the shape covers: float [height, width] in [0, 1].
+
+    `centre` is (x, y) in pixels from the corner.
+    """
     middle = drawing.fixed_position(centre)
 
     def paint(canvas: np.ndarray) -> None:

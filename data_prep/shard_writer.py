@@ -1,4 +1,4 @@
-"""One shard: videos -> records -> a file that appears under its name only when whole. Runs in a worker process."""
+"""Writes one shard in a worker process. The file appears under its final name only when complete."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Video:
     """A video to prepare.
 
     Attributes:
-      id: unique in the data set.
-      path: of its file.
-      label: number of its class from 0, or `NO_LABEL`.
-      label_name: name of its class, or nothing.
-      mask: path of the video that shows where its face is, or nothing.
+      id: Unique id in the data set.
+      path: Path of the file.
+      label: Class number from 0, or `NO_LABEL`.
+      label_name: Class name, or an empty string.
+      mask: Path of the video that masks its face, or an empty string.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Video:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """All that its frames are made of."""
+        """All files that its frames depend on."""
         return (self.path, self.mask) if self.mask else (self.path,)
 
 
@@ -50,19 +50,19 @@ Reader = Callable[[Video], VideoFrames]
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """All that a worker must know to write one shard.
+    """Everything that a worker needs to write one shard.
 
     Attributes:
-      index: number of the shard, from 0.
-      file: its final path.
-      temporary: its path while it is being written, on the same file system.
-      videos: in their order in the shard.
-      reader: gives the frames of a video, all of one size; importable, so that it can be sent to a worker.
+      index: Number of the shard, from 0.
+      file: Final path.
+      temporary: Path while it is being written, on the same file system.
+      videos: Videos in their order in the shard.
+      reader: Reads the frames of a video, all of one size. Must be importable, so that it can be sent to a worker.
       encoding: `jpeg` or `png`.
       jpeg_quality: 1 to 100.
-      min_frames: shorter videos are skipped.
-      max_record_frames: longer videos become segments.
-      lost: videos that crashed a worker or took too long, and are left out.
+      min_frames: Shorter videos are skipped.
+      max_record_frames: Longer videos are split into segments.
+      lost: Videos that crashed a worker or timed out, and are skipped.
     """
 
     index: int
@@ -79,14 +79,14 @@ class ShardTask:
 
 @dataclasses.dataclass(frozen=True)
 class ShardReport:
-    """A finished shard, and what is to be said of its videos.
+    """A finished shard with a report on its videos.
 
     Attributes:
-      shard: the file.
-      skipped: videos that are not in it.
-      damaged: videos that are in it with fewer frames than they should have, or with faulty ones.
-      frame_rates: number of videos by their rate in frames per second, as text; 0 if unknown.
-      longest_records: number of videos by the frames of their longest record, as text.
+      shard: The file.
+      skipped: Videos that are not in the shard.
+      damaged: Videos in the shard with missing or faulty frames.
+      frame_rates: Number of videos per frame rate (frames per second, as text; 0 if unknown).
+      longest_records: Number of videos per length of their longest record (frames, as text).
     """
 
     shard: Shard
@@ -97,7 +97,7 @@ class ShardReport:
 
 
 class _SpoiledShard(Exception):
-    """A video failed when segments of it were in the shard already."""
+    """Raised when a video fails after some of its segments were written to the shard."""
 
     def __init__(self, skipped: Skipped) -> None:
         super().__init__(skipped.reason)
@@ -108,12 +108,12 @@ def write_shard(task: ShardTask, announce: Callable[[str | None], None]) -> Shar
     """Writes one shard; the same task gives the same bytes.
 
     Args:
-      task: which one.
-      announce: called with the id of a video when it begins and with each of its segments, with None after the last.
+      task: The shard to write.
+      announce: Called with the id of a video at its start and after each segment, and with None after the last video.
     Raises:
-      UserError: the shard cannot be written; nothing is left of it.
+      UserError: The shard cannot be written. No file is left behind.
     """
-    cv2.setNumThreads(1)  # the workers share the processors already
+    cv2.setNumThreads(1)  # the workers already share the processors
     lost = list(task.lost)
     try:
         while True:
@@ -176,10 +176,12 @@ def _write_temporary(task: ShardTask, lost: list[Skipped], announce: Callable[[s
 def _encoded_records(
     video: Video, task: ShardTask, damaged: list[Damaged], frame_rates: collections.Counter[str]
 ) -> Iterator[tuple[int, bytes]]:
-    """Number of frames and serialized record of each segment of a video, whose rate and damage are noted at its end.
+    """Yields the number of frames and the serialized record of each segment of a video.
+
+    The rate and the damage of the video are recorded at its end.
 
     Raises:
-      one of READ_ERRORS.
+      One of READ_ERRORS.
     """
     opened = task.reader(video)
     size: tuple[int, ...] = ()
@@ -211,23 +213,23 @@ def _encoded_records(
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Consecutive frames of a video; `whole` where they are all of it."""
+    """Consecutive frames of a video; `whole` if they are the complete video."""
 
     frames: list[bytes]
     whole: bool
 
 
 def segments(frames: Iterable[bytes], min_frames: int, max_frames: int) -> Iterator[Segment]:
-    """Cuts a stream of frames so that every window of `min_frames` frames lies whole in one segment.
+    """Splits a stream of frames such that every window of `min_frames` frames lies within one segment.
 
-    Neighbours share `min_frames - 1` frames, so each has at least `min_frames`. Two of them at most are in memory.
+    Neighbours share `min_frames - 1` frames, so each has at least `min_frames`. At most two are in memory.
 
     Args:
-      frames: one video.
-      min_frames: at least 1.
-      max_frames: of a segment; at least `min_frames`.
+      frames: Frames of one video.
+      min_frames: Minimum length of a segment; at least 1.
+      max_frames: Maximum length of a segment; at least `min_frames`.
     Raises:
-      VideoError: fewer than `min_frames` frames in all.
+      VideoError: The video has fewer than `min_frames` frames.
     """
     overlap = min_frames - 1
     current: list[bytes] = []

@@ -1,9 +1,9 @@
-"""A list of videos -> a folder of shards with a manifest, whatever happens on the way.
+"""Converts a list of videos to a folder of shards with a manifest, robustly.
 
-The plan, which video goes into which shard, is made before anything is decoded and does not depend on the workers.
-Each shard is then a task of its own, so the same videos and options give the same bytes however many workers there are,
-and an interrupted run is taken up at the first unfinished shard. Until the manifest is written, `.unfinished/` in the
-output folder keeps the plan and one report a finished shard.
+The assignment of videos to shards is planned before anything is decoded and does not depend on the workers. Each shard
+is a separate task, so the same videos and options give the same bytes with any number of workers, and an interrupted
+run resumes at the first unfinished shard. Until the manifest is written, `.unfinished/` in the output folder holds the
+plan and one report per finished shard.
 """
 
 from __future__ import annotations
@@ -39,16 +39,17 @@ MANY_VIDEOS = 64
 
 
 def prepare(data_set: DataSet, options: ShardingOptions, runner: RunnerOptions = LOCAL) -> int:
-    """Writes the shards and the manifest, going on where an earlier run with the same options stopped.
+    """Writes the shards and the manifest; resumes an earlier run with the same options.
 
     Args:
-      data_set: what is to be prepared.
-      options: of the shards.
-      runner: where they are written; the bytes are the same.
+      data_set: The data set to prepare.
+      options: Options of the shards.
+      runner: Where the shards are written; this does not affect their bytes.
     Returns:
       The exit status: 0, or 130 after Ctrl-C or SIGTERM.
     Raises:
-      UserError: nothing to prepare, too many videos skipped, the folder holds something else or cannot be written.
+      UserError: There is nothing to prepare, too many videos were skipped, or the folder contains something else or
+        cannot be written.
     """
     if len(data_set.missing) > options.max_failures:
         raise UserError(
@@ -84,7 +85,7 @@ def prepare(data_set: DataSet, options: ShardingOptions, runner: RunnerOptions =
 
 
 class _Preparation:
-    """One run, in a folder that is ours."""
+    """One run, in an output folder that it has locked."""
 
     def __init__(
         self,
@@ -99,19 +100,19 @@ class _Preparation:
         self.work = storage.join(self.folder, UNFINISHED_DIR)
         self.staging = staging if storage.is_remote(self.folder) else ""  # where shards wait for their upload
         self.reports: dict[int, ShardReport] = {}
-        self.states: dict[int, list[str]] = {}  # of the videos of each shard
+        self.states: dict[int, list[str]] = {}  # states of the videos of each shard
 
     def run(self) -> None:
-        self._remove_temporary_files()  # of a run that was killed
+        self._remove_temporary_files()  # left by a run that was killed
         try:
             with WorkerPool(self._num_workers_at_once()) as pool:
                 self._write_shards(self._plan(pool), pool)
         finally:
-            self._remove_temporary_files()  # of workers that were killed
+            self._remove_temporary_files()  # left by workers that were killed
         self._finish()
 
     def _num_workers_at_once(self) -> int:
-        """Workers that start while the plan is made; none for a few videos, which one worker prepares in less time."""
+        """Number of workers to start while the plan is made; 0 if one worker can prepare the few videos faster."""
         local = self.runner.runner != "ray" and len(self.data_set.videos) >= MANY_VIDEOS
         return self._num_workers() if local else 0
 
@@ -124,29 +125,29 @@ class _Preparation:
                 path.unlink()
 
     def _remove_all(self) -> None:
-        """Removes what was made by a plan that is lost: nobody knows with which options."""
+        """Removes the results of a run whose plan is lost, since its options are unknown."""
         shard = re.compile(rf"{re.escape(self.data_set.name)}-{re.escape(self.data_set.split)}-.*-of-.*\.tfrecord")
         for folder, pattern in ((self.work, re.compile(r".*\.json")), (self.folder, shard)):
             for name in filter(pattern.fullmatch, storage.names(folder)):
                 storage.remove(storage.join(folder, name))
 
     def _write_shards(self, tasks: list[ShardTask], pool: WorkerPool) -> None:
-        # Now, so that a video which changes while its shard is being written counts as changed.
+        # Record the states now: a video that changes while its shard is being written must count as changed.
         self.states = {task.index: [sources.state(video) for video in task.videos] for task in tasks}
-        with concurrent.futures.ThreadPoolExecutor(num_processors()) as threads:  # checksums let go of Python's lock
+        with concurrent.futures.ThreadPoolExecutor(num_processors()) as threads:  # checksums release the GIL
             found = threads.map(lambda task: self._finished(task), tasks)
             self.reports = {task.index: report for task, report in zip(tasks, found) if report}
         begun = {video.id for task in tasks if task.index in self.reports for video in task.videos}
         done = len(begun)
         if done:
             print(f"{self.folder}: going on, {len(self.reports)} of {len(tasks)} shards are finished")
-        interval = 0.5 if sys.stderr.isatty() else 30  # not a line every moment in a log file
+        interval = 0.5 if sys.stderr.isatty() else 30  # few lines in a log file
         with tqdm.tqdm(
             total=len(self.data_set.videos), initial=done, unit="video", desc=self.data_set.name, mininterval=interval
         ) as bar:
 
             def on_begin(task: ShardTask, video_id: str) -> None:
-                if video_id not in begun:  # it is announced again at each segment, and when its shard is made again
+                if video_id not in begun:  # announced again at each segment, and when its shard is rewritten
                     begun.add(video_id)
                     bar.update()
 
@@ -189,7 +190,7 @@ class _Preparation:
                 )
 
     def _plan(self, pool: WorkerPool) -> list[ShardTask]:
-        """The tasks of all shards; their number is that of the first run, should the estimate come out differently."""
+        """Returns the tasks of all shards. Keeps the shard count of the first run, even if the estimate differs."""
         videos = shuffled(self.data_set.videos, self.options.seed)
         path = storage.join(self.work, "plan.json")
         plan = read_json(path, {"made_with": dict, "num_shards": int})
@@ -222,10 +223,10 @@ class _Preparation:
         return storage.join(self.work, f"shard-{task.index:05d}.json")
 
     def _finished(self, task: ShardTask) -> ShardReport | None:
-        """The report of a shard that an earlier run finished, of these very videos and none that it had to skip."""
+        """Returns the report of a shard that an earlier run finished from the same videos without skipping any."""
         kinds = {"sources": list, "shard": dict, "skipped": list, "damaged": list}
         saved = read_json(self._sidecar(task), {**kinds, "frame_rates": dict, "longest_records": dict})
-        # Whoever starts the command again after a report of broken videos may have mended them.
+        # Skipped videos may have been fixed since the earlier run.
         if not saved or saved["skipped"] or saved["sources"] != self.states[task.index]:
             return None
         try:
@@ -233,10 +234,10 @@ class _Preparation:
             damaged = tuple(Damaged(**each) for each in saved["damaged"])
         except TypeError:
             return None
-        # Its bytes were on the disk before its report was; but what has happened since?
+        # The shard was complete when its report was written, but it may have changed since.
         if shard.file != os.path.basename(task.file) or shard.fault(self.folder):
             return None
-        # What was uploaded is whole.
+        # An uploaded shard is complete.
         sound = self.staging or checksum(task.file) == shard.checksum
         return ShardReport(shard, (), damaged, saved["frame_rates"], saved["longest_records"]) if sound else None
 

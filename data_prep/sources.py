@@ -1,4 +1,4 @@
-"""Sizes and modification times of the videos' files, by which it is seen whether one of them has changed."""
+"""Detects changed videos by the sizes and modification times of their files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from tganv2_tf.data.manifest import MANIFEST_FILE, Manifest
 from tganv2_tf.files import Path
 from tganv2_tf.folders import frame_paths
 
-DIGITS = 8  # of each video, in the manifest
+DIGITS = 8  # per video, in the manifest
 
 
 def state(video: Video) -> str:
-    """Size and modification time of a video's files.
+    """Returns the sizes and modification times of a video's files, as text.
 
-    It is kept beside each finished shard and not among the options: a changed video is no reason to refuse the folder.
+    They are stored with each finished shard and not with the options: a changed video must not make the folder
+    unusable.
     """
     try:
         return "; ".join(map(_state, video.files))
@@ -36,7 +37,7 @@ def _state(path: Path) -> str:
 
 
 def in_manifest(states: Iterable[str]) -> str:
-    """The states of a shard's videos as its manifest keeps them: a few digits of each, as there may be millions."""
+    """Returns the states of a shard's videos as stored in the manifest: a few digits each, as there may be millions."""
     return "".join(_digest(each, DIGITS) for each in states)
 
 
@@ -45,15 +46,15 @@ def _digest(text: str, digits: int) -> str:
 
 
 def changed(videos: Sequence[Video], manifest: Manifest, folder: str) -> list[str]:
-    """Ids of the videos that are not as they were when a finished data set was made.
+    """Returns the ids of the videos that have changed since a finished data set was made.
 
-    Data sets of older versions do not tell how they were. Videos that are newer than such a data set have changed; if
-    it is in a bucket, whose clock is another, nothing is known.
+    Data sets of older versions did not record states. Videos newer than such a data set count as changed; for one in a
+    bucket, whose clock may differ, changes cannot be detected.
 
     Args:
-      videos: in their order in the shards.
-      manifest: of the data set.
-      folder: of the data set.
+      videos: Videos in their order in the shards.
+      manifest: Manifest of the data set.
+      folder: Folder of the data set.
     """
     if manifest.sources:
         now = in_manifest(map(state, videos))

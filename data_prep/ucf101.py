@@ -1,12 +1,12 @@
-"""Prepares UCF101, or any videos in its layout: videos and split lists -> TFRecord shards and a manifest.
+"""Prepares UCF101, or videos in its layout: converts videos and split lists to TFRecord shards with a manifest.
 
 python -m data_prep.ucf101 --video_dir=UCF-101 --split_dir=ucfTrainTestlist --split=train --fold=1 \\
   --output_dir=data/ucf101/train
 
-The archive may be unpacked flat or in one folder a class. Videos may be in another container than the lists say, such
-as .mp4, .webm or .mkv: extensions are not compared. The split lists (`trainlist01.txt`, `classInd.txt`, ...) may have
-CRLF or LF line ends, and a label column or none: the class is in the names of the files. Without lists, --split=all
-takes every video.
+The archive may be unpacked flat or with one folder per class. File extensions are ignored, so videos may be in other
+containers than the lists say, such as .mp4, .webm or .mkv. The split lists (`trainlist01.txt`, `classInd.txt`, ...) may
+have CRLF or LF line ends, with or without a label column: the class is read from the file names. Without lists,
+--split=all selects every video.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class Ucf101Options(VideoDirOptions):
 
 
 def find_videos(folder: pathlib.Path) -> dict[str, str]:
-    """Paths of all UCF101 videos below a folder, by the id (the file name without its extension) in lower case.
+    """Returns the paths of all UCF101 videos below a folder, by id (file name without extension) in lower case.
 
     Lists and archives in circulation differ in capitals (HandStandPushups, HandstandPushups).
 
     Raises:
-      UserError: no such folder, none in it, or two of the same name.
+      UserError: The folder does not exist, contains no videos, or contains two of the same name.
     """
     if not folder.is_dir():
         raise UserError(f"--video_dir={folder}: no such folder")
@@ -76,10 +76,10 @@ def find_videos(folder: pathlib.Path) -> dict[str, str]:
 
 
 def read_list(path: pathlib.Path) -> list[str]:
-    """Ids of the videos of one split list, such as `v_Archery_g01_c02`, in its order.
+    """Returns the ids in a split list, such as `v_Archery_g01_c02`, in its order.
 
     Raises:
-      UserError: a line that names no video of UCF101.
+      UserError: A line is not the name of a UCF101 video.
     """
     ids = []
     for number, line in enumerate(_lines(path), start=1):
@@ -100,10 +100,10 @@ def class_name(video_id: str) -> str:
 
 
 def class_labels(split_dir: pathlib.Path | None, names: Iterable[str]) -> list[str]:
-    """Names of the classes in the order of their numbers: those of classInd.txt, else `names` sorted.
+    """Returns the class names, ordered by class number: those of classInd.txt, else `names` sorted.
 
     Raises:
-      UserError: classInd.txt cannot be understood, or lacks one of `names`.
+      UserError: classInd.txt cannot be parsed, or lacks one of `names`.
     """
     path = split_dir / "classInd.txt" if split_dir else None
     if path is None or not path.exists():
@@ -125,7 +125,7 @@ def data_set(options: Ucf101Options) -> DataSet:
     """Finds the videos of a split and their labels.
 
     Raises:
-      UserError: folders or lists are missing or cannot be understood.
+      UserError: Folders or lists are missing or cannot be parsed.
     """
     split_dir = pathlib.Path(options.split_dir) if options.split_dir else None
     if split_dir and not split_dir.is_dir():
@@ -138,7 +138,7 @@ def data_set(options: Ucf101Options) -> DataSet:
             if not file.is_file():
                 there = ", ".join(sorted(other.name for other in split_dir.glob("*list*.txt"))) or "none"
                 raise UserError(f"--fold={options.fold}: no {file.name} in {split_dir}; lists there: {there}")
-        # Numbers come from both lists, so that a class has the same one in each.
+        # Use both lists, so that a class has the same number in each split.
         known = [video_id for file in lists.values() if file.is_file() for video_id in read_list(file)]
         wanted = [video_id for file in needed for video_id in read_list(file)]
         if not wanted:

@@ -1,11 +1,11 @@
-"""Holds the shards of a data set against its manifest: sizes, checksums, every record, and some decoded videos.
+"""Checks the shards of a data set against its manifest: sizes, checksums, every record, and some decoded videos.
 
 python -m data_prep.verify --data_dir=data/ucf101/train --contact_sheet=ucf101.png
 python -m data_prep.verify --data_dir=s3://bucket/ucf101/train --runner=ray --ray_address=auto
 
-Each fault is one line: file, record (numbered from 0), what is wrong. A file whose framing is damaged is read up to
-there, as TFRecord does not find the next record. The exit status is 0 where there are no faults and 1 where there are.
---contact_sheet shows the first, middle and last frame of some videos, with their ids.
+Prints one line per fault: file, record (numbered from 0) and reason. A file with damaged framing is read only up to the
+damage, because TFRecord cannot find the next record. The exit status is 0 without faults, else 1. --contact_sheet shows
+the first, middle and last frame of some videos, with their ids.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MIB = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class VerifyOptions:
-    """What to look at."""
+    """Verification options."""
 
     data_dir: str = option("folder of the shards and their manifest.json")
     num_decoded: int = option("records a shard of which all frames are decoded, drawn at random", 2)
@@ -57,13 +57,13 @@ class VerifyOptions:
 
 @dataclasses.dataclass
 class SourceVideo:
-    """What the records of one video say.
+    """Contents of the records of one video.
 
     Attributes:
-      class_name: or nothing.
-      fps: frames a second; 0 where it is unknown.
-      num_records: more than one where it was cut into segments.
-      num_frames: of all its records.
+      class_name: Class name, or an empty string.
+      fps: Frames per second; 0 if unknown.
+      num_records: More than one if the video was split into segments.
+      num_frames: Total number of frames of its records.
     """
 
     class_name: str
@@ -74,16 +74,16 @@ class SourceVideo:
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """What to look at in one shard, in whatever process.
+    """Description of the checks of one shard, valid in any process.
 
     Attributes:
-      data_dir: folder of the shard.
-      shard: what the manifest says of it.
-      height: of all frames, in pixels, by the manifest.
-      width: likewise.
-      labels: names of the classes.
-      decoded: numbers of the records of which all frames are decoded.
-      shown: numbers of the records of which a tile is made.
+      data_dir: Folder of the shard.
+      shard: Entry of the shard in the manifest.
+      height: Height of all frames in pixels, from the manifest.
+      width: Width of all frames in pixels, from the manifest.
+      labels: Class names.
+      decoded: Numbers of the records whose frames are all decoded.
+      shown: Numbers of the records for which a tile is made.
     """
 
     data_dir: str
@@ -97,13 +97,13 @@ class ShardTask:
 
 @dataclasses.dataclass
 class ShardReport:
-    """What a shard holds.
+    """Contents and faults of a shard.
 
     Attributes:
-      faults: lines, without the name of the file.
-      record_ids: of the records that could be read, by their numbers.
-      videos: by their ids.
-      tiles: captions, and first, middle and last frame of the `shown` records, uint8 [height, 3 * width, 3] each.
+      faults: Lines without the file name.
+      record_ids: Ids of the readable records, by record number.
+      videos: Videos by id.
+      tiles: Caption and first, middle and last frame of each `shown` record, uint8 [height, 3 * width, 3].
     """
 
     faults: list[str] = dataclasses.field(default_factory=list)
@@ -113,10 +113,10 @@ class ShardReport:
 
 
 def verify_shard(task: ShardTask) -> ShardReport:
-    """Reads one shard.
+    """Checks one shard.
 
     Raises:
-      UserError: this machine does not see the folder.
+      UserError: This machine does not see the folder.
     """
     if not storage.is_remote(task.data_dir) and not os.path.isdir(task.data_dir):
         raise UserError(
@@ -174,7 +174,7 @@ def _verify_records(path: str, task: ShardTask, report: ShardReport) -> None:
 
 
 def _faults(record: dict[str, Any], task: ShardTask) -> Iterator[str]:
-    """What is wrong with a record that could be parsed, but for its frames."""
+    """Yields the faults of a parsed record, except those of its frames."""
     label, labels = int(record["label"]), task.labels
     if record["num_frames"] != len(record["frames"]):
         yield f"it has {len(record['frames'])} frames and says {record['num_frames']}"
@@ -188,7 +188,7 @@ def _faults(record: dict[str, Any], task: ShardTask) -> Iterator[str]:
 
 
 def _caption(record_id: str, class_name: str) -> str:
-    """The id, and the class if it is not in the id already."""
+    """Returns the id, followed by the class unless the id contains it."""
     return record_id if class_name in record_id else f"{record_id} ({class_name})"
 
 
@@ -198,12 +198,12 @@ def _tile(frames: Sequence[bytes], height: int, width: int) -> np.ndarray:
 
 
 class Verification:
-    """One reading of a data set, done when it is made: every fault is printed as it is found.
+    """Verifies a data set on construction, printing every fault as it is found.
 
     Attributes:
-      num_faults: lines printed.
-      videos: by their ids, over all shards.
-      tiles: of the sampled records, with their captions.
+      num_faults: Number of lines printed.
+      videos: Videos of all shards, by id.
+      tiles: Tiles of the sampled records, with their captions.
     """
 
     def __init__(self, manifest: Manifest, options: VerifyOptions, runner: RunnerOptions = LOCAL) -> None:
@@ -211,7 +211,7 @@ class Verification:
         self.videos: dict[str, SourceVideo] = {}
         self.tiles: list[tuple[str, np.ndarray]] = []
         self._record_ids: set[str] = set()
-        interval = 0.5 if sys.stderr.isatty() else 30  # not a line every moment in a log file
+        interval = 0.5 if sys.stderr.isatty() else 30  # few lines in a log file
         bar_of = functools.partial(tqdm.tqdm, unit="record", desc=manifest.name, mininterval=interval)
         with contextlib.ExitStack() as stack:
             if runner.runner == "ray":
@@ -240,7 +240,7 @@ class Verification:
 
 
 def _tasks(manifest: Manifest, options: VerifyOptions) -> Iterator[ShardTask]:
-    """One for each shard; the records that are drawn do not depend on who reads them."""
+    """Yields one task per shard; the sampled records do not depend on the process that reads them."""
     draw = np.random.default_rng(options.seed)
     on_sheet = _sample(draw, manifest.num_records, SHEET_VIDEOS if options.contact_sheet else 0)
     folder, labels, first = ray_cluster.placed(options.data_dir), tuple(manifest.labels), 0
@@ -252,21 +252,22 @@ def _tasks(manifest: Manifest, options: VerifyOptions) -> Iterator[ShardTask]:
 
 
 def _text(value: bytes) -> str:
-    """UTF-8, but for damage."""
+    """Decodes UTF-8, replacing invalid bytes."""
     return value.decode("utf-8", "backslashreplace")
 
 
 def _sample(draw: np.random.Generator, count: int, size: int) -> frozenset[int]:
-    """`size` of the numbers 0 .. count - 1, or all of them."""
+    """Draws `size` of the numbers 0 .. count - 1, or returns all of them."""
     return frozenset(int(number) for number in draw.choice(count, min(count, size), replace=False))
 
 
 def summary(manifest: Manifest, videos: Collection[SourceVideo]) -> str:
-    """A table with a row a class and one for all: videos, frames, seconds a video.
+    """Returns a table with one row per class and a total: videos, frames, seconds per video.
 
     Args:
-      manifest: tells how many frames segments of one video share; those count once in its seconds.
-      videos: that have been read.
+      manifest: Manifest of the data set; states how many frames the segments of a video share, counted once in its
+        seconds.
+      videos: Videos that have been read.
     """
     min_frames = manifest.options.get("min_frames")
     shared = min_frames - 1 if isinstance(min_frames, int) else 0

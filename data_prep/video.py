@@ -1,4 +1,4 @@
-"""Frames for a data set, encoded as JPEG or PNG."""
+"""Encodes frames as JPEG or PNG."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ ENCODINGS = ("jpeg", "png")
 def encode_frame(frame: np.ndarray, encoding: str, jpeg_quality: int) -> bytes:
     """Encodes uint8 [height, width, 3] RGB as a JPEG or PNG file.
 
-    JPEG keeps colour at full resolution (4:4:4): with the usual 4:2:0 a 32-pixel frame would have 16 pixels of colour.
-    On UCF101 at 192 pixels that costs a sixth more bytes.
+    JPEG keeps colour at full resolution (4:4:4): with the usual 4:2:0, a 32-pixel frame would have 16 pixels of colour.
+    For UCF101 at 192 pixels, files are a sixth larger.
     """
     bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
     if encoding == "png":

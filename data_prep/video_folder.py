@@ -1,23 +1,23 @@
-"""Prepares a folder of videos of any kind: -> TFRecord shards and a manifest.
+"""Prepares a folder of videos of any kind: converts them to TFRecord shards with a manifest.
 
 python -m data_prep.video_folder --video_dir=VIDEOS --split=train --resolution=128 --output_dir=data/own/train
 python -m data_prep.video_folder --video_dir=VIDEOS --split=all --face_box --output_dir=data/faces
 python -m data_prep.video_folder --video_dir=ROOT/test --split=test --test_fraction=1 --class_level=1 \\
   --classes=data/own/train --output_dir=data/own/test
 
-A video is a file, or a folder that holds images (.jpg, .png, .webp), one a frame, in the order of the numbers in their
-names. The folder that a video lies in is its label, e.g. `sports/tennis`; videos at the top have none. --class_level=1
-takes only the first of these folders. --classes fixes the classes and their numbers. The id of a video is its path in
-the folder. Hidden files and folders are left out. Links are followed, also out of the folder; where they go round in
-circles, each folder counts once.
+A video is a file, or a folder of images (.jpg, .png, .webp), one per frame, ordered by the numbers in their names. The
+folder that contains a video is its label, e.g. `sports/tennis`; videos at the top have none. --class_level=1 uses only
+the first of these folders. --classes fixes the classes and their numbers. The id of a video is its path in the folder.
+Hidden files and folders are ignored. Symbolic links are followed, also out of the folder; in a cycle of links, each
+folder counts once.
 
-Frames are what a good player shows: colours by the declared matrix and range, upright, with square pixels,
-deinterlaced; grey becomes three equal channels, transparency goes. HDR is refused. Every coded frame is a frame of the
-data set, in order, whatever its time; --fps=25 resamples all videos to one rate instead, which mixtures of rates need.
-It refuses folders of images, which have no rate.
+Frames look as in a good player: colours follow the declared matrix and range; frames are upright, deinterlaced and have
+square pixels; grey becomes three equal channels; transparency is removed. HDR is rejected. Every coded frame becomes a
+frame of the data set, in order, regardless of its time stamp. --fps=25 resamples all videos to one rate instead, which
+is needed for mixed rates. It cannot be used with folders of images, which have no rate.
 
-Whether a video belongs to the test split depends on its id and --split_seed alone: it stays where it is when others
-come or go. So --test_fraction is met only roughly, by chance.
+Whether a video belongs to the test split depends only on its id and --split_seed: adding or removing other videos does
+not change it. As a consequence, --test_fraction is met only approximately.
 
 --face_box crops the main face of each video, with a detector that comes with OpenCV; videos should be single shots.
 """
@@ -77,21 +77,21 @@ class VideoFolderOptions(VideoDirOptions):
 
 def _id(folder: pathlib.Path, path: str) -> str:
     relative = pathlib.Path(path).relative_to(folder).as_posix()
-    # Names of files may be any bytes, texts in records may not.
+    # File names may contain any bytes; text in records must be valid UTF-8.
     return os.fsencode(relative).decode("utf-8", "backslashreplace")
 
 
 def is_for_test(video_id: str, test_fraction: float, split_seed: int) -> bool:
-    """Whether a video belongs to the test split: of many a share of `test_fraction`, evenly by chance."""
+    """Returns whether a video belongs to the test split; true for a random fraction of about `test_fraction`."""
     digest = hashlib.sha256(f"split {split_seed} {video_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < test_fraction * 2**64
 
 
 def label_of(video_id: str, class_level: int) -> str:
-    """Name of a video's class: the folder at that level on the way to it, or all of them for 0; nothing at the top.
+    """Returns the class name: the folder at that level of the path, or all folders for 0; empty for a video at the top.
 
     Raises:
-      ConfigError: the video lies higher.
+      ConfigError: The path has fewer levels.
     """
     folders = video_id.split("/")[:-1]
     if not class_level:
@@ -102,12 +102,12 @@ def label_of(video_id: str, class_level: int) -> str:
 
 
 def read_classes(path: str) -> list[str]:
-    """Names of classes in the order of their numbers.
+    """Returns the class names, ordered by class number.
 
     Args:
-      path: of a text file with one name a line, or of the folder of a prepared data set.
+      path: A text file with one name per line, or the folder of a prepared data set.
     Raises:
-      UserError: no such file or folder, no classes, or one that is there twice.
+      UserError: The file or folder does not exist, there are no classes, or a class is listed twice.
     """
     if storage.is_folder(path):
         classes = Manifest.read(path).labels
@@ -128,7 +128,7 @@ def read_classes(path: str) -> list[str]:
 
 
 def _classes(labels: dict[str, str], path: str) -> list[str]:
-    """All classes; those of `path`, if it is given, must have the label of each video, by its id, among them."""
+    """Returns all classes. With `path`, the classes in it, which must include the label of every video id."""
     if not path:
         return sorted({*labels.values()} - {""})
     classes = read_classes(path)
@@ -143,8 +143,8 @@ def data_set(options: VideoFolderOptions) -> DataSet:
     """Finds the videos of a split and their labels, which are numbered alike in all splits.
 
     Raises:
-      UserError: no such folder, no videos in it or in the split, or a class that is not among `classes`.
-      OSError: a folder cannot be read.
+      UserError: The folder does not exist, it or the split has no videos, or a class is not among `classes`.
+      OSError: A folder cannot be read.
     """
     folder = pathlib.Path(options.video_dir)
     found = find_videos(folder, "--video_dir=")
@@ -197,7 +197,7 @@ def data_set(options: VideoFolderOptions) -> DataSet:
 
 
 def _recorded_classes(options: VideoFolderOptions, classes: list[str]) -> dict[str, Any]:
-    """The options of classes as a manifest records them: not at all by default, as in data sets of older versions."""
+    """Returns the class options as recorded in a manifest: omitted by default, as in data sets of older versions."""
     digest = hashlib.sha256("\n".join(classes).encode()).hexdigest()[:16]
     fixed = {"classes": f"{len(classes)} with digest {digest}"} if options.classes else {}
     return {**({"class_level": options.class_level} if options.class_level else {}), **fixed}

@@ -1,8 +1,8 @@
-"""Worker processes under supervision: one that dies or hangs costs the item it was at, and nothing else.
+"""Supervised worker processes: if one crashes or hangs, only the item it was processing is lost.
 
-Decoders are C code that meets damaged files, so a crash or an endless loop must be an ordinary event. A worker says
-which item of its task it begins; from then on the parent knows whom to blame. `concurrent.futures` breaks as a whole
-when a worker is killed, and `multiprocessing.Pool` waits for ever.
+Decoders are C code that reads damaged files, so crashes and endless loops must be handled as ordinary events. A worker
+announces each item of its task, so the parent knows which one failed. `concurrent.futures` fails as a whole when a
+worker is killed, and `multiprocessing.Pool` waits indefinitely.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ATTEMPTS = 3
 
 
 def num_processors() -> int:
-    """Processors that this process may use."""
+    """Returns the number of processors that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
@@ -34,13 +34,13 @@ def num_processors() -> int:
 
 
 class WorkerPool:
-    """Worker processes that stay between calls of `run_supervised`: to start one takes as long as some ten videos.
+    """Worker processes kept alive between calls of `run_supervised`: starting one takes as long as about ten videos.
 
-    A context manager; all of them are gone at its end.
+    A context manager; all workers are killed on exit.
     """
 
     def __init__(self, num_started: int = 0) -> None:
-        """Takes how many are started at once, rather than when there is a task for them."""
+        """Accepts the number of workers to start at once; others start when there is a task for them."""
         self.workers: list[_Worker] = []
         self._num_started = num_started
 
@@ -67,22 +67,22 @@ def run_supervised(
     """Runs tasks in worker processes; returns when all are done, or raises with no task running.
 
     Args:
-      function: called in a worker as function(task, announce); importable from its module (workers are spawned). It
-        calls announce(item) when it begins with an item, again whenever it has made headway with it, and announce(None)
-        when it is past the last one.
-      tasks: picklable; their items are hashable.
-      num_workers: processes, at most.
-      item_timeout: seconds from an announcement of an item to the next announcement.
-      on_done: called here as on_done(task, what the function returned).
-      on_lost: called here as on_lost(task, item, reason) when an item crashed its worker or took too long; returns the
-        task that is to be run instead, usually the same without that item. Not when SIGKILL met a worker at this item
-        for the first time: where memory ran out, another process may have been to blame, and the task is run again.
-      on_begin: called here as on_begin(task, item) for every announced item.
-      pool: whose idle workers are used first, and which keeps those that are started. Without one, all of them end with
+      function: Called in a worker as function(task, announce). Must be importable from its module (workers are
+        spawned). It calls announce(item) at the start of an item and whenever it has made progress with it, and
+        announce(None) after the last item.
+      tasks: Picklable tasks with hashable items.
+      num_workers: Maximum number of processes.
+      item_timeout: Maximum time in seconds between the announcement of an item and the next announcement.
+      on_done: Called in this process as on_done(task, result).
+      on_lost: Called in this process as on_lost(task, item, reason) if an item crashed its worker or timed out. Returns
+        the task to run instead, usually the same one without the item. Not called the first time that SIGKILL hits a
+        worker at this item: memory may have run out because of another process, so the task is run again.
+      on_begin: Called in this process as on_begin(task, item) for every announced item.
+      pool: Its idle workers are used first, and it keeps the workers started here. Without a pool, all workers end with
         this call.
     Raises:
-      UserError: the function raised one, or an OSError; or workers die outside of any item.
-      RuntimeError: the function raised anything else; the message is its traceback.
+      UserError: The function raised a UserError or an OSError, or workers die outside of any item.
+      RuntimeError: The function raised another exception; the message is its traceback.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_sigterm_interrupts())
@@ -105,7 +105,7 @@ def run_supervised(
                 reason = worker.trouble(item_timeout) if worker.busy else None
                 if reason is None:
                     continue
-                was_killed = worker.process.exitcode == -signal.SIGKILL  # from outside
+                was_killed = worker.process.exitcode == -signal.SIGKILL  # by another process
                 worker.kill()
                 workers.remove(worker)
                 if worker.item is not None and was_killed and worker.item not in killed:
@@ -117,7 +117,7 @@ def run_supervised(
                     queue.appendleft((worker.task, worker.attempt + 1))
                 else:
                     error = UserError(f"{reason}, {ATTEMPTS} times, at no video; try a smaller --num_workers")
-            if error is not None:  # raised only now, so that what others have finished counts
+            if error is not None:  # raised after the loop, so that results of other workers are not lost
                 raise error
 
 
@@ -128,10 +128,10 @@ def _stop_busy(workers: list[_Worker]) -> None:
 
 
 class _Worker:
-    """One process, and what the parent knows of it."""
+    """A process and its state as known to the parent."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")  # fork copies the threads' locks of OpenCV and TensorFlow
+        context = multiprocessing.get_context("spawn")  # fork would copy locks held by threads of OpenCV and TensorFlow
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
         self.busy, self.attempt, self.deadline = False, 0, 0.0
@@ -139,17 +139,17 @@ class _Worker:
         self.item: Any = None
         with _ignored_in_children(signal.SIGINT):
             self.process.start()
-        theirs.close()  # else the end of the worker would not close the pipe
+        theirs.close()  # otherwise the pipe would stay open when the worker ends
 
     def assign(self, function: Callable[[Any, Announce], Any], task: Any, attempt: int) -> None:
         self.busy, self.task, self.attempt, self.item = True, task, attempt, None
-        with contextlib.suppress(OSError):  # it died idle; `trouble` will say so
+        with contextlib.suppress(OSError):  # it died while idle; `trouble` will report it
             self.connection.send((function, task))
 
     def listen(
         self, item_timeout: float, on_begin: Callable[[Any, Any], None], on_done: Callable[[Any, Any], None]
     ) -> Exception | None:
-        """Reads all that it has said; returns the error with which its function ended, if so."""
+        """Processes all pending messages; returns the error that ended its function, if any."""
         for kind, value in self._messages():
             if kind == "begin":
                 self.item, self.deadline = value, time.monotonic() + item_timeout
@@ -171,7 +171,7 @@ class _Worker:
             self.process.join()
 
     def trouble(self, item_timeout: float) -> str | None:
-        """Why this worker must be replaced, or None. Asked after `listen`, as it may have finished before it died."""
+        """Returns why to replace this worker, or None. Call after `listen`: it may have finished before it died."""
         code = self.process.exitcode
         if code is not None:
             hint = " (out of memory?)" if code == -signal.SIGKILL else ""
@@ -188,7 +188,7 @@ class _Worker:
 
 
 def _wait(workers: list[_Worker]) -> None:
-    """Sleeps until a worker has something to say, has died, or is out of time."""
+    """Sleeps until a worker sends a message, dies, or exceeds its time limit."""
     busy = [worker for worker in workers if worker.busy]
     deadlines = [worker.deadline for worker in busy if worker.item is not None]
     timeout = max(0.0, min(deadlines) - time.monotonic()) + 0.01 if deadlines else None
@@ -198,8 +198,8 @@ def _wait(workers: list[_Worker]) -> None:
 
 
 def _serve(connection: multiprocessing.connection.Connection) -> None:
-    """What a worker does all its life."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent alone decides
+    """Main loop of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; only the parent handles it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         while True:
@@ -220,9 +220,9 @@ def _serve(connection: multiprocessing.connection.Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this worker at once when the parent is killed, even in a decoder that hangs.
+    """Ends this worker at once if the parent is killed, even during a decoder that hangs.
 
-    It must not touch its shard any more when the command is started again and another worker writes the same one.
+    It must not write to its shard when the command is restarted and another worker writes the same one.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -232,7 +232,7 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _ignored_in_children(number: signal.Signals) -> Iterator[None]:
-    """Children started inside ignore the signal from their first moment, before they could do so themselves."""
+    """Makes children started in the block ignore the signal from the start, before they could do so themselves."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -245,7 +245,7 @@ def _ignored_in_children(number: signal.Signals) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """Makes SIGTERM, with which clusters end a job, the same as Ctrl-C, so that workers and temporary files go."""
+    """Treats SIGTERM (sent by clusters to end a job) like Ctrl-C, so that workers and temporary files go away."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

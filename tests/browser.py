@@ -1,4 +1,4 @@
-"""A headless Chromium that sees nothing but this machine, and the servers whose pages it opens."""
+"""A headless Chromium that can only reach this machine, and the servers whose pages it opens."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ PROGRAMS = ("chromium", "google-chrome", "google-chrome-stable", "chromium-brows
 HOST = "127.0.0.1"
 START_SECONDS = 120
 STOP_SECONDS = 30
-PAGE_SECONDS = 60  # the machine may be busy; waiting ends as soon as what is waited for is there
+PAGE_SECONDS = 60  # the machine may be busy; waiting ends as soon as the condition is met
 
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """The system's Chromium or Chrome, or the one that CHROMIUM names; skips the test where there is none."""
+    """Returns the system's Chromium or Chrome, or the one that CHROMIUM names; skips the test if there is none."""
     program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
         pytest.skip(f"no browser: none of {', '.join(PROGRAMS)} on the path; Debian: apt-get install chromium")
     api = pytest.importorskip("playwright.sync_api", reason="no Playwright: it is in requirements-dev.txt")
     with api.sync_playwright() as playwright:
-        # Whatever the page asks for: no other host has an address.
+        # Other hosts cannot be resolved, whatever the page requests.
         only_here = f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {HOST}"
         browser = playwright.chromium.launch(executable_path=program, args=[only_here])
         try:
@@ -44,7 +44,7 @@ def chromium() -> Iterator[Browser]:
 
 
 def open_page(browser: Browser, width: int = 1400, height: int = 1000) -> tuple[Page, list[str]]:
-    """A new page, and the list to which addresses on other hosts are added that it asks for, in vain."""
+    """Opens a new page; returns it with a list that collects its requests to other hosts, all of which fail."""
     page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(1000 * PAGE_SECONDS)
     others: list[str] = []
@@ -67,7 +67,7 @@ class Server(NamedTuple):
 
 @contextlib.contextmanager
 def serving(command: Sequence[str], environment: dict[str, str] | None = None) -> Iterator[Server]:
-    """Runs a server from when it prints its address on, and ends it with SIGTERM."""
+    """Runs a server, waits until it prints its address, and ends it with SIGTERM."""
     said: list[str] = []
     process = subprocess.Popen(
         command,
@@ -90,7 +90,7 @@ def serving(command: Sequence[str], environment: dict[str, str] | None = None) -
             else:
                 raise AssertionError(f"{' '.join(command)} gave no address:\n{''.join(said)}")
             timer.cancel()
-            # Somebody has to read what it says from now on, or it would wait once the pipe is full.
+            # The pipe must be read from now on, or the server would block when it is full.
             threading.Thread(target=process.stdout.read, daemon=True).start()
             yield Server(process, address[0])
         finally:

@@ -1,4 +1,4 @@
-"""Buckets of a true S3-protocol server on loopback, which can be made to fail."""
+"""Buckets of a real S3-compatible server on loopback that can be made to fail."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import pytest
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Not you.</Message></Error>"
 
 
-BROKEN = 0  # a fault: half of the answer comes
+BROKEN = 0  # a fault: only half of the answer is sent
 
 
 class Proxy(http.server.BaseHTTPRequestHandler):
-    """Passes requests on to `target`, except for the next ones, which get the statuses of `faults` instead."""
+    """Forwards requests to `target`, except for the next ones, which receive the statuses in `faults` instead."""
 
     target = ""
-    faults: list[int] = []  # noqa: RUF012 (of the one proxy)
+    faults: list[int] = []  # noqa: RUF012 (there is only one proxy)
     answered: list[int] = []  # noqa: RUF012
     protocol_version = "HTTP/1.1"
 
@@ -62,7 +62,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
 
 @functools.cache
 def endpoint() -> str:
-    """Address of the server of this process, behind the proxy; only one, as clients are made once."""
+    """Address of the server of this process, behind the proxy; a single one, because clients are cached."""
     from moto.server import ThreadedMotoServer
 
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -75,10 +75,10 @@ def endpoint() -> str:
 
 @contextlib.contextmanager
 def bucket(name: str) -> Iterator[str]:
-    """A new bucket that this process finds, and those that it starts; gives its address.
+    """Creates a bucket, visible to this process and its children; returns its address.
 
     Args:
-      name: another one for each file of tests: runs are locked by their address, whoever serves it.
+      name: Unique per test file: runs are locked by their address, whichever server serves it.
     """
     import boto3
 

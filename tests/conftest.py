@@ -1,4 +1,4 @@
-"""Shared by all tests: two logical CPUs, so that strategies with two replicas can be made, and tiny configs."""
+"""Shared fixtures: two logical CPUs, so that strategies with two replicas can be created, and tiny configs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import sys
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the tests are written for CPUs, whatever the machine has
-os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # tests run side by side, on networks too small to share out
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the tests are written for CPUs
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # tests run in parallel, on networks too small for several threads
 
 import pytest
 
@@ -35,10 +35,10 @@ TINY_FLAGS = [
 
 
 def pytest_configure() -> None:
-    """Makes two logical CPUs, before the first test module touches TensorFlow."""
+    """Creates two logical CPUs before the first test module uses TensorFlow."""
     import tensorflow as tf
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and all they start, ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs and children
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -46,7 +46,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def two_replicas() -> Any:
-    """MirroredStrategy on two logical CPUs; one for all tests, as a second would use its collectives' keys again."""
+    """MirroredStrategy on two logical CPUs; a single one, as a second would reuse its collective keys."""
     import tensorflow as tf
 
     return tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
@@ -56,7 +56,7 @@ needs_bfloat16 = pytest.mark.skipif(withholds_avx512(), reason="TensorFlow would
 
 
 def tiny_config(model: dict[str, Any] | None = None, data: dict[str, Any] | None = None, **train: Any) -> Config:
-    """A config of two levels, 16 pixels and 4 frames, with changes."""
+    """Returns a config of two levels, 16 pixels and 4 frames, with the given changes."""
     return Config(
         ModelConfig(**{**TINY_MODEL, **(model or {})}),
         DataConfig(**(data or {})),

@@ -1,4 +1,4 @@
-"""Small data sets for tests, written with the contract's own functions."""
+"""Small data sets for tests, written with the package's own functions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write_data_set(
     num_shards: int = 2,
     labels: Sequence[str] = (),
 ) -> Manifest:
-    """Writes one video a length; each pixel of frame t of video v holds (10 * v, t, column).
+    """Writes one video per length; each pixel of frame t of video v is (10 * v, t, column).
 
     With `labels`, video v has label v % len(labels).
     """
@@ -63,12 +63,12 @@ def write_data_set(
 
 
 def read_records(path: pathlib.Path | str) -> list[bytes]:
-    """The serialized records of a shard."""
+    """Returns the serialized records of a shard."""
     return list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
 
 
 def rewrite(folder: pathlib.Path, file: str, records: list[bytes]) -> None:
-    """Writes a shard anew, and its size and checksum into the manifest, but not its counts."""
+    """Rewrites a shard and updates its size and checksum in the manifest, but not its counts."""
     path = folder / file
     with tf.io.TFRecordWriter(str(path)) as writer:
         for record in records:
@@ -84,7 +84,7 @@ def rewrite(folder: pathlib.Path, file: str, records: list[bytes]) -> None:
 def flip_byte(path: pathlib.Path, record: int) -> None:
     """Flips a bit in the middle of a record, so that its checksum in the TFRecord framing is wrong."""
     before = read_records(path)
-    # The framing of a record: length and its checksum, 12 bytes; the record; its checksum, 4 bytes.
+    # Framing of a record: length and its checksum, 12 bytes; the record; its checksum, 4 bytes.
     position = sum(16 + len(other) for other in before[:record]) + 12 + len(before[record]) // 2
     content = bytearray(path.read_bytes())
     content[position] ^= 1

@@ -1,4 +1,4 @@
-"""Drawn faces and their masks, for the tests of what crops faces."""
+"""Drawn faces and their masks, for the tests of face crops."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import cv2
 import numpy as np
 
 HEIGHT, WIDTH = 120, 160
-SKIN, NOSE, MASK = (224, 180, 150), (30, 90, 220), (90, 200, 40)  # the nose is blue, so that it is found again
+SKIN, NOSE, MASK = (224, 180, 150), (30, 90, 220), (90, 200, 40)  # the nose is blue, so that it can be located
 BACKGROUND = cv2.resize(
     np.random.default_rng(0).integers(60, 120, (6, 8, 3), np.uint8), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC
 )
 
 
 def draw_face(x: float, y: float, radius: float, *, tilt: float = 0.0, nose: bool = True) -> np.ndarray:
-    """A face of width 1.6 and height 2.2 radii about the point (x, y): uint8 [HEIGHT, WIDTH, 3], RGB.
+    """Draws a face of width 1.6 and height 2.2 radii centred at (x, y): uint8 [HEIGHT, WIDTH, 3], RGB.
 
-    Detectors of faces know it, without its blue nose, for one. `tilt` turns it clockwise, in degrees.
+    Face detectors recognize it without its blue nose. `tilt` rotates it clockwise, in degrees.
     """
     frame = BACKGROUND.copy()
 
     def ellipse(u: float, v: float, width: float, height: float, colour: tuple[int, ...]) -> None:
-        # OpenCV takes whole numbers with some bits of fraction, counted from the middle of the first pixel.
+        # OpenCV takes fixed-point numbers, counted from the centre of the first pixel.
         turn = np.deg2rad(tilt)
         along = u * np.cos(turn) - v * np.sin(turn), u * np.sin(turn) + v * np.cos(turn)
         centre = [round((value - 0.5 + radius * part) * 16) for value, part in zip((x, y), along)]
@@ -46,7 +46,7 @@ def draw_face(x: float, y: float, radius: float, *, tilt: float = 0.0, nose: boo
 
 
 def draw_mask(box: Iterable[float] | None) -> np.ndarray:
-    """The mask of a face: white, with a coloured ellipse that fills the box (left, top, right, bottom), if any."""
+    """Draws the mask of a face: white, with a coloured ellipse in the box (left, top, right, bottom), if any."""
     mask = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
     if box is not None:
         left, top, right, bottom = box
@@ -57,19 +57,19 @@ def draw_mask(box: Iterable[float] | None) -> np.ndarray:
 
 
 def face_box(x: float, y: float, radius: float) -> tuple[float, float, float, float]:
-    """left, top, right, bottom of the face that `draw_face` draws upright."""
+    """Returns left, top, right and bottom of the upright face of `draw_face`."""
     return x - 0.8 * radius, y - 1.1 * radius, x + 0.8 * radius, y + 1.1 * radius
 
 
 def find_nose(frame: np.ndarray) -> tuple[float, float]:
-    """x and y of the middle of the blue nose, from the corner of the frame, in pixels; NaN where it is not in view."""
+    """Returns the centre (x, y) of the blue nose in pixels from the corner of the frame; NaN if it is not visible."""
     values = frame.astype(int)
     rows, columns = np.nonzero((values[..., 2] > 150) & (values[..., 0] < 110))
     return (columns.mean() + 0.5, rows.mean() + 0.5) if len(rows) else (np.nan, np.nan)
 
 
 def write_lossy(path: pathlib.Path, frames: Iterable[np.ndarray], codec: str = "mp4v", fps: float = 30.0) -> None:
-    """Writes uint8 [T, H, W, 3] RGB with an encoder of OpenCV that loses detail and shifts white."""
+    """Writes uint8 [T, H, W, 3] RGB with a lossy encoder of OpenCV, which also changes white."""
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = list(frames)
     size = frames[0].shape[1], frames[0].shape[0]

@@ -1,8 +1,8 @@
-"""True commands without the seconds in which TensorFlow is imported: a process that has it forks for each of them.
+"""Runs the real commands without the import time of TensorFlow: a server process that has imported it forks for each.
 
-`fork_command` is `tests.conftest.run_command` but for its start. What a command does before that import, or to it, does
-not show here, such as the noise that `quiet.install` keeps away. Such tests, and one of each command, take
-`run_command`.
+`fork_command` works like `tests.conftest.run_command` except for the start of the process. It does not cover what a
+command does before or to that import, such as the log messages that `quiet.install` suppresses. Tests of this, and one
+test per command, use `run_command`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def fork_command(
     """Runs `python -m module arguments` in a fork of the server.
 
     Args:
-      module: the command, or any module that is run as a script.
-      *arguments: its own.
-      env: its environment; this process's where it is None.
-      cwd: the folder that it runs in.
+      module: The command, or any module that is run as a script.
+      *arguments: Arguments of the command.
+      env: Environment; None = the one of this process.
+      cwd: Working directory.
     """
     environment = {name: value for name, value in (env or os.environ).items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     with tempfile.TemporaryDirectory() as folder:
@@ -50,13 +50,13 @@ def fork_command(
 
 @functools.cache
 def _server() -> subprocess.Popen[str]:
-    """This file as a process of its own, one for each of pytest's workers; it ends with its input, when they end."""
+    """This file as a separate process, one per pytest worker; it ends when its input is closed."""
     command = [sys.executable, "-m", "tests.forking"]
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def _serve() -> None:
-    """Reads requests, a line each; answers with the exit status, negative for a signal, as `subprocess` has it."""
+    """Reads one request per line; answers with the exit status, negative for a signal, as in `subprocess`."""
     for line in sys.stdin:
         child = os.fork()
         if not child:
@@ -65,12 +65,12 @@ def _serve() -> None:
 
 
 def _become(argv: list[str], environment: dict[str, str], folder: str, outputs: list[str]) -> None:
-    """Runs the command in this process, and leaves it.
+    """Runs the command in this process and exits.
 
-    As Python does, threads are waited for and exit handlers called; but memory is not put in order, which takes a
-    second with TensorFlow, as all that is shared with the server would be copied.
+    As in Python, threads are joined and exit handlers are called. But memory is not released: this takes a second with
+    TensorFlow, because it would copy all memory shared with the server.
     """
-    signal.alarm(TIMEOUT)  # which kills
+    signal.alarm(TIMEOUT)  # kills the process
     for descriptor, path in enumerate([os.devnull, *outputs]):
         file = os.open(path, os.O_RDWR | os.O_CREAT)
         os.dup2(file, descriptor)
@@ -101,5 +101,5 @@ if __name__ == "__main__":
     import tensorflow as tf
 
     tf.keras.Model  # noqa: B018 (Keras is imported when it is first touched)
-    gc.freeze()  # a child's collector would touch, and so copy, all that it shares with this process
+    gc.freeze()  # a child's garbage collector would copy all memory shared with this process
     _serve()

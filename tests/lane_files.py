@@ -1,9 +1,9 @@
-"""Writes tests/data/lanes/LANE: what a tiny run leaves behind in the lane of this Python, for tests of the other lane.
+"""Writes tests/data/lanes/LANE: the files of a tiny run in the lane of this Python, for tests of the other lane.
 
 python -m tests.lane_files
 
-The run is conditional and has two levels; its checkpoint of step 2 holds everything that resuming needs. `videos.npz`
-has the videos of two seeds.
+The run is conditional and has two levels; its checkpoint of step 2 contains everything needed to resume. `videos.npz`
+contains the videos of two seeds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SEEDS, LABELS = (3, 5), (1, 0)
 
 
 def train(data_dir: pathlib.Path, model_dir: pathlib.Path, steps: int) -> str:
-    """Trains the run up to a step, or resumes it. Returns what the command logs."""
+    """Trains the run up to a step, or resumes it. Returns the log of the command."""
     write_data_set(data_dir, [8] * 8, labels=("left", "right"))
     result = run_command(
         "tganv2_tf.train",
@@ -40,7 +40,7 @@ def train(data_dir: pathlib.Path, model_dir: pathlib.Path, steps: int) -> str:
 
 
 def variables(checkpoint: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """All numbers in a checkpoint, by their names there."""
+    """Returns all numbers in a checkpoint, by name."""
     reader = tf.train.load_checkpoint(str(checkpoint))
     names = [name for name in reader.get_variable_to_shape_map() if "_CHECKPOINTABLE_OBJECT_GRAPH" not in name]
     return {name: reader.get_tensor(name) for name in names}

@@ -1,8 +1,8 @@
-"""A command for tests of what it accepts and writes, in a quarter of the time.
+"""Runs a command in a quarter of the time, for tests of its inputs and outputs.
 
-TensorFlow's functions run step by step, which is quick where making their graphs takes longer than using them once or
-twice; and worker processes are forked. `fork_command("tests.quickly", module, *arguments)` is
-`fork_command(module, *arguments)` but for that; `--replicas=2` before the module lets one CPU stand for two devices.
+TensorFlow's functions run eagerly, which is faster if tracing takes longer than one or two calls, and worker processes
+are forked. `fork_command("tests.quickly", module, *arguments)` otherwise works like `fork_command(module, *arguments)`.
+With `--replicas=2` before the module, one CPU acts as two devices.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, each with processes of its own that can be killed."""
+"""A Ray cluster of several nodes on this machine, each with separate processes that can be killed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LOST_AFTER = {"initial_delay_ms": 0, "period_ms": 200, "failure_threshold": 3}
 
 
 class Nodes:
-    """Nodes besides the head, which runs no tasks.
+    """Nodes in addition to the head, which runs no tasks.
 
     Attributes:
-      address: of the cluster.
+      address: Address of the cluster.
     """
 
     def __init__(self, cluster: Any) -> None:
@@ -30,15 +30,15 @@ class Nodes:
         self.address: str = cluster.address
 
     def add(self, num_cpus: int = 1) -> None:
-        """One more node."""
+        """Adds a node."""
         self._nodes.append(self._cluster.add_node(num_cpus=num_cpus, object_store_memory=2**27))
 
     def busy(self, node: int) -> bool:
-        """Whether a process of the node is at a task."""
+        """Returns whether a process of the node is running a task."""
         return any("ray::_reported" in title for title in self._titles(node))
 
     def kill(self, node: int) -> None:
-        """Kills all processes of a node at once, as if its plug were pulled."""
+        """Kills all processes of a node at once, like a power failure."""
         self._cluster.remove_node(self._nodes.pop(node), allow_graceful=False)
 
     def _titles(self, node: int) -> Iterator[str]:
@@ -50,10 +50,10 @@ class Nodes:
 
 @contextlib.contextmanager
 def nodes(*cpus: int) -> Iterator[Nodes]:
-    """A cluster with a node for each of the numbers of processors; nothing of it is left in the end."""
+    """Starts a cluster with one node per given number of processors; removes it completely on exit."""
     from ray.cluster_utils import Cluster
 
-    # A node that is lost is found out in a second, not in a quarter of a minute.
+    # Lost nodes are detected in a second instead of 15 seconds.
     quickly = {f"health_check_{name}": value for name, value in LOST_AFTER.items()}
     head = {"num_cpus": 0, "object_store_memory": 2**27, "_system_config": quickly}
     cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -67,7 +67,7 @@ def nodes(*cpus: int) -> Iterator[Nodes]:
 
 
 def children(pid: int) -> list[int]:
-    """Processes that a process has started."""
+    """Returns the processes that a process has started."""
     try:
         tasks = list(pathlib.Path(f"/proc/{pid}/task").iterdir())
         return [int(word) for task in tasks for word in (task / "children").read_text().split()]
@@ -76,7 +76,7 @@ def children(pid: int) -> list[int]:
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Waits, and fails where it takes too long."""
+    """Waits; fails if it takes too long."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it took too long"
@@ -84,6 +84,6 @@ def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 def end(pid: int) -> None:
-    """Kills a process that may be gone."""
+    """Kills a process that may have ended."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)

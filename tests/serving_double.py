@@ -1,8 +1,8 @@
-"""A double of TensorFlow Serving, whose binary the tests cannot ask for.
+"""A test double of TensorFlow Serving, whose binary is not available to the tests.
 
 It has the published protos and gRPC service, follows the documented REST interface
 (https://www.tensorflow.org/tfx/serving/api_rest), and runs a SavedModel as the server does: the graph in a session, fed
-and fetched by the tensors' names in the signatures. Left out: strings, logging, batching, several models.
+and fetched by the tensor names in the signatures. Not implemented: strings, logging, batching, several models.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Fault(Exception):
-    """A status of the server's that is not OK."""
+    """An error status of the server."""
 
     def __init__(self, code, message):
         super().__init__(message)
@@ -43,16 +43,16 @@ class Fault(Exception):
 
 
 class Model:
-    """One version of one model, served."""
+    """A served version of a model."""
 
     def __init__(self, name, folder):
         self.name, self.folder, self.version = name, pathlib.Path(folder), int(pathlib.Path(folder).name)
         self.state = "AVAILABLE"
-        self.gate = threading.Event()  # closed: requests wait
+        self.gate = threading.Event()  # while cleared, requests wait
         self.gate.set()
         with tf.Graph().as_default():
             options = tf.compat.v1.ConfigProto()
-            options.graph_options.rewrite_options.disable_meta_optimizer = True  # takes longer than what it saves here
+            options.graph_options.rewrite_options.disable_meta_optimizer = True  # takes longer than it saves here
             self.session = tf.compat.v1.Session(config=options)
             loaded = tf.compat.v1.saved_model.load(self.session, ["serve"], str(folder))
         self.signatures = dict(loaded.signature_def)
@@ -82,7 +82,7 @@ class Model:
         try:
             outputs = self.session.run({key: info.name for key, info in signature.outputs.items()}, feed)
         except tf.errors.OpError as error:
-            message = error.message.replace("Graph execution error:\n\n", "")  # Python's, not the server's
+            message = error.message.replace("Graph execution error:\n\n", "")  # added by Python, not by the server
             raise Fault(CODES[error.error_code], message) from error
         response = predict_pb2.PredictResponse(model_spec=request.model_spec)
         response.model_spec.version.value = self.version
@@ -110,7 +110,7 @@ MESSAGE_DEFAULTS = next(
 
 
 def as_proto_field(array):
-    """A TensorProto with its numbers one by one, as the server writes it; `tf.make_tensor_proto` writes bytes."""
+    """Returns a TensorProto with one number per value, as the server writes it; `tf.make_tensor_proto` writes bytes."""
     dtype, shape = tf.as_dtype(array.dtype).as_datatype_enum, tf.TensorShape(array.shape).as_proto()
     proto = tensor_pb2.TensorProto(dtype=dtype, tensor_shape=shape)
     (proto.float_val if array.dtype == np.float32 else proto.int_val).extend(array.ravel().tolist())
@@ -118,7 +118,7 @@ def as_proto_field(array):
 
 
 def json_tensor(value, info):
-    """A JSON value -> TensorProto of an input's dtype; the first elements say the shape."""
+    """Converts a JSON value to a TensorProto of an input's dtype; the first elements determine the shape."""
     dtype, shape, inner = tf.as_dtype(info.dtype), [], value
     while isinstance(inner, list):
         shape.append(len(inner))
@@ -136,7 +136,7 @@ def json_tensor(value, info):
 
 
 def json_inputs(body, infos):
-    """The `inputs` (columns) or `instances` (rows) of a request -> TensorProtos by name."""
+    """Converts the `inputs` (columns) or `instances` (rows) of a request to TensorProtos by name."""
     if ("inputs" in body) == ("instances" in body):
         raise Fault(grpc.StatusCode.INVALID_ARGUMENT, "expecting one of 'inputs' or 'instances' keys")
     if "inputs" in body:
@@ -157,11 +157,11 @@ def json_inputs(body, infos):
         raise Fault(grpc.StatusCode.INVALID_ARGUMENT, "instances is a plain list, but expecting list of objects")
     else:
         columns = {next(iter(infos)): body["instances"]}
-    return {name: json_tensor(columns[name], info) for name, info in infos.items()}  # others are not looked at
+    return {name: json_tensor(columns[name], info) for name, info in infos.items()}  # others are ignored
 
 
 class RestHandler(http.server.BaseHTTPRequestHandler):
-    """The REST interface; `self.server.model` is what it serves."""
+    """The REST interface; it serves `self.server.model`."""
 
     server: Any
 
@@ -191,7 +191,7 @@ class RestHandler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        with contextlib.suppress(OSError):  # the client has lost its patience
+        with contextlib.suppress(OSError):  # the client has timed out
             self.wfile.write(data)
 
     def about(self, spec, match):
@@ -247,11 +247,11 @@ class GrpcServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 @contextlib.contextmanager
 def serve(model):
-    """Both interfaces of a model: .rest, .grpc are the client's flags for them."""
+    """Serves both interfaces of a model; .rest and .grpc are the client's flags for them."""
     web: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), RestHandler)
     web.model = model
     threading.Thread(target=web.serve_forever, daemon=True).start()
-    # The server's own limit is 2 GB, too.
+    # The server's own limit is 2 GB as well.
     rpc = grpc.server(futures.ThreadPoolExecutor(4), options=[("grpc.max_send_message_length", -1)])
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(GrpcServicer(model), rpc)
     port = rpc.add_insecure_port("127.0.0.1:0")

@@ -1,4 +1,4 @@
-"""The ablation: equal budgets, commands that the project understands, and a table of what they found."""
+"""The ablation: equal budgets, valid commands, and a table of the results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def command(folder):
 
 @pytest.fixture(scope="module")
 def plans():
-    """Tracing the graphs takes a while."""
+    """Cached, because tracing the graphs takes a while."""
     return ablation.plan(command("unused"))
 
 
@@ -48,7 +48,7 @@ def test_the_rows_are_those_of_the_paper(plans):
 
 
 class Recorded:
-    """In place of `Runner.run`: notes commands, and writes scores that tell which run they are of."""
+    """Replaces `Runner.run`: records commands, and writes scores that identify their run."""
 
     def __init__(self, fail_at=""):
         self.seen, self.fail_at = [], fail_at

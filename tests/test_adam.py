@@ -1,4 +1,4 @@
-"""Adam as one operation, against Keras' own."""
+"""Adam as a single operation, compared with Keras' implementation."""
 
 import numpy as np
 import pytest

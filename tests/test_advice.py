@@ -1,4 +1,4 @@
-"""What is said if there is no data set: the command that makes one for the recipe in use."""
+"""Messages for missing data sets: the command that makes one for the recipe in use."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_what_is_said_depends_on_the_recipe(tmp_path: pathlib.Path, recipe: str,
 
 
 def test_the_command_changes_nothing_of_a_run(tmp_path: pathlib.Path) -> None:
-    record_config(tiny_config(model_dir=str(tmp_path)))  # as of a version before
+    record_config(tiny_config(model_dir=str(tmp_path)))  # as recorded by an older version
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "ckpt-1.index").touch()
     now = tiny_config(data={"data_prep": "video_folder"}, model_dir=str(tmp_path), seed=3)

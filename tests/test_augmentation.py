@@ -1,4 +1,4 @@
-"""DiffAugment against values by hand, and the sameness of a clip's transform over frames and levels."""
+"""DiffAugment: values computed by hand, and equal transforms for all frames and levels of a clip."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def noise(*shape):
 
 
 def pyramid_of(videos, frame_strides, batch_strides, offsets):
-    """Levels of 8, 16, 32 ... pixels whose coarse pixels are means of fine ones; float32 [N, T, R, R, 3] -> levels."""
+    """Averages float32 [N, T, R, R, 3] to levels of 8, 16, 32 ... pixels."""
     levels = []
     for i in range(len(batch_strides) + 1):
         if i:
@@ -42,7 +42,7 @@ def test_other_policies_are_refused_with_the_valid_ones(text):
 
 def test_color_by_hand():
     pixels = tf.reshape(tf.constant([[0.2, 0.4, 0.9], [0.0, 0.0, 0.0]]), [1, 1, 1, 2, 3])
-    # The first one's mean is 0.5, the differences -0.3, -0.1, 0.4. Halved, on 0.5 + 0.1: 0.45, 0.55, 0.8; times 1.5.
+    # The first mean is 0.5, the differences are -0.3, -0.1, 0.4. Halved, around 0.5 + 0.1: 0.45, 0.55, 0.8; times 1.5.
     out = augmentation.color(pixels, tf.constant([[0.1, 0.5, 1.5]]), 1)
     np.testing.assert_allclose(out[0, 0, 0], [[0.675, 0.825, 1.2], [0.15, 0.15, 0.15]], rtol=1e-6)
 
@@ -60,8 +60,8 @@ def test_cutout_by_hand():
     centres = tf.constant([[4, 4], [0, 3], [8, 8]])
     kept = augmentation.cut_out(tf.ones([3, 1, 8, 8, 3]), centres, 8)[:, 0, :, :, 0].numpy()
     expected = np.ones((3, 8, 8))
-    expected[0, 2:6, 2:6] = 0  # half of the side, around the middle
-    expected[1, 0:2, 1:5] = 0  # the other half of this hole lies above the video
+    expected[0, 2:6, 2:6] = 0  # half of the side, centred
+    expected[1, 0:2, 1:5] = 0  # the other half of this hole is above the video
     expected[2, 6:8, 6:8] = 0
     np.testing.assert_array_equal(kept, expected)
     fine = augmentation.cut_out(tf.ones([3, 1, 24, 24, 3]), centres, 8)[:, 0, :, :, 0]
@@ -85,7 +85,7 @@ def test_all_frames_of_a_clip_are_transformed_alike_and_clips_are_not():
     for name in POLICIES:
         (out,) = diffaugment([tf.constant(videos)], (name,), (), SEED)
         np.testing.assert_array_equal(out, np.broadcast_to(out[:, :1], out.shape))
-        # Six out of the nine places of a translation are seldom six different ones.
+        # Six draws from nine translations are rarely six different ones.
         assert len(np.unique(out[:, 0].numpy().reshape(6, -1), axis=0)) >= 4, name
 
 
@@ -111,7 +111,7 @@ def test_colors_fill_the_ranges_of_the_paper():
     drawn = augmentation.draw_color(4000, 8, SEED).numpy()
     lowest, highest = np.array([-0.5, 0, 0.5]), np.array([0.5, 2, 1.5])
     assert np.all(drawn >= lowest) and np.all(drawn < highest)
-    # The least of 4000 lies within 1/100 of the range but for once in 1 / 0.99^4000 = 3e17 times.
+    # The minimum of 4000 lies within 1/100 of the range, except once in 1 / 0.99^4000 = 3e17 times.
     np.testing.assert_array_less(drawn.min(0), lowest + 0.01 * (highest - lowest))
     np.testing.assert_array_less(highest - 0.01 * (highest - lowest), drawn.max(0))
     # The mean's standard deviation is (highest - lowest) / sqrt(12 * 4000) = 0.0046 of the range.
@@ -131,7 +131,7 @@ def test_places_are_all_whole_numbers_of_their_range(draw, values):
     assert {tuple(pair) for pair in drawn} == {(row, column) for row in values for column in values}
     for axis in (0, 1):
         share = np.unique(drawn[:, axis], return_counts=True)[1] / 6000
-        # Five standard deviations of a share p of 6000: 5 * sqrt(p / 6000) at most.
+        # Five standard deviations of a fraction p of 6000: at most 5 * sqrt(p / 6000).
         np.testing.assert_allclose(share, 1 / len(values), atol=5 * (len(values) * 6000) ** -0.5)
 
 
@@ -142,7 +142,7 @@ def test_gradients_are_those_of_the_matrix(name, parameters):
     apply, shape = TRANSFORMS[name].apply, (2, 8, 8, 3)
     size = int(np.prod(shape))
     repeated = tf.repeat(tf.constant([parameters]), size + 1, axis=0)
-    # An affine map is known from what it does to 0 and to each of the units. (Level 1 has 4 pixels here.)
+    # An affine map is determined by its values at 0 and at the unit vectors. (Level 1 has 4 pixels here.)
     points = tf.reshape(tf.concat([tf.zeros([1, size]), tf.eye(size)], 0), [-1, *shape])
     images = apply(points, repeated, 4).numpy().reshape(-1, size)
     constant, matrix = images[0], (images[1:] - images[0]).T
@@ -172,7 +172,7 @@ def test_graphs_give_what_eager_execution_gives():
 
 
 def test_xla_gives_what_eager_execution_gives():
-    """With the same parameters, that is: XLA draws other fractions from a seed."""
+    """With the same parameters: XLA draws other random numbers from a seed."""
     parameters = [TRANSFORMS[name].draw(4, 8, SEED) for name in POLICIES]
     video, weights = tf.constant(noise(4, 2, 16, 16, 3)), noise(4, 2, 16, 16, 3)[::-1].copy()
 

@@ -1,4 +1,4 @@
-"""C3D: the authors' numbers, preprocessing by hand, and what is wrong with a file."""
+"""C3D: comparison with the authors' numbers, preprocessing by hand, and errors in files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def authors_weights(rng):
     for name, (outputs, inputs) in sizes.items():
         kernel = (3, 3, 3) if name.startswith("conv") else ()
         deviation = np.sqrt(2 / (inputs * np.prod(kernel, dtype=int)))
-        if name == "conv1a":  # whose inputs are bytes
+        if name == "conv1a":  # its inputs are bytes
             deviation *= 0.02
         weights[f"{name}/W"] = (rng.standard_normal((outputs, inputs, *kernel)) * deviation).astype(np.float32)
         weights[f"{name}/b"] = (rng.standard_normal(outputs) * 0.05).astype(np.float32)
@@ -45,7 +45,7 @@ def golden():
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory, golden):
-    """C3D with the weights behind the golden values, read from files, and its mean as it stands in the file."""
+    """C3D with the weights of the golden values, read from files, and the mean as stored in its file."""
     folder = tmp_path_factory.mktemp("c3d")
     rng = np.random.RandomState(golden["seed"])
     np.savez(folder / "weights.npz", **authors_weights(rng))
@@ -65,7 +65,7 @@ def golden_videos():
 
 
 def assert_close(ours, theirs):
-    """To a ten-thousandth of the largest value."""
+    """Compares up to a ten-thousandth of the largest value."""
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
 
 
@@ -109,7 +109,7 @@ def test_resizing_a_ramp_keeps_its_corners():
     larger = resize(np.repeat(ramp, 3, axis=1), 9)[0, 2, :, :, 0]
     expected = np.linspace(0, 20, 9)[:, None] + np.linspace(1, 5, 9)
     np.testing.assert_allclose(larger, expected, atol=1e-5)
-    # No filter: of five columns, the first, the middle and the last.
+    # No filter: the first, middle and last of five columns.
     np.testing.assert_allclose(resize(ramp, 3)[0, 0, 0, :, 0], [1.0, 3.0, 5.0], atol=1e-5)
 
 
@@ -138,17 +138,17 @@ def test_any_size_and_number_of_videos_inside_a_graph():
 
 
 def test_fc6_reads_the_map_by_channels_first():
-    """A network that hands its input's corner on: the last map of 40 pixels is 2x2, and the second channel is 0."""
+    """A network that copies the corners of its input: the last map of 40 pixels is 2x2, the second channel is 0."""
     network = C3D(C3DConfig(side=40, channels=(2,) * 8, units=(8, 1), num_classes=2))
     arrays = {name: np.zeros_like(array) for name, array in network.to_arrays().items()}
     for name in ("conv1a", "conv2a", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b"):
-        arrays[f"{name}/W"][0, 0, 1, 1, 1] = 1.0  # from channel 0 to channel 0, at the middle of the kernel
+        arrays[f"{name}/W"][0, 0, 1, 1, 1] = 1.0  # from channel 0 to channel 0, at the centre of the kernel
     arrays["fc6/W"] = np.eye(8, dtype=np.float32)
     network.assign_arrays(arrays, "identity")
     frame = np.zeros((40, 40), np.float32)
     frame[0, 0], frame[0, 39], frame[39, 0], frame[39, 39] = 0.1, 0.2, 0.3, 0.4  # cells of 32 pixels: a 2x2 map
     video = np.zeros((1, 16, 40, 40, 3), np.float32)
-    video[:, 5, :, :, 0] = frame  # one frame is enough: max pooling
+    video[:, 5, :, :, 0] = frame  # one frame suffices: max pooling
     np.testing.assert_allclose(network(video)["fc6"], [[0.1, 0.2, 0.3, 0.4, 0, 0, 0, 0]], atol=1e-6)
 
 
@@ -228,7 +228,7 @@ def test_a_wrong_array_is_named_and_nothing_is_taken_over(name, array, message):
 
 
 def test_fitting_standardizes_every_unit_before_its_relu(monkeypatch):
-    """Of clips that share a dark ground, on which thin lines are drawn: afterwards these are what the logits tell."""
+    """Clips that share a dark background with thin lines. After `fit_to`, the lines determine the logits."""
     config = C3DConfig(side=32, channels=(4, 5, 6, 6, 7, 7, 8, 8), units=(9, 10), num_classes=3)
     rng = np.random.default_rng(0)
     videos = np.full((24, 16, 32, 32, 3), -0.8, np.float32) + rng.normal(0, 0.005, (24, 16, 32, 32, 3))
@@ -241,7 +241,7 @@ def test_fitting_standardizes_every_unit_before_its_relu(monkeypatch):
     layers = (*network.convolutions, network.fc6, network.fc7, network.fc8)
 
     def seen():
-        """What comes out of every layer, without ReLU."""
+        """Returns the output of every layer, without ReLU."""
         values = {}
 
         def noted(value, name):
@@ -255,7 +255,7 @@ def test_fitting_standardizes_every_unit_before_its_relu(monkeypatch):
         return {name: value.numpy() for name, value in values.items()}
 
     def spread_between_clips(outputs):
-        """How much of the logits' energy tells clips from each other."""
+        """Returns the fraction of the logits' energy that differs between clips."""
         return outputs["fc8"].std(0).mean() / np.sqrt(np.mean(outputs["fc8"] ** 2))
 
     before = seen()

@@ -1,4 +1,4 @@
-"""Labels keep their classes: runs and data whose classes have other names, or the same in another order."""
+"""Labels keep their classes: rejects runs and data whose classes have other names or another order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def conditional(folder: pathlib.Path, num_classes: int = 2, data_dir: str = "DAT
 
 @pytest.fixture
 def run(tmp_path: pathlib.Path) -> pathlib.Path:
-    """What a run of `NAMES` leaves that matters here: its config, its classes and the name of a checkpoint."""
+    """Writes the relevant files of a run of `NAMES`: its config, its classes and the name of a checkpoint."""
     folder = tmp_path / "run"
     record_config(conditional(folder), NAMES)
     (folder / "checkpoints").mkdir()
@@ -78,21 +78,21 @@ def test_a_run_is_not_resumed_with_other_classes(run: pathlib.Path, names: list[
         check_classes(conditional(run, len(names)), names)
     finding = doctor.check_run_folder(conditional(run, len(names)), names)
     assert finding.level == doctor.PROBLEM and text in finding.text
-    for folder in ("snapshots", "best"):  # which may be all that is left
+    for folder in ("snapshots", "best"):  # other checkpoints may have been deleted
         (run / "checkpoints").rename(run / "other")
         (run / "other").rename(run / folder)
         with pytest.raises(ConfigError, match=message):
             check_classes(conditional(run, len(names)), names)
         (run / folder).rename(run / "checkpoints")
     (run / "checkpoints" / "ckpt-1.index").unlink()
-    check_classes(conditional(run, len(names)), names)  # nothing has been learnt
+    check_classes(conditional(run, len(names)), names)  # nothing has been learned yet
 
 
 def test_a_run_is_resumed_with_the_same_classes_or_without_any(run: pathlib.Path, warned: list[str]) -> None:
     check_classes(conditional(run), list(NAMES))
-    check_classes(tiny_config(model_dir=str(run)), ["biking", "diving"])  # without --conditional labels mean nothing
+    check_classes(tiny_config(model_dir=str(run)), ["biking", "diving"])  # labels are unused without --conditional
     assert doctor.check_run_folder(conditional(run), NAMES).level == doctor.OK
-    assert doctor.check_run_folder(conditional(run)).level == doctor.OK  # of data that are not known
+    assert doctor.check_run_folder(conditional(run)).level == doctor.OK  # for unknown data
     assert not warned
     (run / "classes.json").unlink()
     check_classes(conditional(run), ["biking", "diving"])

@@ -1,4 +1,4 @@
-"""Command lines: what wins, where flagfiles are found, and one line for every mistake."""
+"""Command lines: precedence of flags, lookup of flagfiles, and one-line errors."""
 
 import dataclasses
 import os
@@ -57,7 +57,7 @@ def test_the_command_line_wins_over_the_flagfile(tmp_path):
     ],
 )
 def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path, given, path):
-    """Bash leaves it after `=`, and nothing else expands it in flag files."""
+    """Bash does not expand it after `=`, and nothing else expands it in flagfiles."""
     monkeypatch.setenv("HOME", "/home/me")
     (tmp_path / "my.flags").write_text(f"--path={given}\n")
     for argv in ([f"--path={given}"], ["--path", given], [f"--flagfile={tmp_path / 'my.flags'}"]):
@@ -65,7 +65,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path, given, path):
 
 
 def test_defaults_stay_as_they_are_written(monkeypatch):
-    """Else a run resumed by another user, or from before, would seem to have another --cache_dir."""
+    """Otherwise --cache_dir would seem to change when another user resumes the run."""
     monkeypatch.setenv("HOME", "/home/me")
     default = cli_flags.parse([], EvalConfig)[0].cache_dir
     assert default == EvalConfig().cache_dir and default.startswith("~/")
@@ -231,7 +231,7 @@ def test_help_fits_the_terminal(monkeypatch, columns, widest):
 
 @pytest.fixture(scope="module")
 def all_commands():
-    """Name -> what each command hands to `cli_flags.run`: its option dataclasses, name and summary."""
+    """Returns the arguments of `cli_flags.run` by command: option dataclasses, name and summary."""
     names = [name for folder in __main__.GROUPS for name in __main__.commands(folder)]
     calls = []
     with pytest.MonkeyPatch.context() as patch:
@@ -267,7 +267,7 @@ def test_every_example_in_the_help_is_a_command_that_parses(all_commands):
 
 
 def test_no_command_needs_tensorflow_for_its_help():
-    # One process for all of them: each takes its modules from those before, and none may bring TensorFlow along.
+    # One process for all commands: modules already imported are reused, and none may import TensorFlow.
     script = (
         "import runpy, sys\n"
         "from tganv2_tf import __main__\n"
@@ -363,7 +363,7 @@ def test_the_list_of_commands_has_their_first_lines(capsys, monkeypatch, tmp_pat
     assert re.search(r"^  tganv2_tf.train +Trains TGANv2, or goes on with a run\.$", text, re.MULTILINE)
     assert re.search(r"^  data_prep.video_folder +Prepares a folder of videos of any kind", text, re.MULTILINE)
     assert text.index("tganv2_tf.train") < text.index("data_prep.ucf101") < text.index("benchmarks.cost")
-    # An installation has no benchmarks, and another module that is no command stays out.
+    # An installation has no benchmarks, and modules that are not commands are excluded.
     package = tmp_path / "tganv2_tf"
     package.mkdir()
     (package / "paint.py").write_text('"""Paints.\n\nMore."""\nimport missing\nsys.exit(cli_flags.run(main))\n')
@@ -424,7 +424,7 @@ def test_a_last_part_that_is_not_unique_is_refused(monkeypatch, tmp_path):
     assert __main__.find("data_prep.paint") == "data_prep.paint"
 
 
-# A process without TensorFlow, or with another version of it: of what importlib.metadata says of distributions.
+# A process without TensorFlow, or with another version according to importlib.metadata.
 OTHER_TENSORFLOW = """
 import importlib.metadata, sys
 wanted, real = sys.argv.pop(1), importlib.metadata.version
@@ -485,8 +485,8 @@ def test_every_flagfile_makes_a_config_and_says_what_it_is(recipe):
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "flags").glob("*.flags")), ids=lambda path: path.name)
 def test_every_flagfile_is_complete(recipe):
-    # A recipe must not change when a default does: with the one that it builds on, it sets every field but the paths,
-    # which belong to a machine.
+    # A recipe must not change when a default does: with its base recipe it sets every field except the paths, which
+    # depend on the machine.
     lines = [line for line, _ in flag_files.expand([f"--flagfile={recipe.name}"])]
     given = {line[2:].split("=")[0] for line in lines}
     given = {name[2:] if name.startswith("no") and name[2:] in BOOLEANS else name for name in given}
@@ -527,7 +527,7 @@ def test_the_papers_recipes_have_the_papers_levels(recipe, clips, frames, pixels
     assert tuple(level.batch_size(config.train.global_batch_size) for level in levels) == clips
     assert tuple(level.frames for level in levels) == frames
     assert tuple(level.size for level in levels) == pixels
-    # What the paper states beside the table.
+    # Values that the paper states outside the table.
     assert (config.model.z_dim, config.model.lstm_channels, config.data.flip) == (256, 1024, recipe != "faceforensics")
     assert config.train.score == "sum"
     assert config.model.spectral_norm

@@ -1,4 +1,4 @@
-"""The whole line through the true commands, at tiny sizes: videos -> shards -> training -> samples, SavedModel."""
+"""End to end through the real commands, at tiny sizes: videos -> shards -> training -> samples, SavedModel."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tganv2_tf.runs import Run
 
 PARTS = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
 MODEL = TINY_FLAGS
-# Of one level and without the penalty: a graph that is made in half the time, where nothing else is asked of it.
+# One level without the penalty: its graph is built in half the time, for tests that need no more.
 SMALL = ["--frame_strides=", "--batch_strides=", "--up_channels=4,4,4", "--discriminator_channels=4", "--r1_weight=0"]
 RUN = ["--global_batch_size=4", "--log_every_steps=1", "--preview_every_steps=2", "--num_previews=2"]
 
@@ -41,7 +41,7 @@ def succeed(module: str, *arguments: str, run: Any = fork_command) -> str:
 
 
 def fail(module: str, *arguments: str, status: int) -> str:
-    """Runs a command with wrong input; its error is one line, which is returned."""
+    """Runs a command with invalid input; returns its one-line error."""
     result = fork_command(module, *arguments)
     assert result.returncode == status, result.stderr
     assert "Traceback" not in result.stderr
@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def data_dir(folder: pathlib.Path) -> str:
-    """Rendered videos, sent through the preparation of UCF101."""
+    """Rendered videos, prepared as UCF101."""
     shapes, data = folder / "shapes", folder / "data"
     few = ["--videos_per_class=2", "--num_frames=8"]
     succeed("data_prep.moving_shapes", f"--output_dir={shapes}", *few, run=run_command)
@@ -318,7 +318,7 @@ def test_wrong_input_of_generate_and_export_is_one_line(
 
 def test_help_of_every_command_needs_no_tensorflow() -> None:
     modules = [name for folder in GROUPS for name in commands(folder)]
-    # All in one process: each import that one of them needs is paid for once.
+    # All in one process, so that each import is done only once.
     code = f"""if 1:
         import runpy, sys
         sys.argv = ["x", "--help"]

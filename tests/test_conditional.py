@@ -1,4 +1,4 @@
-"""A conditional run through the true commands, with the training aids switched on."""
+"""A conditional run through the real commands, with all training aids enabled."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_run_knows_its_classes(folder):
 
 
 def test_a_run_keeps_its_classes(folder, tmp_path):
-    """Data of as many but other classes: refused before anything is written; `--init_from` names the difference."""
+    """Other classes of the same number are rejected before anything is written; `--init_from` names the difference."""
     write_data_set(tmp_path / "data", [20, 24, 30, 20], num_shards=1, labels=("b", "c", "d"))
     shutil.copytree(folder / "run", tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
@@ -85,13 +85,13 @@ def test_previews_have_a_row_a_class_and_scores_their_accuracy(folder):
     assert "eval/class_accuracy" in found
     assert not any(tag.startswith("eval/class_accuracy/") for tag in found)
     width, height, gif = found["samples/level_2"].string_val
-    # Six previews of three classes: three rows of two, of 16 pixels, with 2 pixels between.
+    # Six previews of three classes: three rows of two, each of 16 pixels, with 2 pixels in between.
     assert (int(width), int(height)) == (2 * 16 + 2, 3 * 16 + 2 * 2)
     assert iio.imread(io.BytesIO(gif), extension=".gif", plugin="pillow").shape[1:3] == (52, 34)
     (report,) = (folder / "run" / "evaluations").glob("step-2-*.json")
     scores = json.loads(report.read_text())["scores"]
     of_classes = [scores[f"class_accuracy/{name}"]["mean"] for name in "abc"]
-    # Classes take turns: of eight videos a and b have three each, c has two.
+    # Classes alternate: of eight videos a and b have three each, c has two.
     assert scores["class_accuracy"]["mean"] == pytest.approx(np.dot([3, 3, 2], of_classes) / 8)
 
 

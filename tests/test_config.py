@@ -1,4 +1,4 @@
-"""Configs refuse what cannot work, and survive their JSON."""
+"""Configs reject invalid values and survive a JSON round trip."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Every form of a convolution against the definition: values, gradients, and the gradient of a gradient."""
+"""Every form of a convolution compared with the definition: values, gradients and second-order gradients."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def definition(inputs, kernel, pool=None):
 
 
 def derivatives(function, inputs, kernel):
-    """Values, both gradients, and the gradients of a function of the first of these, as the penalty has them."""
+    """Returns values, both gradients, and the gradients of a function of the first one, as in the penalty."""
     with tf.GradientTape(persistent=True) as outer:
         outer.watch(kernel)
         with tf.GradientTape(persistent=True) as tape:

@@ -1,4 +1,4 @@
-"""Costs counted on graphs, against numbers derived by hand, the authors' figures, and what TensorFlow really runs."""
+"""Costs counted on graphs, compared with numbers derived by hand, the authors' figures, and TensorFlow's execution."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PRODUCTS = {
         (4, 4, 3, 5),
         2 * 9 * 16 * 3 * 5,
     ),
-    # Each of the 3x3 inputs gives something to 4x4 outputs: at stride 2 each of the 6x6 outputs has 2x2 taps.
+    # Each of the 3x3 inputs contributes to 4x4 outputs: at stride 2 each of the 6x6 outputs has 2x2 taps.
     "transposed": (
         lambda x, w: tf.nn.conv2d_transpose(x, w, [2, 6, 6, 4], 2, "SAME"),
         (2, 3, 3, 5),
@@ -84,10 +84,10 @@ def test_products_and_their_gradients_by_hand(name):
         y = product(x, w)
         assert multiply_adds([y]) == expected
         of_x, of_w = tf.gradients(y, [x, w])
-        # The same products in other groups. The gradient with respect to one factor needs neither the other's nor y.
+        # The same products in other groups. The gradient with respect to one factor needs neither that factor nor y.
         assert multiply_adds([of_x]) == expected
         assert multiply_adds([of_w]) == expected
-        # Twice as many, and the gradient with respect to x once more.
+        # Twice as many, plus the gradient with respect to x once more.
         (of_both,) = tf.gradients(tf.reduce_sum(of_x**2), [w])
         assert multiply_adds([of_both]) == 2 * expected
         assert multiply_adds([y, of_x, of_w]) == 3 * expected
@@ -107,13 +107,14 @@ def test_kept_bytes_by_hand():
         x = placeholder(4, 3)
         w, v = tf.Variable(tf.zeros([3, 5])), tf.Variable(tf.zeros([5, 2]))
         hidden = tf.nn.relu(tf.matmul(x, w) + tf.matmul(x[:], w))
-        hidden = tf.reshape(tf.reshape(hidden, [2, 10]), [4, 5])  # views, as the slice of all x is one
+        hidden = tf.reshape(tf.reshape(hidden, [2, 10]), [4, 5])  # views, like the slice of all x
         y = tf.matmul(hidden, 2.0 * v) + tf.ones([4, 2])
-        # x for w's gradient, [4, 5] for the ReLU's and v's. Not x w, not y, and not 2 v, which no batch changes.
+        # x for w's gradient, [4, 5] for those of the ReLU and v. Not x w, not y, and not 2 v, which is independent of
+        # x.
         assert kept_bytes([y], [w, v], [x]) == 4 * (4 * 3 + 4 * 5)
         assert kept_bytes([y], [v], [x]) == 4 * (4 * 5)
         assert kept_bytes([tf.tanh(y)], [v], [x]) == 4 * (4 * 5 + 4 * 2)
-        assert kept_bytes([tf.matmul(x[:2], w)], [w], [x]) == 4 * (2 * 3)  # a part of x is a tensor of its own
+        assert kept_bytes([tf.matmul(x[:2], w)], [w], [x]) == 4 * (2 * 3)  # a part of x is a separate tensor
 
 
 def test_what_is_only_asked_for_its_shape_is_not_kept():
@@ -123,7 +124,7 @@ def test_what_is_only_asked_for_its_shape_is_not_kept():
         hidden = tf.nn.conv2d(x, kernels[0], 1, "SAME")
         y = tf.nn.conv2d(hidden, kernels[1], 1, "SAME")
         one = 4 * (2 * 4 * 4 * 3)
-        assert kept_bytes([y], kernels[:1], [x]) == one  # the gradient with respect to `hidden` needs the kernel only
+        assert kept_bytes([y], kernels[:1], [x]) == one  # the gradient with respect to `hidden` needs only the kernel
         assert kept_bytes([y], kernels, [x]) == 2 * one
 
 
@@ -134,12 +135,12 @@ def test_peak_bytes_by_hand():
         hidden = tf.matmul(x, w)
         active = tf.nn.relu(hidden)
         y = tf.reduce_sum(tf.reshape(active, [20]), keepdims=True)
-        tf.matmul(y[:, tf.newaxis], y[:, tf.newaxis])  # nobody asks for it
+        tf.matmul(y[:, tf.newaxis], y[:, tf.newaxis])  # unused
         assert peak_bytes([hidden]) == 4 * (12 + 20)  # x and the product; never w
-        # x is no longer there when the ReLU's result comes. The last: 20 of these, two constants of its axes, the sum.
+        # x is freed when the ReLU's result is computed. The last: 20 of these, two constants of its axes, the sum.
         assert peak_bytes([active]) == 4 * (20 + 20)
         assert peak_bytes([active, x]) == 4 * (12 + 20 + 20)
-        # The reshaped tensor is the same memory; the sum has one number, its list of axes too.
+        # The reshaped tensor shares its memory; the sum has one number, and its list of axes another.
         assert peak_bytes([y]) == 4 * (20 + 20)
 
 
@@ -149,9 +150,9 @@ def test_a_sum_of_sums_waits_for_all_its_terms():
         total = tf.add_n([x + 1.0, x + 2.0, x + 3.0])
         small = [tf.reduce_sum(total)]
         total = tf.add_n([total, x + 4.0, x + 5.0])
-        # x, four terms, the number 5 and the fifth term; x is gone when the sum comes.
+        # x, four terms, the number 5 and the fifth term; x is freed before the sum.
         assert peak_bytes([total]) == 6 * 400 + 4
-        # Another reader wants the first sum: that is made of three terms, while x waits for the other two.
+        # The first sum has another consumer: it is computed from three terms, while x waits for the other two.
         assert peak_bytes([total, *small]) == 5 * 400
 
 
@@ -160,15 +161,15 @@ def test_memory_of_a_generator_by_hand():
     config = tiny_config().model
     with tf.Graph().as_default():
         costs = cost.generator_costs(Generator(config), 4, config.pyramid)
-    # What S^G picked and its ReLU; the first convolution's output and its ReLU; the sum and its ReLU; the video.
+    # The output of S^G and its ReLU; the first convolution's output and its ReLU; the sum and its ReLU; the video.
     values = 4 * (64 * (4 + 4) + 256 * (4 + 4) + 256 * (4 + 4) + 256 * 3)
-    # Each of three norms keeps four vectors: two times the mean, 1 / deviation, and that times gamma.
+    # Each of three norms keeps four vectors: twice the mean, 1 / deviation, and that times gamma.
     values += 3 * 4 * 4
     assert costs[1].mebibytes == 4 * values / 2**20
 
 
 def products(graph_types):
-    """Counts of convolutions and matrix products, whatever TensorFlow has made of them."""
+    """Counts convolutions and matrix products by their original names, also if TensorFlow has replaced them."""
     known = re.compile(r"_Mkl|Native|_?Fused|WithBias")
     counted = Counter(known.sub("", name) for name in graph_types)
     return {name: count for name, count in counted.items() if re.search("Conv|MatMul", name)}
@@ -191,23 +192,23 @@ def test_counted_operations_are_those_that_run():
             session.run([gradient.op for gradient in gradients], feed, options, metadata)
     assert counted == products(node.op for graph in metadata.partition_graphs for node in graph.node)
     assert set(counted) <= {*CONVOLUTIONS, *MATRIX_PRODUCTS}
-    assert sum(everything.values()) > 1.3 * sum(counted.values())  # what is built and never runs
+    assert sum(everything.values()) > 1.3 * sum(counted.values())  # built but never run
 
 
-# Multiply-adds of the tiny networks (tests/conftest.py), forward, in the forms that run. The generator's map is 1x1, so
-# that its ConvLSTM multiplies matrices: the input once, the state at three of four frames. An up block from C to D
-# channels and H to 2H pixels has 9 taps at H x H, 9 taps at 2H x 2H, and the shortcut's one.
+# Forward multiply-adds of the tiny networks (tests/conftest.py), in the executed forms. The generator's map is 1x1, so
+# its ConvLSTM multiplies matrices: the input once, the state at three of four frames. An up block from C to D
+# channels and H to 2H pixels has 9 taps at H x H, 9 taps at 2H x 2H, and one of the shortcut.
 TO_MAP = 4 * (4 * 4)
 RECURRENCE = 4 * (4 * 16) * (1 + 3)
 UP = {h: (9 * h**2 + 9 * (2 * h) ** 2 + h**2) * 4 * 4 for h in (1, 2, 4, 8)}
 GENERATOR = TO_MAP + RECURRENCE + 16 * (UP[1] + UP[2] + UP[4] + 64 * 9 * 4 * 3) + 4 * (UP[8] + 256 * 9 * 4 * 3)
-# First block: 3 -> 4 channels, 27 taps at all positions, then at pooled ones, and the shortcut there. Second block:
+# First block: 3 -> 4 channels, 27 taps at all positions, then at pooled ones, and there the shortcut. Second block:
 # 4 -> 8; the linear layer has 8 inputs. At level 2 the two frames are one with twice the channels, and 9 taps.
 LINEAR = (4 + 2) * 8
 LEVEL_1 = 4 * (256 * 27 * 12 + 64 * (27 * 16 + 12) + 64 * 27 * 16 + 8 * (27 + 1) * 32)
 LEVEL_2 = 2 * (256 * 9 * 6 * 8 + 64 * 9 * 8 * 8 + 128 * 12 + 64 * 9 * 8 * 8 + 16 * (9 * 8 * 8 + 4 * 8))
 DISCRIMINATOR = LEVEL_1 + LEVEL_2 + LINEAR
-FROM_PIXELS = 4 * (256 * 27 * 12 + 64 * 12) + 2 * (256 * 9 * 6 * 8 + 128 * 12)  # what meets the videos themselves
+FROM_PIXELS = 4 * (256 * 27 * 12 + 64 * 12) + 2 * (256 * 9 * 6 * 8 + 128 * 12)  # layers that read the videos directly
 
 
 def tiny(**train):
@@ -226,7 +227,7 @@ def test_forward_costs_by_hand():
 
 
 def test_plain_networks_cost_by_hand():
-    """On a base of 1x1, which no published figure has: 9 taps everywhere, at every frame, whatever they meet."""
+    """With a base of 1x1, which no published figure has: 9 taps everywhere, at every frame, including padding."""
     config = tiny().model
     with tf.Graph().as_default():
         costs = cost.generator_costs(PlainGenerator(config), 4, config.pyramid)
@@ -242,23 +243,23 @@ def products_of_step(config):
 
 def test_step_cost_by_hand():
     """Each product costs once forward, once for the gradient of its input, once for that of its weight."""
-    # Nobody asks for the gradient of the latents.
+    # The gradient of the latents is not computed.
     generator = 3 * GENERATOR - TO_MAP
     reals = 3 * DISCRIMINATOR - FROM_PIXELS
-    # Both networks' gradients go back through the fakes at once, to weights and pixels.
+    # One backward pass through the fakes serves both networks, to weights and pixels.
     step = generator + reals + 3 * DISCRIMINATOR
-    # Forward, slopes back to the pixels, forward again as far as the linear layer, whose slopes are constant; weights.
+    # Forward, input gradients, forward again except for the linear layer (its gradient is constant), weights.
     penalty = (4 * DISCRIMINATOR - LINEAR) - reals
     assert products_of_step(tiny(r1_weight=0.0)) == step
     assert products_of_step(tiny()) == step + penalty
     assert products_of_step(tiny(global_batch_size=8)) == 2 * (step + penalty)
     assert products_of_step(tiny(r1_every_steps=4)) == step + penalty / 4
     assert products_of_step(tiny(r1_every_steps=0)) == step
-    # By the definition each network's gradient goes back through the fakes, that of D not as far as the pixels; and the
-    # gradients of loss and penalty each go back through the reals.
+    # By the definition each network has its own backward pass through the fakes, that of D without the pixels, and loss
+    # and penalty each have one through the reals.
     plain = generator + (4 * DISCRIMINATOR - FROM_PIXELS) + (6 * DISCRIMINATOR - LINEAR - FROM_PIXELS)
     assert products_of_step(tiny(gradients="plain")) == plain
-    # A second update has fakes of its own and no gradient of the generator.
+    # A second update has separate fakes and no gradient of the generator.
     second = GENERATOR + reals + (3 * DISCRIMINATOR - FROM_PIXELS)
     assert products_of_step(tiny(n_dis=2)) == step + second + 2 * penalty
     assert products_of_step(tiny(n_dis=2, r1_every_steps=4)) == step + second + 2 * penalty / 4
@@ -266,16 +267,16 @@ def test_step_cost_by_hand():
 
 def test_recomputing_trades_operations_for_memory():
     kept, again = (step_cost(tiny(global_batch_size=32, recompute=on), 32) for on in (False, True))
-    # A level but for its last convolution, whose output nobody asks for, and the blocks of the discriminators likewise.
+    # A level except its last convolution, whose output is not needed, and likewise for the discriminators' blocks.
     assert kept.multiply_adds < again.multiply_adds < kept.multiply_adds + 8 * (GENERATOR + DISCRIMINATOR)
     assert again.activation_bytes < 0.75 * kept.activation_bytes
     assert again.state_bytes == kept.state_bytes
 
 
 def test_a_full_size_step_takes_no_more_operations_than_it_did():
-    """Of two clips of the recipe of UCF101; what is written here is what was measured when it was last improved."""
+    """For two clips of the recipe of UCF101; the limits are the values measured after the last optimization."""
     config = step.Command(clips=2).config
-    assert step_cost(config, 2).multiply_adds <= 1.15 * 239.9e9  # by the definitions it is 1008e9
+    assert step_cost(config, 2).multiply_adds <= 1.15 * 239.9e9  # by the definitions: 1008e9
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""One byte anywhere in a shard, and files that end early or late: verification, training, and training that skips."""
+"""A changed byte anywhere in a shard, and truncated or extended files: verification and training, with and without
+skipping.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,12 @@ from tganv2_tf.data import pipeline, reading
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
 
-RECORDS = 3  # of each shard
-HEADER, FOOTER = 12, 4  # of a record's framing: its length and the checksum of that, the checksum of the record
+RECORDS = 3  # per shard
+HEADER, FOOTER = 12, 4  # of a record's framing: length with its checksum, and the checksum of the record
 
 
 def _starts(path: pathlib.Path) -> list[int]:
-    """Where the records of a shard begin, and where it ends."""
+    """Returns the offsets of the records of a shard, and its length."""
     ends = np.cumsum([HEADER + len(record) + FOOTER for record in read_records(path)])
     return [0, *map(int, ends)]
 
@@ -47,7 +49,7 @@ def _cut(place: Callable[[list[int]], int]) -> Callable[[pathlib.Path], None]:
     return lambda path: os.truncate(path, place(_starts(path)))
 
 
-# What is done to a shard, and the first record that cannot be read then.
+# Damages a shard; the number is that of the first unreadable record.
 DAMAGE: dict[str, tuple[Callable[[pathlib.Path], None], int]] = {
     "first byte": (_flip(lambda starts: 0), 0),
     "last byte": (_flip(lambda starts: starts[3] - 1), 2),
@@ -63,7 +65,7 @@ STOPPED_BY = ("high byte of a length", "checksum of a length", "middle of a reco
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, Manifest]:
-    """A shard for each kind of damage, with the manifest of when they were sound; video i is record i // 8 of i % 8."""
+    """One shard per kind of damage, with the original manifest; video i is record i // 8 of shard i % 8."""
     folder = tmp_path_factory.mktemp("data")
     manifest = write_data_set(folder, [4] * RECORDS * len(DAMAGE), num_shards=len(DAMAGE))
     for shard, (damage, _) in zip(manifest.shards, DAMAGE.values()):
@@ -72,7 +74,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, Man
 
 
 def _videos(folder: pathlib.Path, manifest: Manifest, batches: int, skip: bool) -> list[int]:
-    """Numbers of the videos that training is given, four a batch."""
+    """Returns the numbers of the videos that training receives, in batches of four."""
     config = tiny_config(
         data={"data_dir": str(folder), "flip": False, "shuffle_buffer": 1, "skip_corrupt_records": skip}
     )

@@ -1,4 +1,4 @@
-"""What a video is: files made by ffmpeg, and the frames that a good player shows of them, by what was drawn."""
+"""Decoding of videos made by ffmpeg: the frames must look as a good player shows them, compared with what was drawn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tganv2_tf.encoding import encoder
 from tganv2_tf.errors import UserError
 from tganv2_tf.geometry import fit
 
-TOLERANCE = 4  # levels
+TOLERANCE = 4  # in grey levels
 SIDE, FRAMES = 64, 12
 RED, GREEN, BLUE, SKIN = (200, 30, 30), (30, 180, 40), (30, 60, 200), (224, 172, 140)
 MATRICES = {"bt601": "smpte170m", "bt709": "bt709", "bt2020": "bt2020nc"}
@@ -34,7 +34,7 @@ LOSSLESS = ("-c:v", "libx264rgb", "-crf", "0", "-preset", "ultrafast")
 
 
 def _quarters(height: int = SIDE, width: int = SIDE, frames: int = FRAMES) -> np.ndarray:
-    """Red, green / blue, skin: uint8 [T, H, W, 3]."""
+    """Draws red, green / blue, skin: uint8 [T, H, W, 3]."""
     picture = np.zeros((height, width, 3), np.uint8)
     picture[: height // 2, : width // 2], picture[: height // 2, width // 2 :] = RED, GREEN
     picture[height // 2 :, : width // 2], picture[height // 2 :, width // 2 :] = BLUE, SKIN
@@ -42,12 +42,12 @@ def _quarters(height: int = SIDE, width: int = SIDE, frames: int = FRAMES) -> np
 
 
 def _greys(frames: int, side: int = SIDE) -> np.ndarray:
-    """Frame t has the grey 3 t."""
+    """Frame t has grey level 3 t."""
     return np.full((frames, side, side, 3), 3 * np.arange(frames)[:, None, None, None], np.uint8)
 
 
 def _moving(frames: int = 48) -> np.ndarray:
-    """Noise that moves, so that frames depend on those before."""
+    """Moving noise, so that frames depend on earlier ones."""
     noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE + 3 * frames, 1), np.uint8).repeat(3, axis=-1)
     return np.stack([noise[:, 3 * t : 3 * t + SIDE] for t in range(frames)])
 
@@ -58,7 +58,7 @@ def _ffmpeg(*arguments: str | pathlib.Path, stdin: bytes | None = None) -> bytes
 
 
 def _described(path: pathlib.Path) -> str:
-    """What ffmpeg says of a file."""
+    """Returns ffmpeg's description of a file."""
     return subprocess.run([get_ffmpeg_exe(), "-i", path], stderr=subprocess.PIPE, text=True).stderr
 
 
@@ -77,7 +77,7 @@ def _decode(path: pathlib.Path, fps: float = 0.0) -> np.ndarray:
 
 
 def _assert_close(frames: np.ndarray, drawn: np.ndarray) -> None:
-    """The middle of each quarter, as codecs smear edges."""
+    """Returns the centre of each quarter, as codecs smear edges."""
     assert frames.shape == drawn.shape
     height, width = frames.shape[1:3]
     for rows in (slice(height // 8, 3 * height // 8), slice(5 * height // 8, 7 * height // 8)):
@@ -109,12 +109,12 @@ def test_undeclared_matrices_go_by_the_size(tmp_path: pathlib.Path, height: int,
     _assert_close(_decode(path), drawn)
 
 
-@pytest.mark.parametrize("width", [64, 50, 33])  # rows of FFmpeg's are padded
+@pytest.mark.parametrize("width", [64, 50, 33])  # FFmpeg pads rows
 @pytest.mark.parametrize(
     ("kind", "codec", "pixels"),
     [
         ("mov", "rawvideo", "rgb24"),
-        ("avi", "rawvideo", "bgr24"),  # from the bottom up
+        ("avi", "rawvideo", "bgr24"),  # stored bottom-up
         ("mkv", "ffv1", "bgr0"),
         ("mkv", "ffv1", "gbrp10le"),
         ("mov", "qtrle", "rgb24"),
@@ -136,7 +136,7 @@ def test_all_orientations(tmp_path: pathlib.Path, turn: int, mirror: tuple[str, 
     flat = _encode(tmp_path / "flat.mp4", drawn, "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "4")
     path = tmp_path / "turned.mp4"
     _ffmpeg("-display_rotation", str(turn), *mirror, "-i", flat, "-c", "copy", path)
-    shown = np.rot90(drawn, turn // 90, (1, 2))  # counter-clockwise, as seen
+    shown = np.rot90(drawn, turn // 90, (1, 2))  # counter-clockwise, as displayed
     if mirror:
         shown = shown[:, :, ::-1]
     _assert_close(_decode(path), shown)
@@ -151,7 +151,7 @@ def test_circles_are_round(tmp_path: pathlib.Path, pixel: str, size: tuple[int, 
     shape = float(Fraction(pixel))
     height, width = size
     down, across = np.mgrid[:height, :width] + 0.5
-    # As shown, 40 pixels of the finer direction wide or high, in the middle.
+    # As displayed, 40 pixels of the finer direction wide or high, centred.
     unit = (shape, 1.0) if shape > 1 else (1.0, 1 / shape)
     inside = ((across - width / 2) * unit[0]) ** 2 + ((down - height / 2) * unit[1]) ** 2 < 40**2
     drawn = np.where(inside[None, ..., None], 230, 20).astype(np.uint8).repeat(3, axis=-1)
@@ -190,7 +190,7 @@ def test_the_main_stream(tmp_path: pathlib.Path) -> None:
 def test_edit_lists(tmp_path: pathlib.Path) -> None:
     whole = _encode(tmp_path / "whole.mp4", _greys(50), *LOSSLESS, "-g", "50")
     cut = tmp_path / "cut.mp4"
-    _ffmpeg("-ss", "0.8", "-i", whole, "-c", "copy", cut)  # from frame 20 on; those before stay in the file
+    _ffmpeg("-ss", "0.8", "-i", whole, "-c", "copy", cut)  # from frame 20 on; earlier frames remain in the file
     opened = open_video(cut)
     frames = np.stack(list(opened.frames))
     np.testing.assert_array_equal(frames[:, 0, 0, 0], 3 * np.arange(20, 50))
@@ -212,14 +212,14 @@ def test_hdr_is_refused_with_a_way_out(tmp_path: pathlib.Path, curve: tuple[str,
 
 
 def _fields(frames: np.ndarray) -> np.ndarray:
-    """Two frames become one: the even rows of the first, the odd rows of the second."""
+    """Interlaces two frames into one: the even rows of the first, the odd rows of the second."""
     woven = frames[::2].copy()
     woven[:, 1::2] = frames[1::2, 1::2]
     return woven
 
 
 def _combs(frames: np.ndarray) -> float:
-    """How much more neighbouring rows differ than rows of the same field."""
+    """Ratio of differences between neighbouring rows to those between rows of the same field."""
     frames = frames.astype(float)
     return float(np.abs(np.diff(frames, axis=1)).mean() - np.abs(frames[:, 2:] - frames[:, :-2]).mean())
 
@@ -243,11 +243,11 @@ def test_interlaced_frames_are_deinterlaced(tmp_path: pathlib.Path, name: str, o
     frames = _decode(path)
     assert len(frames) == len(woven)
     assert _combs(frames[1:-1]) < 2
-    assert np.abs(frames[4:8, ::2] - woven[4:8, ::2]).mean() < 4  # the first field stays
+    assert np.abs(frames[4:8, ::2] - woven[4:8, ::2]).mean() < 4  # the first field is kept
 
 
 def test_progressive_frames_stay_as_they_are(tmp_path: pathlib.Path) -> None:
-    # Rows that look like combs, but nobody says that they are fields.
+    # Rows that look interlaced, in a file that is not marked as such.
     rows = np.zeros((FRAMES, SIDE, SIDE, 3), np.uint8)
     rows[:, ::2] = 200
     np.testing.assert_array_equal(_decode(_encode(tmp_path / "a.mkv", rows)), rows)
@@ -261,7 +261,7 @@ def test_a_stream_that_becomes_interlaced(tmp_path: pathlib.Path) -> None:
     joined = tmp_path / "joined.ts"
     joined.write_bytes(plain.read_bytes() + fields.read_bytes() + small.read_bytes())
     frames = list(open_video(joined).frames)
-    assert 3 * FRAMES - 2 <= len(frames) <= 3 * FRAMES  # a decoder may want the start of a sequence
+    assert 3 * FRAMES - 2 <= len(frames) <= 3 * FRAMES  # a decoder may need the start of a sequence
     assert frames[FRAMES + 4].shape == (SIDE, SIDE, 3) and frames[-1].shape == (32, 32, 3)
     _assert_close(np.stack(frames[FRAMES : FRAMES + 4]), _quarters(frames=4))
 
@@ -298,7 +298,7 @@ def test_sound_frames_before_and_after_damage_are_kept(
     by_ffmpeg = _ffmpeg("-v", "quiet", "-i", broken, *as_they_are)
     assert 36 <= len(by_ffmpeg) // SIDE**2 <= len(frames) <= 48
     np.testing.assert_array_equal(frames[:12], whole[:12])
-    np.testing.assert_array_equal(frames[-12:], whole[-12:])  # the damage ends at the next picture that stands alone
+    np.testing.assert_array_equal(frames[-12:], whole[-12:])  # the damage ends at the next keyframe
     damage = opened.damage
     assert damage.bad_packets and damage.num_frames == len(frames)
     header = {"a.mp4": 48, "a.avi": 48}.get(name, 0)
@@ -330,7 +330,7 @@ def test_a_frame_that_breaks_off_is_told(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_concealed_slice_is_told(tmp_path: pathlib.Path) -> None:
-    # A quarter of a picture is lost, which the decoder makes up from the picture before.
+    # A quarter of a picture is lost; the decoder conceals it with the previous picture.
     path = _encode(tmp_path / "a.h264", _moving(), "-c:v", "libx264", "-x264-params", "slices=4:bframes=0:keyint=12")
     content, units = path.read_bytes(), [0]
     while (at := content.find(b"\0\0\1", units[-1] + 3)) > 0:
@@ -378,7 +378,7 @@ def test_the_missing_end_is_told(tmp_path: pathlib.Path, name: str, options: tup
 def test_nothing_is_said_of_sound_files(tmp_path: pathlib.Path, kind: str, sound: bool) -> None:
     longer = ["-f", "lavfi", "-i", "sine=duration=3"] if sound else []
     path, options = tmp_path / f"a.{kind}", ["-pix_fmt", "yuv420p", "-b:v", "1M"]
-    if kind in ("gif", "y4m"):  # have no sound
+    if kind in ("gif", "y4m"):  # they have no sound
         longer, options = [], options[:2] if kind == "y4m" else []
     _ffmpeg(*_raw(_moving()), *longer, *options, path, stdin=_moving().tobytes())
     opened = open_video(path)
@@ -387,7 +387,7 @@ def test_nothing_is_said_of_sound_files(tmp_path: pathlib.Path, kind: str, sound
 
 
 def test_variable_frame_rates(tmp_path: pathlib.Path) -> None:
-    # 10 frames, a 25th of a second apart, then 10, four times as far apart: in all 2 seconds.
+    # 10 frames at intervals of 1/25 s, then 10 at four times that: 2 seconds in total.
     times = "setpts='if(lt(N,10),N,10+(N-10)*4)/25/TB'"
     path = _encode(tmp_path / "a.mkv", _greys(20), "-vf", times, "-fps_mode", "vfr", *LOSSLESS)
     opened = open_video(path)
@@ -417,7 +417,7 @@ def test_resampling_by_hand() -> None:
         return [int(frame[0]) for frame in resampled(timed, fps)]
 
     assert numbers(["0", "1/10", "2/10", "3/10"], 5) == [0, 2]
-    assert numbers(["0", "1/5"], 10) == [0, 0, 1, 1]  # of two as near the earlier
+    assert numbers(["0", "1/5"], 10) == [0, 0, 1, 1]  # the earlier of two equally near frames
     assert numbers(["0", "3/10", "4/10"], 10) == [0, 0, 1, 1, 2]
     assert numbers(["0"], 10) == [0]
     assert numbers([], 10) == []
@@ -465,7 +465,7 @@ def test_damage_and_rates_from_files_to_the_manifest_and_back(tmp_path: pathlib.
     assert result.returncode == 0 and f"note: 'a damaged.mp4': {damaged.reason}" in result.stdout.splitlines()
     assert "frames per second: 10 (1 videos), 25 (2 videos)" in result.stdout.splitlines()
 
-    # The same command finds the data set complete, another rate is refused.
+    # The same command finds the data set complete; another rate is rejected.
     result = fork_command("tests.quickly", "data_prep.video_folder", *arguments, "--fps=5")
     assert result.returncode == 1 and "--fps=None (now 5.0)" in result.stderr
     other = [argument.replace(str(data), str(tmp_path / "other")) for argument in arguments]

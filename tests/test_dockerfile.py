@@ -1,4 +1,4 @@
-"""The Dockerfile, which no engine has built: the files that it copies, its shell commands with a pip of our own."""
+"""The Dockerfile, which no engine builds here: the files that it copies, and its shell commands with a fake pip."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_it_ends_as_another_user_with_the_console_command() -> None:
 
 @pytest.mark.parametrize("extras", ["", "gpu", "gpu ray"])
 def test_it_installs_what_the_documents_say(extras: str, tmp_path: pathlib.Path) -> None:
-    """The shell runs the two installations with a pip that prints its arguments."""
+    """Runs both installations in a shell with a pip that prints its arguments."""
     (tmp_path / "pip").write_text('#!/bin/sh\necho "pip $@"\n')
     (tmp_path / "pip").chmod(0o755)
     scripts = [rest for rest in arguments("RUN") if "pip install" in rest]

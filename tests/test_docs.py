@@ -1,8 +1,8 @@
-"""The documentation: every command on every page runs, and what the pages quote is what the program says.
+"""The documentation: runs every command on every page, and compares quoted messages with the program's.
 
-A page is a story, told in a folder of its own: its commands run one after the other, with what the page asks its reader
-to bring (`BROUGHT`) as small as can be, and with sizes appended (`SMALL`) that a later flag wins with. Nothing is taken
-away from a command. What cannot run here is in `ELSEWHERE`, with the reason.
+The commands of a page run in order in a separate folder, with minimal versions of what the page expects its reader to
+have (`BROUGHT`). Smaller sizes (`SMALL`) are appended as later flags, which take precedence; nothing is removed from a
+command. `ELSEWHERE` lists commands that cannot run here, with the reason.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from tganv2_tf.training.checkpoints import CheckpointFolder
 
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-NUM_FRAMES = 18  # of the videos that readers bring: a clip of 16 for the classifier, and two more
+NUM_FRAMES = 18  # of the reader's videos: a clip of 16 for the classifier, plus two
 
 MODEL = [
     *("--resolution=16", "--num_frames=2", "--z_dim=2", "--lstm_channels=2", "--frame_strides=", "--batch_strides="),
@@ -76,11 +76,11 @@ SMALL = {
     "tganv2_tf.interop.chainer": [],
     "tganv2_tf": [],
 }
-# The steps of a small run: its snapshots have other names.
+# Snapshots of a small run have other names.
 RENAMED = {"ckpt-10000": "ckpt-2"}
-# The authors' C3D is a download; a small one of the project's own format stands for it.
+# The authors' C3D is a download; a small network in the project's own format replaces it.
 STAND_IN = ["--classifier=conv3d_deepnetA_ucf.npz", "--c3d_mean="]
-# What a command leaves behind is named by these flags.
+# These flags name the outputs of a command.
 OUTPUTS = {
     **dict.fromkeys(("data_prep.moving_shapes", "data_prep.ucf101", "data_prep.faceforensics"), "output_dir"),
     **dict.fromkeys(("data_prep.video_folder", "tganv2_tf.export"), "output_dir"),
@@ -89,7 +89,7 @@ OUTPUTS = {
     "tganv2_tf.evaluate": "output",
     "data_prep.verify": "contact_sheet",
 }
-GRAPHS = ("tganv2_tf.export", "tganv2_tf.generate", "tganv2_tf.doctor")  # make graphs whatever tests.quickly says
+GRAPHS = ("tganv2_tf.export", "tganv2_tf.generate", "tganv2_tf.doctor")  # build graphs even under tests.quickly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +97,10 @@ class Command:
     """One command of a page.
 
     Attributes:
-      text: as it stands there, in one line.
-      module: what `python -m` runs; nothing of other commands.
-      arguments: what follows it, or all words.
-      environment: set in front of it.
+      text: The command as on the page, in one line.
+      module: The module that `python -m` runs; empty for other commands.
+      arguments: Arguments of the module, or all words of another command.
+      environment: Variables set before the command.
     """
 
     text: str
@@ -127,7 +127,7 @@ class Command:
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """The fenced blocks of a page in a language, without the indentation of the list that they are in."""
+    """Returns the fenced blocks of a page in a language, without the indentation of surrounding lists."""
     found = []
     for indent, of, content in BLOCK.findall((ROOT / page).read_text()):
         if of == language:
@@ -136,13 +136,13 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def commands(page: str) -> list[Command]:
-    """The commands of a page, from top to bottom; comments and empty lines left out."""
+    """Returns the commands of a page in order, without comments and empty lines."""
     lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
     return [Command.parse(" ".join(line.split())) for line in lines if shlex.split(line, comments=True)]
 
 
 def understood(command: Command) -> None:
-    """The flags of a command are real ones, with values that can work; its options make instances."""
+    """Checks that the flags of a command exist and have valid values, and that its options can be instantiated."""
 
     def parse(main, option_types, command_name, summary, argv=None):
         cli_flags.parse(sys.argv[1:] if argv is None else argv, *option_types)
@@ -157,7 +157,7 @@ def understood(command: Command) -> None:
 
 
 def workers_are_named(command: Command) -> None:
-    """The flags are real ones, and TF_CONFIG, where the command sets it, says who the workers are."""
+    """Checks the flags, and that TF_CONFIG, if the command sets it, describes the workers."""
     understood(command)
     if command.environment:
         with pytest.MonkeyPatch.context() as patch:
@@ -174,7 +174,7 @@ def file_is_there(command: Command) -> None:
 
 
 def target_exists(command: Command) -> None:
-    """make knows what to do; and does not do it."""
+    """Checks with `make -n` that the target exists."""
     result = subprocess.run(
         ["make", "-n", *command.arguments[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
@@ -182,7 +182,7 @@ def target_exists(command: Command) -> None:
 
 
 def nothing_else(command: Command) -> None:
-    """There is no other way to check it here."""
+    """Checks nothing: the command cannot be checked here."""
 
 
 ELSEWHERE: list[tuple[str, str, Callable[[Command], None]]] = [
@@ -225,7 +225,7 @@ ELSEWHERE: list[tuple[str, str, Callable[[Command], None]]] = [
     (r"python -m \S+ .*=ablation/", "the record of an hour's run, which benchmarks.ablation writes", understood),
 ]
 
-# What a page expects its reader to have, besides what its own commands make.
+# What a page expects its reader to have, in addition to the outputs of its own commands.
 BROUGHT = {
     "README.md": ["examples"],
     "docs/conditional.md": [],
@@ -242,7 +242,7 @@ BROUGHT = {
 
 @pytest.fixture(scope="module")
 def brought(tmp_path_factory):
-    """A folder with everything that some page expects, as small as can be."""
+    """A folder with minimal versions of everything that some page expects."""
     folder = tmp_path_factory.mktemp("brought")
     (folder / "examples").symlink_to(ROOT / "examples")
     rendered = moving_shapes.MovingShapesOptions("unused", num_frames=NUM_FRAMES, height=16, width=24)
@@ -288,7 +288,7 @@ def brought(tmp_path_factory):
 
 
 def shrunk(command: Command) -> list[str]:
-    """The arguments as they stand on the page, with sizes of another scale behind them."""
+    """Returns the arguments on the page, followed by smaller sizes."""
     arguments = command.arguments
     for name, other in RENAMED.items():
         arguments = [argument.replace(name, other) for argument in arguments]
@@ -298,11 +298,11 @@ def shrunk(command: Command) -> list[str]:
 
 
 def run(command: Command, folder: pathlib.Path) -> None:
-    """Runs a command in a folder; it succeeds, and what it promises is there."""
+    """Runs a command in a folder; checks that it succeeds and that its outputs exist."""
     module = [command.module] if command.module in GRAPHS else ["tests.quickly", command.module]
     environment = {**os.environ, **command.environment, "CUDA_VISIBLE_DEVICES": "-1"}
     result = fork_command(*module, *shrunk(command), env=environment, cwd=folder)
-    status = (0, 1) if command.module == "tganv2_tf.doctor" else (0,)  # 1: it says that something does not fit
+    status = (0, 1) if command.module == "tganv2_tf.doctor" else (0,)  # 1: something does not fit
     assert result.returncode in status, f"{command.text}\n{result.stdout}\n{result.stderr}"
     promised = command.flags.get(OUTPUTS.get(command.module, ""), "")
     if promised and "--dry_run" not in command.arguments:
@@ -349,7 +349,7 @@ def test_links_and_recipes_lead_somewhere(page):
     assert "{{" not in text, f"{page}: a number that nobody has filled in"
 
 
-# What goes wrong, of which docs/troubleshooting.md quotes the line that is said.
+# Errors whose messages docs/troubleshooting.md quotes.
 TRAIN = "tganv2_tf.train --model_dir=runs/own"
 WRONG = [
     "tganv2_tf.train --flagfile=demo.flags --resolutoin=32",
@@ -380,7 +380,7 @@ WRONG = [
 
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory, brought):
-    """A folder in which things are wrong."""
+    """A folder with deliberate faults."""
     folder = tmp_path_factory.mktemp("troubled")
     (folder / "classifier.npz").symlink_to(brought / "conv3d_deepnetA_ucf.npz")
     for name in ("videos", "my_videos"):
@@ -428,7 +428,7 @@ def test_what_troubleshooting_quotes_is_what_is_said(troubled, monkeypatch):
 
 
 def no_gpu(monkeypatch):
-    """The warning of a large recipe on a CPU."""
+    """The warning about a large recipe on a CPU."""
     warned = []
     monkeypatch.setattr(distribution.logging, "warning", lambda text, *values: warned.append(text % values))
     distribution.warn_without_gpu(Config())
@@ -442,7 +442,7 @@ def not_finite():
 
 
 def out_of_memory():
-    """What follows when Keras' `fit` ends as TensorFlow lets it end on a GPU that is too small."""
+    """The error when Keras' `fit` fails as on a GPU with too little memory."""
     reason = "OOM when allocating tensor with shape[64,512,16,24,24] and type float on device:GPU:0 by GPU_0_bfc"
     model = unittest.mock.MagicMock()
     model.step.numpy.return_value = 0
@@ -459,7 +459,7 @@ def another_classifier():
 
 
 def doubtful_scores():
-    """The warnings of few videos, and of videos of other classes."""
+    """The warnings about few videos, and about videos of other classes."""
     moments = metrics.Moments()
     moments.mean, moments.count = np.zeros(4096), 4096
     yield from validity.other_classes(["archery", "biking"], ["archery", "diving"])
@@ -467,7 +467,7 @@ def doubtful_scores():
 
 
 def damaged_record():
-    """What is found when the checksum of a record is wrong, which tf.data says without a name."""
+    """The error for a wrong record checksum, which tf.data reports without the file name."""
     data = DataConfig(data_dir="data/own/train")
     manifest = Manifest.read(data.data_dir)
     flip_byte(pathlib.Path(data.data_dir) / manifest.shards[0].file, 3)

@@ -1,4 +1,4 @@
-"""The doctor: what the machine has, what a step needs and takes, what to do, against numbers derived by hand."""
+"""The doctor: hardware, memory and time of a step, and advice, compared with numbers derived by hand."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write(root, files):
 
 
 def program(folder, name, script):
-    """A program that stands in for one of the system's."""
+    """Writes a program that replaces one of the system's."""
     path = folder / name
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
@@ -94,7 +94,7 @@ MEMINFO = f"MemTotal: {16 * 2**20} kB\nMemFree: 1 kB\nMemAvailable: {10 * 2**20}
     ("files", "expected"),
     [
         ({}, Memory(16 * GIB, 10 * GIB, False)),
-        (  # version 2: the parent's limit counts
+        (  # version 2: the parent's limit applies
             {
                 "proc/self/cgroup": "0::/box/job\n",
                 "sys/fs/cgroup/box/job/memory.max": "max\n",
@@ -104,7 +104,7 @@ MEMINFO = f"MemTotal: {16 * 2**20} kB\nMemFree: 1 kB\nMemAvailable: {10 * 2**20}
             },
             Memory(8 * GIB, 5 * GIB, True),
         ),
-        (  # version 1, in a container that sees its group as the root; more is used than is allowed
+        (  # version 1, in a container that sees its group as the root; usage exceeds the limit
             {
                 "proc/self/cgroup": "3:cpu:/x\n4:memory:/docker/abc\n0::/\n",
                 "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{4 * GIB}\n",
@@ -112,7 +112,7 @@ MEMINFO = f"MemTotal: {16 * 2**20} kB\nMemFree: 1 kB\nMemAvailable: {10 * 2**20}
             },
             Memory(4 * GIB, 0, True),
         ),
-        (  # no limit, as version 1 writes it
+        (  # no limit, in the notation of version 1
             {
                 "proc/self/cgroup": "4:memory:/\n",
                 "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
@@ -183,7 +183,7 @@ def test_each_lane_has_the_libraries_of_its_tensorflow(monkeypatch):
         libraries[version] = set(lanes.gpu_libraries())
     assert libraries["2.15.1"] ^ libraries["2.21.0"] == {"libcudnn.so.8", "libcudnn.so.9"}
     build = tf.sysconfig.get_build_info()
-    if build.get("is_cuda_build"):  # what the installed one was built for
+    if build.get("is_cuda_build"):  # the platform for which the installed one was built
         assert f"libcudnn.so.{build['cudnn_version']}" in built_for
         assert "libcudart.so.12" in built_for and build["cuda_version"].startswith("12.")
 
@@ -355,14 +355,14 @@ def test_classes_without_a_video_are_a_note(tmp_path):
     assert next(finding.text for finding in findings if finding.subject == "classes") == text + learns
 
 
-# A step that takes 1 GiB, and 2.4 GiB of activations for 4 x 8 clips: 0.075 a clip.
+# A step that takes 1 GiB, plus 2.4 GiB of activations for 4 x 8 clips: 0.075 GiB per clip.
 STEP = StepCost(multiply_adds=4e9, state_bytes=GIB, trained_bytes=0, activation_bytes=2 * GIB)
-LEAST = dataclasses.replace(STEP, activation_bytes=GIB // 16)  # of a single clip
+LEAST = dataclasses.replace(STEP, activation_bytes=GIB // 16)  # for a single clip
 PLAIN = {"frame_strides": (2,), "batch_strides": (1,)}
 
 
 def least_or_step(config, clips):
-    """What a step of so many clips costs, where recomputing spares nothing."""
+    """Returns the cost of a step with this number of clips, for which recomputation saves nothing."""
     return LEAST if clips == 1 else STEP
 
 
@@ -377,7 +377,7 @@ def test_what_a_step_takes_by_hand():
     [
         (3.3, 1, 1, 0, "--gradient_accumulation_steps=2 or --global_batch_size=30 would fit"),
         (2.1, 1, 1, 0, "--gradient_accumulation_steps=4 or --global_batch_size=14 would fit"),
-        # The sum of the gradients, 1.2 * 0.5 GiB, beside the updates of both, 1.6 * 0.5 GiB.
+        # The sum of the gradients, 1.2 * 0.5 GiB, in addition to the updates of both, 1.6 * 0.5 GiB.
         (2.9, 1, 1, 0.5, "--gradient_accumulation_steps=8 or --global_batch_size=14 would fit"),
         (1.1, 1, 1, 0, "--gradient_accumulation_steps=32 or --global_batch_size=1 would fit"),
         (
@@ -396,7 +396,7 @@ def test_what_would_fit_by_hand(room, replicas, parts, trained, advice):
 
 
 def test_what_would_fit_keeps_to_strides_replicas_and_parts():
-    # 128 clips: 32 on each of two replicas in two parts, in which the second level takes every second one.
+    # 128 clips: 32 on each of two replicas in two parts, of which the second level uses every second one.
     config = tiny_config(global_batch_size=128, gradient_accumulation_steps=2)
     least = dataclasses.replace(LEAST, activation_bytes=GIB // 8)
     text = doctor.what_would_fit(config, 2, STEP, least, lambda _: 2.1 * GIB)
@@ -408,7 +408,7 @@ def test_what_would_fit_keeps_to_strides_replicas_and_parts():
     [
         (None, OK, ""),
         (6.5, OK, ""),
-        # 0.85 times what is free, less input and process, is for 1 GiB and clips of 0.075 GiB.
+        # 0.85 times the free memory, less input and process, holds 1 GiB and clips of 0.075 GiB.
         (6, NOTE, "; --gradient_accumulation_steps=2 or --global_batch_size=29 would fit"),
         (5.2, PROBLEM, "; --gradient_accumulation_steps=2 or --global_batch_size=20 would fit"),
     ],
@@ -429,17 +429,17 @@ def test_memory_of_a_run_on_the_cpu(host, level, advice):
 
 
 def test_a_smaller_batch_needs_less_input_too():
-    """The input of 512 clips takes 8 GiB, more than there is: that says nothing of fewer clips."""
+    """The input of 512 clips takes 8 GiB, more than available; this must not affect the advice on fewer clips."""
     config, large = tiny_config(PLAIN, global_batch_size=512), dataclasses.replace(STEP, activation_bytes=32 * GIB)
 
     def count(config, clips):
         return LEAST if clips == 1 else large
 
-    # 0.85 * 6 GiB, less 0.91 of the process, are for 1 GiB and clips of 0.075 GiB, and of 1 / 64 GiB in the input.
+    # 0.85 * 6 GiB, less 0.91 of the process, holds 1 GiB and clips of 0.075 GiB, plus 1 / 64 GiB each in the input.
     device = Device("CPU", 1, "", None)
     (finding,) = doctor.check_memory_of_run(config, device, large, lambda batch: batch * GIB // 64, 6 * GIB, count)
     assert finding.level == PROBLEM and finding.text.endswith("; --global_batch_size=35 would fit")
-    # The same input beside GPUs, which share the batch: 4.19 GiB are 268 clips.
+    # The same input for GPUs, which share the batch: 4.19 GiB are 268 clips.
     gpus = Device("GPU", 2, "", 100 * GIB)
     host, _ = doctor.check_memory_of_run(config, gpus, large, lambda batch: batch * GIB // 64, 6 * GIB, count)
     assert host.text.endswith("; --global_batch_size=268 would fit, or lower --shuffle_buffer=1024")
@@ -454,7 +454,7 @@ def test_recomputing_is_named_where_that_is_enough():
             dataclasses.replace(step, activation_bytes=step.activation_bytes // 2) if config.train.recompute else step
         )
 
-    # 2.2 GiB where 0.85 * 5.25 GiB, less 1 of the input and 0.91 of the process, are for the step.
+    # 2.2 GiB, while 0.85 * 5.25 GiB, less 1 of the input and 0.91 of the process, are available for the step.
     (finding,) = doctor.check_memory_of_run(config, device, STEP, lambda _: GIB, 21 * GIB // 4, count)
     assert finding.text.endswith("; --recompute or --gradient_accumulation_steps=2 or --global_batch_size=20 would fit")
     recomputing = tiny_config(PLAIN, global_batch_size=32, recompute=True)
@@ -469,7 +469,7 @@ def test_memory_of_a_run_on_gpus():
     assert (host.level, host.subject) == (PROBLEM, "main memory")
     assert "about 3.9 GiB at the peak of 2.0 GiB free" in host.text and "lower --shuffle_buffer=1024" in host.text
     assert (gpu.level, gpu.subject) == (PROBLEM, "memory of a GPU")
-    # 0.85 * 3 GiB are for 1 GiB and 20 clips.
+    # 0.85 * 3 GiB hold 1 GiB and 20 clips.
     assert gpu.text.startswith("about 3.4 GiB at the peak of 3.0 GiB free: ")
     assert "--gradient_accumulation_steps=2 or --global_batch_size=40 would fit; --mixed_precision" in gpu.text
 
@@ -509,9 +509,9 @@ def test_state_and_gradients_are_those_of_the_networks():
     assert step.state_bytes == 4 * (both + 2 * trained + all_of_g)  # the moments of Adam, the average
     twice = step_cost(dataclasses.replace(config, train=dataclasses.replace(config.train, ema_decay=0.0)), 8)
     assert twice.state_bytes == 4 * (both + 2 * trained)
-    # All but the gradients and what is made of the weights doubles with the batch.
+    # All but the gradients and tensors derived from the weights doubles with the batch.
     assert 1.8 * step.activation_bytes < twice.activation_bytes < 2 * step.activation_bytes
-    # Half of the batch at a time costs as much memory as half of the batch, and the sum of the gradients.
+    # With half of the batch at a time, memory is that of half the batch plus the sum of the gradients.
     parts = dataclasses.replace(config, train=dataclasses.replace(config.train, gradient_accumulation_steps=2))
     in_parts = step_cost(parts, 8)
     assert in_parts.activation_bytes == step.activation_bytes + step.trained_bytes
@@ -522,7 +522,7 @@ def test_input_pipeline_by_hand(tmp_path):
     manifest = write_data_set(tmp_path, [4, 4], width=20)
     manifest = dataclasses.replace(manifest, shards=[dataclasses.replace(s, bytes=4000) for s in manifest.shards])
     config = tiny_config(data={"shuffle_buffer": 10}, n_dis=2)
-    # 1000 bytes a frame; a batch of 3 clips of 4 frames of 16x20 pixels, as bytes and as float32.
+    # 1000 bytes per frame; a batch of 3 clips of 4 frames of 16x20 pixels, as bytes and as float32.
     expected = 3 * 10 * 4 * 1000 + cost.BATCHES_IN_FLIGHT * 2 * 3 * (4 * 16 * 20 * 3) * 5
     assert cost.pipeline_bytes(config, manifest, 3) == expected
 
@@ -574,7 +574,7 @@ def test_runs_that_cannot_work(sound, capsys, tmp_path):
 
 
 def test_a_run_that_does_not_fit(sound, capsys, monkeypatch):
-    # 1/8 GiB a clip; of the 1.5 GiB that are free 0.85 may be used: 10.2 clips, two of which go together.
+    # 1/8 GiB per clip; 0.85 of the 1.5 GiB free may be used: 10.2 clips, in multiples of two.
     clip = GIB // 8
     monkeypatch.setattr(
         cost,

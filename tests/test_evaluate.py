@@ -1,4 +1,4 @@
-"""The evaluate command, and evaluation while training, through the true commands."""
+"""The evaluate command, and evaluation during training, through the real commands."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from tganv2_tf.training.checkpoints import CheckpointFolder
 from tganv2_tf.training.loop import make_model
 from tganv2_tf.training.snapshots import keep_best
 
-by_function: Any = tganv2_tf.evaluate  # the module of the command, which can be called
+by_function: Any = tganv2_tf.evaluate  # the module of the command, which is callable
 SHAPE = {"side": 32, "channels": (2, 2, 2, 2, 2, 2, 4, 4), "units": (8, 8), "num_classes": 3}
 SCORES = {"inception_score", "c3d_fid", "precision", "recall", "density", "coverage"}
 
 
 def write_classifier(path: pathlib.Path, seed: int = 0, accuracy: float = 0.9) -> None:
-    """Of random weights, whatever it says of its accuracy: its scores mean nothing, but they are numbers."""
+    """Saves a classifier with random weights and an arbitrary accuracy: its scores are meaningless but finite."""
     tf.keras.utils.set_random_seed(seed)
     shape = {name: list(value) if isinstance(value, tuple) else value for name, value in SHAPE.items()}
     metadata = {"format": 1, "shape": shape, "labels": ["a", "b", "c"], "recipe": {}}
@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
     write_classifier(folder / "classifier.npz")
     config = tiny_config(data={"data_dir": str(folder / "data"), "flip": False}, model_dir=str(folder / "run"))
     model = make_model(config)
-    model.ema_generator.set_weights(Generator(config.model).get_weights())  # other weights than at the start
+    model.ema_generator.set_weights(Generator(config.model).get_weights())  # different from the initial weights
     model.step.assign(3)
     CheckpointFolder(model).save(3)
     record_config(config)
@@ -63,7 +63,7 @@ def folder(tmp_path_factory):
 
 
 def tiny_flags(folder, model_dir):
-    """Of a run of one level, and without the penalty: what evaluation does to training is the same for all."""
+    """Runs of one level without the penalty: the effect of evaluation on training is the same for all models."""
     return [
         *("--resolution=16", "--num_frames=4", "--z_dim=4", "--lstm_channels=4", "--r1_weight=0"),
         *("--frame_strides=", "--batch_strides=", "--up_channels=4,4,4", "--discriminator_channels=4"),
@@ -103,7 +103,7 @@ def test_a_run_a_saved_model_and_videos_of_the_same_generator(folder, tmp_path):
         f"eval/{name}{end}" for name in SCORES for end in ("", "_std")
     }
 
-    # The same latents through the exported model: the same scores, but for rounding.
+    # The same latents through the exported model: the same scores up to rounding.
     output = tmp_path / "saved.json"
     real = [f"--data_dir={folder / 'data'}", "--flip=no"]
     result = evaluate(folder, f"--saved_model={folder / 'saved' / '1'}", *real, f"--output={output}")
@@ -247,7 +247,7 @@ def test_the_function_returns_what_the_command_reports(folder, tmp_path):
     assert found == {name: of["mean"] for name, of in json.loads(output.read_text())["scores"].items()}
     assert set((folder / "run").rglob("*.json")) == reports, "no file is written"
 
-    # The first videos of seed 0 are those of the seeds 0, 1, 2, ..., but for bytes; of an export, up to rounding.
+    # The first videos of seed 0 are those of the seeds 0, 1, 2, ..., up to quantization; of an export, up to rounding.
     videos = tganv2_tf.load(folder / "run").videos(range(16), num_frames=16)
     for same in (videos, folder / "saved" / "1"):
         close = by_function(same, folder / "data", classifier, flip="no", **options)
@@ -332,7 +332,7 @@ def test_training_keeps_the_best_checkpoint_by_the_chosen_score(folder, tmp_path
     assert record["value"] == pytest.approx(events[best], rel=1e-6)
     assert f"Step {best}: inception_score" in result.stderr and "the best so far" in result.stderr
 
-    # It is a checkpoint like any other, and its score is the one that was measured.
+    # It is an ordinary checkpoint, and its score is the measured one.
     assert load_generator(Run.open(str(tmp_path / "run" / "best")))[1] == best
     result = evaluate(
         folder, f"--model_dir={tmp_path / 'run' / 'best'}", "--repetitions=1", "--seed=0", "--num_samples=8"
@@ -346,7 +346,7 @@ def test_training_keeps_the_best_checkpoint_by_the_chosen_score(folder, tmp_path
     )
     assert result.returncode == 0, result.stderr
 
-    # A run that goes on holds new checkpoints against the best one there is, and scores what it had no time for.
+    # A resumed run compares new checkpoints with the best existing one, and scores those it had not scored yet.
     keep_best(str(tmp_path / "run" / "checkpoints" / "ckpt-6"), "c3d_fid", -1e9, record["protocol"])
     for path in (tmp_path / "run" / "evaluations").glob("step-6-*.json"):
         path.unlink()

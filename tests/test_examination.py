@@ -1,4 +1,4 @@
-"""What a classifier is worth: on which clips it is examined, which weights are the best, and when it is doubted."""
+"""Accuracy of classifiers: the choice of test clips and of the best weights, and warnings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def eagerly():
 
 
 def with_logits(*logits):
-    """A network that says the same of all clips."""
+    """A network with the same output for all clips."""
     network = C3D(TINY)
     arrays = {name: np.zeros_like(array) for name, array in network.to_arrays().items()}
     arrays["fc8/b"][:] = logits
@@ -31,7 +31,7 @@ def with_logits(*logits):
 
 def test_an_examination_counts_the_clips_that_are_right(tmp_path):
     folder = write_labelled(tmp_path, [0, 1, 1, 0, 0])
-    network = with_logits(0.0, np.log(3.0))  # three quarters for class 1
+    network = with_logits(0.0, np.log(3.0))  # probability 3/4 for class 1
     examination = Examination(network, Manifest.load(folder), folder, {"v0": 0, "v1": 1, "v2": 1, "v3": 0}, 3)
     assert (examination.videos, examination.chance) == (4, 0.5)
     accuracy, loss, clips = examination.result()
@@ -42,7 +42,7 @@ def test_an_examination_counts_the_clips_that_are_right(tmp_path):
 
 
 class Scripted(Examination):
-    """An examination whose results are given."""
+    """An examination with given results."""
 
     def __init__(self, *results, videos=40, chance=0.1):
         self.results, self.videos, self.chance = iter(results), videos, chance
@@ -55,7 +55,7 @@ class Scripted(Examination):
 def test_the_best_weights_are_kept_and_waiting_begins_above_chance():
     network = with_logits(0.0, 0.0)
     best = Best(network)
-    # 6 of 40 videos are not significantly more than a tenth of them, 11 are.
+    # 6 of 40 videos are not significantly more than a tenth, 11 are.
     script = [(0.15, 2.0), (0.15, 2.1), (0.10, 1.9), (0.28, 1.8), (0.28, 1.7), (0.20, 1.0), (0.30, 3.0), (0.30, 3.5)]
     examination, seen = Scripted(*script), []
     for step in range(1, len(script) + 1):
@@ -63,8 +63,8 @@ def test_the_best_weights_are_kept_and_waiting_begins_above_chance():
         best.note(step, examination)
         seen.append((int(best.step), round(float(best.accuracy), 2), int(best.waited)))
     assert seen == [
-        *((1, 0.15, 0), (1, 0.15, 0), (1, 0.15, 0)),  # no better than guessing: it may not have begun to learn
-        *((4, 0.28, 0), (5, 0.28, 1), (5, 0.28, 2)),  # the lower loss is kept, but the accuracy has not risen
+        *((1, 0.15, 0), (1, 0.15, 0), (1, 0.15, 0)),  # no better than guessing: learning may not have started yet
+        *((4, 0.28, 0), (5, 0.28, 1), (5, 0.28, 2)),  # the lower loss is kept, although the accuracy has not risen
         *((7, 0.30, 0), (7, 0.30, 1)),
     ]
     best.restore()
@@ -102,7 +102,7 @@ def test_doubts():
     assert doubt(described(1.0, 4, classes=2)).startswith(
         "its accuracy is uncertain: 100.0% of 16 clips of 4 test videos"
     )
-    # Most of the test videos are of one class: guessing that one is right as often.
+    # Most of the test videos are of one class: always guessing that class is right as often.
     assert "and 90.0% by guessing" in doubt(described(0.9, 80, chance=0.9))
     assert "80 videos held out of the training" in doubt(described(0.13, 80, tested_on_held_out=True))
     assert doubt({"labels": ["a", "b"]}).startswith("its accuracy is not recorded")

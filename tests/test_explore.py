@@ -1,4 +1,4 @@
-"""The explorer: what its controls do, and the page of the true command in a real browser."""
+"""The explorer: its controls, and the page of the real command in a real browser."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LONG_NAMES = ("left", "BoxingPunchingBag & <b>")
 
 
 class StandIn:
-    """Sampler whose videos say all about themselves: red is the class, green the frame, blue the latent."""
+    """A sampler whose videos encode their inputs: red is the class, green the frame, blue the latent."""
 
     z_dim, num_frames, num_levels, sizes = 1, FRAMES, 2, (8, 16)
     class_names = CLASS_NAMES
@@ -107,7 +107,7 @@ def test_the_steps_between_two_seeds_begin_and_end_with_them(explorer: Explorer)
 def test_between_two_classes_both_ends_are_as_they_were_clicked(
     explorer: Explorer, label: int, steps: int, classes: list[int]
 ) -> None:
-    settings = (1.0, FRAMES, 2, label, 10)  # in turn, seed 1 has class 1, and 8 has class 0
+    settings = (1.0, FRAMES, 2, label, 10)  # alternating: seed 1 has class 1, and 8 has class 0
     html = explorer.between("1", "8", steps, "linear", SIDE_BY_SIDE, *settings)
     videos = mp4s(html)
     assert [videos[0], videos[-1]] == mp4s(explorer.gallery("1,8", *settings))
@@ -149,7 +149,7 @@ def test_seeds_that_cannot_be_shown_are_named_as_the_page_calls_them(
             explorer.between(*ends, 2, "linear", SIDE_BY_SIDE, 1.0, FRAMES, 1, IN_TURN, 10)
 
 
-# Truncation, frames, level, class, frames a second: those of the page, and each in turn as nobody can set it there.
+# Truncation, frames, level, class, frames per second: values of the page, then invalid values of each.
 VALID = (1.0, FRAMES, 2, IN_TURN, 10)
 NOT_VALID: list[tuple[int, Any, str]] = [
     (0, -0.1, "Truncation: '-0.1' is not valid; valid: a number from 0 to 1"),
@@ -196,7 +196,7 @@ def test_ways_that_no_control_allows_are_refused(explorer: Explorer, asked: tupl
 
 
 def test_all_pixels_of_an_answer_are_counted_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A frame of level 2 is shown with 128x128 pixels: 49,152 bytes. 20 of them are just below a megabyte.
+    # A frame of level 2 is displayed with 128x128 pixels: 49,152 bytes. 20 frames are just below a megabyte.
     limited = Explorer(StandIn(), Limits(max_megabytes=1, max_frames=100))  # type: ignore[arg-type]
     assert len(mp4s(limited.gallery("0-4", 1.0, 4, 2, IN_TURN, 10))) == 5
     assert len(mp4s(limited.gallery("0-9", 1.0, 8, 1, IN_TURN, 10))) == 10, "a quarter of the pixels at level 1"
@@ -205,12 +205,12 @@ def test_all_pixels_of_an_answer_are_counted_before_they_are_made(monkeypatch: p
         limited.gallery("0-6", 1.0, 3, 2, IN_TURN, 10)
     with pytest.raises(UserError, match="6 videos of 4 frames"):
         limited.between("0", "1", 5, "linear", SIDE_BY_SIDE, 1.0, 4, 2, IN_TURN, 10)
-    with pytest.raises(UserError, match="1 videos of 25 frames"):  # one frame a latent, six a step
+    with pytest.raises(UserError, match="1 videos of 25 frames"):  # one frame per latent, six per step
         limited.between("0", "1", 4, "linear", WALK, 1.0, 4, 2, IN_TURN, 10)
 
 
 class Slow(StandIn):
-    """Draws when it is let."""
+    """Renders only when released."""
 
     def __init__(self) -> None:
         self.begun, self.let = threading.Event(), threading.Event()
@@ -233,7 +233,7 @@ def test_limits_hold_over_http_whatever_is_sent(monkeypatch: pytest.MonkeyPatch)
         pages.append(build(*given))
         return pages[0]
 
-    monkeypatch.setattr(load, "TIMEOUT", 60)  # where nobody is told that too many wait
+    monkeypatch.setattr(load, "TIMEOUT", 60)  # in case clients are not rejected when too many wait
     monkeypatch.setattr(app, "build", noted)
     limits = Limits(max_waiting=3, max_request_kilobytes=2)
     with server.listen("127.0.0.1", 0) as listener:
@@ -245,7 +245,7 @@ def test_limits_hold_over_http_whatever_is_sent(monkeypatch: pytest.MonkeyPatch)
             assert (page.num_levels, page.num_classes) == (2, 2)
             for place, value, message in NOT_VALID:
                 if isinstance(value, int) and value > 2**63:
-                    continue  # Gradio's own JSON ends there
+                    continue  # not representable in Gradio's JSON
                 settings = [value if number == place else each for number, each in enumerate(VALID)]
                 with pytest.raises(Wrong, match=re.escape(message)):
                     page.call(("0", *settings))
@@ -258,7 +258,7 @@ def test_limits_hold_over_http_whatever_is_sent(monkeypatch: pytest.MonkeyPatch)
             assert page.ask("GET", "/gradio_api/proxy=http://127.0.0.1/")[0] == 403
             assert page.ask("GET", "/gradio_api/file=/etc/passwd")[0] == 403
 
-            # One is drawn, three wait, and a fifth is told so; then all four are answered, one after another.
+            # One request is rendered, three wait, and a fifth is rejected; then all four are answered in order.
             answers: list[str] = []
             clients = [threading.Thread(target=lambda: answers.append(page.call(("0", *VALID)))) for _ in range(4)]
             clients[0].start()
@@ -273,7 +273,7 @@ def test_limits_hold_over_http_whatever_is_sent(monkeypatch: pytest.MonkeyPatch)
             for client in clients:
                 client.join(30)
             assert len(answers) == 4 and len(set(answers)) == 1
-            # Each call was another visitor's; of no more than six anything is remembered.
+            # Each call was from another visitor; state is kept for at most six of them.
             assert len(pages[0].state_holder.session_data) == 6
             assert len(pages[0]._queue.pending_messages_per_session) == 6
         finally:
@@ -320,7 +320,7 @@ def test_without_gradio_the_file_that_brings_it_is_named(monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A run with two classes and fresh weights."""
+    """A run with two classes and initial weights."""
     folder = tmp_path_factory.mktemp("run")
     model: dict[str, Any] = {"conditional": True, "num_classes": len(CLASS_NAMES)}
     config = tiny_config(model=model, model_dir=str(folder))
@@ -330,7 +330,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-# The texts and buttons of tiles that are cut off, by what they say.
+# The texts of truncated labels and buttons of tiles.
 CUT_OFF = """[...document.querySelectorAll('.tile')].flatMap(tile => [...tile.querySelectorAll('span, small, .save')]
   .filter(part => (getComputedStyle(part).overflow !== 'visible' && part.scrollWidth > part.clientWidth)
     || part.getBoundingClientRect().right > tile.getBoundingClientRect().right)
@@ -339,18 +339,18 @@ CUT_OFF = """[...document.querySelectorAll('.tile')].flatMap(tile => [...tile.qu
 
 def test_a_browser_shows_playing_videos_and_asks_no_other_host(model_dir: str, tmp_path: pathlib.Path) -> None:
     with chromium() as browser, socket.create_server(("127.0.0.1", 0)) as proxy:
-        # Whatever the server itself would ask of other hosts, goes to this proxy, where nobody answers.
+        # Requests of the server to other hosts go to this proxy, which does not answer.
         proxies = {f"{kind}_proxy": f"http://127.0.0.1:{proxy.getsockname()[1]}" for kind in ("http", "https", "all")}
         (tmp_path / "temporary").mkdir()
         environment = {**proxies, "TMPDIR": str(tmp_path / "temporary"), "PYTHONUNBUFFERED": "1"}
-        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # else TensorFlow's AutoGraph leaves a __pycache__ in TMPDIR
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # otherwise TensorFlow's AutoGraph leaves a __pycache__ in TMPDIR
         command = [sys.executable, "-m", "tganv2_tf.explore", f"--model_dir={model_dir}", "--port=0"]
         with serving(command, environment) as (process, address):
             page, others = open_page(browser, width=1300)
             held: list[Any] = []
             page.route("**/gradio_api/queue/data*", lambda route: held.append(route))
             page.goto(address)
-            page.locator("#seeds .progress-text").wait_for()  # until what it waits for is let through
+            page.locator("#seeds .progress-text").wait_for()  # until the rendering is released
             parts = ("#seeds .progress-text", "button:has-text('Interpolate')")
             note, button = (page.locator(part).bounding_box() for part in parts)
             assert note and button and note["y"] + note["height"] <= button["y"], "it does not cover the button"
@@ -361,7 +361,7 @@ def test_a_browser_shows_playing_videos_and_asks_no_other_host(model_dir: str, t
             first.wait_for()
             assert page.locator("#seeds video").count() == 16
             page.get_by_text(f"{model_dir}, step 7", exact=False).wait_for()
-            # Plays, in a loop: after 0.4 s, the length of the clip, the time begins anew.
+            # It plays in a loop: after 0.4 s, the length of the clip, it restarts.
             page.wait_for_function("document.querySelector('#seeds video').currentTime > 0.2")
             page.wait_for_function("document.querySelector('#seeds video').currentTime < 0.1")
             page.wait_for_function("document.querySelector('#seeds video').currentTime > 0.2")

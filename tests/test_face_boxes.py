@@ -1,4 +1,4 @@
-"""Boxes and squares by hand, and the detector on drawn faces and on a real one."""
+"""Boxes and squares computed by hand, and the detector on drawn faces and on a real one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _mask(height: int = 100, width: int = 200) -> np.ndarray:
 
 def test_mask_box_is_that_of_the_largest_coloured_region() -> None:
     mask = _mask()
-    mask[30:70, 20:60] = (255, 40, 255)  # one colour is enough
+    mask[30:70, 20:60] = (255, 40, 255)  # one colour suffices
     mask[5:15, 150:170] = 0  # a smaller region
     mask -= np.random.default_rng(0).integers(0, 32, mask.shape, np.uint8) * (mask == 255)
     assert face_boxes.mask_box(mask) == (20, 30, 60, 70)
@@ -47,7 +47,7 @@ def test_official_box_by_hand() -> None:
 @pytest.mark.parametrize("mask_box", MASK_BOXES)
 def test_white_that_is_not_quite_white(mask_box) -> None:
     mask = _mask()
-    mask[:] = (251, 253, 250)  # what FFmpeg makes of white: 4 + 2 + 5 is more than 5
+    mask[:] = (251, 253, 250)  # FFmpeg's white: 4 + 2 + 5 is more than 5
     assert np.isnan(mask_box(mask)).all()
     mask[30:70, 20:60] = 100
     assert mask_box(mask)[:2] == (20, 30)
@@ -62,7 +62,7 @@ def test_specks_are_no_face() -> None:
 
 
 def _rows(*lefts: float | None) -> np.ndarray:
-    """Boxes of side 10, that are `left` from the left and twice that from the top."""
+    """Boxes of side 10, `left` from the left and twice that from the top."""
     return np.array([NO_BOX if x is None else (x, 2 * x, x + 10, 2 * x + 10) for x in lefts])
 
 
@@ -99,7 +99,7 @@ def test_smooth_squares_hold_every_box() -> None:
 def test_smooth_squares_of_steady_motion_do_not_lag() -> None:
     boxes = np.array([(3.0 * t, 50.0, 3.0 * t + 40, 90.0) for t in range(60)])
     squares = face_boxes.smooth_squares(boxes)
-    # At the ends the average lags, and the square is larger for it as far as three windows of 7 reach.
+    # At the ends the average lags, and the square is larger within the reach of three windows of 7.
     expected = np.stack([[3 * t, 50, 40] for t in range(21, 39)])
     np.testing.assert_allclose(squares[21:39], expected, atol=1e-9)
 
@@ -113,8 +113,8 @@ def test_smoothing_takes_jitter_away() -> None:
     def jitter(squares: np.ndarray) -> float:
         return float(np.abs(np.diff(squares[:, :2] + squares[:, 2:] / 2, axis=0)).mean())
 
-    # Independent noise of deviation 2 changes by 2 * 2 / sqrt(pi) = 2.26 on average from frame to frame; the mean of 15
-    # exchanges one of its values: a 15th of that.
+    # Independent noise of deviation 2 changes by 2 * 2 / sqrt(pi) = 2.26 on average between frames. The mean of 15
+    # values replaces one of them per frame: a 15th of that.
     assert jitter(rough) == pytest.approx(2.26, rel=0.1)
     assert jitter(smooth) == pytest.approx(2.26 / 15, rel=0.1)
     assert np.abs(np.diff(smooth[:, 2])).max() < 1
@@ -127,7 +127,7 @@ FRAME = np.arange(80 * 100, dtype=np.int64).reshape(80, 100, 1).repeat(3, 2) % 2
     ("square", "rows", "columns"),
     [
         ((10, 20, 30), (20, 50), (10, 40)),
-        ((10.4, 19.5, 29.2), (20, 50), (10, 40)),  # the side is rounded up, the corner to the nearest
+        ((10.4, 19.5, 29.2), (20, 50), (10, 40)),  # the side is rounded up, the corner to the nearest pixel
         ((-7, 20, 30), (20, 50), (0, 30)),
         ((90, 70, 30), (50, 80), (70, 100)),
         ((90, -5, 80), (0, 80), (20, 100)),
@@ -140,7 +140,7 @@ def test_crop_moves_into_the_frame(square: tuple[float, ...], rows: tuple[int, i
 
 def test_crop_of_a_face_larger_than_the_frame_repeats_the_edge() -> None:
     frame = FRAME.astype(np.uint8)
-    crop = face_boxes.crop(frame, np.array((5.0, -3.0, 90.0)))  # 10 more rows than there are
+    crop = face_boxes.crop(frame, np.array((5.0, -3.0, 90.0)))  # 10 more rows than available
     assert crop.shape == (90, 90, 3)
     np.testing.assert_array_equal(crop[5:85], frame[:, 5:95])
     for row in (0, 4):
@@ -157,7 +157,7 @@ def test_margin_widens_but_not_beyond_the_frame() -> None:
 
 
 def _fake_detections(monkeypatch: pytest.MonkeyPatch, found: list[list[tuple[float, ...]]]) -> np.ndarray:
-    """What `detect_boxes` makes of given detections in every fifth frame."""
+    """Returns the result of `detect_boxes` for given detections in every fifth frame."""
     answers = iter(found)
     monkeypatch.setattr(face_boxes, "find_faces", lambda frame: np.array(next(answers)).reshape(-1, 4))
     return face_boxes.detect_boxes(np.zeros((5 * len(found) - 3, 8, 8, 3), np.uint8))
@@ -170,7 +170,7 @@ def test_the_main_face_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [
         [box(200, 30), box(100, 40)],
         [box(108, 40), box(201, 30)],
-        [box(400, 90), box(202, 30)],  # a false alarm; the main face is turned away
+        [box(400, 90), box(202, 30)],  # a false positive; the main face is turned away
         [box(203, 30)],
         [box(130, 41), box(203, 30)],
         [box(204, 30)],
@@ -215,7 +215,7 @@ def test_a_real_face_is_found_all_the_time() -> None:
     assert len(boxes) == 120
     there = boxes[::5]
     assert np.isnan(there[:, 0]).sum() <= 2
-    # By eye: the nose wanders between x = 65 and 100, y = 55 and 75; the face is some 60 pixels wide.
+    # By eye: the nose moves between x = 65 and 100, y = 55 and 75; the face is about 60 pixels wide.
     centres, sides = (there[:, :2] + there[:, 2:]) / 2, there[:, 2] - there[:, 0]
     assert (np.nanmin(centres, axis=0) > (55, 50)).all() and (np.nanmax(centres, axis=0) < (105, 80)).all()
     assert np.nanmin(sides) > 45 and np.nanmax(sides) < 75

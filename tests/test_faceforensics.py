@@ -1,4 +1,4 @@
-"""FaceForensics: trees as they come, and the command from end to end on drawn faces with lossy masks."""
+"""FaceForensics: folder layouts in circulation, and the command end to end on drawn faces with lossy masks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _write(
     extension: str = "avi",
     codec: str = "mp4v",
 ) -> None:
-    """One video and its masks, or the masks given instead."""
+    """Writes one video and its masks, or the given masks."""
     boxes = [faces.face_box(x, y, RADIUS) for x, y in path]
     faces.write_lossy(
         folder / "original" / f"{name}.{extension}", [faces.draw_face(x, y, RADIUS) for x, y in path], codec
@@ -61,7 +61,7 @@ def _options(root: pathlib.Path, **changes: Any) -> FaceForensicsOptions:
 
 
 def _read(root: pathlib.Path, name: str, resolution: int = SIDE, **changes: Any) -> np.ndarray:
-    """The crops of one video, uint8 [T, R, R, 3]."""
+    """Returns the crops of one video, uint8 [T, R, R, 3]."""
     data_set = faceforensics.data_set(_options(root, **changes))
     (video,) = (video for video in data_set.videos if video.id == name)
     assert isinstance(data_set.reader, functools.partial)
@@ -74,7 +74,7 @@ def _noses(crops: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A tree with all that happens; two thirds of its twelve videos are good."""
+    """A folder with all kinds of faults; two thirds of its twelve videos are valid."""
     folder = tmp_path_factory.mktemp("faces")
     train = folder / "train"
     _write(train, "steady")
@@ -111,7 +111,7 @@ def test_each_crop_is_of_its_own_frame(root: pathlib.Path) -> None:
     crops = _read(root, "steady", box="official", resolution=43)
     frames = list(open_video(root / "train" / "original" / "steady.avi").frames)
     # The face of frame t is about (60 + t, 60), 32 wide and 44 high: rows 38 to 81 without the last one, and as many
-    # columns, from 38 + t on.
+    # columns, starting at 38 + t.
     for t in (0, 9, 23):
         distances = []
         for frame in frames:
@@ -125,7 +125,7 @@ def test_frames_without_a_mask(root: pathlib.Path) -> None:
     assert len(crops) == FRAMES
     np.testing.assert_allclose(_noses(crops), 22, atol=3)
     noses = _noses(_read(root, "gaps", box="official"))[:, 0]
-    # The face moves on by a pixel a frame while the square of frame 8, then that of 13, stays.
+    # The face moves by a pixel per frame while the square of frame 8, then that of 13, stays.
     np.testing.assert_allclose(noses[9:13] - noses[8], [1, 2, -2, -1], atol=1)
     assert noses[0] - noses[1] == pytest.approx(-1, abs=1) and noses[23] - noses[22] == pytest.approx(1, abs=1)
 
@@ -133,8 +133,8 @@ def test_frames_without_a_mask(root: pathlib.Path) -> None:
 @pytest.mark.parametrize("box", ["smoothed", "official"])
 def test_a_face_at_the_border_is_shown_without_made_up_pixels(root: pathlib.Path, box: str) -> None:
     crops = _read(root, "border", box=box)
-    # Of the face about (8, 115) the frame holds the columns 0 to 24 and the rows 93 to 120: the square about that, of
-    # side 27 or 28, would begin at -2. The nose is in view from 110 on, its middle at (8, 114.7).
+    # For the face at (8, 115), the frame contains columns 0 to 24 and rows 93 to 120: the square around it, of side 27
+    # or 28, would start at -2. The nose is visible from 110 on, centred at (8, 114.7).
     x, y = faces.find_nose(crops[0])
     assert x == pytest.approx(8 * 44 / 28, abs=1.5) and y == pytest.approx((114.7 - 92) * 44 / 28, abs=1.5)
     differences = np.abs(np.diff(crops[0].astype(int), axis=1)).sum(axis=(0, 2))
@@ -152,7 +152,7 @@ def test_smoothed_jitters_less_than_official(tmp_path: pathlib.Path) -> None:
         noses = _noses(_read(tmp_path, "noisy", box=box, resolution=88))
         spread[box] = np.abs(np.diff(noses, axis=0)).mean()
     assert spread["smoothed"] < 0.4 * spread["official"]
-    # All of the face is in view, at the side of the largest box at least: 44 + some of 2 * 2.
+    # The whole face is visible, at least at the side of the largest box: 44 plus some of 2 * 2.
     crops = _read(tmp_path, "noisy", resolution=88)
     width = (np.abs(crops[:, 30].astype(int) - faces.SKIN).sum(axis=-1) < 60).sum(axis=-1)
     assert (width < 88 * 32 / 44).all()
@@ -179,7 +179,7 @@ def test_a_broken_mask_video_is_named(tmp_path: pathlib.Path) -> None:
 
 
 def _inverted(masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Masks as FaceForensics++ has them: white where the face is, else black."""
+    """Converts masks to the convention of FaceForensics++: white inside the face, else black."""
     return [
         np.where((mask == 255).all(axis=-1, keepdims=True), 0, 255).astype(np.uint8).repeat(3, -1) for mask in masks
     ]
@@ -270,7 +270,7 @@ def test_one_frame_at_a_time(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(readers, "open_video", watched)
     original, mask = (str(root / "train" / part / "steady.avi") for part in ("original", "mask"))
     frames = readers.read_masked_face(Video("steady", original, mask=mask), "smoothed", 0.0, 16).frames
-    assert len(alive) == FRAMES  # the masks; of the frames none yet
+    assert len(alive) == FRAMES  # the masks; none of the video's own frames yet
     next(frames)
     assert len(alive) == FRAMES + 1
 
@@ -370,7 +370,7 @@ def test_a_real_face(tmp_path: pathlib.Path) -> None:
     for box in ("smoothed", "official"):
         crops = _read(tmp_path, "a", box=box, face_margin=0.3, resolution=96)
         found = [face_boxes.find_faces(crop) for crop in crops[::6]]
-        # The detector finds the face again, in the middle of the crop.
+        # The detector finds the face at the centre of the crop.
         centres = np.array([(each[0, :2] + each[0, 2:]) / 2 for each in found if len(each)])
         assert len(centres) >= 9
         np.testing.assert_allclose(centres, 48, atol=10)

@@ -1,4 +1,4 @@
-"""The parts of the benchmarks that break things on purpose: they break them, each time in the same way."""
+"""Fault injection of the benchmarks: it damages what it should, reproducibly."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> fuzz.Bench:
 
 
 def test_fuzzing_sees_what_is_wrong(bench: fuzz.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = fuzz.Task(str(bench.sound), (1,), False, 0)  # of group 1, which is not resealed
+    task = fuzz.Task(str(bench.sound), (1,), False, 0)  # group 1 is not resealed
 
     def found() -> fuzz.Counts:
         return bench.check_shards(task, lambda step: None)

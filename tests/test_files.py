@@ -1,4 +1,4 @@
-"""Files that appear under their names only when they are whole."""
+"""Files that appear under their names only when complete."""
 
 import errno
 import os
@@ -53,7 +53,7 @@ def test_colleagues_may_read_what_the_umask_lets_them(tmp_path):
     ("name", "is_folder", "reason"),
     [
         ("new/deeper/file.png", False, ""),
-        ("file.png", False, ""),  # there already, to be replaced
+        ("file.png", False, ""),  # an existing file, to be replaced
         ("folder", True, ""),
         ("new", True, ""),
         ("folder", False, "it is a folder; name a file"),

@@ -1,4 +1,4 @@
-"""The generator with its batch norms folded, against the one that it is made of."""
+"""The generator with folded batch norms, compared with the original."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def random_generator(**model):
 
 
 def norms_in_graph(generator):
-    """Batch-norm operations on the way to the last level."""
+    """Counts batch-norm operations up to the last level."""
     graph = tf.function(lambda z: generator(z)).get_concrete_function(tf.TensorSpec([1, 4])).graph
     return sum("FusedBatchNorm" in operation.type for operation in graph.get_operations())
 
@@ -32,7 +32,7 @@ def test_folding_changes_no_video_and_leaves_only_the_norms_behind_sums():
     z = tf.constant(np.random.default_rng(1).uniform(-1, 1, (3, 4)), tf.float32)
     for level in (1, 2):
         np.testing.assert_allclose(copy(z, 5, level), generator(z, 5, level), atol=1e-5)
-    assert np.std(copy(z)) > 0.1  # tanh has not made all values the same
+    assert np.std(copy(z)) > 0.1  # tanh is not saturated
     # Four up blocks with two norms each, and that of the last rendering.
     assert norms_in_graph(generator) == 4 * 2 + 1
     assert norms_in_graph(copy) == 4 + 1

@@ -19,20 +19,20 @@ RED, GREEN, BLUE, WHITE = (200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 200)
 
 
 def write(path: pathlib.Path, grey: int = 0, size: tuple[int, int] = (16, 16)) -> None:
-    """One image of a single grey, `size` wide and high."""
+    """Writes an image of a single grey, `size` wide and high."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (grey,) * 3).save(path)
 
 
 def write_frames(folder: pathlib.Path, greys: range, name: str = "frame_{}.png") -> pathlib.Path:
-    """Frames that are numbered from 1 on, without leading zeros."""
+    """Writes frames numbered from 1 without leading zeros."""
     for number, grey in enumerate(greys, start=1):
         write(folder / name.format(number), grey)
     return folder
 
 
 def greys(folder: pathlib.Path) -> list[int]:
-    """The grey of each frame."""
+    """Returns the grey of each frame."""
     return [int(frame[0, 0, 0]) for frame in open_video(folder).frames]
 
 
@@ -58,8 +58,8 @@ def test_frames_are_in_the_order_of_their_numbers(tmp_path: pathlib.Path) -> Non
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_frames_are_upright(tmp_path: pathlib.Path, orientation: int) -> None:
-    # Red, green / blue, white as it is shown. Where TIFF 6.0, "Orientation", says that the stored 0th row and column
-    # are: 1 top, left; 2 top, right; 3 bottom, right; 4 bottom, left; 5 left, top; 6 right, top; 7 right, bottom;
+    # Red, green / blue, white as displayed. Sides of the stored 0th row and column by TIFF 6.0, "Orientation":
+    # 1 top, left; 2 top, right; 3 bottom, right; 4 bottom, left; 5 left, top; 6 right, top; 7 right, bottom;
     # 8 left, bottom.
     shown = np.array([[RED, GREEN], [BLUE, WHITE]], np.uint8).repeat(32, axis=0).repeat(16, axis=1)
     stored = {
@@ -129,7 +129,7 @@ def test_what_no_image_is(tmp_path: pathlib.Path, kind: str) -> None:
         path.mkdir()
     elif kind == "lost link":
         path.symlink_to(tmp_path / "nowhere.png")
-    elif kind == "gif":  # of which Pillow knows many kinds
+    elif kind == "gif":  # Pillow has several kinds
         Image.new("P", (4, 4)).save(path, "GIF")
     elif kind == "png cut off":
         write(path, 9, (64, 64))
@@ -160,7 +160,7 @@ def test_frames_are_read_one_at_a_time(tmp_path: pathlib.Path) -> None:
 
 def test_which_folders_are_videos(tmp_path: pathlib.Path) -> None:
     files = [
-        *("cover.jpg", "a/x.mp4", "a/x.png"),  # above and beside a video file
+        *("cover.jpg", "a/x.mp4", "a/x.png"),  # above and next to a video file
         *("b/1.png", "b/2.png", "b/times.txt", "b/.hidden.png"),
         *("c/deep/1.JPG", "c/deep/masks/1.png"),
         *("d/.jpg", ".e/1.jpg", "f/readme.txt"),

@@ -1,4 +1,4 @@
-"""The rate of the training data, from the manifest to the run, its exports, and the files that play at it."""
+"""The frame rate of the training data, from the manifest to the run, its exports, and the written videos."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tganv2_tf.serving.sampler import load_sampler
 
 
 def _run(folder: pathlib.Path, fps: float) -> str:
-    """A run with fresh weights."""
+    """A run with initial weights."""
     folder.mkdir()
     config = tiny_config(model_dir=str(folder))
     record_config(config, fps=fps)
@@ -56,7 +56,7 @@ def test_runs_and_exports_play_at_the_rate_of_their_data(tmp_path: pathlib.Path)
 
 
 def test_without_a_known_rate_it_is_ten(tmp_path: pathlib.Path) -> None:
-    run = _run(tmp_path / "run", 0)  # as those of older versions
+    run = _run(tmp_path / "run", 0)  # as in older versions
     assert not (tmp_path / "run" / "data.json").exists() and Run.open(run).fps == 0
     assert _rate_of(tmp_path / "a.mp4", model_dir=run) == 10
 

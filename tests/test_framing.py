@@ -1,4 +1,4 @@
-"""Video files and arrays that are scored: cropped and resized as the real videos were."""
+"""Scored video files and arrays: cropped and resized like the real videos."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_files_are_the_clips_that_shards_of_them_give(tmp_path, geometry):
         real = next(samples.of_shards(manifest, data, 0, 3)).numpy()
         by_first_pixel = [sorted(clips.tolist(), key=lambda clip: clip[0][0][0]) for clips in (found, real)]
         np.testing.assert_array_equal(*by_first_pixel)
-    else:  # 16x21 pixels, out of which the crop is drawn
+    else:  # 16x21 pixels, from which the crop is taken
         again = np.concatenate(list(samples.of_folder(paths, 3, "paper", framing)))
         np.testing.assert_array_equal(found, again, "whatever the batch size")
         for path, clip in zip(paths, found):
@@ -59,7 +59,7 @@ def test_square_frames_are_taken_as_cropped_already():
 
 def test_arrays_are_cropped_too():
     video = np.zeros((1, 16, 4, 6, 3), np.uint8)
-    video[:, :, :, 1:5] = 255  # the square in the middle
+    video[:, :, :, 1:5] = 255  # the centre square
     batch = next(samples.of_array(video, 4, "paper", Framing(4, "paper")))
     np.testing.assert_array_equal(batch, np.ones((1, 16, 4, 4, 3)))
 

@@ -1,4 +1,4 @@
-"""What `generate` renders and writes, with a generator whose every frame is known."""
+"""Outputs of `generate`, with a generator whose frames are known."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def test_labels_by_hand():
 
 
 def test_numbers_and_their_ranges_mean_the_same_classes():
-    named = sorted(map(str, range(1, 13)))  # as folders are sorted: 1, 10, 11, 12, 2 ...
+    named = sorted(map(str, range(1, 13)))  # sorted as folders are: 1, 10, 11, 12, 2 ...
 
     def names(text):
         return [named[label] for label in parse_labels(text, named)]
 
     assert names("1-3") == names("1,2,3") == ["1", "2", "3"]
     assert names("9-11, 2") == ["9", "10", "11", "2"]
-    for text in ("0", "0-3", "3-1", "1-13"):  # 0 would be a label, and not a name
+    for text in ("0", "0-3", "3-1", "1-13"):  # 0 would be a label number, not a name
         with pytest.raises(ConfigError, match=f"no class '{text}'; valid: all, '1', '10', "):
             parse_labels(text, named)
     assert parse_labels("clip2-clip10", ("clip1", "clip10", "clip2", "clip9")) == [2, 3, 1]
@@ -81,7 +81,7 @@ def test_names_that_hold_commas_dashes_and_quotes():
         parse_labels("c,d", names)
 
 
-# ---- ways between latents
+# ---- interpolation of latents
 
 WEIGHTS = np.array([0.0, 0.25, 0.5, 1.0])
 
@@ -108,7 +108,7 @@ def test_linear_by_hand():
 
 
 def test_spherical_by_hand():
-    # Normal scores (1, 0) and (0, 1) are a right angle apart: half way both are sin(45 degrees).
+    # Normal scores (1, 0) and (0, 1) are at a right angle: halfway both are sin(45 degrees).
     one = 2 * scipy.stats.norm.cdf(1) - 1
     half_way = 2 * scipy.stats.norm.cdf(np.sqrt(0.5)) - 1
     path = latent_paths.spherical(np.array([one, 0.0]), np.array([0.0, one]), np.array([0.5]))
@@ -132,7 +132,7 @@ def test_the_clock_of_a_walk():
     assert latent_paths.back_and_forth(4, 2).tolist() == [0, 1, 0, 1]
 
 
-# ---- which videos
+# ---- selection of videos
 
 
 def points(*seeds):
@@ -172,7 +172,7 @@ def test_ways_become_rows_or_one_walk():
     assert walk.columns == 0
 
 
-# ---- how they are rendered
+# ---- rendering
 
 
 class Served:
@@ -204,7 +204,7 @@ class Served:
 
 
 def pixels(videos):
-    """[N, T, 3]: one pixel of each frame, all others being equal to it."""
+    """Returns one pixel per frame, [N, T, 3]; all pixels of a frame must be equal."""
     assert (videos == videos[:, :, :1, :1]).all()
     return videos[:, :, 0, 0]
 
@@ -244,7 +244,7 @@ def test_a_walk_shows_each_frame_at_its_time_of_the_clip_of_its_own_latent(batch
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
-    """Runs the command with the stand-in, in an empty folder; gives its status, output and errors."""
+    """Runs the command with the stand-in in an empty folder; returns its status, output and errors."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments, class_names=()):
@@ -377,7 +377,7 @@ def test_pictures_of_grids_and_of_levels(run):
 
 
 def test_long_videos_do_not_gather_in_memory(run):
-    run("--output=first.mp4", "--num_frames=20")  # what is imported and made once does not count
+    run("--output=first.mp4", "--num_frames=20")  # excludes one-time imports and initialization
     for name in ("long.npz", "long.mp4", "long.png"):
         tracemalloc.start()
         try:
@@ -413,7 +413,7 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(run, tmp_path, argument
     assert list(tmp_path.iterdir()) == []
 
 
-# The stand-in has 4x4 pixels, 48 bytes a frame, and 4 frames.
+# The stand-in has 4x4 pixels, 48 bytes per frame, and 4 frames.
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -431,7 +431,7 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(run, tmp_path, argument
         ),
         (
             ["--seeds=0-99", "--scale=100", "--num_frames=20"],
-            # 100 videos x 16 frames x 400x400x3 bytes, thrice, are 2.3 GB.
+            # 100 videos x 16 frames x 400x400x3 bytes, times three, are 2.3 GB.
             "100 videos of 20 frames of 400x400 pixels need at least 2.3 GB of memory at a time, and 1.0 GB are free",
         ),
         (
@@ -456,7 +456,7 @@ def test_absurd_requests_are_one_line_before_anything_is_made(run, monkeypatch, 
 def test_what_is_just_within_the_limits_is_made(run, monkeypatch):
     monkeypatch.setattr(machine, "memory", lambda: machine.Memory(2 * 10**9, 10**7, False))
     assert run("--output=x.npz", "--seeds=0-1", "--num_frames=25", "--max_gigabytes=2.4e-6")[0] == 0
-    # 4 frames of 400x400x3 bytes, thrice, are 5.8 MB; those of two videos do not fit, but one after the other they do.
+    # 4 frames of 400x400x3 bytes, times three, are 5.8 MB; two videos do not fit at once, but one after the other.
     large = ["--output=y.npz", "--seeds=0-1", "--scale=100"]
     assert run(*large)[0] == 1
     assert run(*large, "--layout=single", "--batch_size=1")[0] == 0

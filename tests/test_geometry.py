@@ -1,4 +1,4 @@
-"""Frames in the size of a data set: cropped and resized, against values derived by hand."""
+"""Frames cropped and resized to the size of a data set, compared with values derived by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_paper_geometry_by_hand() -> None:
 
 
 def _exact_means(line: np.ndarray, parts: int) -> np.ndarray:
-    """[pixels] whole numbers -> [parts], means over equal lengths, times the number of pixels; by Python's integers."""
+    """Averages [pixels] integers over [parts] equal lengths, times the number of pixels, in Python's exact integers."""
     fine = [int(value) for value in line for _ in range(parts)]
     return np.array([sum(fine[part * len(line) : (part + 1) * len(line)]) for part in range(parts)])
 
@@ -31,7 +31,7 @@ def test_squares_shrink_to_means_over_areas(side: int, resolution: int) -> None:
     shrunk = resize_square(square, resolution)
     assert shrunk.shape == (resolution, resolution, 3) and shrunk.dtype == np.uint8
     assert np.abs(shrunk - sums / side**2).max() <= 0.5 + 1e-5
-    # A cut-out of a frame is not contiguous in memory.
+    # A slice of a frame is not contiguous in memory.
     frame = np.zeros((side, side + 3, 3), np.uint8)
     frame[:, 2:-1] = square
     np.testing.assert_array_equal(resize_square(frame[:, 2:-1], resolution), shrunk)
@@ -42,7 +42,7 @@ def test_squares_shrink_to_means_over_areas(side: int, resolution: int) -> None:
     [(240, 192, 0), (240, 128, 0), (256, 192, 0), (480, 192, 0), (240, 100, 2e-3), (241, 192, 0), (240, 80, 0)],
 )
 def test_squares_shrink_as_with_opencv(side: int, resolution: int, differing: float) -> None:
-    # Where a mean lies in the middle of two levels, OpenCV's rounding errors choose one of them.
+    # If a mean is halfway between two levels, OpenCV's rounding errors decide.
     square = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     reference = cv2.resize(square, (resolution, resolution), interpolation=cv2.INTER_AREA)
     difference = np.abs(resize_square(square, resolution).astype(int) - reference)

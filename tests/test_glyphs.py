@@ -1,4 +1,4 @@
-"""Thin glyphs: each is drawn as what it is, moves, bounces, and never leaves the centre square."""
+"""Thin glyphs: each looks like its class, moves, bounces, and never leaves the centre square."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SIZES = {"num_frames": 32, "height": 72, "width": 96}
 
 
 def _picture(class_name: str) -> np.ndarray:
-    """The glyph, upright, in the middle of 96x96 pixels: float in [0, 1]."""
+    """Draws the upright glyph, centred in 96x96 pixels: float in [0, 1]."""
     lines = [stroke + 24 for stroke in glyphs.strokes(class_name, 32, 48, 0.0)]
     return glyphs.coverage(lines, 3.0, 96, 96)
 
 
 def _ink(frames: np.ndarray) -> np.ndarray:
-    """float [T, H, W] from 0 to about 1: how much of the stroke's colour there is, by its saturation."""
+    """Returns the fraction of the stroke's colour by saturation: float [T, H, W] from 0 to about 1."""
     saturation = frames.max(-1).astype(float) - frames.min(-1)
     return np.clip(saturation - 60, 0, None) / 180
 
@@ -58,14 +58,14 @@ def test_no_two_classes_look_alike() -> None:
     for a in CLASSES:
         for b in CLASSES:
             common = np.minimum(pictures[a], pictures[b]).sum() / np.maximum(pictures[a], pictures[b]).sum()
-            assert a == b or common < 0.88, f"{a} {b}"  # a Q is a 0 but for its tail
+            assert a == b or common < 0.88, f"{a} {b}"  # a Q is a 0 except for its tail
 
 
 def test_strokes_are_as_thick_as_asked_and_finer_than_a_pixel() -> None:
     line = np.array([[5.0, 10.0], [15.0, 10.0]])
     for thickness in (1.0, 2.0, 3.0):
         across = glyphs.coverage([line], thickness, 20, 20)[:, 10]
-        assert across.sum() == pytest.approx(thickness + 0.42, abs=0.05)  # the smooth edge lies outside
+        assert across.sum() == pytest.approx(thickness + 0.42, abs=0.05)  # the smooth edge extends outwards
     centres = []
     for y in (0.0, 0.1, 0.2, 0.3):
         across = glyphs.coverage([line + [0, y]], 2.0, 20, 20)[:, 10]
@@ -86,14 +86,14 @@ def test_glyphs_move_and_bounce_and_are_always_whole(name: str) -> None:
         ink = _ink(glyphs.render(name, group, clip, **SIZES, seed=0))
         assert ink[:, :, :11].max() == 0 and ink[:, :, 85:].max() == 0, "outside of the centre square"
         amount = ink.sum((1, 2))
-        # Nothing is cut off at a side; how the pixels are hit, and thresholded, changes the sum a little.
+        # Nothing is clipped at a side; sampling and thresholding change the sum slightly.
         assert amount.min() > 0.85 * amount.max(), (group, clip)
         x, y = (ink * np.arange(96)).sum((1, 2)) / amount, (ink * np.arange(72)[:, None]).sum((1, 2)) / amount
         steps = np.stack([np.diff(x), np.diff(y)], axis=1)
         speeds = np.hypot(*steps.T)
         low, high = (72 * speed for speed in glyphs.SPEED)
         assert speeds.max() < high + 0.8 and low - 0.2 < np.median(speeds) < high + 0.2
-        clear = np.abs(np.median(np.abs(steps), axis=0)) > 0.3  # an axis along which it visibly moves
+        clear = np.abs(np.median(np.abs(steps), axis=0)) > 0.3  # an axis with visible motion
         turned += int((np.sign(steps[0]) != np.sign(steps[-1]))[clear].sum())
     assert turned, "three videos, and none of them bounces"
 
@@ -129,4 +129,4 @@ def test_the_same_seed_gives_the_same_pixels() -> None:
 def test_small_and_upright_frames(height: int, width: int) -> None:
     for name in CLASSES:
         frames = glyphs.render(name, 1, 1, num_frames=3, height=height, width=width, seed=0)
-        assert frames.shape == (3, height, width, 3) and frames.max() > 100  # no background is so bright
+        assert frames.shape == (3, height, width, 3) and frames.max() > 100  # no background is as bright

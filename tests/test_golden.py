@@ -1,14 +1,13 @@
-"""Parity with the authors' Chainer implementation: what it printed for small networks, against ours with its weights.
+"""Parity with the authors' Chainer implementation: its outputs for small networks, compared with ours with its weights.
 
-tests/data holds its snapshots before and after one training step and what it computed in between (float32, on a CPU),
-in two sets: without and with adaptive batch reduction. Errors are relative to each array's largest magnitude.
+tests/data contains its snapshots before and after one training step and intermediate values (float32, on a CPU), in two
+sets: without and with adaptive batch reduction. Errors are relative to each array's largest magnitude.
 
-Two properties of the numbers themselves matter where they are compared closely:
-
-- NumPy added up the batch norms' moments one value after the other. With exact sums the videos of the training step
-  differ by up to 4e-4, and one gradient by 4 %; hence `authors_rounding`, which `load_generator` turns on.
-- ReLU's derivative jumps at 0. Some inputs lie so near to it that a different order of sums, as on another processor
-  or in another TensorFlow, can put them on the other side: KINKS.
+Two numerical properties matter for close comparisons:
+- NumPy added up the batch norms' moments sequentially. With exact sums the videos of the training step differ by up to
+  4e-4, and one gradient by 4 %; `load_generator` therefore enables `authors_rounding`.
+- ReLU's derivative jumps at 0. Some inputs are so near to 0 that a different summation order, as on another processor
+  or with another TensorFlow, can change their sign: see KINKS.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ from tganv2_tf.training.loop import make_optimizer
 DATA = pathlib.Path(__file__).parent / "data"
 SETS = ("public", "public_batch")
 LEARNING_RATE = 1e-4
-# Inputs of ReLUs, outputs of the generator's batch norms, that lie within 1.2e-5 of 0 and change a gradient by more
-# than 4e-4 of its largest value if they change their side: their sign in the authors' run, by norm and position.
+# Inputs of ReLUs (outputs of the generator's batch norms) within 1.2e-5 of 0 that change a gradient by more than 4e-4
+# of its largest value if their sign changes: their sign in the authors' run, by norm and position.
 KINKS: dict[str, dict[str, dict[tuple[int, ...], float]]] = {
     "public": {
         "level1/up3/norm1": {(61, 0, 7, 2): 1, (31, 7, 9, 14): -1},
@@ -85,13 +84,13 @@ def their_axes(videos: tf.Tensor) -> np.ndarray:
 
 
 def random_clips(seed: int, shape: np.ndarray) -> tf.Tensor:
-    """A level as the authors' run had it, [N, C, T, H, W] -> [N, T, H, W, C]."""
+    """Converts a level from the authors' layout, [N, C, T, H, W] -> [N, T, H, W, C]."""
     clips = np.random.RandomState(seed).uniform(-1, 1, tuple(shape)).astype(np.float32)
     return tf.constant(clips.transpose(0, 2, 3, 4, 1))
 
 
 class Golden:
-    """A set's numbers, and a model with its weights."""
+    """The numbers of a set, and a model with its weights."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -124,11 +123,11 @@ class Golden:
 
     @functools.cached_property
     def first_step(self) -> Any:
-        """`step` with the weights as they are at first."""
+        """`step` with the initial weights."""
         return self.step()
 
     def gradients(self, step: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Ours, of a step, and theirs of every weight, in our axes, by the names of theirs."""
+        """Yields our and their value for every weight in a step, in our layout, by their names."""
         pairs, model, numbers = {}, self.model, self.numbers
         for network, gradients, weights, prefix in (
             (model.generator, step.generator_gradients, generator_weights(model.generator), "ggrad"),
@@ -149,7 +148,7 @@ def golden(name: str) -> Golden:
 
 
 def is_bias_before_norm(name: str) -> bool:
-    """Whether the true gradient is zero: a constant per channel, which the next batch norms take away again."""
+    """Returns whether the exact gradient is zero: a per-channel constant, which the next batch norms remove."""
     return name.startswith("ggrad/block") and name.endswith("/b")
 
 
@@ -200,7 +199,7 @@ def test_losses_and_penalty(numbers):
 
 
 def put_kinks_on_their_side(numbers: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Moves the ReLU inputs of KINKS by 4e-5, to the side on which the authors' run had them."""
+    """Moves the ReLU inputs of KINKS by 4e-5, to their sign in the authors' run."""
     levels: list[Any] = numbers.model.generator.generator_levels
     for level, layer in enumerate(levels, start=1):
         blocks = {block.name: block for block in [*layer.blocks, layer.rendering]}
@@ -243,13 +242,13 @@ def test_without_help_at_the_kinks_few_gradients_feel_them(numbers):
 
 @pytest.mark.parametrize("name", SETS)
 def test_one_step_of_adam_and_of_the_running_statistics(name):
-    numbers = Golden(name)  # of its own, as its weights move
+    numbers = Golden(name)  # a separate one, as its weights change
     model = numbers.model
     config = model.config
     assert (config.train.adam_beta1, config.train.adam_beta2, config.train.adam_epsilon) == (0.0, 0.9, 8e-8)
     model.compile(make_optimizer(config, LEARNING_RATE, 1), make_optimizer(config, LEARNING_RATE, 1))
-    step = golden(name).first_step  # the weights are the same still
-    numbers.fakes()  # whose moments the statistics take
+    step = golden(name).first_step  # the weights are still the initial ones
+    numbers.fakes()  # its moments update the statistics
     model._apply(model.generator_optimizer, model.generator, step.generator_gradients)
     model.generator.update_moving_statistics()
     model._apply(model.discriminator_optimizer, model.discriminator, step.discriminator_gradients)

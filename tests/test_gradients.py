@@ -1,4 +1,4 @@
-"""The fast gradients against the definition in `models/objective.py`: every loss and gradient of every objective."""
+"""The fast gradients compared with the definition in `models/objective.py`, for every loss of every objective."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "recompute": (False, True),
 }
 CLASSES = 3
-# Float32 sums in other orders. A missing bias, factor or term makes errors above 1e-2.
+# Allows for other summation orders in float32. A missing bias, factor or term causes errors above 1e-2.
 TOLERANCE = 1e-3
 
 
 def pairwise(factors: dict[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
-    """Few combinations in which every two values of two factors occur together."""
+    """Returns a small set of combinations that contains every pair of values of two factors."""
     rows = [dict(zip(factors, row)) for row in itertools.product(*factors.values())]
     pairs = [set(itertools.combinations([(name, value) for name, value in row.items()], 2)) for row in rows]
     missing, chosen = set().union(*pairs), []
@@ -53,7 +53,7 @@ def pairwise(factors: dict[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
 
 
 def config_of(row: dict[str, Any]) -> Config:
-    """A level of four frames and one of a single frame, where taps meet only padding."""
+    """One level of four frames and one of a single frame, where taps meet only padding."""
     model = {
         **{name: row[name] for name in ("spectral_norm", "num_classes", "batch_strides")},
         "conditional": bool(row["num_classes"]),
@@ -78,7 +78,7 @@ NETWORKS: tuple[Any, Any] = Generator, Discriminator
 
 
 def model_of(config: Config, bias: float = 0.0, networks: tuple[Any, Any] = NETWORKS) -> TGANv2:
-    """A model with the same weights whichever the networks, none of them an initial value."""
+    """Models with the same weights for both kinds of networks, all different from the initial values."""
     tf.keras.utils.set_random_seed(1)
     generator, discriminator = (network(config.model) for network in networks)
     model = TGANv2(generator, discriminator, config)
@@ -93,7 +93,7 @@ def model_of(config: Config, bias: float = 0.0, networks: tuple[Any, Any] = NETW
 
 
 def updates(model: TGANv2, gradients: str) -> Iterator[StepGradients]:
-    """The gradients of n_dis discriminator updates. The second has no lazy penalty, as if it were of the next step."""
+    """Returns the gradients of n_dis discriminator updates. The second has no lazy penalty, like another step."""
     model.config = config = with_gradients(model.config, gradients)
     for update in range(config.train.n_dis):
         model.step.assign(update)
@@ -110,7 +110,7 @@ def updates(model: TGANv2, gradients: str) -> Iterator[StepGradients]:
 
 
 def assert_same(fast: StepGradients, plain: StepGradients) -> None:
-    """Scalars, and gradients in the Euclidean norm of each, or of a hundredth of the largest of its network."""
+    """Compares scalars and gradients; errors are relative to the norm, or to 1 % of the largest in the network."""
     for ours, expected in ((fast.losses, plain.losses), (fast.mean_logits, plain.mean_logits)):
         assert ours.keys() == expected.keys()
         for name in expected:
@@ -140,7 +140,7 @@ def test_fast_gradients_are_those_of_the_definition(row: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("grow", [False, True])
 def test_networks_in_cheaper_forms_are_those_of_the_definition(grow: bool) -> None:
-    """Levels of four, two and one frames, with blocks down to a single position; by plain and by fast gradients."""
+    """Levels of four, two and one frames, with blocks down to a single position; plain and fast gradients."""
     model = {
         "resolution": 32,
         "frame_strides": (2, 2),
@@ -159,18 +159,18 @@ def test_networks_in_cheaper_forms_are_those_of_the_definition(grow: bool) -> No
 
 @pytest.mark.parametrize("loss", FACTORS["loss"])
 def test_generators_learn_from_discriminators_that_are_sure(loss: str) -> None:
-    """Of fakes whose own slope is 0 (hinge), or next to it, in the discriminators' loss."""
+    """For fakes whose slope in the discriminators' loss is 0 (hinge), or nearly so."""
     config = tiny_config(loss=loss, r1_weight=0.0, ema_decay=0.0, score="separate")
     model = model_of(config, bias=-12.0)
     fast, plain = (next(updates(model, gradients)) for gradients in ("fast", "plain"))
     assert max(plain.mean_logits[f"fake_logits/level_{level}"] for level in (1, 2)) < -8
-    # Of the minimax loss nothing reaches the generator, which is its flaw.
+    # With the minimax loss the generator's gradients vanish, a known flaw.
     assert (max(np.linalg.norm(gradient) for gradient in plain.generator_gradients) > 1e-3) == (loss != "minimax")
     assert_same(fast, plain)
 
 
 def test_penalties_are_in_the_gradients() -> None:
-    """Or the comparisons above would say little of them."""
+    """Otherwise the comparisons above would be weak."""
     row = {name: values[0] for name, values in FACTORS.items()}
     norms = {}
     for r1 in FACTORS["r1"]:
@@ -181,28 +181,28 @@ def test_penalties_are_in_the_gradients() -> None:
 
 
 class Tanh(Discriminator):
-    """Its logits do not grow with its inputs."""
+    """A discriminator whose logits are not homogeneous in its inputs."""
 
     def call(self, videos: Any, labels: Any = None, weights: Any = None, recompute: bool = False) -> list[tf.Tensor]:
         return [tf.tanh(logits) for logits in super().call(videos, labels, weights, recompute)]
 
 
 class Constant(Discriminator):
-    """Adds a bias of which the weights do not know."""
+    """Adds a bias that is not among the weights."""
 
     def call(self, videos: Any, labels: Any = None, weights: Any = None, recompute: bool = False) -> list[tf.Tensor]:
         return [logits + 1.0 for logits in super().call(videos, labels, weights, recompute)]
 
 
 class Mixing(Discriminator):
-    """Takes the mean over the batch away, as a batch norm does."""
+    """Subtracts the mean over the batch, like a batch norm."""
 
     def call(self, videos: Any, labels: Any = None, weights: Any = None, recompute: bool = False) -> list[tf.Tensor]:
         return [logits - tf.reduce_mean(logits) for logits in super().call(videos, labels, weights, recompute)]
 
 
 class Deaf(Discriminator):
-    """Computes with its own weights, whatever it is given."""
+    """Computes with its own weights, ignoring those passed in."""
 
     def call(self, videos: Any, labels: Any = None, weights: Any = None, recompute: bool = False) -> list[tf.Tensor]:
         return super().call(videos, labels)

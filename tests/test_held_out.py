@@ -1,4 +1,4 @@
-"""Which videos a training of a classifier holds out: whole source groups, of every class."""
+"""Videos held out when training a classifier: whole source groups, from every class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tganv2_tf.evaluation.held_out import among, hold_out
 
 
 def ucf101(classes: int, groups: int, clips: int) -> dict[str, int]:
-    """Labels by names as in UCF101."""
+    """Returns labels by video name, as in UCF101."""
     return {
         f"v_Class{label}_g{group:02d}_c{clip:02d}": label
         for label in range(classes)

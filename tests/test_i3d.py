@@ -1,4 +1,4 @@
-"""The network of FVD: modules of both formats, stand-ins with features computed by hand, what is refused."""
+"""The network of FVD: modules in both formats, stand-ins with features computed by hand, and rejected modules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VIDEO = tf.TensorSpec([None, None, 224, 224, 3], tf.float32, "video")
 
 
 def save_module(folder, function, spec=VIDEO, signature="serving_default"):
-    """Writes a SavedModel of TF2 with one signature, `function` times a variable that is 1, and returns its path."""
+    """Writes a TF2 SavedModel with one signature, `function` times a variable that is 1; returns its path."""
     module = tf.Module()
     module.one = tf.Variable(1.0)
     served = tf.function(lambda video: {name: module.one * value for name, value in function(video).items()})
@@ -31,9 +31,9 @@ def save_module(folder, function, spec=VIDEO, signature="serving_default"):
 
 
 def save_hub_module(folder):
-    """Writes a module in TF1 hub format, a graph without a tag and one for training, and returns its path.
+    """Writes a module in TF1 hub format, with a graph without tags and one for training; returns its path.
 
-    The features are mean, 2 * mean and 3 * mean, of each video; those of training are 0. The weights are variables.
+    The features are mean, 2 * mean and 3 * mean of each video; those of training are 0. The weights are variables.
     """
     v1 = tf.compat.v1
     builder = v1.saved_model.Builder(str(folder))
@@ -58,7 +58,7 @@ def save_hub_module(folder):
 
 
 def first_row_and_column(video):
-    """Of the first frame: red along the top edge, green along the left edge."""
+    """Returns features of the first frame: red along the top edge, green along the left edge."""
     return {"edges": tf.concat([video[:, 0, 0, :, 0], video[:, 0, :, 0, 1]], 1)}
 
 
@@ -75,7 +75,7 @@ def modules(tmp_path_factory):
 
 @contextlib.contextmanager
 def one_line(expected):
-    """A UserError of one line with this text in it."""
+    """Expects a UserError of one line that contains this text."""
     with pytest.raises(UserError) as error:
         yield
     message = str(error.value)
@@ -84,7 +84,7 @@ def one_line(expected):
 
 
 def ramps(height, width):
-    """float32 [1, 9, height, width, 3] in [-1, 1]: red rises to the right, green downwards."""
+    """Returns float32 [1, 9, height, width, 3] in [-1, 1]: red rises to the right, green downwards."""
     video = np.zeros((1, 9, height, width, 3), np.float32)
     video[..., 0] = np.linspace(-1, 1, width)
     video[..., 1] = np.linspace(-1, 1, height)[:, np.newaxis]
@@ -93,7 +93,7 @@ def ramps(height, width):
 
 @pytest.mark.parametrize(("height", "width"), [(112, 56), (64, 64), (224, 224), (300, 448)])
 def test_frames_are_resized_as_tensorflow_1_did(modules, height, width):
-    # Output pixel i stands at i * size / 224 of the input; behind the last input pixel its value goes on.
+    # Output pixel i is at position i * size / 224 of the input; positions after the last pixel repeat it.
     positions = np.arange(224)
     red = np.interp(positions * width / 224, np.arange(width), np.linspace(-1, 1, width))
     green = np.interp(positions * height / 224, np.arange(height), np.linspace(-1, 1, height))
@@ -138,7 +138,7 @@ def test_a_module_in_tf1_hub_format(modules):
 
 
 def test_nothing_is_said_of_variables_of_tensorflow_1(modules):
-    # In a process of its own, as TensorFlow says it of the first five only.
+    # In a separate process, as TensorFlow logs only the first five such messages.
     command = f"from tganv2_tf.evaluation.i3d import load_i3d; print(load_i3d({modules.hub!r}).checksum)"
     finished = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert finished.stdout.strip() == load_i3d(modules.hub).checksum
@@ -209,7 +209,7 @@ def test_folders_without_a_whole_savedmodel_are_refused(tmp_path, modules):
                 shutil.rmtree(copy / file)
             else:
                 (copy / file).write_bytes(content)
-            # Of TensorFlow's own errors the first line says only where in the graph they were.
+            # The first line of TensorFlow's own errors is only the position in the graph.
             reason = "NotFoundError" if (source, content) == (modules.hub, None) else ""
             with one_line(f"{copy}: its SavedModel cannot be loaded, perhaps not whole: {reason}"):
                 load_i3d(str(copy))
@@ -217,7 +217,7 @@ def test_folders_without_a_whole_savedmodel_are_refused(tmp_path, modules):
 
 
 def halved_three_times(video):
-    """As I3D treats time: strides of 2, padded at the end, three times, and then a window of two steps."""
+    """Treats time like I3D: three strides of 2, padded at the end, then a window of two steps."""
     features = tf.reduce_mean(video, [2, 3], keepdims=True)
     for _ in range(3):
         features = tf.nn.max_pool3d(features, [1, 2, 1, 1, 1], [1, 2, 1, 1, 1], "SAME")
@@ -255,7 +255,7 @@ def test_wrong_videos_are_refused(modules):
         video[0, 4, 2, 2, 1] = value
         with one_line("values outside of [-1, 1], or that are no numbers"):
             i3d(video)
-    i3d(np.full_like(video, 1.0005))  # a little, as rounding may
+    i3d(np.full_like(video, 1.0005))  # slightly out of range, as after rounding
 
 
 def test_the_checksum_is_that_of_names_and_contents(tmp_path, modules):
@@ -292,8 +292,8 @@ def test_urls_go_through_tensorflow_hub(monkeypatch, modules):
 
 
 def test_without_tensorflow_hub_a_url_says_how_to_install_it(monkeypatch, modules):
-    monkeypatch.setitem(sys.modules, "tensorflow_hub", None)  # its import fails
-    load_i3d(modules.hub)  # a folder does without it
+    monkeypatch.setitem(sys.modules, "tensorflow_hub", None)  # makes its import fail
+    load_i3d(modules.hub)  # not needed for a folder
     install = lanes.install_command("fvd")
     with one_line(f"{URL}: TensorFlow Hub is not installed; {install}, or name the folder"):
         load_i3d(URL)

@@ -1,4 +1,4 @@
-"""The authors' snapshots: there and back, what is wrong with a file, and the run that one becomes."""
+"""The authors' snapshots: round trip, invalid files, and conversion to a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tiny(**changes):
 
 
 def shaken(network):
-    """The network with all variables away from their first values, running statistics included."""
+    """A network with all variables changed from their initial values, including running statistics."""
     rng = np.random.default_rng(0)
     network.set_weights(
         [value + rng.uniform(0, 0.1, value.shape).astype(np.float32) for value in network.get_weights()]
@@ -75,7 +75,7 @@ def test_a_generators_shape_is_read_off_the_weights():
 )
 def test_any_generator_goes_there_and_back(tmp_path, changes):
     generator = shaken(Generator(tiny(**changes)))
-    path = tmp_path / "there" / "gen_iter_1"  # no suffix, as any name is theirs
+    path = tmp_path / "there" / "gen_iter_1"  # no suffix: any name may be a snapshot of the authors'
     chainer.save_generator(generator, path)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     config = generator.config
@@ -114,7 +114,7 @@ def test_spectral_norm_is_written_into_the_kernels(tmp_path):
 
 
 def damaged(tmp_path, source, **changes):
-    """A copy of a snapshot: keys with None are left out."""
+    """Copies a snapshot with changes; keys with None are removed."""
     arrays = {**chainer.read_snapshot(DATA / source), **{key.replace("__", "/"): v for key, v in changes.items()}}
     np.savez(tmp_path / "damaged.npz", **{key: value for key, value in arrays.items() if value is not None})
     return tmp_path / "damaged.npz"
@@ -202,7 +202,7 @@ def snapshots(tmp_path_factory):
     folder = tmp_path_factory.mktemp("snapshots")
     tf.keras.utils.set_random_seed(0)
     chainer.save_generator(shaken(Generator(tiny())), folder / "g.npz")
-    # Not shaken: it would be so sure of its fakes that no gradient comes back.
+    # Not perturbed: it would reject its fakes so surely that gradients vanish.
     chainer.save_discriminator(Discriminator(tiny(discriminator_channels=(4,))), folder / "d.npz")
     write_data_set(folder / "data", [6, 8, 9])
     return folder
@@ -241,7 +241,7 @@ def test_a_snapshot_becomes_a_run_that_every_command_accepts(snapshots, tmp_path
     assert result.returncode == 0, result.stderr
     assert '"normalization": "official"' in (tmp_path / "scores.json").read_text()
 
-    # It says with which flags training goes on, and it does, with both networks and the step as they were.
+    # It prints the flags for resuming; resuming works, with both networks and the step restored.
     flags = next(line for line in said.splitlines() if line.startswith("python -m tganv2_tf.train")).split()[3:]
     flags = [flag.replace("DATA_DIR", str(snapshots / "data")) for flag in flags]
     changed = ["--global_batch_size=4", "--train_steps=4", "--log_every_steps=1", "--preview_every_steps=4"]

@@ -1,4 +1,4 @@
-"""The manifests for Kubernetes and the script for Slurm in examples/: schemas, commands, numbers that must agree."""
+"""The Kubernetes manifests and the Slurm script in examples/: schemas, commands, and consistent numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def worker_spec() -> dict[str, Any]:
 
 
 def pods(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """The pod templates of a manifest; of a RayJob the head's first."""
+    """Returns the pod templates of a manifest; for a RayJob the head's first."""
     spec = manifest["spec"]
     if manifest["kind"] == "TFJob":
         return [replica["template"]["spec"] for replica in spec["tfReplicaSpecs"].values()]
@@ -123,10 +123,10 @@ def test_the_workers_of_the_tfjob_share_their_batch_and_start_again_when_they_fa
     replicas = worker["replicas"] * container["resources"]["limits"]["nvidia.com/gpu"]
     assert config.train.distribution == "multi_worker"
     assert per_replica_batch_size(config, replicas) == 16
-    # Of all failures: ExitCode would give up at status 1, which those have that miss another worker.
+    # For all failures: ExitCode would give up at status 1, which a worker also returns when it loses another one.
     assert worker["restartPolicy"] == "OnFailure"
     assert MANIFESTS["tfjob.yaml"]["spec"]["runPolicy"]["backoffLimit"] >= 10 * worker["replicas"]
-    # What the operator looks for.
+    # The operator expects this name.
     assert container["name"] == "tensorflow"
     assert container["ports"] == [{"name": "tfjob-port", "containerPort": 2222}]
 

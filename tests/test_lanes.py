@@ -1,4 +1,4 @@
-"""What one lane writes, the other reads: checkpoints, exports, `config.json`. And what depends on versions."""
+"""Compatibility between lanes (checkpoints, exports, `config.json`), and version checks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOLERANCE = 1e-5  # of values in [-1, 1]; processors and lanes differ in the las
 
 @pytest.fixture(params=lane_files.LANES)
 def written(request: pytest.FixtureRequest) -> pathlib.Path:
-    """What a run in that lane has left behind."""
+    """The files of a run in that lane."""
     return lane_files.FOLDER / request.param
 
 
@@ -39,7 +39,7 @@ def test_generators_of_both_lanes_are_read_in_this_one(written: pathlib.Path, ki
 
 
 def test_checkpoints_of_both_lanes_are_restored_to_the_bit(written: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Networks, averaged generator, optimizers, step and position in the data."""
+    """Compares networks, averaged generator, optimizers, step and position in the data."""
     checkpoint = written / "run" / "checkpoints" / "ckpt-2"
     folder = CheckpointFolder(loop.make_model(Run.open(str(written / "run")).config), str(tmp_path))
     folder.restore(str(checkpoint))
@@ -57,7 +57,7 @@ def test_runs_of_both_lanes_are_resumed_in_this_one(written: pathlib.Path, tmp_p
 
 
 def test_exports_of_both_lanes_load_without_this_package(written: pathlib.Path) -> None:
-    """In a process that has TensorFlow alone, in the current lane with Keras 3."""
+    """In a process with only TensorFlow, in the current lane with Keras 3."""
     program = f"""
 import tensorflow as tf, numpy as np
 generate = tf.saved_model.load({str(written / "export")!r}).signatures["serving_default"]
@@ -85,7 +85,7 @@ def test_python_versions(version: tuple[int, int], fault: bool) -> None:
 
 
 def with_tensorflow(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
-    """Has the installed distribution of TensorFlow say that it is of this version; None: it is not installed."""
+    """Fakes the version of the installed TensorFlow distribution; None: not installed."""
 
     def installed(name: str) -> str:
         if version is None or name != "tensorflow":
@@ -98,7 +98,7 @@ def with_tensorflow(monkeypatch: pytest.MonkeyPatch, version: str | None) -> Non
 
 @pytest.fixture
 def restored() -> object:
-    """Forgets, after a test, the version that it made up."""
+    """Clears the faked version after a test."""
     yield
     lanes.tensorflow_version.cache_clear()
 
@@ -116,7 +116,7 @@ def test_tensorflow_versions(monkeypatch: pytest.MonkeyPatch, version: str, lega
     lanes.prepare()
     assert os.environ.get(lanes.LEGACY_KERAS) == ("1" if legacy else None)
     assert os.environ[lanes.ONEDNN] == "1"
-    monkeypatch.setenv(lanes.ONEDNN, "0")  # the user's own
+    monkeypatch.setenv(lanes.ONEDNN, "0")  # set by the user
     lanes.prepare()
     assert os.environ[lanes.ONEDNN] == "0"
 
@@ -159,7 +159,7 @@ def test_keras_3_is_refused_in_one_line() -> None:
 
 
 def test_every_process_has_onednn() -> None:
-    """Also a benchmark, and TensorFlow that is imported by a module of the package."""
+    """Also for a benchmark, and for TensorFlow imported by a module of the package."""
     environment = {name: value for name, value in os.environ.items() if name not in (lanes.ONEDNN, lanes.LEGACY_KERAS)}
     for module in ("tganv2_tf.models.layers", "data_prep.options", "benchmarks.rows"):
         program = f"import {module}, os; print(os.environ[{lanes.ONEDNN!r}], os.environ.get({lanes.LEGACY_KERAS!r}))"

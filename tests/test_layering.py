@@ -1,10 +1,10 @@
-"""The floors of the house: who may import whom."""
+"""The layers of the architecture: which modules may import which."""
 
 import ast
 
 from tests.conftest import ROOT
 
-# Each floor imports from itself and from those below.
+# Each layer may import from itself and from those below.
 FLOORS = [
     {"errors", "lanes", "__version__"},
     {"storage"},
@@ -33,13 +33,13 @@ FLOORS = [
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
 ENTRY_POINTS = {
     *("train", "generate", "export", "evaluate", "train_classifier", "explore", "project", "doctor", "__main__"),
-    "api",  # calls what the commands call
+    "api",  # calls the same functions as the commands
 }
-COMMANDS = ENTRY_POINTS - {"api"} | {"chainer"}  # interop/chainer.py is a library too
+COMMANDS = ENTRY_POINTS - {"api"} | {"chainer"}  # interop/chainer.py is also a library
 
 
 def imports(path):
-    """Names of the modules that a file imports, inside functions too."""
+    """Returns the names of the modules that a file imports, including inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -48,7 +48,7 @@ def imports(path):
 
 
 def parts_used(path):
-    """Top-level parts of the package that a file imports."""
+    """Returns the top-level parts of the package that a file imports."""
     for name in imports(path):
         words = name.split(".")
         if words[0] == "tganv2_tf" and len(words) > 1:

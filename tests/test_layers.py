@@ -1,4 +1,4 @@
-"""Layers against plain definitions, written with other operations."""
+"""Layers compared with plain definitions, written with other operations."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_batch_norm_normalises_and_keeps_unbiased_moments():
     y = norm(x, training=True).numpy()
     np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(y.std((0, 1, 2)), 1, atol=1e-4)
-    np.testing.assert_array_equal(norm.moving_mean, 0)  # a forward pass changes nothing
+    np.testing.assert_array_equal(norm.moving_mean, 0)  # a forward pass does not change it
     norm.update_moving_statistics()
     flat = x.numpy().reshape(-1, 3)
     np.testing.assert_allclose(norm.moving_mean, 0.1 * flat.mean(0), rtol=1e-4)
@@ -83,7 +83,7 @@ def test_conditional_batch_norm_scales_and_shifts_by_class(training):
 
 
 def lstm_by_definition(lstm, inputs):
-    """Convolutions over the input of every frame, gates i, f, o, c; inputs: a list of one map a frame."""
+    """Convolves the input of every frame; gates in the order i, f, o, c; inputs: a list of one map per frame."""
     sigmoid = lambda v: 1 / (1 + np.exp(-v))  # noqa: E731
     hidden = cell = np.zeros(inputs[0].shape, np.float32)
     frames = []
@@ -123,7 +123,7 @@ def test_conv_lstm_goes_on_from_its_state(num_frames):
     rest, after = lstm(None, num_frames, state)
     np.testing.assert_allclose(tf.concat([begun, rest], 1), whole, atol=1e-6)
     np.testing.assert_allclose(after, last, atol=1e-6)
-    # On top of another it goes on with that one's frames.
+    # A layer on top of another receives that one's frames.
     upper, frames = layers.ConvLSTM(5), normal(2, 5, 2, 2, 5)
     whole, _ = upper(frames, 5)
     _, state = upper(frames[:, :2], 2)

@@ -1,4 +1,4 @@
-"""Videos that are too short for a clip: counted, and told before anything is trained."""
+"""Videos that are too short for a clip: they are counted and reported before training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.training.description import describe
 
-LENGTHS = [5, 7, 5, 13, 6]  # a clip of four frames, every third one, takes ten
+LENGTHS = [5, 7, 5, 13, 6]  # a clip of four frames with stride three spans ten
 
 
 def test_a_clip_spans_its_first_frame_and_the_steps_to_its_last() -> None:

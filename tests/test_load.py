@@ -1,4 +1,4 @@
-"""What the benchmarks of load and of long runs measure, and when they say that a promise was broken."""
+"""The measurements of the load and soak tests, and their detection of violated guarantees."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_process_is_measured(tmp_path: pathlib.Path) -> None:
     assert during["rss"] - before["rss"] == pytest.approx(len(ballast), rel=0.2)
     assert during["files"] - before["files"] == 2 and during["threads"] >= 1
     with pytest.raises(OSError, match="No such"):
-        usage.usage(2**22 + 1)  # beyond the largest number that Linux gives
+        usage.usage(2**22 + 1)  # beyond Linux's largest process id
 
 
 def test_files_below_a_folder_are_counted(tmp_path: pathlib.Path) -> None:
@@ -47,7 +47,7 @@ def test_watching_ends_with_the_block() -> None:
 
 def test_the_slope_is_that_of_the_last_two_thirds() -> None:
     times = [float(t) for t in range(31)]
-    # Up by 100 a second until second 9, and by 2 from then on.
+    # Grows by 100 per second until second 9, then by 2.
     values = [1000.0 + (100 * t if t < 10 else 1000 + 2 * (t - 10)) for t in times]
     assert usage.slope(times, values) == pytest.approx(2.0)
     assert usage.grows(times, [500 * MB + 3 * MB * t for t in times]) == pytest.approx(60 * MB)  # 3 x 20
@@ -105,7 +105,7 @@ def test_clients_ask_side_by_side_and_are_counted() -> None:
     def ask() -> np.ndarray:
         calls.append(len(calls))
         time.sleep(0.001)
-        # One answer in the middle of the load is another.
+        # One answer in the middle of the load is different.
         return np.array([1 if len(calls) == 40 else 0])
 
     def refuse() -> None:
@@ -121,7 +121,7 @@ def test_clients_ask_side_by_side_and_are_counted() -> None:
 
 
 def course(**changes: Any) -> usage.Series:
-    """Thirty measurements of a run that keeps its promises."""
+    """Thirty measurements of a run without faults."""
     steps = [float(t) for t in range(0, 3000, 100)]
     return flat(
         **{
@@ -162,7 +162,7 @@ def test_the_course_of_a_run_as_a_table() -> None:
     text = soak.table(soak.Command(steps=2800), series)
     assert "| 0.5 | 2,900 | 501.0 | 20 | 9 | 3 | 7 | 0.10 | 2 | 0.12 |" in text
     assert "2,800 steps in 0.5 minutes, 10.4 ms a step" in text
-    assert "+6.9 MB in 20,000 steps" in text  # a megabyte in 2,900
+    assert "+6.9 MB in 20,000 steps" in text  # a megabyte in 2,900 steps
     assert soak.judge(0, {name: values[:5] for name, values in course().items()}) == [
         "the run was too short to say anything: raise --steps"
     ]

@@ -1,4 +1,4 @@
-"""What may change in a run that is taken up again, and what may not; what is said of errors."""
+"""Settings that may or may not change when a run is resumed, and error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses and scores derived by hand."""
+"""Losses and scores, compared with values derived by hand."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Manifests: what is saved is what is loaded, and damage is named."""
+"""Manifests: round trips, and error messages for damage."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _manifest(folder: pathlib.Path) -> Manifest:
 
 
 def _saved(folder: pathlib.Path, **changes: object) -> pathlib.Path:
-    """A folder whose manifest.json has some fields changed; None removes one."""
+    """Makes a folder whose manifest.json has some fields changed; None removes a field."""
     _manifest(folder).save(folder)
     path = folder / "manifest.json"
     loaded = {**json.loads(path.read_text()), **changes}
@@ -49,7 +49,7 @@ def test_shard_name() -> None:
 
 
 def test_checksum_is_sha256(tmp_path: pathlib.Path) -> None:
-    # The digest of "abc" stands in FIPS 180-2, appendix B.1.
+    # The digest of "abc" is from FIPS 180-2, appendix B.1.
     (tmp_path / "file").write_bytes(b"abc")
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert checksum(tmp_path / "file") == f"sha256:{digest}"

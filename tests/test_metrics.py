@@ -1,4 +1,4 @@
-"""The numerics of the scores: bounds, closed forms, and references written with nothing but loops or SciPy."""
+"""The numerics of the scores: bounds, closed forms, and reference implementations with loops or SciPy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def moments(features, batch_size=1000):
 
 
 def with_moments(mean, covariance, seed=0):
-    """Moments of 4 d samples whose mean and covariance are exactly these, but for rounding."""
+    """Returns moments of 4 d samples with exactly this mean and covariance, up to rounding."""
     d = len(mean)
     noise = np.random.default_rng(seed).standard_normal((4 * d, d))
     noise -= noise.mean(0)
@@ -38,7 +38,7 @@ def with_moments(mean, covariance, seed=0):
 
 
 def random_covariance(seed, d=6):
-    """Eigenvalues from 0.5 to 3, in axes of its own."""
+    """Returns a covariance with eigenvalues from 0.5 to 3 and random axes."""
     rng = np.random.default_rng(seed)
     axes, _ = np.linalg.qr(rng.standard_normal((d, d)))
     return axes @ np.diag(rng.uniform(0.5, 3, d)) @ axes.T
@@ -57,7 +57,7 @@ class TestInceptionScore:
         assert inception_score(np.array([[0.75, 0.25], [0.25, 0.75]])) == pytest.approx(expected, rel=1e-14)
 
     def test_classes_that_are_met_unequally_by_hand(self):
-        # Three samples are surely of class 0 and one of class 1: the entropy of (3/4, 1/4).
+        # Three samples are certainly of class 0 and one of class 1: the entropy of (3/4, 1/4).
         rows = np.eye(2)[[0, 0, 0, 1]]
         assert inception_score(rows) == pytest.approx(math.exp(0.75 * math.log(4 / 3) + 0.25 * math.log(4)), rel=1e-14)
 
@@ -96,7 +96,7 @@ class TestMoments:
         np.testing.assert_array_equal(result.covariance, result.covariance.T)
 
     def test_large_means_keep_the_variance(self):
-        # Multiples of 1/64 around 1e4: exact in float32, so that the reference is that of the deviations alone.
+        # Multiples of 1/64 around 1e4 are exact in float32, so the reference is computed from the deviations alone.
         deviations = np.random.default_rng(0).integers(-64, 65, (3000, 4)) / 64
         features = (1e4 + deviations).astype(np.float32)
         for batch_size in (1, 128):
@@ -207,7 +207,7 @@ class TestFrechetDistance:
         for distance in (frechet_distance(a, b), frechet_distance(b, a)):
             assert isinstance(distance, float)
             assert distance == pytest.approx(expected, rel=1e-12)
-        # That is what few samples save: nothing of theirs has more columns than they have dimensions.
+        # The saving for few samples: no matrix of theirs has more columns than the samples' degrees of freedom.
         assert a.covariance_factor.shape == (256, 63)
         assert b.covariance_factor.shape == (256, 79)
 
@@ -260,7 +260,7 @@ class TestKernelDistance:
         values = np.array([metrics.kernel_distance(draw[:4], draw[4:]) for draw in draws])
         error = values.std() / np.sqrt(len(values))
         assert abs(values.mean()) < 3 * error
-        # With the diagonals, whose mean is 16 where that of other pairs is 2.5, it would be 13.5 / 4 + 13.5 / 5.
+        # With the diagonals, whose mean is 16 compared with 2.5 for other pairs, it would be 13.5 / 4 + 13.5 / 5.
         assert error < 0.1 and values.min() < 0
 
     def test_wrong_shapes_are_refused(self):
@@ -271,7 +271,7 @@ class TestKernelDistance:
 
 
 def brute_force(real, fake, k):
-    """Precision, recall, density and coverage, by loops over exact distances."""
+    """Computes precision, recall, density and coverage, by loops over exact distances."""
 
     def balls(centres):
         return [sorted(math.dist(a, b) for b in centres)[k] for a in centres]
@@ -297,12 +297,12 @@ def on_a_line(*places):
 class TestNeighbours:
     def test_points_on_a_line_by_hand(self):
         real, fake = on_a_line(0, 1, 3, 10), on_a_line(0.5, 4.5, 30, 31)
-        # k = 1. The real radii are 1, 1, 2, 7: balls [-1, 1], [0, 2], [1, 5], [3, 17]. 0.5 lies in two of them, 4.5 in
-        # two, 30 and 31 in none; all four hold a fake.
+        # k = 1. The real radii are 1, 1, 2, 7: balls [-1, 1], [0, 2], [1, 5], [3, 17]. 0.5 is in two of them, 4.5 in
+        # two, 30 and 31 in none; all four contain a fake.
         assert metrics.density_coverage(real, fake, k=1) == (1.0, 1.0)
-        # The fake radii are 4, 4, 1, 1: balls [-3.5, 4.5], [0.5, 8.5], ...: 0, 1 and 3 lie in one, 10 does not.
+        # The fake radii are 4, 4, 1, 1: balls [-3.5, 4.5], [0.5, 8.5], ...: 0, 1 and 3 are in one, 10 is not.
         assert metrics.precision_recall(real, fake, k=1) == (0.5, 0.75)
-        # k = 2: radii 3, 2, 3, 9; [-3, 3], [-1, 3], [0, 6], [1, 19] hold 0.5 three times and 4.5 twice.
+        # k = 2: radii 3, 2, 3, 9; [-3, 3], [-1, 3], [0, 6], [1, 19] contain 0.5 three times and 4.5 twice.
         density, coverage = metrics.density_coverage(real, fake, k=2)
         assert (density, coverage) == (5 / (2 * 4), 1.0)
 
@@ -322,21 +322,22 @@ class TestNeighbours:
         assert all_four(real, fake, k) == pytest.approx(expected, rel=1e-12)
 
     def test_ties_and_copies_are_counted_like_exact_distances(self):
-        # A grid has many neighbours at the same distance, and doubled points have balls of radius 0.
+        # A grid has many neighbours at equal distances, and duplicate points have balls of radius 0.
         grid = np.stack(np.meshgrid(range(4), range(4)), -1).reshape(-1, 2)
         for real, fake in ((grid, grid), (np.repeat(grid, 2, 0), grid + [1, 0]), (grid / 7, np.repeat(grid / 7, 3, 0))):
             assert all_four(real, fake, 1) == pytest.approx(brute_force(real, fake, 1), rel=1e-12)
             assert all_four(real, fake, 2) == pytest.approx(brute_force(real, fake, 2), rel=1e-12)
 
     def test_samples_that_are_all_the_same(self):
-        # Every ball is that one point, which all four fakes are: in 6 balls each.
+        # Every ball is this one point, equal to all four fakes: each fake is in 6 balls.
         assert metrics.density_coverage(np.ones((6, 2)), np.ones((4, 2)), k=2) == (3, 1)
         assert metrics.precision_recall(np.ones((6, 2)), np.ones((4, 2))) == (1, 1)
 
     def test_copies_far_from_the_origin_of_many_features(self):
         rng = np.random.default_rng(0)
         real = 1e4 + rng.standard_normal((60, 300))
-        # Each sample is in its own ball and, edges included, in the k of those whose k-th neighbour or nearer it is.
+        # Each sample is in its own ball and, edges included, in those of the k samples of which it is a k-nearest
+        # neighbour.
         assert metrics.density_coverage(real, real[::-1], k=5) == pytest.approx((6 / 5, 1), rel=1e-12)
         assert metrics.precision_recall(real, real[rng.permutation(60)], k=3) == (1.0, 1.0)
         doubled = np.repeat(real, 2, 0)
@@ -344,8 +345,8 @@ class TestNeighbours:
         assert metrics.density_coverage(doubled, doubled + 1e-3, k=1) == (0, 0), "balls of radius 0"
 
     def test_expectations_for_equal_distributions(self):
-        # The fake is equally likely to take each rank among the neighbours: E density = 1, and a ball is empty where
-        # the k nearest of all n - 1 + m are real (Naeem et al., 2020).
+        # The fake is equally likely to have each rank among the neighbours: E density = 1, and a ball is empty if the k
+        # nearest of all n - 1 + m are real (Naeem et al., 2020).
         n, m, k, draws = 12, 9, 3, 1500
         samples = np.random.default_rng(0).standard_normal((draws, n + m, 4))
         values = np.array([metrics.density_coverage(draw[:n], draw[n:], k) for draw in samples])

@@ -1,4 +1,4 @@
-"""The embedded data set: its layout is UCF101's, and its videos show what their class says."""
+"""The synthetic data set: its layout is UCF101's, and its videos show their class."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _files(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 def _shape_mask(frames: np.ndarray) -> np.ndarray:
-    """bool [T, H, W]: pixels of the shape, whose colours are far brighter and more saturated than any background."""
+    """Returns the pixels of the shape, bool [T, H, W]; its colours are far brighter than any background."""
     values = frames.astype(int)
     return (values.max(-1) > 120) & (values.max(-1) - values.min(-1) > 90)
 
@@ -40,7 +40,7 @@ def test_layout_is_that_of_ucf101(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "shapes"
     assert moving_shapes.main(_options(folder)) == 0
     files = _files(folder)
-    # 5 videos a class: groups of 4 and 1.
+    # 5 videos per class: groups of 4 and 1.
     expected = {
         f"videos/{name}/v_{name}_g{group:02d}_c{clip:02d}.avi"
         for name in CLASSES
@@ -51,7 +51,7 @@ def test_layout_is_that_of_ucf101(tmp_path: pathlib.Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
     assert len(CLASSES) == 12 and "CircleLeft" in CLASSES
     assert files["ucfTrainTestlist/classInd.txt"].startswith(b"1 CircleDown\r\n2 CircleLeft\r\n")
-    # Group 1 is the test list's, group 2 the train list's, which alone has labels.
+    # Group 1 is in the test list, group 2 in the train list; only the latter has labels.
     assert files["ucfTrainTestlist/testlist01.txt"].startswith(b"CircleDown/v_CircleDown_g01_c01.avi\r\nCircleDown/v_")
     train = files["ucfTrainTestlist/trainlist01.txt"].decode()
     assert train == "".join(f"{name}/v_{name}_g02_c01.avi {label}\r\n" for label, name in enumerate(CLASSES, start=1))
@@ -71,13 +71,13 @@ def test_whole_groups_are_tested(videos_per_class: int, test_fraction: float, te
     test, train = lists["testlist01.txt"].split(), [line.split()[0] for line in lists["trainlist01.txt"].splitlines()]
     assert len(test) == 12 * 4 * test_groups and len(test) + len(train) == 12 * videos_per_class
     assert not {path.partition("_c0")[0] for path in test} & {path.partition("_c0")[0] for path in train}
-    assert train  # never nothing to train on
+    assert train  # never empty
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_shape_moves_in_its_direction(name: str) -> None:
     for group, clip in [(1, 1), (2, 3), (3, 2)]:
-        # The middle 16 frames, in which the whole shape is in view; 72 pixels are the side of the centre square.
+        # The middle 16 frames, in which the whole shape is visible; 72 pixels are the side of the centre square.
         frames = moving_shapes.render(name, group, clip, _options(num_frames=32))[8:24].astype(float)
         weights = np.clip(frames.max(-1) - frames.min(-1) - 40, 0, None)  # no background is as saturated
         total = weights.sum((1, 2))
@@ -88,7 +88,7 @@ def test_shape_moves_in_its_direction(name: str) -> None:
         along = way @ next(vector for direction, vector in directions.items() if name.endswith(direction))
         assert 0.29 < along < 0.43 and np.linalg.norm(way) - along < 0.001
         steps = np.hypot(np.diff(x), np.diff(y))
-        np.testing.assert_allclose(steps, 72 * along / 15, atol=0.2)  # steadily, to a fifth of a pixel
+        np.testing.assert_allclose(steps, 72 * along / 15, atol=0.2)  # constant speed, up to a fifth of a pixel
 
 
 def test_shape_stays_mostly_in_the_centre_square() -> None:
@@ -99,7 +99,7 @@ def test_shape_stays_mostly_in_the_centre_square() -> None:
 
 
 def test_shapes_by_their_area() -> None:
-    # Of a box around it a square fills all, a circle pi / 4 and a triangle half.
+    # A square fills its bounding box, a circle pi / 4 and a triangle half of it.
     expected = {"Square": 1.0, "Circle": np.pi / 4, "Triangle": 0.5}
     for name in CLASSES:
         mask = _shape_mask(moving_shapes.render(name, 2, 1, _options(height=288, width=384)))[8]
@@ -112,7 +112,7 @@ def test_shapes_by_their_area() -> None:
 def test_edges_are_smooth_and_motion_is_finer_than_a_pixel() -> None:
     coverage = shapes.coverage("Square", (10.0, 10.0), 5.0 / 0.9, 20, 20)  # half a side is 5 pixels
     np.testing.assert_allclose(coverage[10], [0] * 5 + [1] * 10 + [0] * 5, atol=0.26)
-    assert coverage.sum() == pytest.approx(100, rel=0.09)  # a little wider: the smooth edge lies outside
+    assert coverage.sum() == pytest.approx(100, rel=0.09)  # slightly larger: the smooth edge extends outwards
     shifted = [shapes.coverage("Square", (10.0 + x, 10.0), 5.0 / 0.9, 20, 20) for x in (0.0, 0.1, 0.2, 0.3)]
     centres = [(c.sum(0) * np.arange(20)).sum() / c.sum() for c in shifted]
     np.testing.assert_allclose(np.diff(centres), 0.1, atol=0.03)
@@ -149,7 +149,7 @@ def test_shapes_are_the_pixels_and_the_options_of_older_versions(tmp_path: pathl
         for group in (1, 7):
             digest.update(moving_shapes.render(name, group, 3, options).tobytes())
     digest.update(moving_shapes.render("TriangleUp", 2, 1, _options(num_frames=32, height=40, width=31)).tobytes())
-    # Of the code before there were glyphs.
+    # From the code before glyphs were added.
     assert digest.hexdigest() == "3b9f4c233e4230c5da191eca182cce9e47a26f73699bf1d2086956c3cf91c0ab"
     moving_shapes.main(options)
     made = json.loads((tmp_path / "a" / "moving_shapes.json").read_text())
@@ -225,7 +225,7 @@ def test_a_video_cut_by_a_full_disk_is_an_error(
     moving_shapes.write_video(path, frames)
     cut = path.read_bytes()[:-100]
 
-    class CutWriter:  # OpenCV's writer does not tell when the disk is full
+    class CutWriter:  # like OpenCV's writer, it does not report a full disk
         def __init__(self, *_: Any) -> None:
             path.write_bytes(cut if whole else b"")
 

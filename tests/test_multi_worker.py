@@ -1,6 +1,6 @@
-"""Workers that train together: they compute what one process computes; and what becomes of them when one is lost.
+"""Multi-worker training: it computes the same as one process, and handles the loss of a worker.
 
-On loopback and, where there are network namespaces, on networks of the test's own, where a machine can be cut off.
+On loopback and, if network namespaces are available, on separate networks, where a machine can be disconnected.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def checkpoint_files(run: pathlib.Path) -> list[str]:
 
 def variables_of(run: pathlib.Path, step: int) -> dict[str, np.ndarray]:
     reader = tf.train.load_checkpoint(str(run / "checkpoints" / f"ckpt-{step}"))
-    # The last one is a counter of Python's that is no part of the training.
+    # The last one is a counter of Python's, not part of the training state.
     names = [name for name in reader.get_variable_to_shape_map() if name.endswith("VARIABLE_VALUE")]
     return {name: reader.get_tensor(name) for name in names}
 
@@ -90,7 +90,7 @@ TOGETHER = [f"--train_steps={STEPS}", "--checkpoint_every_steps=2", "--preview_e
 
 @pytest.fixture(scope="module")
 def undisturbed(server: Server, data_dir: str, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A run of two workers. Where this machine can have a network of its own, Slurm's variables say who they are."""
+    """A run of two workers. If this machine supports network namespaces, Slurm's variables define the workers."""
     run = tmp_path_factory.mktemp("undisturbed")
     command = ["tganv2_tf.train", *TRAIN, *TOGETHER, f"--data_dir={data_dir}", f"--model_dir={run}"]
     if NO_NAMESPACES:
@@ -100,7 +100,7 @@ def undisturbed(server: Server, data_dir: str, tmp_path_factory: pytest.TempPath
         step = {"STEP_NUM_TASKS": f"{WORKERS}", "STEP_NODELIST": "localhost", "STEP_TASKS_PER_NODE": f"{WORKERS}"}
         tasks = [{**step, "PROCID": f"{index}"} for index in range(WORKERS)]
         slurm = [{f"SLURM_{name}": value for name, value in task.items()} for task in tasks]
-        with networks(1) as (_, (network,)):  # the resolver's ports are 8888 and on, which others may have
+        with networks(1) as (_, (network,)):  # the resolver's ports start at 8888, which may be in use otherwise
             workers = [server.start(*command, env=variables, namespace=network) for variables in slurm]
             server.wait(workers)
     assert [worker.returncode for worker in workers] == [0] * WORKERS, "\n".join(w.stderr for w in workers)
@@ -110,7 +110,7 @@ def undisturbed(server: Server, data_dir: str, tmp_path_factory: pytest.TempPath
 @pytest.mark.skipif(bool(NO_NAMESPACES), reason=NO_NAMESPACES)
 def test_workers_that_slurm_names_train_together(undisturbed: pathlib.Path) -> None:
     assert load_generator(Run.open(str(undisturbed)))[1] == STEPS
-    # The positions in the data of as many workers as there were.
+    # One position in the data per worker.
     position = variables_of(undisturbed, STEPS)["data_position/.ATTRIBUTES/VARIABLE_VALUE"]
     assert position.tolist() == [4 // WORKERS * STEPS] * WORKERS
 
@@ -130,7 +130,7 @@ def test_a_killed_chief_that_comes_back_costs_only_the_steps_since_the_last_chec
         assert time.monotonic() < deadline and all(of_one[-1].returncode is None for of_one in lives)
         time.sleep(0.01)
     lives[0][0].kill()
-    # As Kubernetes does: whoever has failed is started again at once, though the others may not have ended yet.
+    # Like Kubernetes: a failed worker is restarted at once, although the others may not have ended yet.
     while any(of_one[-1].returncode != 0 for of_one in lives):
         for index, of_one in enumerate(lives):
             if of_one[-1].returncode:
@@ -150,7 +150,7 @@ def test_a_killed_chief_that_comes_back_costs_only_the_steps_since_the_last_chec
                 assert worker.returncode in (1, 2) and len(lines) == 1, worker.stderr
     going_on = re.search(r"Going on from step (\d+)\.", lives[0][-1].stderr)
     assert going_on and 2 <= int(going_on[1]) < STEPS
-    # Whole checkpoints and nothing else, all of them the chief's.
+    # Only complete checkpoints, all written by the chief.
     kept = [f"ckpt-{step}.{part}" for step in (4, 6, 8) for part in ("data-00000-of-00001", "index")]
     assert checkpoint_files(run) == kept
     assert sorted(path.name for path in run.glob("[!.]*")) == ["checkpoints", "config.json", "events"]
@@ -199,7 +199,7 @@ def test_workers_that_are_cut_off_end_on_both_sides(data_dir: str, tmp_path: pat
             while not any(b"generator_loss" in path.read_bytes() for path in run.glob("events/*.v2")):
                 assert time.monotonic() < deadline and all(worker.poll() is None for worker in workers)
                 time.sleep(0.1)
-            # The machine still has its link, but what it sends is lost, as behind a switch that has failed.
+            # The machine still has its link, but its packets are lost, as behind a failed switch.
             ip("-n", switch, "link", "set", "port1", "nomaster")
             said = [worker.communicate(timeout=60)[1] for worker in workers]
         finally:
@@ -213,7 +213,7 @@ def test_workers_that_are_cut_off_end_on_both_sides(data_dir: str, tmp_path: pat
 
 
 def test_how_long_a_worker_may_be_silent_is_a_number_of_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert HEARTBEAT_SECONDS == 60  # docs/distributed.md says so
+    assert HEARTBEAT_SECONDS == 60  # quoted in docs/distributed.md
     monkeypatch.setenv("TF_CONFIG", tf_configs(["127.0.0.1:1", "127.0.0.1:2"])[0]["TF_CONFIG"])
     for wrong in ("soon", "0", "-1", "nan"):
         monkeypatch.setenv(HEARTBEAT_VARIABLE, wrong)

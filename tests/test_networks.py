@@ -1,4 +1,4 @@
-"""Generator and discriminator: shapes at every door, and that training and inference render the same videos."""
+"""Generator and discriminator: shapes of inputs and outputs, and equal videos in training and inference."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_long_videos_are_rendered_in_chunks(changes):
 
 
 def scrambled(network):
-    """Moves all weights off their first values, where classes are alike."""
+    """Changes all weights from their initial values, for which classes are alike."""
     for index, weight in enumerate(network.trainable_variables):
         weight.assign_add(0.3 * tf.random.stateless_normal(weight.shape, [index, 7]))
     return network
@@ -78,7 +78,7 @@ def test_a_class_changes_its_own_videos_only():
     others = generator(Z, labels=tf.constant([0, 2, 2, 1])).numpy()
     changed = np.abs(videos - others).max((1, 2, 3, 4))
     assert (changed[[0, 2]] < 1e-6).all() and (changed[[1, 3]] > 1e-3).all()
-    # The recurrence knows the class too, so that motion can depend on it.
+    # The recurrence receives the class, too, so that motion can depend on it.
     states = [generator.begin(Z, 1, labels=tf.fill([4], label))[1] for label in (0, 1)]
     assert np.abs(states[0] - states[1]).min((0, 1, 3, 4, 5)).max() > 0
     with pytest.raises(ValueError, match="labels are missing"):
@@ -88,7 +88,7 @@ def test_a_class_changes_its_own_videos_only():
 
 
 def test_conditional_levels_follow_the_samples_that_are_kept():
-    # With running statistics, level 2 of training has every second sample of inference, with its own class.
+    # With running statistics, level 2 in training contains every second sample of inference, with its class.
     generator = scrambled(Generator(model_config(**CONDITIONAL)))
     labels = tf.constant([0, 1, 2, 1])
     full = generator(Z, labels=labels).numpy()
@@ -119,7 +119,7 @@ def test_projection_adds_the_logit_of_the_class_at_every_level():
 
 
 def test_subsampled_levels_are_frames_and_samples_of_the_full_ones():
-    # With running statistics nothing but S^G stands between the two ways.
+    # With running statistics S^G is the only difference between training and inference.
     generator = Generator(model_config())
     full = [generator(Z, level=level).numpy() for level in (1, 2)]
     for offset in (0, 1):
@@ -145,7 +145,7 @@ def test_wrong_input_is_refused():
         Discriminator(model_config())([tf.zeros([1, 4, 8, 8, 3]), tf.zeros([1, 2, 16, 16])])
     with pytest.raises(ValueError, match=r"2 frame offsets for 2 levels"):
         generator.pyramid(Z, frame_offsets=[0, 0])
-    # One label would be that of all samples.
+    # A single label would be broadcast to all samples.
     with pytest.raises(ValueError, match=r"labels have shape \(1,\) for z of shape \(4, 4\)"):
         Generator(model_config(**CONDITIONAL))(Z, labels=tf.zeros([1], tf.int32))
     levels = [tf.zeros([4, 4, 8, 8, 3]), tf.zeros([2, 2, 16, 16, 3])]
@@ -168,11 +168,11 @@ def test_weights_are_all_different_and_all_there_from_the_start():
 
 def test_parameters_of_the_papers_networks():
     # By hand, for one 3x3 up block of the paper's last level, 32 -> 32: BN 4 * 32, conv 9 * 32 * 32 + 32, BN 4 * 32,
-    # conv the same, shortcut 32 * 32 + 32; rendering: BN 4 * 32, conv 9 * 32 * 3 + 3.
+    # the same conv, shortcut 32 * 32 + 32; rendering: BN 4 * 32, conv 9 * 32 * 3 + 3.
     config = ModelConfig(up_channels=(8, 8, 8, 8, 32, 32), lstm_channels=8, discriminator_channels=(4,))
     last = Generator(config).generator_levels[-1]
     assert last.count_params() == 2 * (128 + 9 * 1024 + 32) + 1024 + 32 + 128 + 9 * 96 + 3
-    # Block 3 -> 4: 27 * 3 * 4 + 4, 27 * 4 * 4 + 4, 3 * 4 + 4; linear 4 + 1; singular vectors: each kernel's two sides.
+    # Block 3 -> 4: 27 * 3 * 4 + 4, 27 * 4 * 4 + 4, 3 * 4 + 4; linear 4 + 1; two singular vectors per kernel.
     kernels = [(81, 4), (108, 4), (3, 4), (4, 1)]
     weights = sum(a * b + b for a, b in kernels)
     vectors = sum(a + b for a, b in kernels)

@@ -1,6 +1,6 @@
-"""examples/quickstart.ipynb: every cell runs, at tiny sizes; and what it shows in the repository is small and in order.
+"""examples/quickstart.ipynb: every cell runs at tiny sizes, and the stored outputs are small and complete.
 
-`python -m tests.test_notebook` runs it in full, and stores it anew with its outputs, but for progress and logs.
+`python -m tests.test_notebook` runs it in full and stores it again with its outputs, without progress bars and logs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 
 NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
 SHOWN = {"image/png", "image/gif"}
-# In place of what its first cell says. Later flags win.
+# Replaces the settings of its first cell. Later flags take precedence.
 TINY = {
     "STEPS = 150": "STEPS = 2",
     "VIDEOS = 8": "VIDEOS = 5",
@@ -30,10 +30,10 @@ STEP_BY_STEP = "import tensorflow as tf\ntf.config.run_functions_eagerly({})"
 
 
 def execute(notebook: nbformat.NotebookNode, folder: pathlib.Path) -> nbformat.NotebookNode:
-    """Runs all cells in a folder that looks like the repository, where what they make goes."""
+    """Runs all cells in a folder that looks like the repository and receives their outputs."""
     for name in ("tganv2_tf", "data_prep", "examples", "flags"):
         (folder / name).symlink_to(ROOT / name)
-    # Else the start-up noise of TensorFlow is a part of the output.
+    # Otherwise the output contains TensorFlow's start-up messages.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
     return client.execute()
@@ -44,7 +44,7 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 
 def pictures(notebook: nbformat.NotebookNode) -> list[str]:
-    """The kinds of the pictures that it shows, in their order."""
+    """Returns the kinds of the displayed pictures in order."""
     outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
     return [kind for output in outputs for kind in output.get("data", {}) if kind in SHOWN]
 
@@ -83,12 +83,12 @@ def test_what_is_stored_can_be_shown(stored):
 
 
 def refresh() -> None:
-    """Runs the notebook in full and stores it with what it shows."""
+    """Runs the notebook in full and stores it with its outputs."""
     with tempfile.TemporaryDirectory() as folder:
         notebook = execute(nbformat.read(NOTEBOOK, as_version=4), pathlib.Path(folder))
     for cell in code_cells(notebook):
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-        cell.metadata.clear()  # times of execution
+        cell.metadata.clear()  # execution times
     nbformat.write(notebook, NOTEBOOK)
 
 

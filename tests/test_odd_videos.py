@@ -1,4 +1,4 @@
-"""Files and videos as people have them, all prepared by one command: what comes out, and what is left out and why."""
+"""Unusual real-world files and videos, prepared by one command: the results, and which are skipped and why."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tganv2_tf.folders import find_videos
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="names of files are not any bytes elsewhere")
 SIZE, FRAMES = 32, 10
 RED, BLUE = (200, 0, 0), (0, 0, 200)
-# Red is the upper left quarter.
+# The upper left quarter is red.
 CORNER = np.full((FRAMES, SIZE, SIZE, 3), BLUE, np.uint8)
 CORNER[:, : SIZE // 2, : SIZE // 2] = RED
 GREYS = np.full((FRAMES, SIZE, SIZE, 3), 20 * np.arange(FRAMES)[:, None, None, None], np.uint8)
@@ -38,7 +38,7 @@ def _ffmpeg(*arguments: str | pathlib.Path, frames: np.ndarray | None = None) ->
 
 
 def _encode(path: pathlib.Path, frames: np.ndarray, *options: str) -> pathlib.Path:
-    """Writes uint8 [T, H, W, 3 or 4]; lossless where the options name no codec."""
+    """Writes uint8 [T, H, W, 3 or 4]; lossless unless the options name a codec."""
     height, width, channels = frames.shape[1:]
     pixels = {3: "rgb24", 4: "rgba"}[channels]
     raw = ["-f", "rawvideo", "-pix_fmt", pixels, "-s", f"{width}x{height}", "-r", "25", "-i", "-"]
@@ -68,7 +68,7 @@ def _write_all(folder: pathlib.Path, elsewhere: pathlib.Path) -> None:
     half_clear = np.concatenate([CORNER, np.full((FRAMES, SIZE, SIZE, 1), 255, np.uint8)], axis=-1)
     half_clear[:, :, : SIZE // 2, 3] = 0
     _encode(folder / "alpha.mov", half_clear, "-c:v", "png")
-    irregular = "setpts='if(lt(N,5),N,5+(N-5)*10)/25/TB'"  # 5 frames a 25th of a second apart, 5 ten times that
+    irregular = "setpts='if(lt(N,5),N,5+(N-5)*10)/25/TB'"  # 5 frames at intervals of 1/25 s, 5 at ten times that
     _encode(folder / "variable.mkv", GREYS, "-vf", irregular, "-fps_mode", "vfr", "-c:v", "ffv1")
     _encode(folder / "odd.avi", CORNER[:, :17, :29])
     _encode(folder / "thin.avi", CORNER[:, :, :1])
@@ -105,7 +105,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[pathlib
 
 @pytest.fixture(scope="module")
 def videos(prepared: tuple[pathlib.Path, list[str]]) -> dict[str, np.ndarray]:
-    """Frames, int [T, SIZE, SIZE, 3], by the ids of the videos."""
+    """Frames by video id, int [T, SIZE, SIZE, 3]."""
     found = {}
     for path in Manifest.load(prepared[0]).shard_paths(prepared[0]):
         for record in map(parse_record, read_records(path)):
@@ -122,12 +122,12 @@ def test_what_is_left_out_and_why(prepared: tuple[pathlib.Path, list[str]], vide
         "picture.mp4": "it has 1 frames, fewer than --min_frames=4",
         "empty.mp4": "the file is empty",
         "text.mp4": no_video,
-        "playlist.mp4": no_video,  # which must not lead to other files
+        "playlist.mp4": no_video,  # must not refer to other files
         "list.mp4": no_video,
         "bytes.mp4": no_video,
         "sound.mp4": no_video,
         "loop.avi": missing,
-        "pipe.avi": missing,  # and nobody waits for what comes out of it
+        "pipe.avi": missing,  # must not block
     }
     assert lines[0].endswith(": 24 of 24 videos for --split=all; files of other kinds: 1, e.g. video.txt")
     assert len(videos) == 14
@@ -141,7 +141,7 @@ def test_names_links_and_extensions_change_nothing(videos: dict[str, np.ndarray]
 @pytest.mark.parametrize(("name", "turns"), [("turned90.mp4", 1), ("turned180.mp4", 2)])
 def test_videos_are_turned_upright(videos: dict[str, np.ndarray], name: str, turns: int) -> None:
     upright = np.rot90(CORNER, turns, (1, 2))  # counter-clockwise
-    assert np.abs(videos[name] - upright).mean() < 6  # of an encoder with losses; 50 and more for another quarter
+    assert np.abs(videos[name] - upright).mean() < 6  # a lossy encoder; another quarter would give 50 or more
 
 
 @pytest.mark.parametrize("name", ["grey.mp4", "ten bits.mkv", "variable.mkv"])
@@ -153,17 +153,17 @@ def test_each_coded_frame_is_one_grey_frame(videos: dict[str, np.ndarray], name:
 
 
 def test_transparency_is_dropped(videos: dict[str, np.ndarray]) -> None:
-    np.testing.assert_array_equal(videos["alpha.mov"], CORNER)  # also where nothing of it would be seen
+    np.testing.assert_array_equal(videos["alpha.mov"], CORNER)  # also where it is transparent
 
 
 def test_any_size_and_sizes_that_change(videos: dict[str, np.ndarray]) -> None:
-    odd = videos["odd.avi"]  # of 29x17 pixels the middle 17: red ends at 16 - 6 of them across
+    odd = videos["odd.avi"]  # the central 17 of 29x17 pixels: red ends at column 16 - 6
     assert odd.shape == (FRAMES, SIZE, SIZE, 3)
     across = (odd[0, 0, :, 0] > 100).sum()
     assert across == pytest.approx(10 / 17 * SIZE, abs=1) and (odd[0, :, 0, 0] > 100).sum() >= 30
     assert videos["thin.avi"].shape == (FRAMES, SIZE, SIZE, 3) and np.ptp(videos["thin.avi"], axis=(1, 2)).max() == 0
     sizes = videos["sizes.ts"]
-    assert 2 * FRAMES - 1 <= len(sizes) <= 2 * FRAMES  # a decoder may want the start of a sequence
+    assert 2 * FRAMES - 1 <= len(sizes) <= 2 * FRAMES  # a decoder may need the start of a sequence
     assert np.abs(sizes[0] - CORNER[0]).mean() < 6
 
 
@@ -174,7 +174,7 @@ def test_a_line_for_each_video_whatever_its_name() -> None:
 
 
 def test_folders_that_lead_in_circles_end(tmp_path: pathlib.Path) -> None:
-    # Four links in each of four folders: without care 4^40 ways before the system gives up.
+    # Four links in each of four folders: without loop detection up to 4^40 paths.
     for name in "abcd":
         (tmp_path / name).mkdir()
         (tmp_path / name / "v.avi").touch()

@@ -1,4 +1,4 @@
-"""An installed package: the wheel, its metadata, and what it does in a folder that knows nothing of the checkout."""
+"""An installed package: the wheel, its metadata, and its commands in a folder outside the checkout."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pip(*arguments: str | pathlib.Path) -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Built from a copy, as setuptools leaves folders behind; with the installed setuptools, without network."""
+    """Built offline with the installed setuptools, from a copy, as setuptools leaves folders behind."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
@@ -48,7 +48,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The folder that it is installed into."""
+    """The folder of the installation."""
     folder = tmp_path_factory.mktemp("site")
     pip("install", "--no-deps", "--no-index", "--no-compile", "--target", folder, wheel)
     return folder
@@ -56,7 +56,7 @@ def installed(wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def work(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, installed: pathlib.Path) -> pathlib.Path:
-    """A working folder without the checkout; processes know the installed package alone."""
+    """A working folder outside the checkout; processes see only the installed package."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(installed))
     monkeypatch.setenv("PATH", f"{installed / 'bin'}{os.pathsep}{os.environ['PATH']}")

@@ -1,4 +1,4 @@
-"""From shards to batches: which windows, which frames, which pixels, and in which order."""
+"""From shards to batches: windows, frames, pixels and their order."""
 
 import collections
 import dataclasses
@@ -16,19 +16,19 @@ from tganv2_tf.errors import ConfigError, UserError
 
 
 def elements(config, count, batch_size=4, n_dis=1, seed=0, first=START):
-    """The first elements: lists of numpy levels, and slots used."""
+    """Returns the first elements as lists of numpy levels, and the slots used."""
     manifest = pipeline.load_manifest(config.model, config.data)
     dataset = pipeline.training_dataset(manifest, config.model, config.data, batch_size, n_dis, seed, first)
     return [([level.numpy() for level in levels], int(used[0])) for levels, _, used in dataset.take(count)]
 
 
 def batches(*args, **kwargs):
-    """The levels of `elements`."""
+    """Returns the levels of `elements`."""
     return [levels for levels, _ in elements(*args, **kwargs)]
 
 
 def pixels(level):
-    """float [-1, 1] -> the bytes that were stored."""
+    """Converts float [-1, 1] to the stored bytes."""
     return np.rint((level + 1) * 127.5).astype(int)
 
 
@@ -78,7 +78,7 @@ def test_each_video_once_an_epoch_and_short_ones_never(tmp_path):
     seen = [v for level in batches(config, 16) for v in (pixels(level[0])[0, :, 0, 0, 0, 0] // 10).tolist()]
     counts = collections.Counter(seen)
     assert 1 not in counts
-    # 64 draws of 8 videos: 8 epochs; what the shuffle buffer and the shards read ahead still hold may be missing.
+    # 64 draws of 8 videos: 8 epochs, except those still in the shuffle buffer and in the read-ahead of the shards.
     assert all(abs(count - 8) <= 1 for count in counts.values()), counts
     assert seen[:8] != seen[8:16], "another order every epoch"
 
@@ -100,7 +100,7 @@ def test_wide_frames_are_cropped_within_the_authors_margins(tmp_path):
         data={"data_dir": str(tmp_path), "flip": False, "shuffle_buffer": 1},
     )
     lefts = np.concatenate([pixels(levels[1])[0, :, 0, 0, 0, 2] for levels in batches(config, 60)])
-    # 16 pixels of room: a margin of 1 at either side leaves 1..15, as 4..60 of the authors' 64.
+    # 16 pixels: a margin of 1 on either side leaves 1..15, like 4..60 of the authors' 64.
     assert set(lefts) == set(range(1, 16))
 
 
@@ -116,7 +116,7 @@ def test_a_seed_gives_the_same_batches_and_another_other_ones(config):
 def test_a_data_set_from_the_middle_gives_what_one_from_the_beginning_gives_from_there_on(
     tmp_path, windows, skip_corrupt_records
 ):
-    # Of 23 records in three shards some are too short, and one is damaged, where that is allowed.
+    # Of 23 records in three shards some are too short, and one is damaged if that is allowed.
     write_data_set(tmp_path, [4, 9, 3, 5, 2, 8, 4, 1, 7, 6, 4, 12, 5, 3, 4, 4, 9, 4, 6, 4, 5, 4, 3], num_shards=3)
     if skip_corrupt_records:
         flip_byte(tmp_path / "test-train-00001-of-00003.tfrecord", 4)
@@ -136,7 +136,7 @@ def test_a_data_set_from_the_middle_gives_what_one_from_the_beginning_gives_from
 
 
 def test_only_the_frames_of_the_window_are_decoded(tmp_path):
-    # Frames outside the window are not images at all.
+    # Frames outside the window are not valid images.
     good = encode_frame(np.zeros((16, 16, 3), np.uint8))
     frames = tf.constant([b"not an image"] * 3 + [good] * 4 + [b"not an image"] * 3)
     clip = pipeline.decode_clip(frames[3:7], 4, 16, 16)
@@ -149,7 +149,7 @@ def test_only_the_frames_of_the_window_are_decoded(tmp_path):
 
 
 def starts_in(level):
-    """First frames of the clips of a video whose frames are numbered in their green."""
+    """Returns the first frames of the clips of a video whose frames are numbered in green."""
     return pixels(level)[0, :, 0, 0, 0, 1].tolist()
 
 
@@ -159,7 +159,7 @@ def test_several_windows_of_a_record_have_different_starts(tmp_path):
         config = tiny_config(data={"data_dir": str(tmp_path), "shuffle_buffer": 1, "windows_per_record": count})
         starts = np.concatenate([starts_in(level[0]) for level in batches(config, 7 * count)])
         for of_one in starts.reshape(-1, count):
-            # A video of 8 frames has 5 windows of 4: none is cut twice while another one is left.
+            # A video of 8 frames has 5 windows of 4: none is repeated while others remain.
             assert len(set(of_one)) == min(count, 5)
         assert set(starts) == {0, 1, 2, 3, 4}
         assert len({tuple(of_one) for of_one in starts.reshape(-1, count)}) > 5, "others in each epoch"

@@ -1,4 +1,4 @@
-"""What every preparation promises, through a true command: encodings, full disks, folders that cannot be written."""
+"""Properties of all preparations, through a real command: encodings, full disks, unwritable folders."""
 
 from __future__ import annotations
 

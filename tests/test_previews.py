@@ -1,4 +1,4 @@
-"""Previews in TensorBoard, and the real clips beside them, which change nothing in what is trained."""
+"""Previews in TensorBoard, with real clips next to them; they do not affect training."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_real_clips_are_beside_the_first_previews_and_change_nothing(
 ) -> None:
     write_data_set(tmp_path / "data", [8, 3, 8, 9, 7, 8], num_shards=2)
     often = {f"{what}_every_steps": 1 for what in ("log", "preview", "checkpoint")}
-    for steps in (2, 3):  # the second time it is taken up at step 2
+    for steps in (2, 3):  # the second time it resumes at step 2
         assert loop.train(config_of(tmp_path, "often", train_steps=steps, learning_rate_decay="none", **often)) == 0
     never = dict.fromkeys(often, 0)
     assert loop.train(config_of(tmp_path, "never", train_steps=3, learning_rate_decay="none", **never)) == 0

@@ -1,4 +1,4 @@
-"""The projector: clips that can be reached are found again, by losses whose values are known by hand."""
+"""The projector: reachable clips are found, with losses whose values are known by hand."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def noise(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-@pytest.mark.parametrize("shape", [(40, 64), (50, 40), (12, 20)])  # wide, high, smaller than asked for
+@pytest.mark.parametrize("shape", [(40, 64), (50, 40), (12, 20)])  # wide, high, smaller than requested
 def test_clips_are_cut_as_data_prep_cuts_them(tmp_path, shape):
     write_video(tmp_path / "clip.avi", noise(9, *shape, 3))
     frames = [fit(frame, "paper", 16) for frame in open_video(tmp_path / "clip.avi").frames]
@@ -47,7 +47,7 @@ def test_clips_are_cut_as_data_prep_cuts_them(tmp_path, shape):
 
 def test_pixel_loss_by_hand():
     target = tf.zeros([2, 8, 8, 3])
-    board = np.indices((8, 8)).sum(0) % 2 * 2.0 - 1.0  # -1 and 1 in turns: gone at half of the size
+    board = np.indices((8, 8)).sum(0) % 2 * 2.0 - 1.0  # alternating -1 and 1: vanishes at half the size
     videos = np.stack([np.broadcast_to(board[None, :, :, None], (2, 8, 8, 3)), np.full((2, 8, 8, 3), 0.5)])
     loss = projection.pixel_loss(target, 2)(tf.constant(videos, tf.float32))
     np.testing.assert_allclose(loss, [(1 + 0) / 2, 0.25], atol=1e-7)
@@ -61,7 +61,7 @@ def test_feature_loss_by_hand():
 
     loss_of = projection.feature_loss(tf.constant([3.0, 4.0]), network)  # type: ignore[arg-type]
     loss = loss_of(tf.constant([[0.0, 4.0], [3.0, 3.0], [3.0, 4.0]]))
-    # fc6 is (3, 4), of square 25; fc7 is 40, and what is 30 in its place is off by a sixteenth of its square.
+    # fc6 is (3, 4), with square 25; fc7 is 40, and 30 instead is off by a sixteenth of its square.
     np.testing.assert_allclose(loss, [9 / 25 / 2, (1 / 25 + 1 / 16) / 2, 0], rtol=1e-6)
 
 
@@ -79,7 +79,7 @@ def test_every_class_may_start_before_any_starts_twice():
 
 
 def search(target, labels=None, **changes):
-    """Projects onto videos that are the latents themselves, moved by 3 for every class away from class 2."""
+    """Projects onto videos that equal the latents, shifted by 3 for every class other than class 2."""
     options = {"candidates": 20, "restarts": 4, "steps": 60, "learning_rate": 0.1, "seed": 0, **changes}
 
     def render(z, of):
@@ -95,8 +95,8 @@ def test_the_nearest_latent_of_the_cube_is_found():
     found = search([0.5, -2.0])
     np.testing.assert_allclose(found.z, [0.5, -1.0], atol=1e-3)
     assert found.losses.shape == (61, 4) and found.label is None
-    np.testing.assert_allclose(found.losses[-1], 1.0, atol=1e-3)  # (-2 - -1)^2, from wherever they started
-    # The starts are the best of the candidates, and the first row is theirs.
+    np.testing.assert_allclose(found.losses[-1], 1.0, atol=1e-3)  # (-2 - -1)^2, from any start
+    # The starts are the best candidates, and the first row of losses is theirs.
     start = np.sum(np.square(found.start - [0.5, -2.0]))
     assert found.losses[0, found.restart] == pytest.approx(start, rel=1e-5)
     assert np.all(np.diff(found.losses[0]) >= 0)
@@ -116,7 +116,7 @@ def test_the_seed_decides_and_the_best_of_all_steps_is_kept():
     np.testing.assert_array_equal(first.losses, again.losses)
     np.testing.assert_array_equal(first.z, again.z)
     assert not np.isin(other.losses[0], first.losses[0]).any()
-    wild = search([0.5, 0.5], learning_rate=50.0, steps=1)  # out to the cube's corners
+    wild = search([0.5, 0.5], learning_rate=50.0, steps=1)  # to the corners of the cube
     assert wild.losses[1].min() > wild.losses[0].min()
     np.testing.assert_array_equal(wild.z, wild.start)
 
@@ -124,7 +124,7 @@ def test_the_seed_decides_and_the_best_of_all_steps_is_kept():
 def test_another_than_the_first_may_win():
     def loss(z):
         squares = tf.square(z[:, 0])
-        return tf.where(z[:, 0] < 0, squares, tf.stop_gradient(squares))  # what is above 0 never moves
+        return tf.where(z[:, 0] < 0, squares, tf.stop_gradient(squares))  # values above 0 have no gradient
 
     winners = set()
     for seed in range(3):
@@ -137,7 +137,7 @@ def test_another_than_the_first_may_win():
 
 
 def made_generator(**model):
-    """A tiny one, with the statistics of its own batch: then its videos differ much from latent to latent."""
+    """A tiny generator with the statistics of its own batch, so that its videos vary strongly with the latent."""
     tf.keras.utils.set_random_seed(0)
     generator = Generator(ModelConfig(**{**vars(tiny_config().model), **MODEL, **model}))
     labels = tf.range(12) % len(CLASSES) if generator.config.conditional else None
@@ -162,7 +162,7 @@ def test_a_generated_video_is_found_again():
     assert projection.psnr(first, to_uint8(target.numpy())) < 25, "there was something to be found"
     assert projection.psnr(last, to_uint8(target.numpy())) > 50
     np.testing.assert_allclose(found.z, wanted[0], atol=0.01)
-    # Inference: alone it has the loss that it had among others, and nothing in the generator has moved.
+    # In inference mode: the loss is the same alone as in a batch, and the generator is unchanged.
     np.testing.assert_allclose(loss(generator(found.z[np.newaxis]))[0], found.losses.min(), atol=1e-7)
     for before, after in zip(weights, generator.get_weights()):
         np.testing.assert_array_equal(before, after)
@@ -173,7 +173,7 @@ def test_a_generated_video_is_found_again():
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A conditional run of 16 frames and one of 4, a classifier, and a clip of class 1 that the first has generated."""
+    """A conditional run of 16 frames and one of 4, a classifier, and a clip of class 1 generated by the first."""
     folder = tmp_path_factory.mktemp("made")
     conditional = {"num_frames": 16, "conditional": True, "num_classes": len(CLASSES)}
     generator: Any = None
@@ -186,7 +186,7 @@ def made(tmp_path_factory):
         checkpoint = tf.train.Checkpoint(ema_generator=generator, step=tf.Variable(7, dtype=tf.int64))
         tf.train.CheckpointManager(checkpoint, str(run / "checkpoints"), 1).save(7)
     clip = to_uint8(generator(tf.constant(WANTED), labels=tf.constant([1]))[0].numpy())
-    # Twice its size and every other frame, as the run takes them, after one that is left out.
+    # At twice the size, with every frame repeated (the run uses every other one), after a frame to skip.
     write_video(folder / "clip.avi", np.concatenate([clip[:1], clip.repeat(2, 0)]).repeat(2, 1).repeat(2, 2))
     shape: dict[str, Any] = {"side": 16, "channels": (2,) * 8, "units": (8, 8), "num_classes": 2}
     tf.keras.utils.set_random_seed(0)
@@ -204,12 +204,12 @@ def arguments(made, output, *more):
 
 
 def untraced(function=None, **options):
-    """`tf.function` without a graph: quicker where there are only a few steps."""
+    """`tf.function` without a graph: faster for few steps."""
     return functools.partial(untraced, **options) if function is None else function
 
 
 def run_here(capsys, *given):
-    """Exit status, and what was printed."""
+    """Returns the exit status and the output."""
     status = cli_flags.run(project.main, (project.Command,), "tganv2_tf.project", "", given)
     return (status, *capsys.readouterr())
 
@@ -235,7 +235,7 @@ def test_the_command_from_clip_to_latent(made, tmp_path):
     assert metadata["step"] == 7 and metadata["options"]["video"] == made.video and arrays["label"] == 1
     start, end = metadata["start"], metadata["end"]
     assert end["loss"] == arrays["losses"][:, metadata["restart"]].min() == arrays["losses"].min()
-    # The file's own loss leaves 38 dB between its clip and what the run has generated.
+    # The lossy encoding of the file limits the PSNR of the run's own clip to 38 dB.
     assert end["loss"] < 0.3 * start["loss"] and start["psnr"] < 31 and end["psnr"] > 34
     assert f"Start  loss {start['loss']:.5f}  PSNR {start['psnr']:.2f} dB" in done.stdout
     assert f"End    loss {end['loss']:.5f}  PSNR {end['psnr']:.2f} dB" in done.stdout

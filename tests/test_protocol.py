@@ -1,4 +1,4 @@
-"""The protocol of scores, with networks whose answers are known."""
+"""The protocol of scores, with networks whose outputs are known."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ CONFIG = EvalConfig(num_samples=64, repetitions=3, eval_batch_size=20, real_pass
 
 
 def features_of(videos):
-    """Two features: the mean of the first channel, and of the second."""
+    """Two features: the means of the first and of the second channel."""
     return tf.reduce_mean(videos, [1, 2, 3])[:, :2]
 
 
 def network(name="c3d", identity="a"):
-    """Class 0 where the first feature is below 0, else class 1."""
+    """Predicts class 0 if the first feature is below 0, else class 1."""
 
     def describe(videos):
         features = features_of(videos)
@@ -59,15 +59,15 @@ def test_names_of_scores():
 
 
 def test_class_accuracy_by_hand():
-    # The network says 0 of dark videos and 1 of others; the classifier calls these classes night and day.
+    # The network predicts 0 for dark videos and 1 for others; the classifier calls these classes night and day.
     config = dataclasses.replace(CONFIG, num_samples=9, repetitions=2)
-    values = [-1.0, 1.0, 1.0, -1.0, 1.0, -1.0] * 3  # asked for: day, night, day, night ...
+    values = [-1.0, 1.0, 1.0, -1.0, 1.0, -1.0] * 3  # requested: day, night, day, night ...
     videos = iter([tf.fill([1, 16, 2, 2, 3], value) for value in values])
     networks = {"c3d": network()._replace(labels=("night", "day", "dusk", "dawn"))}
     scores = protocol.evaluate(["class_accuracy"], videos, networks, {}, config, False, ["day", "night"])
     right = np.array([(value > 0) == (i % 2 == 0) for i, value in enumerate(values)])
     assert scores["class_accuracy"].values == pytest.approx([right[:9].mean(), right[9:].mean()])
-    # In the second nine, video number 9 is of the second class: the classes go on taking turns.
+    # In the second nine, video number 9 is of the second class: the classes continue to alternate.
     day, night = right[::2], right[1::2]
     assert scores["class_accuracy/day"].values == pytest.approx([day[:5].mean(), day[5:].mean()])
     assert scores["class_accuracy/night"].values == pytest.approx([night[:4].mean(), night[4:].mean()])
@@ -142,7 +142,7 @@ def test_real_features_are_those_of_several_clips_of_each_video(data):
     calls: list[int] = []
     found = protocol.real_features(counted(calls), Manifest.load(data.data_dir), data, CONFIG)
     assert sum(calls) == found.moments.count == 4 * 3
-    # The first channel is 10 times the number of the video; each video comes as often as the others.
+    # The first channel is 10 times the number of the video; all videos occur equally often.
     assert found.moments.mean[0] == pytest.approx(10 / 127.5 - 1, abs=1e-4)
     assert found.sample.shape == (12, 2)
     few = dataclasses.replace(CONFIG, num_samples=6)

@@ -11,7 +11,7 @@ def rows(spec, batch_size):
 
 
 def test_levels_of_the_papers_bs64():
-    # Paper, Table 1 (N_l = 64, 32, 16, 8) and the architecture: resolution doubles where the frames are halved.
+    # Paper, Table 1 (N_l = 64, 32, 16, 8) and the architecture: resolution doubles when the frames are halved.
     spec = PyramidSpec(16, 192, (2, 2, 2), (2, 2, 2))
     assert rows(spec, 64) == [(1, 16, 24, 64), (2, 8, 48, 32), (3, 4, 96, 16), (4, 2, 192, 8)]
     assert (spec.num_up_blocks, spec.base_size) == (6, 3)

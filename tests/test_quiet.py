@@ -1,4 +1,4 @@
-"""The noise of TensorFlow stays away from the terminal, all else arrives. Every check runs a process of its own."""
+"""TensorFlow's log noise is suppressed, all other output arrives. Every check runs a separate process."""
 
 import os
 import pathlib
@@ -57,7 +57,7 @@ def run(body: str, **changes: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(script(body), env=environment(**changes), capture_output=True, text=True, timeout=120)
 
 
-# Two convolutions, each with a bias and a leaky ReLU, and their gradients: what grappler's remapper trips over.
+# Two convolutions, each with a bias and a leaky ReLU, and their gradients: they make grappler's remapper fail.
 TENSORFLOW = """
     import tensorflow as tf
     from tganv2_tf import lanes; lanes.progress_bar_class()
@@ -80,7 +80,7 @@ def test_tensorflow_is_silent_but_for_a_real_warning() -> None:
     assert loud.returncode == 0, loud.stderr
     of_lane = [] if lanes.has_legacy_keras() else ["Unable to register cuDNN", "TF-TRT Warning", "TFA"]
     for text in ("oneDNN", "remapper failed", "fully read", *of_lane):
-        assert text in loud.stderr  # otherwise the run below shows nothing
+        assert text in loud.stderr  # otherwise the run below proves nothing
     still = run(TENSORFLOW)
     assert still.returncode == 0, still.stderr
     assert len(still.stderr.splitlines()) == 1
@@ -124,7 +124,7 @@ def test_the_last_words_arrive(body: str, status: int, text: str) -> None:
 
 
 def test_a_large_message_arrives_whole_and_in_order() -> None:
-    lines = "".join(f"{number:07d}\n" for number in range(50_000))  # 400 kB, far more than a pipe holds
+    lines = "".join(f"{number:07d}\n" for number in range(50_000))  # 400 kB, far more than a pipe's buffer
     assert run("os.write(2, b''.join(b'%07d\\n' % n for n in range(50_000)))").stderr == lines
 
 
@@ -190,7 +190,7 @@ def test_a_signal_does_not_end_the_filter_before_the_run() -> None:
         )
         assert process.stderr is not None
         assert process.stderr.readline() == "ready\n"
-        os.killpg(process.pid, number)  # as a terminal does; the filter is of the group
+        os.killpg(process.pid, number)  # as a terminal does; the filter is in the group
         assert process.communicate(timeout=30)[1] == "saved"
 
 

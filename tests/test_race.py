@@ -1,4 +1,4 @@
-"""The race against PyTorch: both sides compute, average, draw and are scored alike; what is kept at which moment."""
+"""The comparison with PyTorch: both sides compute, average, render and are scored alike; snapshots at given moments."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PASSES = 40
 
 
 def command_of(folder: pathlib.Path, **changes: object) -> Command:
-    """A race of one moment in a folder that holds a recipe, `data` and a `classifier.npz`."""
+    """A race of one moment in a folder with a recipe, `data` and a `classifier.npz`."""
     paths = {"data_dir": str(folder / "data"), "classifier": str(folder / "classifier.npz")}
     paths |= {"work_dir": str(folder / "race"), "flagfile_of_run": str(folder / "tiny.flags")}
     (folder / "tiny.flags").write_text("\n".join(RECIPE))
@@ -44,7 +44,7 @@ def command_of(folder: pathlib.Path, **changes: object) -> Command:
 
 
 def package_facts(command: Command) -> dict[str, np.ndarray]:
-    """Weights that are no initial ones, a batch, losses and gradients."""
+    """Perturbed weights, a batch, losses and gradients."""
     import tensorflow as tf
 
     from tganv2_tf.interop.chainer import discriminator_weights, generator_weights
@@ -69,7 +69,7 @@ def package_facts(command: Command) -> dict[str, np.ndarray]:
 
 
 def torch_facts(command: Command) -> dict[str, np.ndarray]:
-    """What PyTorch says, in a process of its own: see the tests."""
+    """Returns PyTorch's results from a separate process; see the tests."""
     import torch
 
     from benchmarks import torch_training
@@ -106,7 +106,7 @@ def torch_facts(command: Command) -> dict[str, np.ndarray]:
     for number, levels in zip(range(PASSES), torch_training.batches(*arrays, config)):
         facts |= {f"batch {number} {index}": level.numpy() for index, level in enumerate(levels)}
 
-    torch_training.train(config, command.work_dir, (1.0, 2.0), time.time() - 3600)  # both moments are over
+    torch_training.train(config, command.work_dir, (1.0, 2.0), time.time() - 3600)  # both moments have passed
     kept = [folder / "baseline" / f"after-{minutes}.npz" for minutes in (1, 2)]
     facts |= {f"kept {path.stem} {name}": array for path in kept for name, array in read_npz(path, "tests").items()}
     step.average.eval()
@@ -118,7 +118,7 @@ def torch_facts(command: Command) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A data set, a classifier, and what the baseline begins with."""
+    """A data set, a classifier, and the initial files of the baseline."""
     from tests.data_sets import write_data_set
     from tests.test_evaluate import write_classifier
 
@@ -132,7 +132,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def facts(work: pathlib.Path) -> dict[str, np.ndarray]:
-    """What the package says of a step, as `expected NAME`, and PyTorch."""
+    """The package's results of a step, as `expected NAME`, and PyTorch's."""
     pytest.importorskip("torch")
     command = command_of(work)
     expected = package_facts(command)
@@ -151,7 +151,7 @@ def test_adam_moves_every_weight_by_the_rate(facts: dict[str, np.ndarray]) -> No
     moved = 0
     for name, gradient in facts.items():
         if name.startswith("gradient "):
-            # The first moment is the gradient, and the second, its bias corrected, the square: w - rate g / (|g| + e).
+            # The first moment is the gradient, and the bias-corrected second the square: w - rate g / (|g| + e).
             expected = facts[name.replace("gradient", "trained 0")] - 1e-3 * gradient / (np.abs(gradient) + 8e-8)
             np.testing.assert_allclose(facts[name.replace("gradient", "trained 1")], expected, atol=2e-6)
             moved += int((np.abs(gradient) > 1e-5).sum())
@@ -185,7 +185,7 @@ def test_the_average_is_that_of_the_package(facts: dict[str, np.ndarray], work: 
 
 
 def bytes_of(level: np.ndarray) -> np.ndarray:
-    """float32 [N, 3, T, H, W] in [-1, 1] -> [N, T, H, W, 3] of 0 to 255."""
+    """Converts float32 [N, 3, T, H, W] in [-1, 1] to [N, T, H, W, 3] from 0 to 255."""
     return np.round((level.transpose(0, 2, 3, 4, 1) + 1) * 127.5, 3)
 
 
@@ -206,14 +206,14 @@ def test_the_baseline_sees_random_windows_of_all_videos(facts: dict[str, np.ndar
             mirrored.append(first[clip, 0, 0, 0, 2] > 1)
             expected = columns[::-1] if mirrored[-1] else columns
             np.testing.assert_allclose(first[clip, ..., 2], np.broadcast_to(expected, (4, 8, 8)), atol=1e-3)
-            if clip % 2 == 0:  # the next level has every second clip, and of it every second frame
+            if clip % 2 == 0:  # the next level has every second clip, and every second frame of it
                 deeper = second[clip // 2]
                 offsets.append(int(deeper[0, 0, 0, 1] - times[0]))
                 assert (deeper[..., 0] == 10 * video).all()
                 assert (deeper[:, 0, 0, 1] == times[offsets[-1] :: 2]).all()
                 wide = np.arange(16)[::-1] if mirrored[-1] else np.arange(16)
                 assert (deeper[..., 2] == wide).all()
-    # An epoch of the six that are long enough fills one batch; the other two wait for another order.
+    # An epoch of the six long enough videos fills one batch; the other two wait for another order.
     assert all(len(set(order[first : first + 4])) == 4 for first in range(0, len(order), 4))
     assert set(starts) == {video for video, length in enumerate(LENGTHS) if length >= 4}
     assert all(starts[video] == set(range(length - 3)) for video, length in enumerate(LENGTHS) if 4 <= length <= 6)
@@ -239,13 +239,13 @@ def test_the_baseline_keeps_what_it_is_past_each_moment(facts: dict[str, np.ndar
     start = read_npz(work / "race" / "weights.npz", "tests")
     for name in set(first) - {"step"}:
         np.testing.assert_array_equal(first[name], second[name])
-    # 9/11 of the first step of Adam, which is the rate for all weights but those with next to no gradient.
+    # 9/11 of the first step of Adam, which equals the rate unless the gradient is tiny.
     moved = np.abs(first["c4/W"] - start["c4/W"])
     assert np.median(moved) == pytest.approx(1e-3 * 9 / 11, rel=1e-2) and moved.max() < 1e-3
 
 
 def test_both_are_rendered_and_scored_alike(facts: dict[str, np.ndarray], work: pathlib.Path) -> None:
-    """The baseline's generator, carried over, in the place of both."""
+    """Uses the baseline's generator, converted, for both sides."""
 
     command = command_of(work)
     model = implementations.tensorflow_model(command.config)
@@ -285,7 +285,7 @@ def test_ratios_say_how_many_times_nearer_ours_is() -> None:
 
 
 def stand_in(config: object, folder: str, moments: tuple[float, ...], start: float) -> None:
-    """In the place of the baseline's training."""
+    """Replaces the baseline's training."""
     pathlib.Path(folder, "theirs.txt").write_text(f"{sorted(os.sched_getaffinity(0))} {moments} {start <= time.time()}")
 
 
@@ -304,7 +304,7 @@ signal.pause()
 
 @pytest.fixture
 def started(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Scripts in the place of our training, one of which is to be put into the list."""
+    """Replaces our training by scripts; the one to run is put into the list."""
     (tmp_path / "race" / "ours" / "checkpoints").mkdir(parents=True)
     scripts: list[str] = []
     popen = subprocess.Popen

@@ -36,7 +36,7 @@ BUCKET = "s3://ray-tasks"
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[None]:
-    """A bucket for this process and all that it starts."""
+    """A bucket for this process and its children."""
     with buckets.bucket("ray-tasks"):
         yield
 
@@ -49,7 +49,7 @@ def cluster(bucket: None) -> Iterator[Nodes]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, bucket: None) -> pathlib.Path:
-    """A folder with shards, a classifier and a run; all of it is in the bucket too."""
+    """A folder with shards, a classifier and a run, all copied to the bucket."""
     folder = tmp_path_factory.mktemp("ray")
     write_data_set(folder / "data", [20, 24, 30], num_shards=1, labels=("a", "b", "c"))
     write_classifier(folder / "classifier.npz")
@@ -64,7 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, bucket: None) -> pathlib.Path:
 
 
 def start(cluster: Nodes, module: str, *flags: str) -> subprocess.Popen[str]:
-    """Starts a command of docs/distributed.md; these flags come after its own, and win."""
+    """Starts a command of docs/distributed.md; these flags are appended and take precedence."""
     (command,) = (
         command
         for command in commands("docs/distributed.md")
@@ -76,7 +76,7 @@ def start(cluster: Nodes, module: str, *flags: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    """What a command said, that went well."""
+    """Returns the output of a successful command."""
     try:
         output, errors = process.communicate(timeout=150)
     finally:
@@ -113,7 +113,7 @@ def test_a_lost_node_costs_nothing_but_time(cluster: Nodes, tmp_path: pathlib.Pa
     assert len(expected) == 9
     assert bytes_in(f"{BUCKET}/prepared") == expected
     cluster.add(1)
-    # What is there already is not made again, wherever it was made.
+    # Existing outputs are not made again, wherever they were made.
     assert "complete already" in fork_command("data_prep.ucf101", *how, f"--output_dir={BUCKET}/prepared").stdout
 
 
@@ -187,7 +187,7 @@ def _inverse(number: int) -> float:
 
 
 def test_what_ray_waits_for_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Eight processors, but not on one node; and then nodes that come and go."""
+    """Eight processors, but not on one node; then nodes that join and leave."""
     nodes = [
         {"Alive": True, "NodeName": name, "NodeID": f"{name}-0123456789", "Resources": {"CPU": 4.0, "GPU": gpus}}
         for name, gpus in (("a", 0.0), ("b", 1.0))

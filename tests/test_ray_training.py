@@ -1,4 +1,4 @@
-"""Training on a real Ray cluster of this machine, through the true command, with a worker that is killed."""
+"""Training on a real Ray cluster of this machine, through the real command, with a killed worker."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tganv2_tf.training.ray_training import Cluster
 SMALL = ["--frame_strides=", "--batch_strides=", "--up_channels=4,4,4", "--discriminator_channels=4", "--r1_weight=0"]
 RUN = ["--global_batch_size=4", "--num_previews=1", "--checkpoint_every_steps=1", "--keep_checkpoint_every_steps=1"]
 COMMAND = ["tganv2_tf.train", *TINY_FLAGS, *SMALL, *RUN, "--learning_rate_decay=none"]
-ON_RAY = ["--distribution=ray", "--cpus_per_worker=0.5"]  # of a new cluster, on a machine with one processor too
+ON_RAY = ["--distribution=ray", "--cpus_per_worker=0.5"]  # starts a cluster, also on a machine with one processor
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def data_dir(tmp_path: pathlib.Path) -> str:
 
 @pytest.fixture
 def bucket(data_dir: str) -> Iterator[str]:
-    """A bucket with the data set in `data`, for this process and those that it starts."""
+    """A bucket with the data set in `data`, for this process and its children."""
     with buckets.bucket("ray-training") as address:
         storage.copy_folder(data_dir, f"{address}/data", "manifest.json")
         yield address
@@ -55,7 +55,7 @@ def server(tmp_path: pathlib.Path, bucket: str) -> Iterator[Server]:
 
 
 class Driver:
-    """The command on Ray, in a session of its own."""
+    """Runs the command on Ray in a separate session."""
 
     def __init__(self, folder: pathlib.Path, *arguments: str) -> None:
         self.log = folder / "driver.log"
@@ -95,7 +95,7 @@ class Driver:
         return found
 
     def close(self) -> None:
-        """Ends whatever is left of the command and its cluster."""
+        """Ends the remaining processes of the command and its cluster."""
         for pid in self.descendants():
             ray_nodes.end(pid)
         self.process.wait()
@@ -106,7 +106,7 @@ def step(model_dir: str) -> int:
 
 
 def chiefs(model_dir: str) -> list[int]:
-    """Processes that have written events, the newest last: names have the second and their number."""
+    """Returns the processes that have written events, newest last: file names contain the second and their number."""
     names = [name for name in storage.names(f"{model_dir}/events") if name.endswith(".v2")]
     return [int(name.split(".")[-3]) for name in sorted(names, key=lambda name: int(name.split(".")[3]))]
 
@@ -151,7 +151,7 @@ def test_a_chief_that_is_killed_costs_nothing_but_time(bucket: str, tmp_path: pa
     assert f"] Step {last}: discriminator_gradient_norm" in said, "the metrics of the last step"
     assert len(set(chiefs(run))) == 2, said
     ray_nodes.wait_until(lambda: not any(pathlib.Path(f"/proc/{pid}/cmdline").exists() for pid in processes[1:]))
-    # From a checkpoint before the kill, workers that TF_CONFIG names come to the weights that Ray's had after it.
+    # From a checkpoint before the kill, workers named by TF_CONFIG reach the weights that Ray's had after it.
     other = tmp_path / "other"
     copy_checkpoint(f"{run}/snapshots/ckpt-{resumed - 1}", other / "checkpoints")
     storage.copy(f"{run}/config.json", str(other / "config.json"))
@@ -180,7 +180,7 @@ def test_a_damaged_shard_ends_the_run_with_one_line_and_no_restart(data_dir: str
         assert driver.process.wait(120) == 1, driver.said
     finally:
         driver.close()
-    # The last line of the command; a worker that Ray ends may add one of its own after it.
+    # The last line of the command; a worker that Ray ends may add a line after it.
     last = [line for line in driver.said.splitlines() if line.startswith("train: ")][-1]
     assert str(data_dir) in last
     assert "Traceback" not in driver.said and "begin anew" not in driver.said
@@ -201,7 +201,7 @@ def test_clusters_that_cannot_be_are_refused(flags: dict[str, Any], message: str
 
 
 def main(*flags: str) -> int:
-    """The command in this process."""
+    """Runs the command in this process."""
     options = (train.Command, ModelConfig, DataConfig, TrainConfig, EvalConfig, Cluster)
     return train.main(*cli_flags.parse([*COMMAND[1:], *flags], *options))
 

@@ -1,4 +1,4 @@
-"""Shares of several workers, and damaged records: named, or left out and counted."""
+"""Input shards of several workers, and damaged records: reported, or skipped and counted."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def _numbers(records: tf.data.Dataset) -> list[tuple[str, int]]:
 @pytest.mark.parametrize(
     ("num_shards", "num_pipelines", "sizes"),
     [
-        (5, 2, [5, 5]),  # a shard more would be read less often: every second record
+        (5, 2, [5, 5]),  # uneven shards would differ in rate: every second record instead
         (10, 2, [5, 5]),
         (5, 5, [2, 2, 2, 2, 2]),
         (1, 3, [4, 3, 3]),  # fewer shards than workers: every third record
-        (3, 4, [3, 3, 2, 2]),  # shards of 4, 3 and 3 records, dealt out through their ends
+        (3, 4, [3, 3, 2, 2]),  # shards of 4, 3 and 3 records, dealt across their ends
     ],
 )
 def test_shares_are_disjoint_and_together_everything(
@@ -61,7 +61,7 @@ def test_going_on_in_the_midst_of_an_epoch_reads_no_shard_that_is_done(tmp_path:
     manifest = write_data_set(tmp_path, [4] * 40, num_shards=20)
     share = reading.Share.of(manifest, str(tmp_path))
     epoch = _numbers(share.read_endlessly(3).take(40))
-    # Eight shards at a time take turns: after 16 of these two records each, 12 shards are still unread.
+    # Eight shards are interleaved: after 16 of these two records each, 12 shards are still unread.
     assert [len(set(epoch[start : start + 8])) for start in (0, 8)] == [8, 8]
     assert {name for name, _ in epoch[:8]} == {name for name, _ in epoch[8:16]}
     for name in {name for name, _ in epoch[:16]}:
@@ -102,7 +102,7 @@ def test_lost_records_are_empty_strings(tmp_path: pathlib.Path) -> None:
 
 
 def _bad_frames(folder: pathlib.Path, frames: list[bytes]) -> None:
-    """Puts other frames into record 1 of the second shard."""
+    """Replaces the frames of record 1 of the second shard."""
     record = encode_record(frames, video_id="video3", height=16, width=16)
     records = read_records(folder / SHARDS[1])
     rewrite(folder, SHARDS[1], [records[0], record, *records[2:]])
@@ -141,7 +141,7 @@ DAMAGE = {
 def _training(
     folder: pathlib.Path, count: int, seed: int = 0, num_pipelines: int = 1, worker: int = 0, **data: Any
 ) -> Any:
-    """Videos of the clips in the first batches of four, in their order."""
+    """Returns the videos of the clips in the first batches of four, in order."""
     config = tiny_config(data={"data_dir": str(folder), "flip": False, "shuffle_buffer": 2, **data})
     manifest = pipeline.load_manifest(config.model, config.data)
     how = (4, 1, seed, pipeline.START, num_pipelines, worker)
@@ -152,7 +152,7 @@ def _training(
 @pytest.mark.parametrize("num_shards", [1, 4])
 def test_workers_see_different_clips_and_together_all(tmp_path: pathlib.Path, num_shards: int) -> None:
     write_data_set(tmp_path, [5] * 12, num_shards=num_shards)
-    # Three workers, every third record: the four shards hold videos 0, 4, 8, 1, 5, 9, 2, ... in this order.
+    # Three workers, every third record: the four shards contain videos 0, 4, 8, 1, 5, 9, 2, ... in this order.
     dealt = (
         [{i, i + 3, i + 6, i + 9} for i in range(3)]
         if num_shards == 1
@@ -235,11 +235,11 @@ def test_damaged_records_are_left_out_named_and_counted(
         [f"{tmp_path / SHARDS[shard]}:", "record", str(record)] for record in lost
     ]
     assert sorted(line.split("so far: ")[1] for line in logged) == [f"{index + 1}." for index in range(len(lost))]
-    if kind == "half a picture":  # of a video whose frames are black: only its last window is lost
+    if kind == "half a picture":  # of a video with black frames: only its last window is lost
         assert 0 < seen[0] - seen[2] < 2 * seen[2]
     expected = set(range(10)) - {2 * record + shard for record in lost}
     assert set(seen) == expected
-    # 120 clips among `expected`, each as often as the others but for what is being shuffled.
+    # 120 clips among `expected`, equally often except for those in the shuffle buffer.
     others = [seen[video] for video in expected if video]
     assert max(others) - min(others) <= 4 * count
 

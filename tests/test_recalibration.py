@@ -1,4 +1,4 @@
-"""Batch-norm statistics that are taken anew."""
+"""Recomputed batch-norm statistics."""
 
 from typing import Any
 
@@ -22,14 +22,14 @@ def test_statistics_become_those_of_the_features(classes):
     before = [weight.numpy() for weight in generator.trainable_variables]
     recalibrate(generator, num_batches=8, seed=3)
     assert all((a == b.numpy()).all() for a, b in zip(before, generator.trainable_variables))
-    # By hand, for the first norm, which sees what the recurrence gives, all frames of it.
+    # By hand, for the first norm, whose inputs are all frames of the recurrence.
     z = tf.random.stateless_uniform([2000, 4], [1, 2], -1, 1)
     labels = tf.range(2000) % 3 if classes else None
     features = generator.unroll(generator.first_map(z, labels), 4)[0].numpy()
     first = generator.generator_levels[0].blocks[0].norm1
     np.testing.assert_allclose(first.moving_mean, features.mean((0, 1, 2, 3)), atol=0.02)
     np.testing.assert_allclose(first.moving_variance, features.var((0, 1, 2, 3)), rtol=0.15)
-    # With them, inference normalises as training does on a large batch.
+    # With them, inference normalizes as training does on a large batch.
     training = generator.pyramid(z[:512], frame_offsets=[0], labels=None if labels is None else labels[:512])[0]
     inference = generator(z[:512], level=1, labels=None if labels is None else labels[:512])
     assert np.abs(training - inference).mean() < 0.05

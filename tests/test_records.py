@@ -1,4 +1,4 @@
-"""Records: what is written is what is read."""
+"""Round trips of records."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ CURRENT = Marker('python_version >= "3.12"')
 
 
 def environment(python: str) -> dict[str, str]:
-    """Of the machines that constraints*.txt are made for."""
+    """The platform for which constraints*.txt are made."""
     return {
         "python_version": python,
         "python_full_version": f"{python}.9",
@@ -42,7 +42,7 @@ def requirements(name: str) -> list[Requirement]:
 
 
 def versions(found: list[Requirement], python: str) -> dict[str, str]:
-    """Name -> version of those that apply on a version of Python; no version for a requirement without a pin."""
+    """Returns the versions that apply to a version of Python, by name; no version for an unpinned requirement."""
     applying = [each for each in found if each.marker is None or each.marker.evaluate(environment(python))]
     names = [canonicalize_name(each.name) for each in applying]
     assert len(set(names)) == len(names), f"Python {python}: more than one version of a package"

@@ -1,4 +1,4 @@
-"""The discriminators' block against plain definitions, and the authors' lengths of the time axis."""
+"""The discriminators' block compared with plain definitions, and the authors' lengths of the time axis."""
 
 import numpy as np
 import pytest
@@ -17,13 +17,13 @@ def normal(*shape):
 
 def test_pooling_by_hand():
     x = tf.reshape(tf.constant([2.0, 4.0, 6.0]), [1, 3, 1, 1, 1])
-    # Odd: padded by a zero on both sides, [0, 2, 4, 6, 0] -> (0 + 2) / 2, (4 + 6) / 2; the last zero has no partner.
+    # Odd: zero-padded on both sides, [0, 2, 4, 6, 0] -> (0 + 2) / 2, (4 + 6) / 2; the last zero has no partner.
     np.testing.assert_allclose(tf.reshape(average_pool(x), [-1]), [1, 5])
     np.testing.assert_allclose(tf.reshape(average_pool(x, pool_time=False), [-1]), [2, 4, 6])
 
 
 def times(length, grow):
-    """Lengths of the time axis by block, for a first block and four later ones."""
+    """Returns the lengths of the time axis per block, for a first block and four later ones."""
     x, result = tf.zeros([1, length, 32, 32, 1]), [length]
     for block in range(5):
         x = average_pool(x, pool_time=block > 0, grow_length_one_axes=grow)

@@ -1,4 +1,4 @@
-"""Nothing is lost and nothing is another: runs that stop, fail or find damage, and end with the bits of a whole run."""
+"""Exact resumption: runs that stop, fail or find damage end bit-identical to an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tganv2_tf.training import callbacks, loop
 from tganv2_tf.training.checkpoints import CheckpointFolder
 from tganv2_tf.training.loop import make_model
 
-# A model of one level, of whose steps less is to be waited for.
+# A model of one level, whose steps are faster.
 ONE_LEVEL = ["--frame_strides=", "--batch_strides=", "--up_channels=4,4,4", "--discriminator_channels=4"]
 
 
 def tensors(prefix: str) -> dict[str, bytes]:
-    """The bits of every value in a checkpoint."""
+    """Returns the bytes of every value in a checkpoint."""
     reader = tf.train.load_checkpoint(prefix)
     names = [name for name in reader.get_variable_to_shape_map() if name.endswith("VARIABLE_VALUE")]
     return {name: np.asarray(reader.get_tensor(name)).tobytes() for name in names}
@@ -37,7 +37,7 @@ def tensors(prefix: str) -> dict[str, bytes]:
 
 @pytest.fixture
 def eagerly() -> Any:
-    """Steps without graphs, which take longer to be made than a few steps."""
+    """Runs steps eagerly: tracing takes longer than a few steps."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -60,7 +60,7 @@ def test_a_run_that_is_taken_up_ends_with_the_same_bits(tmp_path: pathlib.Path, 
     whole, taken_up = tmp_path / "whole", tmp_path / "taken_up"
     result = fork_command(*command, f"--model_dir={whole}")
     assert result.returncode == 0, result.stderr
-    # As if it had been killed after its first step: nothing of the later ones is there.
+    # As if it had been killed after its first step: later files do not exist.
     shutil.copytree(whole, taken_up)
     for file in taken_up.glob("checkpoints/ckpt-[23].*"):
         file.unlink()
@@ -109,7 +109,7 @@ def test_a_damaged_checkpoint_is_noticed_and_passed_over(
         if restored == f"{tmp_path}/ckpt-1":
             assert len(said) == 1 and said[0].startswith(f"{tmp_path}/ckpt-2: the checkpoint cannot be read: ")
             assert int(model.step.numpy()) == 1
-        else:  # a byte that nothing reads
+        else:  # a byte that is never read
             for variable, value in zip(model.variables, second):
                 np.testing.assert_array_equal(variable.numpy(), value)
         shutil.copyfile(source / "checkpoints" / file.name, file)
@@ -137,7 +137,7 @@ def test_an_old_checkpoint_goes_only_when_the_new_one_is_on_the_disk(
 ) -> None:
     model, source = two_checkpoints
     shutil.copytree(source / "checkpoints", tmp_path, dirs_exist_ok=True)
-    (tmp_path / "ckpt-9.index").touch()  # damaged: the run went back to an earlier one
+    (tmp_path / "ckpt-9.index").touch()  # damaged: the run returned to an earlier one
     (tmp_path / "ckpt-3_temp").mkdir()
     (tmp_path / "ckpt-3.data-00000-of-00001").write_bytes(b"half of a checkpoint")
     happened: list[tuple[str, str]] = []
@@ -195,7 +195,7 @@ def test_a_checkpoint_of_other_workers_begins_a_new_order_of_the_data(
 
 
 def failing(run: Any, step: int, times: int, error: Exception) -> Any:
-    """`on_step_end` of a callback that raises an error at a step, so many times."""
+    """Returns an `on_step_end` of a callback that raises an error at a step, a given number of times."""
     left = [times]
 
     def on_step_end(self: Any, at: int, logs: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A run by each of its names, and what is read from its folder."""
+"""Opens runs by each of their names, and reads files of their folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tganv2_tf.runs import Run, record_config
 
 @pytest.fixture
 def folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    """Checkpoints of the steps 9 and 10, a snapshot of step 5, and a best one of step 9."""
+    """Checkpoints of steps 9 and 10, a snapshot of step 5, and a best one of step 9."""
     run = tmp_path / "run"
     config = tiny_config({"conditional": True, "num_classes": 2}, model_dir=str(run))
     record_config(config, ("a", "b"), fps=12.5)

@@ -1,4 +1,4 @@
-"""One seed, one video: from a run, from its export, in parts, in any batch; what the export offers and refuses."""
+"""A seed gives the same video from a run, its export, in chunks and in any batch; functions of the export."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CLASSES = ("left", "up/down", "\u00fcber")
 
 @dataclasses.dataclass
 class Made:
-    """A generator, the samplers of its run and of its export, and that export, as TensorFlow alone loads it."""
+    """A generator, the samplers of its run and of its export, and the export as loaded by plain TensorFlow."""
 
     generator: Generator
     run: Sampler
@@ -43,7 +43,7 @@ def made(request, tmp_path_factory):
     config = tiny_config({"conditional": bool(names), "num_classes": len(names), "lstm_layers": 2})
     generator = Generator(config.model)
     random = np.random.default_rng(0)
-    for variable in generator.trainable_variables:  # as they begin, seeds and classes differ little
+    for variable in generator.trainable_variables:  # with initial weights, seeds and classes differ little
         variable.assign(random.normal(0, 0.6, variable.shape))
     run = folder / "run"
     run.mkdir()
@@ -64,7 +64,7 @@ def labels_of(made, count):
 
 
 def label_of(made, count):
-    """As an input of the export's functions."""
+    """Converts to an input of the export's functions."""
     labels = labels_of(made, count)
     return {} if labels is None else {"label": tf.constant(labels, tf.int32)}
 
@@ -171,7 +171,7 @@ def test_levels_and_classes_that_are_not_there_are_refused(made):
             made.run.videos([5, 2], labels)
 
 
-# ---- the export, as a program that has only TensorFlow sees it
+# ---- the export in a program with only TensorFlow
 
 
 def test_signatures(made):
@@ -194,13 +194,13 @@ def test_signatures(made):
         served.signatures["preview"](z=z, level=tf.constant(3), **label)
     with pytest.raises(tf.errors.InvalidArgumentError, match="num_frames must be at least 1"):
         served.signatures["generate"](**{**numbers, "num_frames": tf.constant(0)}, **label)
-    many = tf.constant(2**31 - 1)  # whose product, in whole numbers of 64 bits, would be negative
+    many = tf.constant(2**31 - 1)  # its product would overflow to a negative int64
     for wrong_numbers in ({"num_videos": many}, {"num_frames": many}, {"num_videos": many, "num_frames": many}):
         with pytest.raises(tf.errors.InvalidArgumentError, match="too many videos or frames: valid: up to 67108864"):
             served.signatures["generate"](**{**numbers, **wrong_numbers}, **label)
     with pytest.raises(tf.errors.InvalidArgumentError):
         served.signatures["generate"](**{**numbers, "num_frames": tf.constant(-(2**31))}, **label)
-    # A clip is 4 frames of 16x16 pixels: 3,072 bytes; 21,845 of them are 67,107,840, and one more is too many.
+    # A clip is 4 frames of 16x16 pixels: 3,072 bytes; 21,845 clips are 67,107,840, and one more is too many.
     several, several_labels = tf.zeros([21_846, 4]), {name: tf.zeros([21_846], tf.int32) for name in label}
     for name, more in (("serving_default", {}), ("generate_float", {}), ("preview", {"level": tf.constant(1)})):
         with pytest.raises(tf.errors.InvalidArgumentError, match="too many videos or frames"):
@@ -232,7 +232,7 @@ def test_the_parts_of_a_long_video_with_tensorflow_alone(made):
 
 
 def test_an_export_holds_the_levels_once(made):
-    """In all the functions together; it was four times as large when each had them itself."""
+    """Shared by all the functions; it was four times as large when each had a copy."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     with open(f"{made.folder}/saved_model.pb", "rb") as file:

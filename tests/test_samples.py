@@ -1,4 +1,4 @@
-"""Where scored videos come from: which frames, which numbers, in which batches."""
+"""Sources of scored videos: their frames, numbers and batches."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_latents_do_not_depend_on_the_batch_size():
 
 
 def write_grey(path, values, width=16):
-    """One grey frame a value."""
+    """Returns one grey frame per value."""
     frames = np.broadcast_to(np.array(values, np.uint8)[:, None, None, None], (len(values), 16, width, 3))
     write_video(path, frames)
 
@@ -73,7 +73,7 @@ def test_the_first_frames_of_video_files_in_the_order_of_their_paths(tmp_path):
 
 
 def test_folders_are_walked_as_data_prep_walks(tmp_path):
-    """Links are followed, in loops too; hidden files and folders, such as a notebook's copies, are left out."""
+    """Links are followed, also in loops; hidden files and folders, such as a notebook's copies, are ignored."""
     (tmp_path / "elsewhere").mkdir()
     for folder in ("", "a", ".ipynb_checkpoints"):
         (tmp_path / "videos" / folder).mkdir(parents=True, exist_ok=True)

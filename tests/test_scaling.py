@@ -1,4 +1,4 @@
-"""The benchmarks of growth: the model on paper, by hand; two true workers, whose bytes are counted; made-up videos."""
+"""The scaling benchmarks: the analytic model, by hand; two real workers with counted bytes; made-up videos."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ TINY = [
 
 
 def test_a_ring_sends_each_byte_twice_but_for_a_share() -> None:
-    # Of N parts each worker passes N - 1 on while they are added up, and N - 1 while the sums go round.
+    # Each worker sends N - 1 of N parts during the reduction, and N - 1 while the sums are distributed.
     assert [ring_bytes(12, workers) for workers in (1, 2, 4)] == [0, 12, 18]
 
 
 def test_an_all_reduce_takes_what_its_slowest_part_takes() -> None:
     assert all_reduce_seconds(8e8, 1, DEVICE, LINK) == 0
-    # 8 GPUs of a node: 2 * 7/8 * 0.8 GB at 100 GB/s = 14 ms; 20 us to begin, 3 hops of 3 us up a tree and down again.
+    # 8 GPUs of a node: 2 * 7/8 * 0.8 GB at 100 GB/s = 14 ms; 20 us to start, 3 hops of 3 us up a tree and down again.
     assert all_reduce_seconds(8e8, 8, DEVICE, LINK) == pytest.approx(0.014 + 38e-6)
     # 8 nodes: 2 * 63/64 * 0.8 GB at 10 GB/s = 157.5 ms; 3 hops of 40 us more, twice.
     assert all_reduce_seconds(8e8, 64, DEVICE, LINK) == pytest.approx(0.1575 + 278e-6)
-    # Of a link that is faster than the inside of a node no more is used.
+    # The extra speed of a link faster than the inside of a node is unused.
     fast = dataclasses.replace(LINK, bandwidth=1e15)
     assert all_reduce_seconds(8e8, 64, DEVICE, fast) == pytest.approx(0.01575 + 278e-6)
 
@@ -43,8 +43,8 @@ def test_an_all_reduce_takes_what_its_slowest_part_takes() -> None:
 def test_a_step_is_the_sum_of_its_parts() -> None:
     step = predict(WORK, 4, 8, DEVICE, LINK)
     assert (step.computation, step.update) == pytest.approx((0.4, 0.1))
-    assert step.gradients == pytest.approx(0.014 + 2 * 38e-6)  # one all-reduce a network
-    # Two norms with four all-reduces each, and three more; 96 channels of 4 bytes go four times through the ring.
+    assert step.gradients == pytest.approx(0.014 + 2 * 38e-6)  # one all-reduce per network
+    # Two norms with four all-reduces each, and three more; 96 channels of 4 bytes pass four times through the ring.
     assert step.small == pytest.approx(11 * 38e-6 + 4 * 1.75 * 96 * 4 / 100e9)
     assert step.efficiency == pytest.approx(0.5 / step.seconds)
     assert step.hidden_efficiency == pytest.approx(0.5 / (0.5 + step.small))
@@ -112,15 +112,15 @@ def test_two_true_workers_exchange_their_gradients_and_little_more(tmp_path: pat
     found = {row["what"]: row for row in json.loads(output.read_text())["rows"]}
     config = scaling.Command(flagfile_of_run=str(tmp_path / "tiny.flags"), clips=2, num_workers=(2,)).config
     work = Workload.of(config)
-    # The paper's all-reduces are those of the true graph: of both networks' gradients, and all others but one, which
-    # is none of its own.
+    # The model's all-reduces match the real graph: those of both networks' gradients, and all others except one, which
+    # is not part of the graph.
     number = 2 + work.small_all_reduces - 1
     sent = found[f"sent a step by 2 processes, and by a ring of {number} all-reduces"]
     gradients = found["of these the gradients of both networks, 2 processes"]["ours"]
     assert gradients == pytest.approx(2 * ring_bytes(work.trained_bytes, 2) / 1e6)
     norms = 4 * scaling_model.FLOAT_BYTES * sum(work.batch_norm_channels)
     assert gradients + 2 * norms / 1e6 < sent["baseline"] < gradients + 2 * (norms + 200) / 1e6
-    # Tiny tensors travel with 1 to 2 KB each of names and headers.
+    # Tiny tensors are sent with 1 to 2 KB each of names and headers.
     assert sent["baseline"] < sent["ours"] < sent["baseline"] + number * 4e-3
     for what in ("2 x 2 clips (weak)", "2 x 1 clips (strong)"):
         assert 0 < found[f"step, {what}"]["ratio_min"] <= found[f"step, {what}"]["ratio_max"]
@@ -128,7 +128,7 @@ def test_two_true_workers_exchange_their_gradients_and_little_more(tmp_path: pat
 
 
 def test_a_worker_that_fails_ends_the_command_in_one_line(tmp_path: pathlib.Path) -> None:
-    group = object.__new__(scaling.Group)  # its end of the pipes; no process
+    group = object.__new__(scaling.Group)  # with one end of the pipes and no process
     ours, theirs = scaling.multiprocessing.Pipe()
     group.workers, group._connections, group._processes = 1, [ours], []
     theirs.send((False, "Traceback\n  ...\nValueError: no such thing\n"))

@@ -1,4 +1,4 @@
-"""What is read is data, never code, and names no file outside its own folder. SECURITY.md says the rest."""
+"""Inputs are data, never code, and refer to no file outside their own folder. See SECURITY.md."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tganv2_tf.runs import Run, latest_checkpoint
 from tganv2_tf.serving import rendering
 
 FOLDERS = ("tganv2_tf", "data_prep", "examples", "benchmarks")
-# Modules that make objects or code of what they read.
+# Modules that create objects or code from their input.
 MODULES = {
     *("pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "jsonpickle", "marshal", "shelve"),
     *("yaml", "torch", "code", "imp", "xmlrpc"),
 }
-# By the ends of their names.
+# By the end of their names.
 CALLS = {
     *("eval", "exec", "compile", "__import__", "import_module", "run_path", "exec_module"),
     *("os.system", "os.popen", "getoutput", "getstatusoutput", "create_subprocess_shell"),
@@ -36,29 +36,29 @@ CALLS = {
     *("saved_model.load", "CheckpointManager", "train.latest_checkpoint", "get_checkpoint_state"),
     *("hub.load", "hub.resolve", "tensorflow_hub.resolve", ".recv"),
 }
-# What is allowed, and why; SECURITY.md names them.
+# Permitted uses and reasons; SECURITY.md lists them.
 ALLOWED = {
     # A SavedModel is a program: these flags say so.
     ("tganv2_tf/serving/sampler.py", "saved_model.load"),
     ("tganv2_tf/evaluation/i3d.py", "saved_model.load"),
     ("benchmarks/load.py", "saved_model.load"),
-    ("benchmarks/inference.py", "saved_model.load"),  # which it has written itself
-    # What the package is measured against; nothing is loaded by it.
+    ("benchmarks/inference.py", "saved_model.load"),  # written by the benchmark itself
+    # The baseline of the package; it loads no files.
     *((f"benchmarks/{name}.py", "torch") for name in ("implementations", "inference", "torch_baseline")),
     *(("benchmarks/torch_baseline.py", name) for name in ("torch.nn", "torch.nn.utils")),
     *(("benchmarks/torch_training.py", f"torch{name}") for name in ("", ".nn", ".nn.utils", ".optim.swa_utils")),
     ("tganv2_tf/evaluation/i3d.py", "tensorflow_hub.resolve"),
-    # Python's own objects, between a process and the children that it has started.
+    # Python's own objects, between a process and its children.
     ("data_prep/workers.py", ".recv"),
     ("benchmarks/scaling.py", ".recv"),
-    ("benchmarks/scaling_data.py", "pickle"),  # only to see how large Ray's are
-    # OUTPUT.unfinished, which only the same command on the same machine goes on with.
+    ("benchmarks/scaling_data.py", "pickle"),  # only to measure the size of Ray's objects
+    # OUTPUT.unfinished, which only the same command on the same machine resumes.
     ("tganv2_tf/evaluation/trainer.py", "CheckpointManager"),
 }
 
 
 def sources() -> Iterator[tuple[str, str]]:
-    """Name and Python of each source file and of each notebook."""
+    """Yields name and Python source of each source file and notebook."""
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
             yield str(path.relative_to(ROOT)), path.read_text()
@@ -70,7 +70,7 @@ def sources() -> Iterator[tuple[str, str]]:
 
 
 def called(node: ast.Call) -> str:
-    """`a.b.c` of a call `a.b.c(...)`; `.c` where what stands before it is no name."""
+    """Returns `a.b.c` for a call `a.b.c(...)`; `.c` if the expression before it is not a name."""
     parts, function = [], node.func
     while isinstance(function, ast.Attribute):
         parts.append(function.attr)
@@ -80,19 +80,19 @@ def called(node: ast.Call) -> str:
 
 
 def findings(text: str) -> list[str]:
-    """What in a source could run what it reads."""
+    """Returns the uses in a source that could run their input."""
     found = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
             found += [name for name in names if name.split(".")[0] in MODULES]
-            if isinstance(node, ast.ImportFrom):  # `from os import system` too
+            if isinstance(node, ast.ImportFrom):  # also `from os import system`
                 found += [f"{node.module}.{a.name}" for a in node.names if f"{node.module}.{a.name}" in CALLS]
         if not isinstance(node, ast.Call):
             continue
         name = called(node)
         for call in CALLS:
-            # A method may be called `compile`, as Keras's is, and `re`'s; bare names are Python's own.
+            # Methods named `compile`, such as Keras's and `re`'s, are harmless; bare names are Python's built-ins.
             bare = call in ("eval", "exec", "compile", "__import__")
             if name == call or (not bare and f".{name}".endswith(call if call.startswith(".") else f".{call}")):
                 found.append(call)
@@ -138,7 +138,7 @@ def test_nothing_that_is_read_can_run_code() -> None:
 
 
 class Hostile:
-    """Whoever unpickles it writes a file."""
+    """An object that writes a file when unpickled."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
@@ -179,7 +179,7 @@ def test_a_manifest_names_files_of_its_own_folder(name: str, tmp_path: pathlib.P
 
 
 def test_a_run_names_no_checkpoint_outside_its_folder(tmp_path: pathlib.Path) -> None:
-    """TensorFlow's own functions believe the paths in `checkpoint`: they read what they name, and delete it later."""
+    """TensorFlow's own functions trust the paths in `checkpoint`: they read these files, and delete them later."""
     run, other = tmp_path / "run", tmp_path / "other"
     (run / "checkpoints").mkdir(parents=True)
     other.mkdir()
@@ -206,7 +206,7 @@ def test_class_names_become_no_paths() -> None:
 
 
 def test_saved_text_is_plain(tmp_path: pathlib.Path) -> None:
-    """What `generate` writes for programs opens without pickles too."""
+    """Files that `generate` writes for other programs can also be opened without pickles."""
     from tganv2_tf import videos
 
     with videos.open_writer(tmp_path / "a.npz", 1, 10, arrays={"names": np.array(["seed1"])}) as write:

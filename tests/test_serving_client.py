@@ -1,4 +1,4 @@
-"""examples/serving, docs/serving.md and the export's warm-up, against a double of TensorFlow Serving."""
+"""examples/serving, docs/serving.md and the export's warm-up, with a double of TensorFlow Serving."""
 
 import http.server
 import json
@@ -32,7 +32,7 @@ SERVING = ROOT / "examples" / "serving"
 
 @pytest.fixture(scope="module", autouse=True)
 def no_proxy():
-    """The doubles are on this machine."""
+    """The doubles run on this machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("no_proxy", "127.0.0.1")
         yield
@@ -71,7 +71,7 @@ def shapes(conditional, tmp_path_factory):
 
 
 class Painter(tf.Module):
-    """A stand-in for a conditional generator: a frame is its seed's last digits, its number and its label."""
+    """A stand-in for a conditional generator: a frame shows the last digits of its seed, its number and its label."""
 
     @tf.function(
         input_signature=[
@@ -99,7 +99,7 @@ class Painter(tf.Module):
 
 @pytest.fixture(scope="module")
 def painter(tmp_path_factory):
-    """The stand-in, served in version 7."""
+    """The stand-in, served as version 7."""
     module, folder = Painter(), tmp_path_factory.mktemp("saved") / "painter" / "7"
     functions = {"serving_default": module.serving_default, "generate": module.generate}
     tf.saved_model.save(module, str(folder), {key: value.get_concrete_function() for key, value in functions.items()})
@@ -108,7 +108,7 @@ def painter(tmp_path_factory):
 
 
 def ask(server, interface, *arguments, monkeypatch):
-    """The videos that the client gets."""
+    """Returns the videos that the client receives."""
     got: list[np.ndarray] = []
     monkeypatch.setattr(client, "grid", got.append)
     monkeypatch.setattr(client, "write_video", lambda *_: None)
@@ -118,7 +118,7 @@ def ask(server, interface, *arguments, monkeypatch):
 
 
 def fail(capsys, *arguments):
-    """The one line that the client leaves behind when it gives up."""
+    """Returns the one-line error of the client."""
     with pytest.raises(SystemExit) as end:
         sys.exit(client.main(["--output=x.mp4", *arguments]))
     out, err = capsys.readouterr()
@@ -127,7 +127,7 @@ def fail(capsys, *arguments):
     return err
 
 
-# ---- what comes over the wire
+# ---- requests and answers
 
 
 @pytest.mark.parametrize("interface", ["rest", "grpc"])
@@ -150,7 +150,7 @@ def test_all_options_reach_the_model(painter, interface, monkeypatch):
     arguments = [f"--seed={2**62 + 1}", "--num_videos=3", "--num_frames=2", "--label=2,0,1", "--version=7"]
     videos = ask(painter, interface, *arguments, monkeypatch=monkeypatch)
     assert videos.shape == (3, 2, 4, 6, 3)
-    # 2^62 + 1 = 4611686018427387905: no float64 holds it.
+    # 2^62 + 1 = 4611686018427387905 is not representable in float64.
     assert videos[:, 0, 0, 0, 0].tolist() == [105, 106, 107]
     assert videos[0, :, 3, 5, 1].tolist() == [0, 1]
     assert videos[:, 0, 0, 0, 2].tolist() == [2, 0, 1]
@@ -165,7 +165,7 @@ def test_a_grpc_answer_may_be_larger_than_four_megabytes(painter, monkeypatch):
     assert videos[7, 250, 0, 0].tolist() == [7, 250, 0]
 
 
-# ---- what is written
+# ---- output files
 
 
 @pytest.mark.parametrize(("interface", "suffix"), [("rest", "mp4"), ("grpc", "gif")])
@@ -195,7 +195,7 @@ def test_what_cannot_be_written_is_one_line(demo, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.gif"]
 
 
-# ---- what goes wrong
+# ---- errors
 
 
 @pytest.mark.parametrize("interface", ["rest", "grpc"])
@@ -301,7 +301,7 @@ def test_the_warm_up_of_an_export_runs(shapes):
     ]
 
 
-# ---- what lies beside the client
+# ---- other files in the client's folder
 
 
 def test_the_configuration_is_the_server_s():
@@ -353,8 +353,8 @@ def test_every_request_of_the_documentation_is_answered(demo, shapes, tmp_path, 
     commands = [shlex.split(line) for line in re.findall(r"python examples/serving/client.py (.*)", text)]
     for options in commands:
         chosen = demo.grpc if any(option.startswith("--grpc=") for option in options) else demo.rest
-        assert client.main([*options, chosen]) == 0  # the last word counts: the double's port
+        assert client.main([*options, chosen]) == 0  # the last flag takes precedence: the double's port
     assert iio.imread("videos.mp4").shape == (4, 32, 32, 3)
     with Image.open("long.gif") as gif:
-        # Equal frames are written as one that lasts.
+        # Equal frames are written as one longer frame.
         assert sum(frame.info["duration"] for frame in ImageSequence.Iterator(gif)) == 64 * 100

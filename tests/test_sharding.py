@@ -1,6 +1,6 @@
-"""Shards: what is in them, that they depend on nothing but videos and options, and what failures leave behind.
+"""Shards: their content, their dependence on videos and options only, and the state after failures.
 
-The videos of these tests are made up by `read`, which takes its instructions from the path of the video.
+`read` generates the videos of these tests; the path of a video contains its instructions.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ HEIGHT, WIDTH = 8, 12
 
 
 def read(video: Video) -> VideoFrames:
-    """Path `20`: 20 frames, frame t of grey 5 t; `30 bad`: an error after 30; `broken`, `exit`, `hang`: as they say."""
+    """Path `20`: 20 frames, frame t of grey 5 t; `30 bad`: an error after 30; `broken`, `exit`, `hang`: as named."""
     if video.path == "broken":
         raise VideoError("it is broken")
     if video.path == "exit":
         os._exit(5)
     if video.path == "hang":
         time.sleep(600)
-    if video.path.endswith(".count"):  # the number of frames stands in a file
+    if video.path.endswith(".count"):  # the file contains the number of frames
         return read(dataclasses.replace(video, path=pathlib.Path(video.path).read_text()))
     count, _, trouble = video.path.partition(" ")
 
@@ -62,7 +62,7 @@ def _options(folder: pathlib.Path, **changes: Any) -> ShardingOptions:
 
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs tasks in this process: the workers have tests of their own."""
+    """Runs tasks in this process; the workers have separate tests."""
 
     def run(
         function: Callable[[Any, Any], Any],
@@ -117,7 +117,7 @@ def test_order_is_shuffled_and_depends_on_ids_and_seed_alone() -> None:
     [
         (9537, 3.0, 224),  # 28,611 MiB in shards of 128
         (384, 0.01, 8),  # small: eight, for several workers
-        (40, 0.01, 2),  # but not fewer than 16 videos in each
+        (40, 0.01, 2),  # but at least 16 videos in each
         (15, 0.0, 1),
         (1, 0.0, 1),
         (3, 1024.0, 3),  # no shard without a video
@@ -164,7 +164,7 @@ def test_shards_hold_every_video_once(inline: None, tmp_path: pathlib.Path) -> N
     data_set = _data_set([str(16 + index) for index in range(40)], geometry="paper")
     assert sharding.prepare(data_set, _options(tmp_path)) == 0
     manifest = Manifest.load(tmp_path)
-    assert set(_bytes(tmp_path)) == {"manifest.json"} | _names(2)  # 40 videos: two shards; nothing else is left
+    assert set(_bytes(tmp_path)) == {"manifest.json"} | _names(2)  # 40 videos: two shards; nothing else remains
     assert manifest.num_videos == manifest.num_records == 40 and [s.num_videos for s in manifest.shards] == [20, 20]
     assert manifest.num_frames == sum(16 + index for index in range(40))
     assert (manifest.height, manifest.width, manifest.labels) == (HEIGHT, WIDTH, ["a", "b", "c"])
@@ -185,7 +185,7 @@ def test_shards_hold_every_video_once(inline: None, tmp_path: pathlib.Path) -> N
 
 def test_long_videos_become_segments(inline: None, tmp_path: pathlib.Path) -> None:
     sharding.prepare(_data_set(["20", "100"]), _options(tmp_path, max_record_frames=40))
-    # Starts 40 - 15 = 25 apart: 0..39, 25..64, 50..89, 75..99.
+    # Starts are 40 - 15 = 25 apart: 0..39, 25..64, 50..89, 75..99.
     lengths = {record["video_id"].decode(): int(record["num_frames"]) for record in _records(tmp_path)}
     assert lengths == {"v000": 20, "v001#0001": 40, "v001#0002": 40, "v001#0003": 40, "v001#0004": 25}
     manifest = Manifest.load(tmp_path)
@@ -205,7 +205,7 @@ def test_skipped_videos_are_reported_with_reasons(
     }
     manifest = Manifest.load(tmp_path)
     assert {skip.video: skip.reason for skip in manifest.skipped} == expected
-    # v004 failed when three segments of it were written: the shard was made again without them.
+    # v004 failed after three of its segments were written: the shard was rewritten without them.
     assert {record["video_id"].decode() for record in _records(tmp_path)} == {"v000", "v003"}
     assert (manifest.num_videos, manifest.num_records, manifest.num_frames) == (2, 2, 40)
     output = capsys.readouterr().out
@@ -268,7 +268,7 @@ def test_too_many_failures_among_the_first_videos_end_before_any_work(inline: No
         sharding.prepare(data_set, _options(tmp_path, max_failures=3))
     assert len(failing) > 3 and str(caught.value) == f"{told}{failing[0]}: it is broken"
     assert not _times(tmp_path)
-    # As many as allowed are no reason; and what is too short is found out later.
+    # As many as allowed do not stop the preparation; short videos are found later.
     assert sharding.prepare(data_set, _options(tmp_path, max_failures=48)) == 0
     with pytest.raises(UserError, match=r"^64 videos are skipped|^none of the videos"):
         sharding.prepare(_data_set(["3"] * 64), _options(tmp_path / "short", max_failures=3))
@@ -293,7 +293,7 @@ def test_second_run_of_a_finished_set_touches_nothing(
 
 
 def _prepare_half(data_set: DataSet, options: ShardingOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stops by Ctrl-C when the third of four shards begins."""
+    """Interrupts with Ctrl-C when the third of four shards begins."""
     original, calls = shard_writer._write_temporary, []
 
     def interrupted(*arguments: Any) -> Any:
@@ -319,7 +319,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     (folder / ".unfinished" / "stale.tfrecord.tmp").write_text("of a killed run")
     with pytest.raises(UserError, match="not finished"):
         Manifest.load(folder)
-    # An estimate that comes out differently must not change the number of shards of a run under way.
+    # A different estimate must not change the number of shards of an unfinished run.
     monkeypatch.setattr(sharding, "num_shards", lambda *_: 7)
     original = planning.shuffled
     stale: list[pathlib.Path] = []
@@ -332,7 +332,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert sharding.prepare(data_set, _options(folder)) == 0
     assert {name: _times(folder)[name] for name in finished} == finished
     assert set(_bytes(folder)) == {"manifest.json"} | _names(4)
-    assert not stale  # gone before any work
+    assert not stale  # removed before any work
 
 
 def test_resumed_and_uninterrupted_runs_give_the_same_bytes(
@@ -358,7 +358,7 @@ def test_a_finished_shard_that_was_damaged_is_made_again(
 
 
 def _damage(path: pathlib.Path, how: str) -> None:
-    """What a power cut may do to a file that was not safe on the disk, and what is not to matter anyway."""
+    """Damages that a power cut may cause in unsynced files, and some that must not matter."""
     if how == "lost":
         path.unlink()
     else:
@@ -401,7 +401,7 @@ def test_a_kill_while_the_manifest_is_written_leaves_nothing(
     inline: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _prepare_half(_data_set(["20"] * 64), _options(tmp_path), monkeypatch)
-    (tmp_path / ".manifest.123.json").write_text("{")  # as `files.whole_file` calls it
+    (tmp_path / ".manifest.123.json").write_text("{")  # named as by `files.whole_file`
     assert sharding.prepare(_data_set(["20"] * 64), _options(tmp_path)) == 0
     assert set(_bytes(tmp_path)) == {"manifest.json"} | _names(4)
 
@@ -478,7 +478,7 @@ def test_videos_that_changed_since_the_end_are_named(
 
 
 def _without_states(folder: pathlib.Path) -> None:
-    """Makes a data set one of older versions, which do not tell how the files of its videos were."""
+    """Converts a data set to that of an older version, which did not record the states of the videos' files."""
     path = folder / "manifest.json"
     loaded = json.loads(path.read_text())
     assert loaded.pop("sources") and loaded.pop("videos_per_class")
@@ -488,7 +488,7 @@ def _without_states(folder: pathlib.Path) -> None:
 def test_videos_that_were_replaced_by_older_files_are_named(
     inline: None, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As `cp -p` and `rsync -t` do: the file that comes has the time at which it was written."""
+    """Like `cp -p` and `rsync -t`: the new file keeps its modification time."""
     folder, paths = tmp_path / "data", []
     for index in range(40):
         paths.append(tmp_path / f"{index}.count")
@@ -507,7 +507,7 @@ def test_videos_that_were_replaced_by_older_files_are_named(
     assert said() == ""
     os.utime(paths[7], (0, 10**9 - 1))
     assert said() == "; but 1 videos have changed since, e.g. v007: delete it first"
-    paths[30].write_text("2")  # shorter, at the same time as before
+    paths[30].write_text("2")  # shorter, with the same modification time
     os.utime(paths[30], (0, 10**9))
     assert said().startswith("; but 2 videos have changed since, e.g. v0")
     _without_states(folder)
@@ -646,7 +646,7 @@ def test_a_worker_takes_its_half_shard_along(tmp_path: pathlib.Path) -> None:
     assert list(tmp_path.iterdir()) == []
     announced: list[str | None] = []
     report = shard_writer.write_shard(task, announced.append)
-    assert announced == ["v0", "v0", "v1", "v1", None]  # begun, a record more
+    assert announced == ["v0", "v0", "v1", "v1", None]  # at the start, and after each record
     assert (report.shard.file, report.shard.num_videos, report.skipped) == ("final", 2, ())
 
 
@@ -718,7 +718,7 @@ def test_videos_that_kill_or_hang_their_worker_are_skipped(
         "v033": "it took longer than 4 s (--video_timeout)",
     }
 
-    # What is left of their shards is the same as where these videos are merely broken, in one process.
+    # The rest of their shards is the same as if these videos were merely broken, in one process.
     request.getfixturevalue("inline")
     harmless = ["broken" if path in ("exit", "hang") else path for path in paths]
     sharding.prepare(_data_set(harmless), _options(tmp_path / "b"))

@@ -1,4 +1,4 @@
-"""Spectral normalisation against numpy's SVD, and its gradient against finite differences."""
+"""Spectral normalization compared with NumPy's SVD, and its gradient with finite differences."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The benchmarks of preparation, input pipeline, evaluation and start: their rows, at tiny sizes, but for the times."""
+"""The benchmarks of preparation, input pipeline, evaluation and start-up: their rows at tiny sizes."""
 
 from __future__ import annotations
 

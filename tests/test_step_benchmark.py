@@ -1,4 +1,4 @@
-"""The benchmarks against PyTorch and a plain graph at a tiny size: what they refuse to time, and what they print."""
+"""The benchmarks against PyTorch and a plain graph at a tiny size: rejected comparisons, and the report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def recipe(tmp_path):
 
 @pytest.fixture
 def tensorflow_here(monkeypatch):
-    """Saves processes: only PyTorch needs one of its own, as TensorFlow is in this one."""
+    """Saves processes: only PyTorch needs a separate one, as TensorFlow is already in this one."""
     in_new_process = implementations.in_new_process
 
     def run(function, *arguments):
@@ -38,7 +38,7 @@ def test_errors_are_relative_and_see_what_is_missing_or_not_finite():
     expected |= {"gradient fc/W": np.array([0.0, 100.0]), "gradient fc/b": np.array([1e-6])}
     found = {**expected, "generator_loss": np.array(2.5), "gradient level0/l3/W": np.array([3.0, 4.5])}
     found["gradient fc/b"] = np.array([2e-6])
-    # A bias that is nothing beside the largest gradient of its network, 100, is held against a hundredth of that.
+    # A bias that is tiny compared with the largest gradient of its network, 100, is measured relative to 1 % of that.
     assert errors(found, expected) == pytest.approx(
         {"generator_loss": 0.25, "gradient level0/l3/W": 0.1, "gradient fc/W": 0.0, "gradient fc/b": 1e-6}
     )

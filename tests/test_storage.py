@@ -1,4 +1,4 @@
-"""Files by address: against a true S3-protocol server on loopback, plain http, and a server that fails on demand."""
+"""Files by address: a real S3-compatible server on loopback, plain http, and a server that fails on demand."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BUCKET = "bucket"
 
 
 class Files(http.server.SimpleHTTPRequestHandler):
-    """Files of a folder, as any web server gives them."""
+    """Serves the files of a folder, like any web server."""
 
     def log_message(self, *words: Any) -> None:
         pass
@@ -43,7 +43,7 @@ class Files(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def environment() -> Iterator[dict[str, str]]:
-    """That of commands, with a bucket; this process has it too."""
+    """The environment of commands with a bucket, also set in this process."""
     with buckets.bucket(BUCKET):
         yield {**os.environ}
 
@@ -95,7 +95,7 @@ def test_files_in_a_bucket(environment: dict[str, str]) -> None:
 
 
 def test_folders_of_a_bucket(environment: dict[str, str], tmp_path: pathlib.Path) -> None:
-    """More files than a page of a listing has, a mark of a folder as other programs make it, and a key that climbs."""
+    """More files than a listing's page has, a folder marker of other programs, and a key that leaves the folder."""
     client, folder = s3.CLIENTS.get(), f"s3://{BUCKET}/many"
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: client.put_object(Bucket=BUCKET, Key=f"many/{i:04d}", Body=b"x"), range(1001)))
@@ -123,7 +123,7 @@ def test_a_folder_is_copied_with_one_file_last(tmp_path: pathlib.Path, monkeypat
 
 @pytest.mark.usefixtures("quick")
 def test_a_server_that_fails_for_a_while_is_waited_for(environment: dict[str, str]) -> None:
-    """Three attempts are boto3's own, so more than three faults are ours."""
+    """Three attempts are boto3's own, so more than three faults reach our retries."""
     path = f"s3://{BUCKET}/waited/a.txt"
     files.write_atomically(path, "whole")
     Proxy.faults += [503] * 7
@@ -166,7 +166,7 @@ def test_a_client_is_shared_by_threads_and_not_with_forks(environment: dict[str,
         clients = {id(client) for client in pool.map(lambda _: s3.CLIENTS.get(), range(64))}
     assert len(clients) == 1
     files.write_atomically(f"s3://{BUCKET}/forked", "whole")
-    with s3.CLIENTS._lock:  # as if another thread of this process were at it
+    with s3.CLIENTS._lock:  # as if another thread of this process held it
         child = os.fork()
         if not child:
             os._exit(0 if s3.CLIENTS._client is None and storage.read_text(f"s3://{BUCKET}/forked") == "whole" else 1)
@@ -211,7 +211,7 @@ def test_copies_of_shards_are_kept_while_they_are_used(environment: dict[str, st
     with open(second) as still_read:
         assert copies.of(f"s3://{BUCKET}/copies/a") == first
         copies.of(f"s3://{BUCKET}/copies/c")
-        assert (os.path.exists(first), os.path.exists(second)) == (True, False)  # b was used the longest time ago
+        assert (os.path.exists(first), os.path.exists(second)) == (True, False)  # b was the least recently used
         assert still_read.read() == "b"
     with pytest.raises(FileNotFoundError):
         copies.of(f"s3://{BUCKET}/copies/d")
@@ -219,7 +219,7 @@ def test_copies_of_shards_are_kept_while_they_are_used(environment: dict[str, st
 
 @pytest.mark.usefixtures("quick")
 def test_events_in_a_bucket(environment: dict[str, str], tmp_path: pathlib.Path) -> None:
-    """Those of an earlier start stay. What was flushed stays whatever the server does, and training goes on."""
+    """Files of an earlier start and flushed data remain whatever the server does, and training continues."""
     run = f"s3://{BUCKET}/events-run"
     for step in (1, 2):
         with EventWriter(run) as writer:
@@ -348,14 +348,14 @@ def test_errors_of_boto3(error: Exception, kind: type[OSError] | None) -> None:
         (http.client.IncompleteRead(b""), storage.ServerError),
         (ValueError("other"), None),
     ],
-    ids=repr,  # with Python 3.9, pytest's own way to a name fails for an HTTPError without a file
+    ids=repr,  # in Python 3.9, pytest cannot name an HTTPError without a file
 )
 def test_errors_of_urllib(error: Exception, kind: type[OSError] | None) -> None:
     assert type(web.as_os_error(error, "http://x")) is (kind or type(None))
 
 
 def tags_of(run: str, folder: pathlib.Path) -> set[tuple[int, str]]:
-    """Steps and tags of a run's scalars."""
+    """Returns steps and tags of a run's scalars."""
     found = set()
     for name in storage.names(f"{run}/events"):
         if ".tfevents." in name:

@@ -1,4 +1,4 @@
-"""S^G and S^D against slices written out by hand."""
+"""S^G and S^D compared with slices written out by hand."""
 
 import numpy as np
 import tensorflow as tf
@@ -40,7 +40,7 @@ def test_average_pixels_are_block_means():
 
 
 def frame_numbers(num_clips, spec, seed=SEED):
-    """The pyramid of clips whose pixels hold 100 * clip + frame; clip and frame numbers of each level."""
+    """Returns clip and frame numbers of each level, for clips whose pixels are 100 * clip + frame."""
     number = 100 * np.arange(num_clips)[:, None] + np.arange(spec.num_frames)[None]
     size = spec.resolution
     videos = np.broadcast_to(number[:, :, None, None, None], (*number.shape, size, size, 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What a run shows in TensorBoard, seen in a real browser: scalars, moving previews, settings, the table of runs."""
+"""A run in TensorBoard, seen in a real browser: scalars, moving previews, settings, the table of runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STEPS = 2
 
 
 def entries(run: pathlib.Path) -> tuple[list[Any], list[Any]]:
-    """What the HParams plugin finds in a run's events: rows that were begun, and how they ended."""
+    """Returns the rows that the HParams plugin finds in a run's events, and their final states."""
     started, ended = [], []
     for path in sorted((run / "events").iterdir()):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
@@ -43,7 +43,7 @@ def entries(run: pathlib.Path) -> tuple[list[Any], list[Any]]:
 
 @pytest.fixture(scope="module")
 def log_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Two runs: `trained` to its end, and scored; `begun`, twice, the second time with other settings."""
+    """Two runs: `trained` is finished and scored; `begun` was started twice, the second time with other settings."""
     folder = tmp_path_factory.mktemp("runs")
     logs = folder / "logs"
     write_data_set(folder / "data", [8] * 8)
@@ -77,7 +77,7 @@ def test_a_run_has_a_row_with_its_settings_and_says_that_it_has_ended(log_dir: p
     assert row.hparams["up_channels"].string_value == "4,4,4,4"
     assert set(row.hparams) == set(hparams(Run.open(str(log_dir / "trained")).config))
     assert [end.status for end in ended] == [api_pb2.STATUS_SUCCESS]
-    # TensorBoard may read the files in this order, and then never sees what is added to an earlier one.
+    # TensorBoard may read the files in this order, and never rereads an earlier one.
     assert min(path.name for path in (log_dir / "trained" / "events").iterdir()).endswith(".hparams")
 
 
@@ -97,7 +97,7 @@ def tensorboard(log_dir: pathlib.Path) -> Iterator[tuple[Page, str, list[str]]]:
 
 
 def middle(cell: Locator) -> float:
-    """Height of a cell's middle on the page, in pixels."""
+    """Returns the vertical centre of a cell on the page, in pixels."""
     box = cell.bounding_box()
     assert box is not None
     return box["y"] + box["height"] / 2
@@ -114,7 +114,7 @@ def test_a_browser_shows_it_all(tensorboard: tuple[Page, str, list[str]], log_di
         card = page.locator("tf-image-loader").filter(has_text=f"samples/level_{level}")
         image = card.locator("img[src*=individualImage]")
         image.wait_for()
-        # Two previews side by side, two black pixels between them.
+        # Two previews side by side, separated by two black pixels.
         shown = "image => image.decode().then(() => [image.naturalWidth, image.naturalHeight])"
         assert image.evaluate(shown) == [2 * size + 2, size]
         answer = page.request.get(image.evaluate("image => image.src"))

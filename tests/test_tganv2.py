@@ -1,4 +1,4 @@
-"""The training step: what moves, by how much, and that it does not matter how many replicas share it."""
+"""The training step: which variables change, by how much, and independently of the number of replicas."""
 
 import dataclasses
 from typing import Any
@@ -25,7 +25,7 @@ def reals(config, batch_size=None, seed=0):
 
 
 def batch(config, **kwargs):
-    """What fit draws: levels and labels with a leading axis of n_dis, and how far the data went for them."""
+    """Returns a batch as `fit` receives it: levels and labels with a leading axis of n_dis, and the data position."""
     several = [reals(config, seed=i, **kwargs) for i in range(config.train.n_dis)]
     levels = [tf.stack(level) for level in zip(*several)]
     num_clips = levels[0].shape[1]
@@ -42,7 +42,7 @@ def moved(before, variables):
 
 
 def run_step(model, data):
-    """Without a graph, which takes several times as long to be made; the learning rate's test makes one."""
+    """Runs eagerly, since tracing takes several times as long; the test of the learning rate uses a graph."""
     return model.distribute_strategy.run(model.train_step, (data,))
 
 
@@ -98,14 +98,14 @@ def test_the_learning_rate_falls_linearly_to_zero():
     model = make_model(config)
     step = tf.function(lambda data: model.distribute_strategy.run(model.train_step, (data,)))
     for i in range(4):
-        step(batch(config))  # Keras shows the rate of the latest update; a step has two of the discriminator
+        step(batch(config))  # Keras reports the rate of the latest update; a step has two of the discriminator
         assert float(model.generator_optimizer.learning_rate) == pytest.approx(1e-3 * (1 - i / 4))
         assert float(model.discriminator_optimizer.learning_rate) == pytest.approx(2e-3 * (1 - (2 * i + 1) / 8))
     assert (int(model.generator_optimizer.iterations), int(model.discriminator_optimizer.iterations)) == (4, 8)
 
 
 def linear_model(config):
-    """Discriminators whose logit is w * sum(x), a known gradient, and a bias of 0; one weight a level."""
+    """Discriminators with logit w * sum(x), a known gradient, and a bias of 0; one weight per level."""
 
     class Linear(Discriminator):
         def __init__(self):
@@ -159,7 +159,7 @@ def test_losses_and_gradients_by_hand(score, gradients):
     discriminator_loss = np.mean(softplus(-real_scores) + softplus(fake_scores))
     assert float(step.losses["generator_loss"]) == pytest.approx(np.mean(softplus(-fake_scores)), rel=1e-4)
     assert float(step.losses["discriminator_loss"]) == pytest.approx(discriminator_loss, rel=1e-4)
-    # The penalty's own share of the gradient: 2 * r1_weight / N_1 * w * (number of values).
+    # The contribution of the penalty to the gradient: 2 * r1_weight / N_1 * w * (number of values).
     sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
     first = slice(0, 4)
     adversarial = (-sigmoid(-real_scores[first]) * sums[0][0] + sigmoid(fake_scores[first]) * sums[1][0]).sum() / len(
@@ -194,7 +194,7 @@ def test_with_two_discriminator_updates_the_generator_moves_with_the_first():
     data = batch(two)
     run_step(models[0], tf.nest.map_structure(lambda several: several[:1], data))
     run_step(models[1], data)
-    # The rates agree at the first update of a step, so the generators agree, and the discriminators do not.
+    # The rates are equal at the first update of a step, so the generators agree, but the discriminators do not.
     for a, b in zip(*(values(m.generator.trainable_variables) for m in models)):
         np.testing.assert_allclose(a, b, atol=1e-6)
     kernels = [np.concatenate([v.numpy().ravel() for v in m.discriminator.trainable_variables]) for m in models]
@@ -224,7 +224,7 @@ def test_a_conditional_step_learns_from_the_labels(score):
     step = model.losses_and_gradients(real, z, [1], labels=tf.constant([0, 1, 0, 1]))
     gradients = zip(model.generator.trainable_variables, step.generator_gradients)
     tables = [(v.name, g.numpy()) for v, g in gradients if v.shape.rank == 2 and v.shape[0] == 3]
-    assert len(tables) == 2 * len(model.generator.batch_norms) + 1  # and the classes' share of the first map
+    assert len(tables) == 2 * len(model.generator.batch_norms) + 1  # plus the class embedding of the first map
     for name, table in tables:
         assert np.abs(table[:2]).max() > 0, f"{name}: the classes of the batch have gradients"
         assert (table[2] == 0).all(), f"{name}: and the one that is not in it has none"
@@ -250,11 +250,11 @@ def test_discriminators_see_reals_and_fakes_augmented(monkeypatch):
     step = model.losses_and_gradients(real, z, [1], augmentation_seed=seed)
     assert [call[:2] for call in calls] == [(("cutout", "color"), (2,))] * 2
     assert calls[0][2] != calls[1][2], "reals and fakes are changed each in their own way"
-    # Logits are linear in these discriminators, and so is what reaches the generator through them.
+    # Logits are linear in these discriminators, and so is the generator's gradient through them.
     for name, logit in plain.mean_logits.items():
         np.testing.assert_allclose(step.mean_logits[name], logit / 2, rtol=1e-4)
     assert sum(float(tf.norm(gradient)) for gradient in step.generator_gradients) > 0
-    # The penalty is taken where the discriminators look: there the slope is what it was.
+    # The penalty is computed on the discriminators' actual inputs, where the gradient is unchanged.
     np.testing.assert_allclose(step.losses["r1_penalty"], plain.losses["r1_penalty"], rtol=1e-5)
 
 
@@ -290,11 +290,11 @@ def test_parts_of_a_batch_are_worked_through_one_after_the_other():
         .get_concrete_function(*reals(config))
         .graph
     )
-    needed = executed(graph.outputs)  # not those that are traced to go back through them
+    needed = executed(graph.outputs)  # without operations that are traced only for differentiation
     convolutions = [op for op in graph.get_operations() if op.type == "Conv3D" and op in needed]
 
     def after(op):
-        """All that has to have run before."""
+        """Returns all operations that must run before."""
         found, pending = set(), [op]
         while pending:
             for other in (*(t.op for t in pending[0].inputs), *pending[0].control_inputs):
@@ -305,14 +305,14 @@ def test_parts_of_a_batch_are_worked_through_one_after_the_other():
         return found
 
     backward = [op for op in graph.get_operations() if op.type == "Conv3DBackpropFilterV2"]
-    # Each part has three passes forward: reals, their penalty, and fakes, which stand after the gradients of the reals.
-    # All of the second part stands after those of the first.
+    # Each part has three forward passes: reals, their penalty, and fakes, which come after the gradients of the reals.
+    # All of the second part comes after the first part's gradients.
     waiting = [bool(after(op) & set(backward)) for op in convolutions]
     assert sum(waiting) == len(waiting) * 4 / 6
 
 
 def checkpointed_steps(*switches, **train):
-    """Steps, and the statistics after them, of equal models with and without `recompute`."""
+    """Returns steps, and the statistics after them, of equal models with and without `recompute`."""
     config = tiny_config(model=CONDITIONAL, diffaugment="color,cutout", r1_weight=0.0, **train)
     real, z, labels = reals(config), sample_latents(4, 4, tf.constant([0, 1])), tf.range(4) % 3
     for recompute in switches:
@@ -406,4 +406,4 @@ def test_latents_belong_to_their_seeds():
     assert len({row.tobytes() for row in z}) == 3
     many = sample_latents(1000, 8, tf.constant([0, 0])).numpy()
     assert (many.min(), many.max()) == pytest.approx((-1, 1), abs=0.01)
-    assert many.var() == pytest.approx(1 / 3, rel=0.05)  # of U(-1, 1)
+    assert many.var() == pytest.approx(1 / 3, rel=0.05)  # the variance of U(-1, 1)

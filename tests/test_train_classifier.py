@@ -1,4 +1,4 @@
-"""Classifiers of one's own: they learn, stop in time, resume where they were stopped, and say what is wrong."""
+"""Custom classifiers: they learn, stop early, resume, and report errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COLOURS = ((200, 30, 30), (30, 30, 200))
 
 
 def write_labelled(folder, labels, *, names=("red", "blue"), num_frames=20, split="train", colours=COLOURS):
-    """One shard, 16x16 pixels, one video a label, all of its class's colour but for noise."""
+    """Writes one shard, 16x16 pixels, one video per label in the colour of its class, with noise."""
     rng = np.random.default_rng(len(labels))
     folder.mkdir(parents=True, exist_ok=True)
     file = shard_name("colours", split, 0, 1)
@@ -50,7 +50,7 @@ def write_labelled(folder, labels, *, names=("red", "blue"), num_frames=20, spli
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """The flags that name a training set of 12 videos, two of which are held out, and a test set of 6."""
+    """Flags of a training set of 12 videos, two of which are held out, and of a test set of 6."""
     folder = tmp_path_factory.mktemp("data")
     train = write_labelled(folder / "train", [0, 1] * 6)
     test = write_labelled(folder / "test", [0, 1] * 3, split="test")
@@ -62,7 +62,7 @@ HOW = ["--steps=40", "--batch_size=8"]
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
-    """A classifier, made by the true command, and what that said."""
+    """A classifier made by the real command, and the command's output."""
     path = tmp_path_factory.mktemp("trained") / "deep" / "colours.npz"
     return path, run_command(MODULE, *data, *HOW, f"--output={path}")
 
@@ -134,7 +134,7 @@ def test_a_stopped_training_resumes_to_the_same_bits(trained, data, tmp_path):
 
 
 def command(capsys, *arguments):
-    """Runs the command in this process: exit status, its output, its error."""
+    """Runs the command in this process; returns exit status, output and errors."""
     status = cli_flags.run(train_classifier.main, (train_classifier.Command,), MODULE, "", list(arguments))
     captured = capsys.readouterr()
     return status, captured.out, captured.err
@@ -154,14 +154,14 @@ def test_a_finished_classifier_is_left_alone_and_another_is_not_overwritten(trai
 
 @pytest.fixture
 def eagerly():
-    """Without graphs, which take longer to be made than such networks to be trained."""
+    """Runs eagerly: tracing takes longer than training such networks."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
 
 
 class OnNoise(Examination):
-    """An examination whose results change with the weights, and never are those of a guess."""
+    """An examination whose results change with the weights and are always better than guessing."""
 
     videos, chance = 20, 0.01
 
@@ -174,7 +174,7 @@ class OnNoise(Examination):
 
 
 def train_in_steps(folder, *stops, seed=0, learning_rate=1e-2, patience=0, steps=10, save_every=2):
-    """The trainer after the last of the stops, each trained to by objects that know nothing of each other."""
+    """Trains up to each of the stops with new objects; returns the last trainer."""
     rng = np.random.default_rng(0)
     clips, labels = rng.integers(0, 255, (20, 16, 8, 8, 3), np.uint8), rng.integers(0, 2, 20)
     for stop in stops:
@@ -188,7 +188,7 @@ def train_in_steps(folder, *stops, seed=0, learning_rate=1e-2, patience=0, steps
 
 
 def state_of(trainer):
-    """Weights, and what is known of the best ones."""
+    """Returns the weights, and the record of the best ones."""
     best = trainer.best
     return [*trainer.network.get_weights(), *(variable.numpy() for variable in best.variables)]
 
@@ -223,7 +223,7 @@ def test_the_initial_weights_are_fitted_to_the_data(tmp_path, eagerly, monkeypat
     seen = []
     monkeypatch.setattr(C3D, "fit_to", lambda network, videos: seen.append(videos))
     train_in_steps(tmp_path / "a", 2, 4)
-    (videos,) = seen  # when it begins, not when it is resumed
+    (videos,) = seen  # at the start, not when resumed
     assert videos.shape == (4, 16, 8, 8, 3) and float(tf.reduce_min(videos)) >= -1 and float(tf.reduce_max(videos)) <= 1
 
 
@@ -252,12 +252,12 @@ def test_an_update_descends_the_cross_entropy_and_drops_other_units_at_each_step
 
     monkeypatch.setattr(network, "call", watched)
     clips = np.zeros([4, 16, 8, 8, 3], np.uint8)
-    # Probabilities 3/4 and 1/4; three of the clips are of class 0, which makes that the best there is.
+    # Probabilities 3/4 and 1/4; three of the clips are of class 0, so this is optimal.
     loss, accuracy = trainer.update(clips, np.array([0, 0, 0, 1]))
     np.testing.assert_allclose(loss, -(3 * np.log(0.75) + np.log(0.25)) / 4, rtol=1e-6)
     assert accuracy == 0.75
     np.testing.assert_allclose(network.fc8.bias, np.log([3.0, 1.0]), atol=1e-6)
-    # All of class 1: the gradient is probabilities less labels, 3/4 and 1/4 - 1.
+    # All of class 1: the gradient is probabilities minus labels, 3/4 and 1/4 - 1.
     trainer.update(clips, np.array([1, 1, 1, 1]))
     np.testing.assert_allclose(network.fc8.bias, np.log([3.0, 1.0]) + [-0.75, 0.75], atol=1e-6)
     assert seeds == [[7, 0], [7, 1]]
@@ -425,7 +425,7 @@ def test_a_damaged_or_foreign_state_is_named(data, tmp_path, capsys, eagerly):
         train_in_steps(tmp_path / "state", 4)
     foreign = tmp_path / "c.npz.unfinished"
     foreign.mkdir()
-    capsys.readouterr()  # the bar's
+    capsys.readouterr()  # of the progress bar
     (foreign / "recipe.json").write_text('{"size": "full"}')
     status, _, err = command(capsys, *data, *HOW, f"--output={tmp_path}/c.npz")
     assert status == 2

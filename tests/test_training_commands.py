@@ -1,4 +1,4 @@
-"""The ways to train, through the true command: several workers, precision, XLA, fine-tuning, kept checkpoints."""
+"""Ways to train, through the real command: several workers, precision, XLA, fine-tuning, kept checkpoints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tganv2_tf.pretrained import load_generator
 from tganv2_tf.runs import Run
 from tganv2_tf.training.previews import PREVIEWS_SEED
 
-# Of one level: graphs of more take longer to be made, and show no more here.
+# One level: graphs of more take longer to build without testing more.
 SMALL = ["--frame_strides=", "--batch_strides=", "--up_channels=4,4,4", "--discriminator_channels=4"]
 
 
@@ -45,7 +45,7 @@ def step_by_step(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def train(data_dir: str, model_dir: pathlib.Path | str, *arguments: str, run: Any = fork_command) -> str:
-    """What the command says."""
+    """Returns the output of the command."""
     where = [f"--data_dir={data_dir}", f"--model_dir={model_dir}"]
     result = run("tganv2_tf.train", *MODEL, *RUN, *where, *arguments)
     assert result.returncode == 0, result.stderr
@@ -104,7 +104,7 @@ def test_fine_tuning_begins_with_the_networks_of_another_run(data_dir: str, tmp_
         for name in ("generator/to_map/kernel", "discriminator/level_discriminators/1/blocks/0/conv1/kernel"):
             key = f"{name}/.ATTRIBUTES/VARIABLE_VALUE"
             assert (after.get_tensor(key) == reader.get_tensor(key)).all()
-        # The average begins with the run's average, and moves by 1 - 2 / 11 towards the generator in its first step.
+        # The average starts with the run's average and moves by 1 - 2 / 11 towards the generator in its first step.
         key = "{}/to_map/kernel/.ATTRIBUTES/VARIABLE_VALUE"
         average, network = (reader.get_tensor(key.format(name)) for name in ("ema_generator", "generator"))
         expected = average + 9 / 11 * (network - average)
@@ -126,7 +126,7 @@ def start_workers(data_dir: str, model_dir: pathlib.Path, *arguments: str) -> li
     workers = []
     for variables in on_loopback(2):
         environment = {**os.environ, **variables, "TMPDIR": str(model_dir.parent / "temporary")}
-        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # else TensorFlow's AutoGraph leaves a __pycache__ in TMPDIR
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # otherwise TensorFlow's AutoGraph leaves a __pycache__ in TMPDIR
         workers.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
     return workers
 
@@ -158,7 +158,7 @@ def test_two_workers_train_one_model_and_only_the_chief_writes(data_dir: str, tm
     assert sorted(path.name for path in run.glob("[!.]*")) == names
     assert list((tmp_path / "temporary").iterdir()) == []
     assert sorted(path.suffix for path in run.glob("events/*")) == [".hparams", ".v2"]
-    # They have taken turns at the samples: scores and previews are those of one.
+    # The samples were divided among them: scores and previews are those of a single process.
     (report,) = run.glob("evaluations/*.json")
     alone = fork_command("tganv2_tf.evaluate", f"--model_dir={run}", *scored, f"--output={tmp_path / 'alone.json'}")
     assert alone.returncode == 0, alone.stderr
@@ -177,7 +177,7 @@ def test_two_workers_train_one_model_and_only_the_chief_writes(data_dir: str, tm
     )
     found, wanted = (iio.imread(content, extension=".gif") for content in (event, videos.gif_bytes(grid, 8.0)))
     np.testing.assert_array_equal(found, wanted)
-    # A signal to one worker stops both at the same step; and the run goes on from where it was.
+    # A signal to one worker stops both at the same step; the run resumes from there.
     workers = start_workers(data_dir, run, "--train_steps=100000")
     deadline = time.monotonic() + 200
     while (

@@ -1,4 +1,4 @@
-"""Lazy penalty, clipping, precision, XLA, several steps an execution: the same mathematics, or what they promise."""
+"""Lazy penalty, clipping, precision, XLA, several steps per execution: the same results or known differences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tganv2_tf.training.loop import make_model, make_optimizer
 
 
 def shallow_config(**train):
-    """Discriminators of one block: how a step is computed is the same for all, and graphs and XLA take their time."""
+    """Discriminators of one block: steps are computed alike for all models, and graphs and XLA take time."""
     return tiny_config({"discriminator_channels": (4,)}, **train)
 
 
@@ -32,16 +32,16 @@ def weights(model):
 
 
 def steps_of(config, count=1, **compilation):
-    """Losses and flat gradients at the first steps, always from the same weights, clips, latents and offsets.
+    """Returns losses and flat gradients of the first steps, always with the same weights, clips, latents and offsets.
 
-    In a graph where `compilation` says how; eagerly is quicker.
+    `compilation` selects a graph; eager execution is faster.
     """
     model = make_model(config)
-    for _ in range(3):  # the singular vectors begin at random
+    for _ in range(3):  # the singular vectors are initialized at random
         model.discriminator.update_singular_vectors()
     for optimizer in (model.generator_optimizer, model.discriminator_optimizer):
         if config.train.mixed_precision == "mixed_float16":
-            optimizer._loss_scale._current_loss_scale.assign(2.0**8)  # where the scaling of a run ends up
+            optimizer._loss_scale._current_loss_scale.assign(2.0**8)  # the final scale of a typical run
     real, z = reals(config), sample_latents(4, 4, tf.constant([0, 1]))
 
     def compute():
@@ -60,7 +60,7 @@ def steps_of(config, count=1, **compilation):
 
 @pytest.fixture(scope="module")
 def plain():
-    """Losses and gradients of one step in float32, penalty included."""
+    """Losses and gradients of one step in float32, including the penalty."""
     return steps_of(shallow_config(r1_weight=2.0))[0]
 
 
@@ -71,7 +71,7 @@ def without_penalty():
 
 
 def assert_close(gradients, expected, tolerance):
-    """In the Euclidean norm of all of a network's gradients."""
+    """Returns the relative error in the Euclidean norm of all of a network's gradients."""
     assert np.linalg.norm(gradients - expected) < tolerance * np.linalg.norm(expected)
 
 
@@ -84,7 +84,7 @@ def test_a_lazy_penalty_is_stronger_and_rarer(plain, without_penalty, precision,
     for step, (lazy_losses, _, gradient) in enumerate(results):
         penalty = 3 * (with_penalty - without_penalty) if step % 3 == 0 else 0
         assert_close(gradient, without_penalty + penalty, tolerance)
-        # What is shown is the latest penalty, comparable whatever the interval.
+        # The reported value is the latest penalty, comparable for all intervals.
         assert lazy_losses["r1_penalty"] == pytest.approx(losses["r1_penalty"], rel=tolerance)
 
 
@@ -97,7 +97,7 @@ def test_xla_computes_the_same_step(plain):
 
 
 def test_half_precision_agrees_with_float32(plain):
-    # float16 has 11 bits of precision, and errors add up over some twenty layers, there and back.
+    # float16 has 11 bits of precision, and errors accumulate over some twenty layers, forward and backward.
     losses, *gradients = plain
     half_losses, *half_gradients = steps_of(shallow_config(r1_weight=2.0, mixed_precision="mixed_float16"))[0]
     assert half_losses == pytest.approx(losses, rel=0.01)
@@ -135,7 +135,7 @@ def test_bfloat16_without_avx512(monkeypatch):
     assert not said
     check_bfloat16(config)
     assert "no AVX-512" in said[0]
-    # Here TensorFlow would die of a segmentation fault.
+    # TensorFlow would crash here with a segmentation fault.
     monkeypatch.setattr(distribution.machine, "instruction_set", lambda: "AVX512_CORE")
     for limit in ("AVX512_CORE", "ALL", "DEFAULT"):
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
@@ -159,7 +159,7 @@ def test_a_loss_scale_that_overflows_costs_the_step_and_is_halved():
     for a, b in zip(before, values(model.discriminator.trainable_variables)):
         np.testing.assert_array_equal(a, b)
     assert np.isfinite(model.latest_penalty.numpy()), "or it would be shown until the next one"
-    # Halved so at each step, it comes to where the gradients fit into 16 bits, and training goes on.
+    # Halved at each step, the scale reaches a value at which the gradients fit into 16 bits, and training continues.
     model.discriminator_optimizer._loss_scale._current_loss_scale.assign(2.0**8)
     model.train_step(batch(config))
     assert float(model.discriminator_optimizer.loss_scale) == 2.0**8
@@ -172,7 +172,7 @@ def test_gradients_are_clipped_by_their_norm_over_all_variables():
     variables = [tf.Variable([0.0, 0.0]), tf.Variable([0.0])]
     optimizer.build(variables)
     optimizer.apply_gradients(zip([tf.constant([3.0, 0.0]), tf.constant([4.0])], variables))
-    # Norm 5, so (0.6, 0, 0.8); the second moment begins with 0.1 of the squares.
+    # Norm 5, so (0.6, 0, 0.8); the second moment starts with 0.1 of the squares.
     second_moments = [v.numpy() for v in optimizer.variables if v.name.startswith("v/")]
     np.testing.assert_allclose(flat(second_moments), [0.036, 0.0, 0.064], rtol=1e-5)
 
@@ -182,8 +182,8 @@ ONE_LEVEL = {"frame_strides": (), "batch_strides": (), "up_channels": (4, 4, 4),
 
 
 def fitted(strategy, **changes):
-    """Weights after four steps of `fit`, which is where Keras compiles and repeats a step."""
-    # Adam's steps are as large as the rate whatever the gradient; with a large epsilon they grow with it, and rounding
+    """Returns the weights after four steps of `fit`, where Keras compiles and repeats a step."""
+    # Adam's steps have the size of the rate for any gradient. With a large epsilon they grow with it, so that rounding
     # does not decide their sign.
     config = tiny_config(ONE_LEVEL, r1_weight=0.0, adam_epsilon=1.0, learning_rate_decay="none", **RATES, **changes)
     with strategy.scope():

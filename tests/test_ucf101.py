@@ -1,4 +1,4 @@
-"""UCF101: lists and archives as they are in circulation, and the command from end to end."""
+"""UCF101: lists and archives in circulation, and the command end to end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _class(video_id: str) -> str:
 
 
 def _archive(folder: pathlib.Path, nested: bool = True, ids: list[str] | None = None) -> pathlib.Path:
-    """Files with the names of videos; only the names matter where nothing is decoded."""
+    """Creates files with names of videos; only names matter if nothing is decoded."""
     for video_id in TRAIN + TEST if ids is None else ids:
         path = folder / (_class(video_id) if nested else "") / f"{video_id}.avi"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def test_lists_and_archives_in_every_shape(tmp_path: pathlib.Path, end: str, lab
 
 def test_class_ind_decides_and_without_it_the_alphabet(tmp_path: pathlib.Path) -> None:
     videos, lists = _archive(tmp_path / "videos"), _lists(tmp_path / "lists", class_ind=False)
-    # The test list has no HandStandPushups; a class has the same number in both splits all the same.
+    # The test list has no HandStandPushups, but a class has the same number in both splits.
     for split, video_id in (("train", "v_YoYo_g08_c01"), ("test", "v_YoYo_g01_c01")):
         assert _labelled(ucf101.data_set(_options(videos, lists, split=split)))[video_id] == (2, "YoYo")
     (lists / "classInd.txt").write_bytes(b"1 YoYo\r\n2 HandStandPushups\r\n3 Archery\r\n")
@@ -126,7 +126,7 @@ def test_containers_need_not_be_those_of_the_lists(tmp_path: pathlib.Path) -> No
     assert set(_labelled(ucf101.data_set(_options(videos, "", split="all")))) == set(TRAIN + TEST)
     (videos / "YoYo" / "v_YoYo_g08_c01.mp4").rename(videos / "YoYo" / "v_YoYo_g08_c01.txt")
     assert ucf101.data_set(_options(videos, lists)).missing == ["v_YoYo_g08_c01"]
-    # Lists of a copy may name what there is.
+    # The lists of a copy may be adapted to its files.
     (lists / "testlist01.txt").write_text("Archery/v_Archery_g01_c01.mp4\nYoYo/v_YoYo_g01_c01.webm\n")
     assert set(_labelled(ucf101.data_set(_options(videos, lists, split="test")))) == set(TEST)
     (videos / "v_Archery_g01_c01.mp4").touch()
@@ -250,14 +250,14 @@ def test_command_on_real_videos(tmp_path: pathlib.Path) -> None:
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """24 videos in the layout of UCF101: one group a class, an empty test list."""
+    """24 videos in the layout of UCF101: one group per class, an empty test list."""
     folder = tmp_path_factory.mktemp("shapes") / "shapes"
     moving_shapes.main(moving_shapes.MovingShapesOptions(str(folder), videos_per_class=2, test_fraction=0.0))
     return folder
 
 
 def _arguments(shapes: pathlib.Path, output_dir: pathlib.Path, num_workers: int) -> list[str]:
-    # PNG at 128 pixels in shards of 1 MiB: some ten shards, each some tenths of a second of work.
+    # PNG at 128 pixels in shards of 1 MiB: about ten shards, each some tenths of a second of work.
     return [
         f"--video_dir={shapes / 'videos'}",
         f"--split_dir={shapes / 'ucfTrainTestlist'}",
@@ -293,11 +293,11 @@ def test_command_prepares_what_was_rendered(shapes: pathlib.Path, prepared: path
         drawn = moving_shapes.render(name, int(group[1:]), int(clip[1:]), options)[7, :, 12:84].astype(float)
         stored = tf.io.decode_png(record["frames"][7])
         shrunk = tf.image.resize(tf.cast(stored, tf.float32), [72, 72], method="area").numpy()
-        assert np.abs(shrunk - drawn).mean() < 4  # the same frame, same colours, after Motion JPEG and two resizings
+        assert np.abs(shrunk - drawn).mean() < 4  # equal frames and colours, after Motion JPEG and two resizings
 
 
 def test_classes_without_a_video_are_named(shapes: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Two of twelve classes are on the disk, and lists of those two; classInd.txt has all."""
+    """Two of twelve classes exist, with lists of those two; classInd.txt has all."""
     lists = tmp_path / "lists"
     lists.mkdir()
     there = [CLASSES[3], CLASSES[7]]
@@ -323,7 +323,7 @@ def test_interrupted_command_goes_on_and_gives_the_same_bytes(
     arguments = _arguments(shapes, folder, num_workers=1)
 
     def stop(number: signal.Signals, finished: int) -> tuple[int, str]:
-        """Sends a signal to the command and its workers when so many shards are finished."""
+        """Sends a signal to the command and its workers after a given number of finished shards."""
         process = subprocess.Popen(
             [sys.executable, "-m", "data_prep.ucf101", *arguments],
             cwd=ROOT,
@@ -361,11 +361,11 @@ def test_interrupted_command_goes_on_and_gives_the_same_bytes(
     assert result.returncode == 0, result.stderr
     assert code == 0 or re.search(r"going on, \d+ of \d+ shards are finished", result.stdout)
     assert {name: (folder / name).stat().st_mtime_ns for name in times} == times
-    assert _bytes(folder) == _bytes(prepared)  # made by two workers, without a break
+    assert _bytes(folder) == _bytes(prepared)  # made by two workers, without interruption
 
 
 def test_disk_full_is_one_line(shapes: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    def limit_file_size() -> None:  # a file that may not grow fails as a full disk does
+    def limit_file_size() -> None:  # a file size limit fails like a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
     folder = tmp_path / "data"

@@ -1,4 +1,4 @@
-"""Classifiers of other classes and too few samples: refused or named, before the work begins."""
+"""Classifiers of other classes and too few samples: rejected or reported before the work begins."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from tganv2_tf.models.generator import Generator
 from tganv2_tf.runs import record_config
 from tganv2_tf.training import callbacks
 
-UNITS = 8  # features of the classifiers here
+UNITS = 8  # features of the classifiers
 
 
 def write_classifier(path: pathlib.Path, num_classes: int, labels: tuple[str, ...] = ()) -> str:
-    """Of random weights."""
+    """Saves a classifier with random weights."""
     shape = {"side": 32, "channels": (2,) * 8, "units": (UNITS, UNITS), "num_classes": num_classes}
     metadata = {"format": 1, "shape": shape, "labels": labels, "recipe": {}}
     metadata |= {"test_accuracy": 0.9, "test_clips": 160, "test_videos": 40}

@@ -1,4 +1,4 @@
-"""Verification: a sound data set passes, and each kind of damage, which is made here, is named."""
+"""Verification: an intact data set passes, and each kind of damage is reported."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _record(video: int, num_frames: int = 20, segment: int = 0, first: int = 0, 
 
 @pytest.fixture
 def folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    """Six shards of two videos; 20 frames at 10 a second each, but v0 has 40 frames and v11, in two segments, 50."""
+    """Six shards of two videos with 20 frames at 10 per second; v0 has 40 frames, v11 has 50 in two segments."""
     folder = tmp_path / "data"
     folder.mkdir()
     shards = []
@@ -66,7 +66,7 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def _faults(folder: pathlib.Path, capsys: pytest.CaptureFixture[str], **options: Any) -> list[str]:
-    """Lines of faults of a damaged data set, without a process of its own."""
+    """Returns the reported faults of a damaged data set, without a separate process."""
     with pytest.raises(UserError) as caught:
         verify.main(verify.VerifyOptions(str(folder), **options))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("made_up-")]
@@ -84,7 +84,7 @@ def test_command_on_a_sound_data_set(folder: pathlib.Path, tmp_path: pathlib.Pat
     assert [re.split(r"  +", line) for line in lines[:5]] == [
         ["note: other.tfrecord is not in manifest.json, and nothing reads it"],
         ["class", "videos", "frames", "seconds: min", "median", "max"],
-        # The even ones: 40 frames and five times 20; the odd ones: five times 20, and 50 of which ten are there twice.
+        # The even ones: 40 frames and five times 20; the odd ones: five times 20, and 50 of which ten are duplicates.
         ["Archery", "6", "140", "2.00", "2.00", "4.00"],
         ["YoYo", "6", "160", "2.00", "2.00", "5.00"],
         ["all", "12", "300", "2.00", "2.00", "5.00"],
@@ -150,7 +150,7 @@ def _replace(index: int, record: bytes) -> Callable[[list[bytes]], list[bytes]]:
     return lambda records: [*records[:index], record, *records[index + 1 :]]
 
 
-LOST_FRAME = _record(8, 20)  # whose frame 13 is no picture
+LOST_FRAME = _record(8, 20)  # frame 13 is not an image
 PARTS = tf.train.SequenceExample.FromString(LOST_FRAME)
 PARTS.feature_lists.feature_list["frames"].feature[13].bytes_list.value[0] = b"x"
 NO_TEXT = tf.train.SequenceExample.FromString(_record(8, 20))

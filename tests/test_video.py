@@ -34,7 +34,7 @@ def _psnr(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (37, 51), (16, 17)])
 def test_all_frames_in_order_and_size(tmp_path: pathlib.Path, height: int, width: int) -> None:
     frames = _solid((0, 0, 0), 20, height, width)
-    frames += (10 * np.arange(20, dtype=np.uint8))[:, None, None, None]  # frame t is grey 10 t
+    frames += (10 * np.arange(20, dtype=np.uint8))[:, None, None, None]  # frame t has grey level 10 t
     write_video(tmp_path / "a.avi", frames)
     fps, frames_read, damage = open_video(tmp_path / "a.avi")
     decoded = np.stack(list(frames_read))
@@ -104,7 +104,7 @@ def test_videos_stream(tmp_path: pathlib.Path) -> None:
 
 
 def test_jpeg_is_close_and_png_exact() -> None:
-    # Slow changes of brightness, and hard edges of colour, which 4:2:0 would smear: with it this comes to 30 dB.
+    # Slow changes of brightness, and hard edges of colour, which 4:2:0 would smear, giving only 30 dB.
     frame = np.full((64, 64, 3), 90, np.uint8)
     frame[..., 0] = np.linspace(60, 190, 64)
     frame[..., 1] = np.linspace(60, 190, 64)[:, None]

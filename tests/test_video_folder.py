@@ -1,4 +1,4 @@
-"""Folders of videos of any kind: what is found, how it is split, and the command from end to end."""
+"""Folders of videos of any kind: search, splits, and the command end to end."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FILES = [
 
 
 def _touch(folder: pathlib.Path, *names: str) -> pathlib.Path:
-    """Files with these names; only the names matter where nothing is decoded."""
+    """Creates files with these names; only names matter if nothing is decoded."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def test_folders_are_labels_and_paths_are_ids(tmp_path: pathlib.Path) -> None:
         "music/a.mpg": (0, "music"),
     }
     assert {os.path.relpath(video.path, tmp_path) for video in data_set.videos} == set(FILES)
-    # The same numbers in each split, even where a split has no video of a label.
+    # The same numbers in each split, even if a split has no video of a label.
     options = [_options(tmp_path, split=split, test_fraction=0.5, split_seed=1) for split in ("train", "test")]
     splits = [video_folder.data_set(each) for each in options]
     assert splits[0].labels == splits[1].labels == data_set.labels
@@ -116,7 +116,7 @@ def test_names_that_are_not_utf8(tmp_path: pathlib.Path) -> None:
     data_set = video_folder.data_set(_options(tmp_path))
     (video,) = data_set.videos
     assert video.id == "caf\\xe9.avi" and os.fsencode(video.path).endswith(name)
-    with pytest.raises(VideoError, match="not valid UTF-8; rename it"):  # and no crash
+    with pytest.raises(VideoError, match="not valid UTF-8; rename it"):  # instead of a crash
         data_set.reader(video)
 
 
@@ -125,17 +125,17 @@ def test_a_video_stays_in_its_split(tmp_path: pathlib.Path) -> None:
     _touch(tmp_path, *names[:200])
     before = {split: _ids(tmp_path, split=split, test_fraction=0.2) for split in ("train", "test")}
     assert before["train"] | before["test"] == set(names[:200]) and not before["train"] & before["test"]
-    assert 40 - 3 * 5.7 < len(before["test"]) < 40 + 3 * 5.7  # the deviation is sqrt(200 * 0.2 * 0.8)
+    assert 40 - 3 * 5.7 < len(before["test"]) < 40 + 3 * 5.7  # the standard deviation is sqrt(200 * 0.2 * 0.8)
     _touch(tmp_path, *names[200:])
     (tmp_path / names[0]).unlink()
     after = {split: _ids(tmp_path, split=split, test_fraction=0.2) for split in ("train", "test")}
     for split in ("train", "test"):
         assert after[split] & set(names[1:200]) == before[split] - {names[0]}
-    # More for tests takes videos from the training split and gives none back; another seed is another choice.
+    # A larger test fraction only moves videos from train to test; another seed gives another split.
     assert after["test"] < _ids(tmp_path, split="test", test_fraction=0.4)
     assert len(_ids(tmp_path, split="test", test_fraction=0.2, split_seed=1) & after["test"]) < 0.5 * len(after["test"])
     assert _ids(tmp_path, split="test", test_fraction=1.0) == _ids(tmp_path)
-    # Pinned, as it must be the same on every machine for ever.
+    # Pinned, as it must be the same on every machine and in every version.
     chosen = [video_folder.is_for_test(f"{number}.mp4", 0.5, 0) for number in range(8)]
     assert chosen == [False, True, False, True, False, False, True, True]
 
@@ -173,7 +173,7 @@ SPLIT = ["train/golf/a.mp4", "train/golf/deep/b.mp4", "train/tennis/c.mp4", "tes
 
 
 def _classes(folder: pathlib.Path, **changes: Any) -> dict[str, tuple[int, str]]:
-    """Number and name of each video's class."""
+    """Returns number and name of each video's class."""
     data_set = video_folder.data_set(_options(folder, **changes))
     assert all(video.label == -1 or data_set.labels[video.label] == video.label_name for video in data_set.videos)
     return {video.id: (video.label, video.label_name) for video in data_set.videos}
@@ -280,7 +280,7 @@ def _command(video_dir: pathlib.Path, output_dir: pathlib.Path, *more: str, true
 
 
 def _records(folder: pathlib.Path) -> dict[str, tuple[Any, np.ndarray]]:
-    """Each record by its id, with its frames, uint8 [T, H, W, 3]."""
+    """Returns the records with their frames, uint8 [T, H, W, 3], by id."""
     paths = Manifest.load(folder).shard_paths(folder)
     found = {}
     for record in tf.data.TFRecordDataset(paths).map(records.parse_record):
@@ -290,13 +290,13 @@ def _records(folder: pathlib.Path) -> dict[str, tuple[Any, np.ndarray]]:
 
 
 def _moving_face(tilt: float = 0.0) -> list[np.ndarray]:
-    """24 frames of a face that goes from (50, 60) to (96, 60)."""
+    """Draws 24 frames of a face that moves from (50, 60) to (96, 60)."""
     return [faces.draw_face(50 + 2 * t, 60, 25, tilt=tilt, nose=False) for t in range(24)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Videos of several containers and codecs, and one that is broken."""
+    """Videos of several containers and codecs, and a broken one."""
     folder = tmp_path_factory.mktemp("videos")
     faces.write_lossy(folder / "upright" / "a.mp4", _moving_face())
     faces.write_lossy(folder / "upright" / "a.avi", _moving_face(), "MJPG", fps=15)
@@ -329,7 +329,7 @@ def test_command_on_containers_of_several_kinds(folder: pathlib.Path, tmp_path: 
         "empty.MOV": (records.NO_LABEL, 24),
     }
     assert float(found["upright/a.avi"][0]["fps"]) == pytest.approx(15)
-    # The same pictures, of two encoders; the centre square is not the face.
+    # The same pictures from two encoders; the centre square is not the face.
     a, b = (found[f"upright/a.{extension}"][1].astype(float) for extension in ("mp4", "avi"))
     assert 0 < np.abs(a - b).mean() < 8
 
@@ -351,7 +351,7 @@ def test_command_crops_faces(folder: pathlib.Path, tmp_path: pathlib.Path) -> No
         skin = np.abs(frames.astype(int) - faces.SKIN).sum(axis=-1) < 90
         for picture in skin[[3, 12, 20]]:
             rows, columns = np.nonzero(picture)
-            # The face is in the middle and whole: 1.6 radii of the 1.6 times 2.1 of the square.
+            # The whole face is visible and centred: 1.6 radii of the 1.6 times 2.1 of the square.
             assert rows.mean() == pytest.approx(15.5, abs=4) and columns.mean() == pytest.approx(15.5, abs=3)
             assert 0.3 * 32 < np.ptp(columns) < 0.6 * 32 and columns.min() > 0 and columns.max() < 31
 
@@ -412,13 +412,13 @@ def test_a_real_face_is_held_in_the_middle(tmp_path: pathlib.Path) -> None:
     data_set = video_folder.data_set(_options(tmp_path, face_box=True, resolution=96))
     crops = np.stack(list(data_set.reader(data_set.videos[0]).frames))
     assert crops.shape == (120, 96, 96, 3)
-    # The detector finds the face again, between the frames at which it looked before too.
+    # The detector finds the face also in frames between those that the preparation inspected.
     found = [face_boxes.find_faces(crop) for crop in crops[2::5]]
     boxes = np.array([each[0] for each in found if len(each)])
     assert len(boxes) >= 20
     np.testing.assert_allclose((boxes[:, :2] + boxes[:, 2:]) / 2, 48, atol=10)
     assert (boxes[:, :2] > 8).all() and (boxes[:, 2:] < 88).all()
-    # The head drifts through the whole frame by more than the crop lets it.
+    # The head moves more in the whole frame than in the crop.
     whole = np.array(
         [each[0] for each in map(face_boxes.find_faces, list(open_video(FACE_VIDEO).frames)[2::5]) if len(each)]
     )

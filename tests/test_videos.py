@@ -1,4 +1,4 @@
-"""Grids, strips and files that other programs read."""
+"""Grids, strips and files for other programs."""
 
 import imageio.v3 as iio
 import numpy as np
@@ -10,7 +10,7 @@ from tganv2_tf.errors import UserError
 
 
 def gradient(num=1, frames=4, size=16):
-    """uint8 videos that get brighter from frame to frame; each has another hue."""
+    """Returns uint8 videos that get brighter from frame to frame, each with another hue."""
     levels = np.linspace(40, 200, frames).astype(np.uint8)
     made = np.zeros((num, frames, size, size, 3), np.uint8)
     for i in range(num):
@@ -19,7 +19,7 @@ def gradient(num=1, frames=4, size=16):
 
 
 def test_bytes_by_hand():
-    # round((x + 1) * 127.5): -1 -> 0, 0 -> 127.5 -> 128 (to even), 1 -> 255; beyond is clipped.
+    # round((x + 1) * 127.5): -1 -> 0, 0 -> 127.5 -> 128 (to even), 1 -> 255; values outside are clipped.
     np.testing.assert_array_equal(videos.to_uint8(np.array([-1.5, -1, 0, 1, 2.0])), [0, 0, 128, 255, 255])
     every = np.arange(256)
     np.testing.assert_array_equal(videos.to_uint8(every / 127.5 - 1), every)
@@ -57,7 +57,7 @@ def test_the_middle_frame_stands_for_a_video_alone():
 
 @pytest.mark.parametrize("resample", ["bicubic", "lanczos"])
 def test_enlarging_smoothly(resample):
-    """A ramp of 20 a pixel becomes one of 5 a pixel; a flat colour stays flat."""
+    """A ramp of 20 per pixel becomes one of 5 per pixel; a flat colour stays flat."""
     ramp = np.zeros((2, 3, 6, 8, 3), np.uint8) + np.array([0, 0, 77], np.uint8)
     ramp[..., 0] = 20 * np.arange(8)
     ramp[1, 2, ..., 1] = 200
@@ -107,7 +107,7 @@ def test_equal_frames_are_all_in_a_gif(tmp_path):
 
 
 def written(path, made, parts, **options):
-    """Writes videos in parts of so many frames."""
+    """Writes videos in chunks of the given numbers of frames."""
     with videos.open_writer(path, made.shape[1], 10, **options) as write:
         for part in np.split(made, np.cumsum(parts)[:-1], axis=1):
             write(part)
@@ -118,7 +118,7 @@ def test_parts_make_the_same_files_as_a_whole(tmp_path):
     made = np.random.default_rng(0).integers(0, 256, (5, 9, 16, 16, 3), np.uint8)
     for name in ("a.gif", "a.mp4", "a.png", "a.npz"):
         whole, parts = (written(tmp_path / f"{number}{name}", made, p) for number, p in enumerate([[9], [4, 4, 1]]))
-        if name == "a.npz":  # which holds the time
+        if name == "a.npz":  # contains the time
             whole, parts = (np.load(path, allow_pickle=False)["videos"] for path in (whole, parts))
             np.testing.assert_array_equal(whole, parts)
         else:
@@ -207,7 +207,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 )
 @pytest.mark.parametrize("reads", [True, False])
 def test_ffmpegs_failures_are_seen(tmp_path, monkeypatch, reads, says, error, message):
-    """At its end, and in the middle of the frames, which then find nobody who reads them."""
+    """ffmpeg fails at the end, or earlier, so that frames can no longer be written."""
     script = tmp_path / "ffmpeg"
     script.write_text(f"#!/bin/sh\n{'cat > /dev/null' if reads else ''}\nprintf '%s' '{says}' >&2\nexit 3\n")
     script.chmod(0o755)

@@ -1,6 +1,6 @@
-"""The warm-up file: one request for every signature and level, as TensorFlow Serving reads it.
+"""The warm-up file: one request per signature and level, as TensorFlow Serving reads it.
 
-tests/test_serving_client.py runs the requests of a true export.
+tests/test_serving_client.py runs the requests of a real export.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ SIGNATURES = {
 
 @pytest.fixture(scope="module")
 def requests(tmp_path_factory):
-    """What is read back from the folder of a SavedModel that has these signatures, and no graph."""
+    """Reads the requests back from the folder of a SavedModel with these signatures and no graph."""
     folder = tmp_path_factory.mktemp("version")
     graph = meta_graph_pb2.MetaGraphDef()
     for name, inputs in SIGNATURES.items():
@@ -38,7 +38,7 @@ def requests(tmp_path_factory):
     graph.signature_def["__saved_model_init_op"].outputs["__saved_model_init_op"].name = "NoOp"
     folder.joinpath("saved_model.pb").write_bytes(saved_model_pb2.SavedModel(meta_graphs=[graph]).SerializeToString())
     write_warmup(folder, tiny_config(model={"num_frames": 6, "frame_strides": (2,)}).model)
-    # The name and the format are the server's.
+    # TensorFlow Serving defines the name and the format.
     records = tf.data.TFRecordDataset(str(folder / "assets.extra" / "tf_serving_warmup_requests"))
     logs = [prediction_log_pb2.PredictionLog.FromString(record.numpy()) for record in records]
     assert {log.WhichOneof("log_type") for log in logs} == {"predict_log"}
@@ -46,7 +46,7 @@ def requests(tmp_path_factory):
 
 
 def arrays(requests, signature):
-    """The inputs of each request for a signature."""
+    """Returns the inputs of each request for a signature."""
     chosen = [request for request in requests if request.model_spec.signature_name == signature]
     return [{name: tf.make_ndarray(proto) for name, proto in request.inputs.items()} for request in chosen]
 

@@ -27,7 +27,7 @@ class Task:
 
 
 def act(task: Task, announce: Callable[[str | None], None]) -> tuple[list[str], int]:
-    """Does what the items say; returns those that are left and the worker's process id."""
+    """Executes the items; returns the remaining ones and the worker's process id."""
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     for item in task.items:
         announce(item)
@@ -63,7 +63,7 @@ def act(task: Task, announce: Callable[[str | None], None]) -> tuple[list[str], 
 def _run(
     tasks: list[Task], num_workers: int = 2, item_timeout: float = 60.0, pool: workers.WorkerPool | None = None
 ) -> tuple[dict[tuple[str, ...], Task], list[str], set[int]]:
-    """Finished tasks by what was done of them, announced items, and the workers' process ids."""
+    """Returns finished tasks by their completed items, the announced items, and the workers' process ids."""
     done: dict[tuple[str, ...], Task] = {}
     begun: list[str] = []
     pids: set[int] = set()
@@ -127,7 +127,7 @@ def test_a_crash_costs_its_item_and_nothing_else() -> None:
         "segfault": "the worker process was killed by SIGSEGV",
         "kill": "the worker process was killed by SIGKILL (out of memory?)",
     }
-    assert begun.count("a") == 2  # once more, for the shard is written anew
+    assert begun.count("a") == 2  # again, because the shard is rewritten
 
 
 def test_what_was_out_of_memory_once_is_tried_again(tmp_path: pathlib.Path) -> None:
@@ -144,7 +144,7 @@ def test_a_hang_ends_at_the_time_limit() -> None:
 
 
 def test_headway_renews_the_time_limit() -> None:
-    # Three seconds in all, but never more than half a second without a sign of life.
+    # Three seconds in total, but never more than half a second without an announcement.
     done, _, _ = _run([Task(("slow",))], item_timeout=2.0)
     assert done[("slow",)].lost == ()
 

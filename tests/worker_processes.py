@@ -1,6 +1,6 @@
-"""Processes that run at the same time and can be killed: commands, or scripts of tests, that train together.
+"""Concurrent processes that can be killed: commands, or scripts of tests, that train together.
 
-As `tests.forking`, whose server runs one command after the other, but each `start` comes back at once.
+Like `tests.forking`, whose server runs one command after the other, but each `start` returns at once.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Worker:
     """One of the processes.
 
     Attributes:
-      pid: its number.
-      folder: of its own, with all that it says in `stdout` and `stderr`, and its exit status.
+      pid: Process id.
+      folder: Separate folder with its output in `stdout` and `stderr`, and its exit status.
     """
 
     def __init__(self, pid: int, folder: pathlib.Path) -> None:
@@ -40,7 +40,7 @@ class Worker:
 
     @property
     def returncode(self) -> int | None:
-        """Its exit status, negative for a signal, as `subprocess` has it; None while it runs."""
+        """Exit status, negative for a signal, as in `subprocess`; None while it runs."""
         status = self.folder / "status"
         return int(status.read_text()) if status.exists() else None
 
@@ -54,7 +54,7 @@ class Worker:
 
 
 class Server:
-    """Has imported TensorFlow, and forks whatever is asked of it."""
+    """Has imported TensorFlow, and forks a process per request."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder, self.workers = folder, list[Worker]()
@@ -63,7 +63,7 @@ class Server:
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
 
     def start(self, *argv: str, env: dict[str, str], namespace: str = "") -> Worker:
-        """Starts `python -m argv` with more in its environment, in the network of that name."""
+        """Starts `python -m argv` with additional environment variables, in the network of that name."""
         folder = self.folder / f"process{len(self.workers)}"
         folder.mkdir()
         left_out = ("TF_CONFIG", "TF_CPP_MIN_LOG_LEVEL", "SLURM_")
@@ -77,7 +77,7 @@ class Server:
         return self.workers[-1]
 
     def wait(self, workers: list[Worker], seconds: float = 150) -> None:
-        """Waits until all of them have ended, and fails where they do not."""
+        """Waits until all have ended; fails if they do not."""
         deadline = time.monotonic() + seconds
         while any(worker.returncode is None for worker in workers):
             assert time.monotonic() < deadline, [worker.stderr for worker in workers]
@@ -99,7 +99,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def tf_configs(addresses: list[str]) -> list[dict[str, str]]:
-    """The environment of each worker."""
+    """Returns the environment of each worker."""
     tasks = [{"type": "worker", "index": index} for index in range(len(addresses))]
     return [{"TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": task})} for task in tasks]
 
@@ -113,7 +113,7 @@ def ip(*arguments: str) -> None:
 
 
 def why_no_namespaces() -> str:
-    """Why this machine can have no networks of the test's own; empty where it can."""
+    """Returns why this machine cannot create network namespaces; empty if it can."""
     if not shutil.which("ip"):
         return "there is no `ip` (iproute2)"
     with contextlib.suppress(OSError, subprocess.CalledProcessError), networks(2):
@@ -123,9 +123,9 @@ def why_no_namespaces() -> str:
 
 @contextlib.contextmanager
 def networks(count: int) -> Iterator[tuple[str, list[str]]]:
-    """Machines at a switch: networks that reach each other, and nothing else.
+    """Machines at a switch: isolated networks that reach only each other.
 
-    Machine i is 192.0.2.(i + 1), addresses that RFC 5737 keeps for examples; its port at the switch is `port{i}`.
+    Machine i is 192.0.2.(i + 1), addresses that RFC 5737 reserves for examples; its port at the switch is `port{i}`.
 
     Yields:
       The switch, and the machines.
@@ -166,7 +166,7 @@ def _serve() -> None:
 
 
 def _keep(status: str, namespace: str, command: dict) -> NoReturn:
-    """Starts a worker, says its number, and writes its exit status when it has ended."""
+    """Starts a worker, prints its process id, and writes its exit status when it has ended."""
     worker = os.fork()
     if not worker:
         if namespace:

@@ -1,8 +1,8 @@
 """A few steps of plain gradient descent on numbers that all workers know: `python -m tests.worker_steps FILE.npz`.
 
-What a worker does is what `training.loop` has it do, but that it descends by SGD, whose steps are as long as the
-gradients, where Adam's have the length of the learning rate; and that its clips, latents and frame offsets are its
-share of those of the whole batch, which are the same for any number of workers.
+A worker does the same as in `training.loop`, with two exceptions. It uses SGD, whose steps are proportional to the
+gradients, while Adam's have the size of the learning rate. Its clips, latents and frame offsets are its part of those
+of the global batch, which are the same for any number of workers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CONFIG = tiny_config(
 
 
 class Shared(TGANv2):
-    """Draws its share of latents that do not depend on the number of workers."""
+    """Draws its part of latents that do not depend on the number of workers."""
 
     def sample_noise(self, update: int, num_clips: int | tf.Tensor) -> StepNoise:
         drawn = super().sample_noise(update, num_clips)
@@ -37,7 +37,7 @@ class Shared(TGANv2):
 
 
 def share(index: int, count: int) -> tf.data.Dataset:
-    """What a worker's part of the data set would give it."""
+    """Returns a batch as the worker's part of the data set would yield it."""
     each = [[tf.split(level, count)[index] for level in reals(CONFIG, seed=step)] for step in range(STEPS)]
     levels = tuple(tf.stack(level)[:, None] for level in zip(*each))  # an axis of steps, and one of n_dis
     labels = tf.zeros([STEPS, 1, BATCH // count], tf.int64)
@@ -64,7 +64,7 @@ def main(path: str) -> None:
     losses = []
 
     def keep(_: int, logs: dict[str, float]) -> None:
-        # The norms of gradients are means of those of each replica, not norms of the means.
+        # Norms of gradients are means over the replicas' norms, not norms of the means.
         losses.append([logs[name] for name in sorted(logs) if not name.endswith("_norm")])
 
     model.fit(

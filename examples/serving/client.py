@@ -1,10 +1,10 @@
-"""Asks TensorFlow Serving for videos of a generator and writes them, side by side, as one MP4 or GIF.
+"""Requests videos of a generator from TensorFlow Serving and writes them, side by side, as one MP4 or GIF.
 
 python examples/serving/client.py --model=demo --seed=3 --num_videos=4 --output=videos.mp4
 python examples/serving/client.py --grpc=127.0.0.1:8500 --num_frames=64 --output=long.gif
 
-Nothing of this project is imported: copy the file to where the videos are wanted. REST needs numpy and imageio (for MP4
-imageio-ffmpeg, for GIF pillow), gRPC also grpcio and tensorflow-serving-api, which brings TensorFlow.
+The file imports nothing of this project and can be copied anywhere. REST needs numpy and imageio (for MP4
+imageio-ffmpeg, for GIF pillow); gRPC also needs grpcio and tensorflow-serving-api, which installs TensorFlow.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from typing import Any, NoReturn
 import imageio.v3 as iio
 import numpy as np
 
-SIGNATURE = "generate"  # latents are drawn by the model, so that a seed gives the same video everywhere
+SIGNATURE = "generate"  # the model draws the latents, so that a seed gives the same video everywhere
 DTYPES = {"DT_INT32": np.int32, "DT_INT64": np.int64}
 
 
 class ClientError(Exception):
-    """What went wrong, in one line."""
+    """An error described in one line."""
 
 
 def one_line(text: str) -> str:
-    """An error of TensorFlow's in one short line: the sentence of a failed assertion, or what stands first."""
+    """Shortens an error of TensorFlow's to one line: the text of a failed assertion, or the first line."""
     assertion = re.search(r"assertion failed: \[([^\]]+)\]", text)
     line = assertion[1] if assertion else next(iter(text.strip().splitlines()), "no message")
     return line if len(line) <= 300 else f"{line[:300]}..."
@@ -46,7 +46,7 @@ class RestServer:
     """The REST interface (https://www.tensorflow.org/tfx/serving/api_rest).
 
     Attributes:
-      address: as the user gave it.
+      address: The address as given by the user.
     """
 
     def __init__(self, url: str, model: str, version: int, timeout: float) -> None:
@@ -56,15 +56,15 @@ class RestServer:
             self.path += f"/versions/{version}"
 
     def signatures(self) -> dict[str, Any]:
-        """The SignatureDef of every signature, as JSON has it."""
+        """Returns the SignatureDef of every signature in JSON form."""
         try:
             return self._ask("/metadata")["metadata"]["signature_def"]["signature_def"]
         except (KeyError, TypeError) as error:
             raise ClientError(f"{self.address} does not answer as TensorFlow Serving does") from error
 
     def predict(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """uint8 [N, T, H, W, 3]."""
-        # Columns, not rows: scalars have no axis of samples.
+        """Returns videos, uint8 [N, T, H, W, 3]."""
+        # The column format: scalars have no sample axis, which the row format needs.
         body = {"signature_name": SIGNATURE, "inputs": {name: array.tolist() for name, array in inputs.items()}}
         return np.array(self._ask(":predict", body)["outputs"], np.uint8)
 
@@ -78,7 +78,7 @@ class RestServer:
             raise ClientError(self._refusal(error)) from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
-            if isinstance(reason, socket.timeout):  # TimeoutError itself, since Python 3.10
+            if isinstance(reason, socket.timeout):  # an alias of TimeoutError since Python 3.10
                 raise ClientError(f"{self.address}: no answer within {self.timeout:g} s; raise --timeout") from error
             raise ClientError(f"{self.address}: no server answers there: {reason}") from error
         except ValueError as error:
@@ -100,11 +100,11 @@ class GrpcServer:
     """The gRPC interface, without TLS.
 
     Attributes:
-      address: as the user gave it.
+      address: The address as given by the user.
     """
 
     def __init__(self, target: str, model: str, version: int, timeout: float) -> None:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow comes along with the protos; both chat
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the protos import TensorFlow; both write log messages
         os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
         try:
             import grpc
@@ -115,12 +115,12 @@ class GrpcServer:
         self.spec = model_pb2.ModelSpec(name=model, signature_name=SIGNATURE)
         if version:
             self.spec.version.value = version
-        # gRPC refuses messages above 4 MB by default, a second of video or two.
+        # By default gRPC rejects messages above 4 MB, a second or two of video.
         unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         self.stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(target, unlimited))
 
     def signatures(self) -> dict[str, Any]:
-        """The SignatureDef of every signature, as JSON has it."""
+        """Returns the SignatureDef of every signature in JSON form."""
         from google.protobuf import json_format
         from tensorflow_serving.apis import get_model_metadata_pb2
 
@@ -130,7 +130,7 @@ class GrpcServer:
         return json_format.MessageToDict(signatures, preserving_proto_field_name=True)["signature_def"]
 
     def predict(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """uint8 [N, T, H, W, 3]."""
+        """Returns videos, uint8 [N, T, H, W, 3]."""
         import tensorflow as tf
         from tensorflow_serving.apis import predict_pb2
 
@@ -155,10 +155,10 @@ class GrpcServer:
 
 
 def make_inputs(signatures: dict[str, Any], options: argparse.Namespace) -> dict[str, np.ndarray]:
-    """The arrays that the model's `generate` asks for, with the names and dtypes of its own description.
+    """Returns the inputs of the model's `generate`, with the names and dtypes of its signature.
 
     Raises:
-      ClientError: another kind of model; labels that are missing or that the model has no use for.
+      ClientError: The model is of another kind, or labels are missing or not accepted.
     """
     if SIGNATURE not in signatures:
         raise ClientError(f"--model={options.model}: no signature {SIGNATURE!r}; not a generator of tganv2_tf.export")
@@ -182,11 +182,11 @@ def make_inputs(signatures: dict[str, Any], options: argparse.Namespace) -> dict
 
 
 def grid(videos: np.ndarray) -> np.ndarray:
-    """Lays videos out in about as many rows as columns: uint8 [N, T, H, W, 3] -> uint8 [T, H', W', 3], even sizes."""
+    """Arranges videos in a nearly square grid: uint8 [N, T, H, W, 3] -> uint8 [T, H', W', 3] with even sizes."""
     num, frames, height, width, channels = videos.shape
     columns = math.ceil(math.sqrt(num))
     rows = math.ceil(num / columns)
-    # H.264 as all players read it wants even sizes.
+    # H.264 with chroma subsampling, which all players read, needs even sizes.
     canvas = np.zeros([frames, -(-rows * height // 2) * 2, -(-columns * width // 2) * 2, channels], np.uint8)
     for i, video in enumerate(videos):
         top, left = i // columns * height, i % columns * width
@@ -195,11 +195,11 @@ def grid(videos: np.ndarray) -> np.ndarray:
 
 
 def write_video(path: pathlib.Path, video: np.ndarray, fps: float) -> None:
-    """Writes uint8 [T, H, W, 3]; the file appears under its name only when it is whole."""
+    """Writes uint8 [T, H, W, 3]; the file appears under its name only when complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        temporary.touch()  # says in one line, which imageio does not, that nothing may be written there
+        temporary.touch()  # fails with a clear error, unlike imageio, if the folder is not writable
         if path.suffix.lower() == ".gif":
             iio.imwrite(temporary, video, plugin="pillow", duration=max(20, round(1000 / fps)), loop=0)
         else:
@@ -222,11 +222,11 @@ def _labels(text: str) -> list[int]:
 
 
 def _path(text: str) -> pathlib.Path:
-    return pathlib.Path(text).expanduser()  # shells expand no `~` after `=`
+    return pathlib.Path(text).expanduser()  # shells do not expand `~` after `=`
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options; ends the program with status 2 where they cannot be."""
+    """Parses the options; exits with status 2 if they are invalid."""
     summary, _, rest = __doc__.partition("\n")
     parser = _Parser(
         description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -264,7 +264,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 where no video could be had or written, 130 after Ctrl-C."""
+    """Returns the exit status: 0, 1 if videos could not be requested or written, 130 after Ctrl-C."""
     options = parse(argv)
     try:
         server = (GrpcServer if options.grpc else RestServer)(
@@ -275,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ClientError as error:
         print(f"client: {error}", file=sys.stderr)
         return 1
-    except (OSError, ImportError) as error:  # no room, no right, no ffmpeg
+    except (OSError, ImportError) as error:  # full disk, missing permission, missing ffmpeg
         print(f"client: --output={options.output}: {one_line(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
