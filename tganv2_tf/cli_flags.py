@@ -124,7 +124,7 @@ def parse(argv: Sequence[str], *option_types: type) -> list[Any]:
 
 
 def _chosen(flag: flags.Flag) -> Any:
-    """Returns a flag's value, with `~` expanded: shells do not expand it after `=`."""
+    """Returns a flag's value. Expands `~` if the user set it: shells do not expand it after `=`."""
     if flag.present and isinstance(flag.value, str):
         return os.path.expanduser(flag.value)
     return flag.value
@@ -213,7 +213,7 @@ def run(
     summary: str,
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Runs a command and returns its exit status: 1 for `UserError` or `OSError`, 2 for wrong flags, 130 for Ctrl-C.
+    """Runs a command. Returns main's exit status, or 1 for `UserError` or `OSError`, 2 for wrong flags, 130 for Ctrl-C.
 
     Args:
       main: called with one instance of each option dataclass.

@@ -100,7 +100,7 @@ def name() -> str:
 
 
 def is_by_choice() -> bool:
-    """Returns whether this is the current lane on a Python whose default is the pinned one."""
+    """Returns whether this is the current lane, with its own requirements, on a Python whose default is the other."""
     return name() == "current" and sys.version_info < (3, 12)
 
 

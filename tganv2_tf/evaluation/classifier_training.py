@@ -75,7 +75,8 @@ def train(
     Returns:
       The exit status: 0, or 128 + the signal that stopped the training.
     Raises:
-      ConfigError: the data have no labels, other classes or no long enough video; or the output is of another training.
+      ConfigError: the data have no labels or no video that is long enough; the test set has other classes; or the
+        output belongs to another training.
       UserError: data or files are damaged, or the loss is not finite.
     """
     data_sets = [(Manifest.load(folder), folder) for folder in (data_dir, test_data_dir) if folder]

@@ -181,7 +181,7 @@ def project(
 
     evaluate = tf.function(lambda z, of: loss(render(z, of)), autograph=False, reduce_retracing=True)
     batches = np.split(np.arange(candidates), range(restarts, candidates, restarts))
-    interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file would grow
+    interval = 0.5 if sys.stderr.isatty() else 30  # seconds; rarely if not a terminal, to keep log files small
     bar = tqdm(batches, "Candidates", unit="batch", mininterval=interval, maxinterval=interval)
     found = np.concatenate([evaluate(pick(drawn, batch), pick(drawn_labels, batch)) for batch in bar])
     chosen = best_first(found, drawn_labels)[:restarts]

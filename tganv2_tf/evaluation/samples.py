@@ -154,7 +154,7 @@ def of_array(videos: np.ndarray, batch_size: int, normalization: str, framing: F
 def _batched(
     named: Iterable[tuple[str, np.ndarray]], batch_size: int, normalization: str, framing: Framing | None
 ) -> Batches:
-    """Frames and batches pairs of names and videos, uint8 [16, H, W, 3]."""
+    """Applies the framing to pairs of a name and a video, uint8 [16, H, W, 3], and yields batches of the videos."""
     batch: list[np.ndarray] = []
     squeezed = False
     for number, (name, video) in enumerate(named):
