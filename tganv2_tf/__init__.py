@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 if lanes.python_fault():
     raise SystemExit(lanes.python_fault())
-if not importlib.util.find_spec("absl"):  # one of the smallest stands for all
+if not importlib.util.find_spec("absl"):  # one small package as a proxy for all requirements
     raise SystemExit(f"The requirements of tganv2_tf are not installed: {lanes.install_command()}")
 lanes.prepare()
 
@@ -25,12 +25,12 @@ __all__ = ["__version__", "evaluate", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the functions when they are asked for: the package is imported by commands that need neither."""
+    """Imports the functions on first access, because most commands need neither."""
     if name == "load":
         from tganv2_tf.api import load
 
         return load
-    if name == "evaluate":  # the module of the command, which can be called
+    if name == "evaluate":  # a callable module
         import tganv2_tf.evaluate as command
 
         return command

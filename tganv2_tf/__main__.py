@@ -1,4 +1,4 @@
-"""Lists the commands, and runs them: `tganv2 train` is `python -m tganv2_tf.train`.
+"""Lists and runs the commands: `tganv2 train` is `python -m tganv2_tf.train`.
 
 python -m tganv2_tf
 """
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from tganv2_tf import cli_flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Folders with commands, and their titles. A missing folder is left out, as benchmarks of an installed package.
+# Folders with commands, and their titles. Missing folders (e.g. benchmarks in an installed package) are skipped.
 GROUPS = {
     "tganv2_tf": "Train, generate, score, serve",
     "data_prep": "Prepare videos for training",
@@ -25,9 +25,9 @@ GROUPS = {
 
 
 def commands(folder: str) -> dict[str, str]:
-    """Module name -> the first line of its docstring, for all commands under a folder.
+    """Maps the module name of each command in a folder to the first line of its docstring.
 
-    A command is a module that hands itself to `cli_flags.run`; it is read, not imported.
+    A command is a module that calls `cli_flags.run` as a script. Modules are parsed, not imported.
     """
     found = {}
     for path in sorted((ROOT / folder).rglob("*.py")):
@@ -39,7 +39,7 @@ def commands(folder: str) -> dict[str, str]:
 
 
 def listing() -> str:
-    """All commands, a line each."""
+    """Returns a list of all commands, one per line."""
     groups = {title: commands(folder) for folder, title in GROUPS.items()}
     second = max(len(name) for group in groups.values() for name in group) + 4
     lines = ["TGANv2, a generative adversarial network for videos. Run: tganv2 COMMAND, or python -m COMMAND; --help"]
@@ -51,10 +51,10 @@ def listing() -> str:
 
 
 def find(name: str) -> str:
-    """The module of a command, from its full name or the last part of it.
+    """Returns the module of a command, given its full name or the last part of it.
 
     Raises:
-      LookupError: no such command, or several; the message says what is valid.
+      LookupError: there is no such command, or several; the message says what is valid.
     """
     known = [command for folder in GROUPS for command in commands(folder)]
     if name in known:
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     """Lists the commands, or runs one in this process as `python -m` would.
 
     Returns:
-      The exit status: 0 for the list, 2 for an unknown command. A command that is run raises SystemExit.
+      The exit status: 0 for the list, 2 for an unknown command. A command itself raises SystemExit.
     """
     if not argv or argv[0] in ("--help", "-h"):
         print(listing())
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"tganv2: {error.args[0]}", file=sys.stderr)
         return 2
     if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))  # an editable installation maps the packages only, not the benchmarks
+        sys.path.append(str(ROOT))  # an editable installation does not include the benchmarks
     sys.argv = [module, *argv[1:]]  # runpy replaces the first by the file's path
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0

@@ -1,7 +1,7 @@
 """The Python interface: `tganv2_tf.load` and `tganv2_tf.evaluate`. docs/python_api.md shows both.
 
-Their errors are `ValueError` for an argument out of its range and `UserError` for files that are missing or damaged.
-TensorFlow is imported by the first call.
+They raise `ValueError` for arguments out of range and `UserError` for missing or damaged files. TensorFlow is imported
+by the first call.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def load(path: Path) -> Sampler:
 
     Args:
       path: a run (its newest checkpoint), RUN/best, a checkpoint such as RUN/snapshots/ckpt-10000, or the folder
-        NAME/VERSION of a SavedModel; of this machine or a bucket.
+        NAME/VERSION of a SavedModel; on this machine or in a bucket.
     Returns:
       A sampler: `videos`, `latents`, `stream`, and `class_names`, `resolution`, `num_frames`, `num_levels`, `fps`, ...
     Raises:
-      UserError: no generator there, or a damaged one, or a TensorFlow that cannot be used.
+      UserError: the generator does not exist or is damaged, or the installed TensorFlow is unusable.
     """
     _require_tensorflow()
     from tganv2_tf.serving import sampler
@@ -52,19 +52,19 @@ def evaluate(
     """Scores a generator or videos, by the protocol of `python -m tganv2_tf.evaluate`.
 
     Args:
-      videos: a generator as in `load`, a folder of video files, or uint8 [N, T, H, W, 3] with T at least 16, of which
-        the first 16 frames count, cropped and resized as those in `data_dir` were; fewer than `num_samples` times
-        `repetitions` make fewer repetitions.
-      data_dir: shards of real videos; for a run, the default is those that it was trained on.
-      classifier: C3D for the scores, a file of `tganv2_tf.train_classifier` or the authors'.
+      videos: a generator as in `load`, a folder of video files, or uint8 [N, T, H, W, 3] with T at least 16. The first
+        16 frames of each video are used, cropped and resized like those in `data_dir`. Fewer videos than `num_samples`
+        times `repetitions` give fewer repetitions.
+      data_dir: shards of real videos; for a run, the default is its training data.
+      classifier: C3D for the scores, written by `tganv2_tf.train_classifier` or the authors'.
       scores: names, such as `c3d_fid`.
-      **options: other options of the command by their names: `num_samples` (2048), `repetitions` (10), `seed`,
-        `truncation`, `i3d`, `flip`, `frame_step`, `c3d_mean`, `eval_batch_size`, `cache_dir`, ...
+      **options: other options of the command by name: `num_samples` (2048), `repetitions` (10), `seed`, `truncation`,
+        `i3d`, `flip`, `frame_step`, `c3d_mean`, `eval_batch_size`, `cache_dir`, ...
     Returns:
-      The mean over the repetitions, by score. No file is written but the features in `cache_dir`.
+      The mean over the repetitions, by score. Only the features in `cache_dir` are written to disk.
     Raises:
-      ValueError: an option that does not exist, or out of its range.
-      UserError: a file that is missing or damaged, too few videos, or a TensorFlow that cannot be used.
+      ValueError: an option does not exist or is out of range.
+      UserError: a file is missing or damaged, there are too few videos, or the installed TensorFlow is unusable.
     """
     _require_tensorflow()
     import numpy as np
@@ -89,7 +89,7 @@ def evaluate(
 
 
 def _kind(path: str) -> str:
-    """The option of the command that takes what is at a path."""
+    """Returns the command's option for the kind of source at a path."""
     from tganv2_tf.runs import Run
     from tganv2_tf.serving.sampler import is_saved_model
 
@@ -106,7 +106,7 @@ def _require_tensorflow() -> None:
 
 @contextlib.contextmanager
 def _without_flags() -> Iterator[None]:
-    """Options are arguments here: in errors `--data_dir=x` becomes `data_dir=x`, and a wrong option is a ValueError."""
+    """Converts errors to the Python interface: `--data_dir=x` becomes `data_dir=x`, a ConfigError a ValueError."""
     try:
         yield
     except UserError as error:

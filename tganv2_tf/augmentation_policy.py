@@ -1,4 +1,4 @@
-"""Which augmentations there are, and how `--diffaugment` names them; without TensorFlow, as configuration needs it."""
+"""Names of the augmentations for `--diffaugment`. Imports no TensorFlow, because the configuration uses it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ POLICIES = ("color", "translation", "cutout")
 
 
 def parse_policy(text: str) -> tuple[str, ...]:
-    """`color,translation` -> ("color", "translation"), in the order in which they are applied; the empty text -> ().
+    """Parses a policy: `color,translation` -> ("color", "translation"), in the order of application; "" -> ().
 
     Raises:
-      ConfigError: an unknown name, or one that is given twice.
+      ConfigError: a name is unknown or repeated.
     """
     if not text.strip():
         return ()

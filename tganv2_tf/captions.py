@@ -1,4 +1,4 @@
-"""Captions: a line of text in a black strip below each video."""
+"""Captions: a line of text on a black strip below each video."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 SMALLEST, LARGEST = 10, 20  # size of the font, in pixels
-LETTERS = 16  # across a video, if the font can be as large
+LETTERS = 16  # approximate letters per video width, within these font sizes
 COLOUR = (220, 220, 220)
-# Letters that Unicode does not take apart. Pillow's own font has little more than ASCII.
+# Letters without a Unicode decomposition. Pillow's default font covers little more than ASCII.
 LATIN = str.maketrans(
     {"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "đ": "d", "Đ": "D", "ł": "l", "Ł": "L"}
 )
@@ -22,8 +22,8 @@ def captioned(videos: np.ndarray, captions: Sequence[str]) -> np.ndarray:
 
     Args:
       videos: uint8 [N, T, H, W, 3].
-      captions: N texts, or none, which changes nothing. A text that is too wide loses its middle. Accents are left out;
-        characters without a Latin form are shown by their numbers, such as `\\u4e2d`.
+      captions: N texts; if empty, the videos are returned unchanged. The middle of a text that is too wide is cut out.
+        Accents are removed; characters without a Latin form are shown as escapes, such as `\\u4e2d`.
     Returns:
       uint8 [N, T, H + h, W, 3].
     """
@@ -35,7 +35,7 @@ def captioned(videos: np.ndarray, captions: Sequence[str]) -> np.ndarray:
 
 
 def plain(text: str) -> str:
-    """The text in printable ASCII."""
+    """Converts a text to printable ASCII."""
     return "".join(map(_latin, unicodedata.normalize("NFC", text.translate(LATIN))))
 
 
@@ -48,7 +48,7 @@ def _latin(character: str) -> str:
 
 
 def _strip(text: str, width: int) -> np.ndarray:
-    """uint8 [h, width, 3]."""
+    """Draws a caption strip, uint8 [h, width, 3]."""
     font = ImageFont.load_default(min(max(width // LETTERS, SMALLEST), LARGEST))
     ascent, descent = font.getmetrics()
     image = Image.new("RGB", (width, ascent + descent))
@@ -58,7 +58,7 @@ def _strip(text: str, width: int) -> np.ndarray:
 
 
 def _shortened(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
-    """The text, without as much of its middle as is too wide."""
+    """Cuts the middle out of a text until it fits the width."""
     for kept in range(len(text), 0, -1):
         head, tail = text[: kept // 2], text[len(text) - (kept + 1) // 2 :]
         shown = text if kept == len(text) else f"{head}…{tail}"

@@ -1,26 +1,26 @@
-"""Names of classes in messages: quoted, as they may hold commas; and what tells two lists of them apart."""
+"""Class names in messages: quoting (they may contain commas), and the difference of two lists."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-MOST = 10  # of 101 classes, for example, a line names the first ones
+MOST = 10  # maximum number of classes listed in a message
 
 
 def quoted(names: Sequence[str], most: int | None = None) -> str:
-    """`'a', 'b, c'`; if there are more than `most` names, the first ones and how many follow."""
+    """Formats names as `'a', 'b, c'`; of more than `most` names, only the first ones and the number of others."""
     shown = ", ".join(map(repr, names[:most]))
     return shown if most is None or len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def difference(names: Sequence[str], others: Sequence[str], where: str, elsewhere: str) -> str:
-    """How two lists of classes differ, each in the order of its labels; empty if they are equal.
+    """Describes how two lists of classes, in the order of their labels, differ; empty if they are equal.
 
     Args:
-      names: of the first list.
-      others: of the second one.
-      where: what has the first list, as in `only in WHERE: 'a'`.
-      elsewhere: what has the second one.
+      names: the first list.
+      others: the second list.
+      where: name of the owner of the first list, as in `only in WHERE: 'a'`.
+      elsewhere: name of the owner of the second list.
     """
     lists = ((where, names, others), (elsewhere, others, names))
     only = [(place, [name for name in own if name not in other]) for place, own, other in lists]

@@ -1,8 +1,8 @@
 """Command lines: option dataclasses become absl flags, flags become instances, errors become one line.
 
-A command declares its options as frozen dataclasses whose fields are made by `tganv2_tf.config.option`. `run` defines
-one absl flag a field, reads `--flagfile` and the command line (later wins), builds the instances, whose own validation
-speaks up here, and calls the command. No flag is global: each call parses into its own `FlagValues`.
+A command declares its options as frozen dataclasses whose fields are created by `tganv2_tf.config.option`. `run`
+defines one absl flag per field, reads `--flagfile` and the command line (later values win), builds the instances, which
+validate themselves, and calls the command. There are no global flags: each call parses into its own `FlagValues`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ VALID = {
 
 
 class _IntTupleParser(flags.ArgumentParser):
-    """`2,2,2` -> (2, 2, 2); the empty string -> ()."""
+    """Parses `2,2,2` to (2, 2, 2), and the empty string to ()."""
 
     def parse(self, argument: Any) -> tuple[int, ...]:
         if isinstance(argument, (tuple, list)):
@@ -82,12 +82,12 @@ def parse(argv: Sequence[str], *option_types: type) -> list[Any]:
 
     Args:
       argv: the arguments, without the program's name.
-      *option_types: frozen dataclasses whose fields come from `config.option`.
+      *option_types: frozen dataclasses whose fields are created by `config.option`.
     Returns:
       The instances, in the order of `option_types`.
     Raises:
-      ConfigError: an unknown flag, a value that cannot be read, a required flag left out, or whatever the dataclasses
-        refuse; the message names the flag and what would be valid.
+      ConfigError: a flag is unknown, unreadable, missing, or rejected by the dataclass; the message names the flag and
+        what is valid.
     """
     values, kinds = flags.FlagValues(), {}
     for option_type in option_types:
@@ -124,26 +124,26 @@ def parse(argv: Sequence[str], *option_types: type) -> list[Any]:
 
 
 def _chosen(flag: flags.Flag) -> Any:
-    """A flag's value. If it was given as `~/NAME`, the path in the home folder: shells expand no `~` after `=`."""
+    """Returns a flag's value. Expands `~` if the user set it: shells do not expand it after `=`."""
     if flag.present and isinstance(flag.value, str):
         return os.path.expanduser(flag.value)
     return flag.value
 
 
 def _origin(name: str, expanded: Sequence[tuple[str, str]]) -> str:
-    """`FILE: ` if a flag, or a bare word, was last set in a flag file; else empty."""
+    """Returns `FILE: ` if a flag or positional argument was last set in a flag file; else the empty string."""
     files = [file for argument, file in expanded if argument.lstrip("-").partition("=")[0] == name.partition("=")[0]]
     return f"{files[-1]}: " if files and files[-1] else ""
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
-    """What to say of a flag that does not exist."""
+    """Returns the error message for an unknown flag."""
     near = difflib.get_close_matches(name, [*known, "flagfile", "help"], 1)
     return f"--{name}: no such flag; " + (f"did you mean --{near[0]}?" if near else "--help lists all")
 
 
 def table(rows: Sequence[tuple[str, str]], second: int) -> list[str]:
-    """Lines of two columns, the second from character `second` on, wrapped to the terminal's width."""
+    """Formats two columns, the second starting at character `second`, wrapped to the terminal's width."""
     width, lines = _terminal_width(), []
     for first, text in rows:
         wrapped = textwrap.wrap(text, width - second, break_on_hyphens=False) or [""]
@@ -156,7 +156,7 @@ def _terminal_width() -> int:
 
 
 def _meaning(field: dataclasses.Field) -> str:
-    """A flag's help with its choices and its default."""
+    """Returns a flag's help with its choices and default."""
     default, choices = field.default, field.metadata.get("choices")
     notes = ["|".join(choices)] if choices else []
     if default is dataclasses.MISSING:
@@ -168,21 +168,21 @@ def _meaning(field: dataclasses.Field) -> str:
 
 
 def _filled(paragraph: str) -> str:
-    """A paragraph in the terminal's width; one with a layout of its own stays as it is."""
+    """Wraps a paragraph to the terminal's width, unless it has indented lines."""
     if any(line.startswith(" ") for line in paragraph.splitlines()):
         return paragraph
     return textwrap.fill(" ".join(paragraph.split()), _terminal_width(), break_on_hyphens=False)
 
 
 def help_text(command: str, summary: str, option_types: Sequence[type]) -> str:
-    """What `--help` prints: what the command does, examples, and its flags in groups.
+    """Returns the output of `--help`: a summary, examples, and the flags in groups.
 
-    A group is an option dataclass, under the first line of its docstring; a field whose metadata name a `group` begins
-    one inside.
+    Each option dataclass is a group; the first line of its docstring is the title. A field with `group` in its metadata
+    starts a new group.
 
     Args:
-      command: what stands after `python -m`.
-      summary: a module's docstring. Paragraphs with lines that begin with `python -m` are the examples.
+      command: module name, as after `python -m`.
+      summary: the module's docstring. Paragraphs with lines that begin with `python -m` are examples.
       option_types: the option dataclasses.
     """
     first, *others = re.split(r"\n\s*\n", summary.strip())
@@ -213,20 +213,20 @@ def run(
     summary: str,
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Runs a command. Returns its exit status: its own, 1 for `UserError` or `OSError`, 2 for flags, 130 for Ctrl-C.
+    """Runs a command. Returns main's exit status, or 1 for `UserError` or `OSError`, 2 for wrong flags, 130 for Ctrl-C.
 
     Args:
       main: called with one instance of each option dataclass.
       option_types: the option dataclasses.
-      command: what stands after `python -m`.
+      command: module name, as after `python -m`.
       summary: shown by `--help`.
-      argv: the arguments; the process's own where it is None.
+      argv: the arguments; None = those of the process.
     """
     return _status_of(main, option_types, command, summary, sys.argv[1:] if argv is None else list(argv))
 
 
 class _TensorFlowFinder:
-    """The first in `sys.meta_path`: refuses the import of a TensorFlow that cannot be used, before it costs seconds."""
+    """Import hook, first in `sys.meta_path`: rejects an unusable TensorFlow before its slow import."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> None:
@@ -235,13 +235,13 @@ class _TensorFlowFinder:
 
 
 def _refuse_unusable_tensorflow() -> None:
-    """A command that needs TensorFlow then ends with one line; others run without it."""
+    """Makes commands that import an unusable TensorFlow fail with a one-line error; others are not affected."""
     if _TensorFlowFinder not in sys.meta_path:
         sys.meta_path.insert(0, _TensorFlowFinder)
 
 
 def _check_destinations(options: Sequence[Any]) -> None:
-    """Raises UserError if what a command writes at its end could not be written."""
+    """Raises UserError if an output of the command cannot be written."""
     for instance in options:
         for field in dataclasses.fields(instance):
             path, kind = getattr(instance, field.name), field.metadata["destination"]
@@ -253,7 +253,7 @@ def _check_destinations(options: Sequence[Any]) -> None:
 def _status_of(
     main: Callable[..., int | None], option_types: Sequence[type], command: str, summary: str, argv: Sequence[str]
 ) -> int:
-    """Runs a command and reports its errors, as `run` says."""
+    """Runs a command and reports its errors; see `run`."""
     program = command.rpartition(".")[2]
     try:
         if any(argument in ("--help", "-help", "-h", "--helpfull", "--helpshort") for argument in argv):
@@ -262,14 +262,14 @@ def _status_of(
         else:
             quiet.install()
             _refuse_unusable_tensorflow()
-            flags.FLAGS.mark_as_parsed()  # absl's logging asks for it; we have no global flags
+            flags.FLAGS.mark_as_parsed()  # required by absl's logging; there are no global flags
             logging.use_absl_handler()
             logging.set_verbosity(logging.INFO)
             std_logging.getLogger("tensorflow").setLevel(std_logging.WARNING)
             options = parse(argv, *option_types)
             _check_destinations(options)
             status = main(*options) or 0
-        sys.stdout.flush()  # here, where a reader that is gone (`... | head`) is no error of ours
+        sys.stdout.flush()  # raises BrokenPipeError here if the reader is gone (`... | head`)
         return status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -290,7 +290,7 @@ def _status_of(
             raise
         if os.environ.get("TGANV2_TRACEBACK"):
             traceback.print_exc()
-        # TensorFlow's own error holds a traceback, with the reason before the last paragraph.
+        # TensorFlow's message contains a traceback; the reason precedes its last paragraph.
         reasons = re.findall(r"^ImportError: (.+)", str(error), re.MULTILINE) or str(error).splitlines()
         reason = reasons[-1] if reasons else type(error).__name__
         print(f"{program}: {reason}; to install what is missing: {lanes.install_command()}", file=sys.stderr)

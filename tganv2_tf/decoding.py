@@ -1,7 +1,7 @@
-"""Video files and folders of frames -> frames as a good player shows them.
+"""Decodes video files and folders of frames to RGB frames, as a good player shows them.
 
-PyAV decodes, with one thread: worker processes share the processors already. At no time is more than a few decoded
-frames of a video in memory.
+PyAV decodes with one thread, because several worker processes share the processors. Only a few decoded frames of a
+video are in memory at any time.
 """
 
 from __future__ import annotations
@@ -24,30 +24,29 @@ from tganv2_tf.video_frames import Damage, VideoFrames
 
 if "OPENCV_LOG_LEVEL" not in os.environ:
     lanes.silence_opencv()
-av.logging.set_skip_repeated(False)  # every message counts, see _Log
+av.logging.set_skip_repeated(False)  # _Log must see every message
 
 TEXT_BYTES = 64
 TEXT = bytes([*b"\t\n\r\f", *range(32, 127)])
-LEAST_FRAME_BYTES = 16  # of a compressed video; bounds what a damaged header can claim
-MAX_READ_ERRORS = 100  # in a row; a damaged index can name any number of packets
+LEAST_FRAME_BYTES = 16  # per compressed frame; bounds the number of frames that a damaged header can claim
+MAX_READ_ERRORS = 100  # consecutive; a damaged index can list any number of packets
 
 
 def open_video(path: Path, fps: float = 0.0) -> VideoFrames:
-    """Opens a video file, or a folder of frames. Its frames are what a good player shows.
+    """Opens a video file or a folder of frames (see `frame_folders.open_frames`).
 
-    The main stream is the one with most pixels that is no cover picture. Matrix and range are those that it declares;
-    without a declaration, BT.709 from 720 rows or 1280 columns up, else BT.601. Primaries are not converted. Frames are
-    turned and mirrored as the display matrix says, enlarged in one direction if pixels are not square, and
-    deinterlaced if flagged as interlaced. Grey has three equal channels; transparency is dropped.
+    The main stream is the one with most pixels, except cover pictures. Colour matrix and range are those declared;
+    undeclared, the matrix is BT.709 from 720 rows or 1280 columns up, else BT.601. Primaries are not converted. Frames
+    are rotated and mirrored by the display matrix, enlarged in one direction if pixels are not square, and deinterlaced
+    if flagged as interlaced. Grey becomes three equal channels; transparency is dropped.
 
-    Frames that the decoder recovers from a damaged file are kept, before and after the damage. Of folders
-    `frame_folders.open_frames` tells more.
+    Frames that the decoder recovers from a damaged file, before and after the damage, are kept.
 
     Args:
-      path: of the file or folder.
-      fps: frames per second to resample to, by the nearest frame in time; 0 = each coded frame is one frame.
+      path: path of the file or folder.
+      fps: frames per second to resample to, by the nearest frame in time; 0 = return each coded frame once.
     Raises:
-      VideoError: missing, empty, not a video, HDR; a folder of frames and `fps`.
+      VideoError: the file is missing, empty, not a video, or HDR; or `fps` is set for a folder of frames.
     """
     if os.path.isdir(path):
         if fps:
@@ -60,7 +59,7 @@ def open_video(path: Path, fps: float = 0.0) -> VideoFrames:
 
 
 def _open(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
-    """The container and its main stream."""
+    """Opens the container; returns it and its main stream."""
     absolute = os.path.realpath(path)
     if not os.path.isfile(absolute):
         raise VideoError("the file is missing")
@@ -72,7 +71,7 @@ def _open(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
         raise VideoError("its name or that of its folder is not valid UTF-8; rename it") from error
     with open(absolute, "rb") as file:
         head = file.read(TEXT_BYTES)
-    # FFmpeg would follow a playlist (HLS, ffconcat), whatever its extension, to other files of this machine.
+    # Security: FFmpeg would follow playlists (HLS, ffconcat), with any extension, to other files of this machine.
     if not head.translate(None, TEXT) and not head.startswith(b"YUV4MPEG2 "):
         raise VideoError("it cannot be opened as a video")
     try:
@@ -98,7 +97,7 @@ def _main_stream(container: av.container.InputContainer) -> av.VideoStream:
 
 
 def _rate(stream: av.VideoStream) -> float:
-    """Frames per second; the mean if the rate varies; 0 if unknown."""
+    """Returns the frames per second; the mean if the rate varies, 0 if unknown."""
     rate, mean = stream.guessed_rate, stream.average_rate
     if mean and rate and not 0.9 < rate / mean < 1.1:
         rate = mean
@@ -123,10 +122,10 @@ def _frames(
 
 
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream, damage: Damage) -> Iterator[av.VideoFrame]:
-    """All frames that the decoder can make of the file, and what it complains about."""
+    """Yields all frames that can be decoded, and records the damage."""
     packets, errors = container.demux(stream), 0
     heard = container.format.name, stream.codec_context.name
-    num_packets = end = longest = 0  # the latter two in ticks of the stream's clock
+    num_packets = end = longest = 0  # the latter two in units of the stream's time base
     while errors < MAX_READ_ERRORS:
         packet, frames = None, []
         with _Log(*heard) as log:
@@ -156,17 +155,17 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream, dam
             yield from rest
     promised = _promised_end(container, stream)
     if promised is None:
-        one_more = len(container.streams) > 1  # FFmpeg counts an empty packet in AVI files whose sound is longer
+        one_more = len(container.streams) > 1  # FFmpeg counts an empty packet in AVI files with longer audio
         damage.incomplete = num_packets < damage.header_frames - one_more
         return
-    # Not by their number: samples outside an edit list are counted by the header, and need not be there.
+    # Compares times, not numbers of frames: the header also counts samples outside the edit list, which may be missing.
     damage.incomplete = (end + 2 * longest) * stream.time_base < promised
     if damage.incomplete and not damage.header_frames:
         damage.header_frames = round(promised * Fraction(_rate(stream)))
 
 
 def _promised_end(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction | None:
-    """Time at which the last frame ends, in seconds, by the header of the file; None if it does not say."""
+    """Returns the end of the last frame in seconds according to the file's header; None if unknown."""
     if "mp4" in container.format.name and stream.duration and stream.time_base:
         return ((stream.start_time or 0) + stream.duration) * stream.time_base
     if stream.frames or not {"matroska", "flv"} & set(container.format.name.split(",")):
@@ -181,10 +180,10 @@ def _promised_end(container: av.container.InputContainer, stream: av.VideoStream
 
 
 class _Log:
-    """What FFmpeg logs while it reads and decodes: damage that it skips or conceals is told nowhere else."""
+    """Watches FFmpeg's log during reading and decoding: it reports skipped or concealed damage nowhere else."""
 
     def __init__(self, *names: str) -> None:
-        """Takes the names of those whose errors count: a format, a codec."""
+        """Args are the names of the format and the codec whose errors count."""
         self._names, self.complained = names, False
 
     def __enter__(self) -> _Log:
@@ -203,11 +202,11 @@ class _Log:
 
 
 def claimed_num_frames(path: Path) -> int:
-    """The number of frames by the header of the file, often wrong, or of images in a folder; 0 if it has none.
+    """Returns the number of frames in a file's header (often wrong), or of images in a folder; 0 if unknown.
 
     Raises:
-      VideoError: it cannot be opened.
-      OSError: a folder that cannot be read.
+      VideoError: the file cannot be opened.
+      OSError: the folder cannot be read.
     """
     if os.path.isdir(path):
         return len(frame_paths(path))

@@ -1,4 +1,4 @@
-"""Decoded frames -> RGB as players show them: fields, matrix, range, shape of the pixels, orientation, times."""
+"""Converts decoded frames to RGB as players show them: interlacing, colours, pixel shape, orientation, and timing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from tganv2_tf.errors import VideoError
 
-UNSPECIFIED, FULL = 2, 2  # of AVColorSpace, of AVColorRange
+UNSPECIFIED, FULL = 2, 2  # values of AVColorSpace and AVColorRange
 BT601, BT709 = 5, 1
-# Numbers of ITU-T H.273, which AVColorSpace has, -> those of swscale.
+# From the numbers of ITU-T H.273, as in AVColorSpace, to those of swscale.
 MATRICES = {0: BT601, 1: BT709, 4: 4, 5: BT601, 6: BT601, 7: 7, 9: 9}
 HD_HEIGHT, HD_WIDTH = 720, 1280
-MAX_PIXEL_RATIO = 16  # of a pixel's sides
-MAX_GAP = 10  # seconds without a frame; more is an error of the time stamps
+MAX_PIXEL_RATIO = 16  # maximum ratio of a pixel's sides
+MAX_GAP = 10  # seconds between frames; longer gaps are time stamp errors
 HDR = {16: "PQ", 18: "HLG"}  # by the numbers of ITU-T H.273
 TO_SDR = (
     "ffmpeg -i IN.mp4 -vf zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable:desat=0,"
@@ -29,10 +29,10 @@ TO_SDR = (
 
 
 class Display:
-    """How the frames of a stream are shown."""
+    """Converts the frames of a stream for display."""
 
     def __init__(self, stream: av.VideoStream) -> None:
-        """Raises VideoError for HDR, and if its pixels have an impossible shape."""
+        """Raises VideoError if the stream is HDR or declares an impossible pixel shape."""
         context = stream.codec_context
         curve = HDR.get(context.color_trc)
         if curve:
@@ -44,7 +44,7 @@ class Display:
         self._square, self._reformatter = self._pixel == 1, VideoReformatter()
 
     def shown(self, frame: av.VideoFrame) -> np.ndarray:
-        """uint8 [height, width, 3], RGB; contiguous."""
+        """Returns a frame as contiguous RGB, uint8 [height, width, 3]."""
         image = self._rgb(frame)
         if not self._square:
             height, width = image.shape[:2]
@@ -58,14 +58,14 @@ class Display:
     def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
         colours = {} if frame.format.is_rgb or frame.format.has_palette else self._colours(frame)
         converted = self._reformatter.reformat(frame, format="rgb24", interpolation=Interpolation.BICUBIC, **colours)
-        if converted is frame:  # it is in memory of the decoder
+        if converted is frame:  # its memory belongs to the decoder
             return frame.to_ndarray()
         (plane,) = converted.planes
         rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
         return rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
 
     def _colours(self, frame: av.VideoFrame) -> dict[str, int]:
-        """Matrix and range of a frame, as PyAV takes them."""
+        """Returns a frame's colour matrix and range as arguments for PyAV."""
         matrix = frame.colorspace
         if matrix == UNSPECIFIED:
             matrix = self._matrix
@@ -76,7 +76,7 @@ class Display:
         source = MATRICES[matrix]
         return {
             "src_colorspace": source,
-            # Not used for RGB, but PyAV sets the coefficients of the source only if these differ.
+            # Not used for RGB, but PyAV sets the source coefficients only if this one differs.
             "dst_colorspace": BT709 if source != BT709 else BT601,
             "src_color_range": frame.color_range or self._range,
             "dst_color_range": FULL,
@@ -84,11 +84,11 @@ class Display:
 
 
 def oriented(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """Turns and mirrors [H, W, 3] by the display matrix of a frame, to the nearest of eight orientations."""
+    """Rotates and mirrors an image [H, W, 3] to the nearest of eight orientations of the frame's display matrix."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return image
-    # Points map to x' = a x + c y, y' = b x + d y, by the matrix [a b u; c d v; x y w] in fixed-point numbers.
+    # The fixed-point matrix [a b u; c d v; x y w] maps points to x' = a x + c y, y' = b x + d y.
     a, b, _, c, d = np.frombuffer(data, np.int32)[:5].astype(int)
     if abs(a) + abs(d) >= abs(b) + abs(c):
         left, up = a < 0, d < 0
@@ -98,7 +98,7 @@ def oriented(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
 
 
 class _Deinterlacer:
-    """FFmpeg's bwdif: one frame per frame; those not flagged as interlaced pass unchanged."""
+    """FFmpeg's bwdif filter: one output per input frame; frames not flagged as interlaced are unchanged."""
 
     def __init__(self, frame: av.VideoFrame) -> None:
         self._kind = _kind(frame)
@@ -110,18 +110,18 @@ class _Deinterlacer:
         self._graph.link_nodes(*filters).configure()
 
     def accepts(self, frame: av.VideoFrame) -> bool:
-        """Whether a frame has the size and format of those before."""
+        """Returns whether a frame has the size and format of the previous ones."""
         return _kind(frame) == self._kind
 
     def push(self, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
-        """Takes the next frame, or None after the last; returns those that are ready."""
+        """Adds the next frame (None after the last one) and yields the frames that are ready."""
         self._graph.vpush(frame)
-        with contextlib.suppress(av.BlockingIOError, av.EOFError):  # no more until the next frame comes
+        with contextlib.suppress(av.BlockingIOError, av.EOFError):  # needs the next frame
             while True:
                 yield self._graph.vpull()
 
     def rest(self) -> Iterator[av.VideoFrame]:
-        """The frames after the last one."""
+        """Flushes the filter and yields the remaining frames."""
         return self.push(None)
 
 
@@ -130,7 +130,7 @@ def _kind(frame: av.VideoFrame) -> tuple[int, int, str]:
 
 
 def deinterlaced(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    """The same frames; those flagged as interlaced are deinterlaced."""
+    """Deinterlaces the frames that are flagged as interlaced."""
     deinterlacer: _Deinterlacer | None = None
     for frame in frames:
         if deinterlacer is not None and not deinterlacer.accepts(frame):
@@ -147,7 +147,7 @@ def deinterlaced(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
 
 
 def timed(frames: Iterable[av.VideoFrame], fps: float) -> Iterator[tuple[Fraction, av.VideoFrame]]:
-    """Frames with their times in seconds from 0, which increase; impossible time stamps are replaced."""
+    """Yields frames with increasing times in seconds from 0; implausible time stamps are replaced."""
     time, interval = Fraction(0), 1 / Fraction(fps or 25)
     before: Fraction | None = None
     for number, frame in enumerate(frames):
@@ -160,10 +160,10 @@ def timed(frames: Iterable[av.VideoFrame], fps: float) -> Iterator[tuple[Fractio
 
 
 def resampled(frames: Iterable[tuple[Fraction, np.ndarray]], fps: float) -> Iterator[np.ndarray]:
-    """At each time 0, 1 / fps, 2 / fps, ... the nearest frame, the earlier of two.
+    """Yields, for each time 0, 1 / fps, 2 / fps, ..., the nearest frame; the earlier one if two are equally near.
 
     Args:
-      frames: with their times in seconds, increasing, from 0.
+      frames: pairs of time in seconds, increasing from 0, and frame.
       fps: frames per second of the result.
     """
     step = 1 / Fraction(fps).limit_denominator(10**6)
@@ -176,7 +176,7 @@ def resampled(frames: Iterable[tuple[Fraction, np.ndarray]], fps: float) -> Iter
         if shown is not None:
             interval = time - before
         shown, before = frame, time
-    # The last frame is shown as long as the one before.
+    # The last frame has the duration of the previous one.
     while shown is not None and due + step / 2 <= before + interval:
         yield shown
         due += step

@@ -1,12 +1,13 @@
-"""Looks at the machine, the installation, the data and the run's folder, and says what fits and what to do.
+"""Checks the machine, the installation, the data and the run's folder, and advises what to change.
 
 python -m tganv2_tf.doctor
 python -m tganv2_tf.doctor --flagfile=demo.flags --data_dir=demo/data/train --model_dir=demo/run
 python -m tganv2_tf.doctor --flagfile=ucf.flags --data_dir=data/ucf101/train --global_batch_size=16
 
-It takes the flags of tganv2_tf.train. Each line begins with OK, NOTE (worth knowing) or PROBLEM (the run would not
-start, or not last); the exit status is 1 where there is a PROBLEM, else 0. With a recipe, memory and time of a step are
-counted on the networks' own graph, which takes some ten seconds, and held against this machine; nothing is trained.
+It accepts the flags of tganv2_tf.train. Each line begins with OK, NOTE (worth knowing) or PROBLEM (the run would not
+start, or would fail later). The exit status is 1 if there is a PROBLEM, else 0. With a recipe, the memory and time of a
+step are computed from the networks' graph, which takes about ten seconds, and compared with this machine. Nothing is
+trained.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ if TYPE_CHECKING:
     from tganv2_tf.training.cost import StepCost
 
 OK, NOTE, PROBLEM = "OK", "NOTE", "PROBLEM"
-COMFORT = 0.85  # a run that needs more of the memory than this is told so
+COMFORT = 0.85  # fraction of the memory above which a NOTE is given
 LONG_RUN = 30 * 86400  # seconds
 NOT_IMPORTED = {"setuptools", "tensorboard-plugin-profile", "tensorflow-io"}  # training does not need them
 SLIM_IMAGES = "on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0"
 
 
 class Finding(NamedTuple):
-    """One line: how bad (OK, NOTE or PROBLEM), of what, and what was found and is to be done."""
+    """One line of the report: severity (OK, NOTE or PROBLEM), subject, and finding with advice."""
 
     level: str
     subject: str
@@ -49,13 +50,13 @@ class Finding(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """Where training will compute.
+    """The devices used for training.
 
     Attributes:
       kind: CPU or GPU.
-      count: replicas.
-      name: for people.
-      memory: bytes of one of them that can be had; None where that is not known.
+      count: number of replicas.
+      name: readable name.
+      memory: available bytes per device; None if unknown.
     """
 
     kind: str
@@ -65,12 +66,12 @@ class Device:
 
 
 def in_bytes(size: float) -> str:
-    """`1.5 GiB`, `12 MiB`."""
+    """Formats bytes: `1.5 GiB`, `12 MiB`."""
     return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def duration(seconds: float) -> str:
-    """`0.25 s`, `3.5 minutes`, `7 hours`, `12 days`."""
+    """Formats seconds: `0.25 s`, `3.5 minutes`, `7 hours`, `12 days`."""
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
@@ -78,7 +79,7 @@ def duration(seconds: float) -> str:
 
 
 def check_versions() -> Iterator[Finding]:
-    """Python, the lane, the pinned packages, OpenCV, ffmpeg, and whether this processor can run TensorFlow at all."""
+    """Checks Python, the lane, the pinned packages, OpenCV, ffmpeg, and whether the processor supports TensorFlow."""
     fault, install = lanes.python_fault(), lanes.install_command()
     advice = f"; {fault}" if fault else ""
     yield Finding(PROBLEM if fault else OK, "Python", f"{platform.python_version()} at {sys.executable}{advice}")
@@ -117,7 +118,7 @@ def check_versions() -> Iterator[Finding]:
 
 
 def check_lane() -> Finding:
-    """Which lane the installed TensorFlow belongs to, and whether the tests run with it."""
+    """Reports the lane of the installed TensorFlow, and whether this version is tested."""
     version = lanes.tensorflow_version()
     if lanes.tensorflow_fault():
         return Finding(PROBLEM, "lane", lanes.tensorflow_fault())
@@ -128,7 +129,7 @@ def check_lane() -> Finding:
 
 
 def check_processor() -> Finding:
-    """The vector instructions of the processor, and whether oneDNN, which uses them, is enabled."""
+    """Reports the processor's vector instructions, and whether oneDNN, which uses them, is enabled."""
     instructions, name = machine.instruction_set(), machine.processor()
     enabled, choice = lanes.onednn_state()
     if not instructions:  # not an x86 processor
@@ -143,7 +144,7 @@ def check_processor() -> Finding:
 
 
 def check_memory(memory: machine.Memory | None) -> Finding:
-    """Main memory and processors."""
+    """Reports main memory and processors."""
     cpus = f"{machine.num_cpus()} processors"
     if memory is None:
         return Finding(NOTE, "machine", f"{cpus}; how much memory there is cannot be found out")
@@ -154,13 +155,13 @@ def check_memory(memory: machine.Memory | None) -> Finding:
 
 
 def check_folder(flag: str, folder: str, needed: float = 0, wanted: float = 0) -> Finding:
-    """Room in a folder that is to be written, or in the nearest one above it.
+    """Checks the free space in a folder to be written, or in its nearest existing parent.
 
     Args:
-      flag: that names it.
-      folder: its path; nothing for the current one.
-      needed: bytes without which the run cannot go on.
-      wanted: bytes that it will take in the end.
+      flag: flag of the folder.
+      folder: its path; empty for the current folder.
+      needed: bytes that the run needs at least.
+      wanted: bytes that all its files will take.
     """
     try:
         existing, free = machine.free_disk(folder)
@@ -178,7 +179,7 @@ def check_folder(flag: str, folder: str, needed: float = 0, wanted: float = 0) -
 
 
 def check_shards(model: ModelConfig, data: DataConfig) -> tuple[Finding, Manifest | None]:
-    """What the data set is, and whether its files have the sizes that they should have; their content is not read."""
+    """Describes the data set and checks the sizes of its files. Their contents are not read."""
     command = preparation(model, data)
     if not data.data_dir:
         return Finding(NOTE, "data", f"no --data_dir was given; {how_to_make('SHARDS', command)}"), None
@@ -200,21 +201,21 @@ def check_shards(model: ModelConfig, data: DataConfig) -> tuple[Finding, Manifes
 
 
 def check_lengths(config: Config, manifest: Manifest) -> Iterator[Finding]:
-    """Whether some of the videos are too short for a clip."""
+    """Reports videos that are too short for a clip."""
     said = describe_too_short(manifest, config.data, config.model.num_frames)
     if said:
         yield Finding(NOTE, "data", said)
 
 
 def check_classes(manifest: Manifest, conditional: bool) -> Iterator[Finding]:
-    """Classes without a video, if there are some."""
+    """Reports classes without videos."""
     if manifest.empty_classes:
         learns = "; a conditional model learns nothing about them" if conditional else ""
         yield Finding(NOTE, "classes", f"{manifest.empty_classes}{learns}")
 
 
 def check_tensorflow() -> Finding:
-    """Imports TensorFlow, the first time, and says what it was built for."""
+    """Imports TensorFlow and reports its build."""
     try:
         import tensorflow as tf
     except InstallError as error:
@@ -231,7 +232,7 @@ def check_tensorflow() -> Finding:
 
 
 def check_devices(memory: machine.Memory | None) -> tuple[Finding, Device]:
-    """What training will compute on; where a GPU is there and not used, why not."""
+    """Reports the devices for training, and why a GPU that exists is not used."""
     import tensorflow as tf
 
     there, seen = machine.nvidia_gpus(), tf.config.list_physical_devices("GPU")
@@ -268,7 +269,7 @@ def _why_no_gpu() -> str:
 
 
 def verdict(needed: float, available: float | None) -> str:
-    """OK, NOTE where it will be tight, or PROBLEM."""
+    """Returns OK, NOTE if little memory will be left, or PROBLEM if it does not suffice."""
     if available is None or needed <= COMFORT * available:
         return OK
     return NOTE if needed <= available else PROBLEM
@@ -282,28 +283,28 @@ def what_would_fit(
     room: Callable[[int], float],
     recomputed: StepCost | None = None,
 ) -> str:
-    """What to change if a step takes too much memory.
+    """Advises which flags to change if a step needs too much memory.
 
     Args:
       config: the run.
-      replicas: devices that share the batch.
-      cost: of a step of a replica.
-      least: the same with as few clips as there can be.
-      room: bytes of a device that the step may take, by the global batch size.
-      recomputed: as `cost`, with --recompute, if that is not on yet.
+      replicas: number of devices that share the batch.
+      cost: cost of a step per replica.
+      least: the same with the smallest possible batch.
+      room: maps the global batch size to the available bytes per device.
+      recomputed: as `cost`, with --recompute; None if that is already set.
     """
     from tganv2_tf.training.cost import MEMORY_OVERHEAD
 
     train, unit = config.train, config.model.pyramid.levels[-1].clip_stride
     parts = train.gradient_accumulation_steps
-    clips = train.global_batch_size // replicas // parts  # that are worked through at once
+    clips = train.global_batch_size // replicas // parts  # processed at once
     a_clip = (cost.device_bytes - least.device_bytes) / max(1, clips - unit)
     now = room(train.global_batch_size)
 
     def taken(number: int) -> float:
         return least.device_bytes + (number - unit) * a_clip
 
-    # The first split has to keep the sum of the gradients as well.
+    # The first split also needs memory for the sum of the gradients.
     sum_so_far = MEMORY_OVERHEAD * cost.trained_bytes if parts == 1 else 0
     ways = ["--recompute"] if recomputed and recomputed.device_bytes <= now else []
     ways += [
@@ -327,20 +328,20 @@ def check_memory_of_run(
     host: int | None,
     step_cost: Callable[[Config, int], StepCost],
 ) -> Iterator[Finding]:
-    """Memory of a training step, and of the process that feeds it.
+    """Checks the memory of a training step and of the input pipeline.
 
     Args:
       config: the run.
-      device: what it computes on.
-      cost: of a step of a replica.
-      pipeline: bytes of main memory that the input takes, by the global batch size.
-      host: bytes of main memory that can be had; None if that is not known.
-      step_cost: counts a step of a run with so many clips on a replica; called if this one does not fit.
+      device: devices for training.
+      cost: cost of a step per replica.
+      pipeline: maps the global batch size to the input pipeline's bytes of main memory.
+      host: available bytes of main memory; None if unknown.
+      step_cost: computes the cost of a step from a config and the clips per replica; called only if memory is short.
     """
     from tganv2_tf.training.cost import PROCESS_BYTES
 
     train, available_here = config.train, (math.inf if host is None else host) * COMFORT
-    unit = config.model.pyramid.levels[-1].clip_stride * train.gradient_accumulation_steps  # clips of a replica
+    unit = config.model.pyramid.levels[-1].clip_stride * train.gradient_accumulation_steps  # clips per replica
 
     def beside(batch: int) -> int:
         return PROCESS_BYTES + pipeline(batch)
@@ -384,7 +385,7 @@ def _share(needed: float, available: float | None) -> str:
 
 
 def check_time(config: Config, device: Device, cost: StepCost, throughput: float) -> Finding:
-    """How long a step and the whole run will take, by the multiply-adds a second of a convolution."""
+    """Estimates the time of a step and of the run from `throughput`, the measured multiply-adds per second."""
     step = cost.seconds(throughput)
     whole = step * config.train.train_steps
     text = (
@@ -400,7 +401,7 @@ def check_time(config: Config, device: Device, cost: StepCost, throughput: float
 
 
 def check_run_folder(config: Config, class_names: Sequence[str] = ()) -> Finding:
-    """Whether the run can begin in its folder, or go on there, with these classes, if they are known."""
+    """Checks whether the run can start or resume in its folder with these classes (if known)."""
     from tganv2_tf.runs import latest_checkpoint
     from tganv2_tf.training.classes import check_classes
     from tganv2_tf.training.compatibility import check_run
@@ -420,11 +421,11 @@ def check_run_folder(config: Config, class_names: Sequence[str] = ()) -> Finding
 
 
 def examine(config: Config, has_recipe: bool) -> Iterator[Finding]:
-    """All that there is to say, the quick things first.
+    """Runs all checks, the fast ones first.
 
     Args:
       config: the run.
-      has_recipe: whether its model and training were chosen, and are to be reckoned with.
+      has_recipe: whether model and training were configured, so that their cost is estimated.
     """
     yield from check_versions()
     memory = machine.memory()
@@ -453,7 +454,7 @@ def examine(config: Config, has_recipe: bool) -> Iterator[Finding]:
 def check_recipe(
     config: Config, manifest: Manifest | None, device: Device, memory: machine.Memory | None
 ) -> Iterator[Finding]:
-    """Whether the data fit the recipe, and the recipe the machine; adds up what a step needs."""
+    """Checks whether the data match the recipe, and whether the machine can run it, given the cost of a step."""
     from tganv2_tf.data.pipeline import load_manifest
     from tganv2_tf.training import cost
     from tganv2_tf.training.distribution import per_replica_batch_size
@@ -476,7 +477,7 @@ def check_recipe(
         return
     step, train = cost.step_cost(config, share), config.train
     snapshots = train.train_steps // train.keep_checkpoint_every_steps if train.keep_checkpoint_every_steps else 0
-    newest = (train.keep_checkpoints + 1) * step.state_bytes  # one is written before another goes
+    newest = (train.keep_checkpoints + 1) * step.state_bytes  # a new one is written before the oldest is deleted
     yield check_folder("--model_dir", train.model_dir, newest, newest + snapshots * step.state_bytes)
     host = memory.available if memory else None
 

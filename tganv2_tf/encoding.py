@@ -1,6 +1,7 @@
-"""GIF and MP4 files, encoded by ffmpeg as the frames come.
+"""Encodes GIF and MP4 files with ffmpeg, frame by frame.
 
-imageio brings ffmpeg along; its own writer does not look whether ffmpeg ended well, so that a full disk goes unseen.
+The ffmpeg program comes with imageio-ffmpeg. imageio's own writer is not used, because it ignores ffmpeg's exit status
+and so does not notice a full disk.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from tganv2_tf.files import Path, whole_file
 
 @contextlib.contextmanager
 def encoder(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """Gives a function that takes the next frames, uint8 [t, H, W, 3]; the file appears when the block ends well.
+    """Yields a function that writes the next frames, uint8 [t, H, W, 3]. The file is written atomically.
 
     Args:
-      path: .gif or .mp4 (H.264; odd sizes get a black row or column, which players ask for).
-      fps: frames a second.
+      path: .gif or .mp4 (H.264; odd sizes are padded with a black row or column, which players require).
+      fps: frames per second.
     Raises:
       OSError: the disk is full.
-      UserError: ffmpeg failed otherwise.
+      UserError: ffmpeg failed for another reason.
     """
     with whole_file(path) as temporary, tempfile.TemporaryFile() as log:
         process = _Encoder(path, temporary, fps, log)
@@ -42,21 +43,21 @@ def encoder(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
 
 
 class _Encoder:
-    """A process of ffmpeg."""
+    """An ffmpeg process."""
 
     def __init__(self, path: Path, target: pathlib.Path, fps: float, log: IO[bytes]) -> None:
-        """Args are the name for messages, the file to write, the frames a second, and where ffmpeg's messages go."""
+        """Args are the name for messages, the file to write, the frames per second, and a file for ffmpeg's log."""
         self._path, self._target, self._fps, self._log = path, target, fps, log
         self._process: subprocess.Popen[bytes] | None = None
 
     def _start(self, height: int, width: int) -> subprocess.Popen[bytes]:
         if self._target.suffix.lower() == ".gif":
-            # A palette for each frame, made without those to come; no transparency, which some readers take for RGBA.
+            # One palette per frame, so that no later frames are needed. No transparency: some readers return RGBA then.
             palette = "palettegen=stats_mode=single:reserve_transparent=0"
             options = ["-filter_complex", f"split[a][b];[a]{palette}[p];[b][p]paletteuse=new=1", "-loop", "0"]
         else:
-            even = "pad=ceil(iw/2)*2:ceil(ih/2)*2"  # for yuv420p, which all players read
-            # BT.709, and said so: players guess the matrix of untagged files by their size.
+            even = "pad=ceil(iw/2)*2:ceil(ih/2)*2"  # required by yuv420p, which all players support
+            # Tagged as BT.709: players guess the matrix of untagged files from the frame size.
             bt709 = "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int,format=yuv420p"
             tags = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
             options = ["-vf", f"{even},{bt709}", "-c:v", "libx264", "-crf", "10", *tags, "-movflags", "+faststart"]
@@ -65,7 +66,7 @@ class _Encoder:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log)
 
     def write(self, frames: np.ndarray) -> None:
-        """The next frames: uint8 [t, H, W, 3]."""
+        """Writes the next frames, uint8 [t, H, W, 3]."""
         if self._process is None:
             self._process = self._start(*frames.shape[1:3])
         assert self._process.stdin is not None
@@ -75,11 +76,11 @@ class _Encoder:
             self.finish()
 
     def finish(self) -> None:
-        """Waits for the end of ffmpeg.
+        """Waits for ffmpeg to end.
 
         Raises:
           OSError: the disk is full.
-          UserError: ffmpeg failed otherwise.
+          UserError: ffmpeg failed for another reason.
         """
         assert self._process is not None and self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
@@ -94,7 +95,7 @@ class _Encoder:
         raise UserError(f"{self._path}: ffmpeg ended with status {status}: {text.rpartition(chr(10))[2]}")
 
     def stop(self) -> None:
-        """Ends ffmpeg, however far it is."""
+        """Kills ffmpeg if it still runs."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()

@@ -1,17 +1,17 @@
-"""Errors that a user can mend; commands show them as one line, without a traceback."""
+"""Errors that a user can fix; commands show them as one line, without a traceback."""
 
 
 class UserError(Exception):
-    """Bad input. The message is one line: what is wrong, where, and what to do."""
+    """Invalid input. The message is one line: what is wrong, where, and what to do."""
 
 
 class ConfigError(UserError):
-    """A flag, or a combination of flags, that cannot work. The message names the flag, its value and what is valid."""
+    """An invalid flag or combination of flags. The message names the flag, its value and what is valid."""
 
 
 class InstallError(UserError, ImportError):
-    """A package that is missing or cannot be used. It is an ImportError too, as libraries expect of an import."""
+    """A package is missing or unusable. Also an ImportError, so that libraries can handle it."""
 
 
 class VideoError(Exception):
-    """This one video cannot be used; the message is the reason, without its name."""
+    """A video is unusable. The message is the reason, without the video's name."""

@@ -1,4 +1,4 @@
-"""Scores a generator: inception score, C3D FID and others, by the paper's protocol.
+"""Scores a generator: inception score, C3D FID and other metrics, by the paper's protocol.
 
 python -m tganv2_tf.evaluate --model_dir=runs/ucf101 --data_dir=data/ucf101/train --classifier=classifier.npz
 python -m tganv2_tf.evaluate --saved_model=saved_models/ucf101/1 --data_dir=data/ucf101/train \\
@@ -8,8 +8,9 @@ python -m tganv2_tf.evaluate --video_dir=samples --scores=fvd,kvd --i3d=i3d-kine
 On a Ray cluster, with the same scores (docs/distributed.md):
   python -m tganv2_tf.evaluate --model_dir=runs/ucf101 --classifier=classifier.npz --runner=ray --gpus_per_task=1
 
-Where the videos come from is one of --model_dir, --saved_model, --video_dir and --clips_dir. What is printed is also
-written as JSON, with all that is needed to repeat it; a run's scores go to TensorBoard as well.
+The source of the videos is exactly one of --model_dir, --saved_model, --video_dir and --clips_dir. The scores are also
+written as a JSON report, with everything needed to repeat the evaluation; those of a run are also written to
+TensorBoard.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ SOURCES = ("model_dir", "saved_model", "video_dir", "clips_dir")
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is scored, and against what."""
+    """Videos to score, and real videos."""
 
     model_dir: str = option(
         "a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000: its averaged generator", ""
@@ -86,18 +87,18 @@ class Command:
 
     @functools.cached_property
     def run(self) -> Run | None:
-        """The run of `model_dir`, with its newest checkpoint at the first use."""
+        """The run of `model_dir`, with the checkpoint that was newest at the first access."""
         return Run.open(self.model_dir) if self.model_dir else None
 
 
 class Outcome(NamedTuple):
-    """Scores and what a report says of them.
+    """Scores and their metadata for the report.
 
     Attributes:
-      scores: by name.
-      generated: where the videos come from.
-      protocol: all that scores depend on besides the videos.
-      names: of the scores that were asked for.
+      scores: scores by name.
+      generated: description of the scored videos.
+      protocol: everything the scores depend on besides the videos.
+      names: names of the requested scores.
     """
 
     scores: Mapping[str, Score]
@@ -107,8 +108,8 @@ class Outcome(NamedTuple):
 
 
 def data_config(command: Command, of_run: DataConfig | None, authors_c3d: bool) -> DataConfig:
-    """How real clips are drawn: as the run draws them, where the command does not say otherwise."""
-    # The authors' preprocessing is made for their own way from bytes to numbers.
+    """Returns how real clips are sampled: as in the run, unless the command overrides it."""
+    # The authors' C3D preprocessing expects their own normalization.
     data = of_run or DataConfig(normalization="official" if authors_c3d else "paper")
     changes: dict[str, Any] = {}
     if command.data_dir:
@@ -123,7 +124,7 @@ def data_config(command: Command, of_run: DataConfig | None, authors_c3d: bool) 
 
 
 def generator_of(command: Command, config: EvalConfig) -> Source | None:
-    """The generator to score, of a run the newest checkpoint now; None where videos are there already."""
+    """Returns the generator to score (of a run, its newest checkpoint); None if existing videos are scored."""
     from tganv2_tf.serving.scored import Source
 
     run = command.run
@@ -136,11 +137,11 @@ def generator_of(command: Command, config: EvalConfig) -> Source | None:
 def source(
     command: Command, config: EvalConfig, generator: Source | None
 ) -> tuple[Batches, DataConfig, dict[str, Any], tuple[str, ...]]:
-    """The videos to score, how real clips are drawn, where they come from, for the report, and the generator's classes.
+    """Returns the videos to score, the sampling of real clips, the videos' description, and the generator's classes.
 
     Raises:
-      ConfigError: `--untrained` with a run that did not begin from nothing.
-      UserError: nothing there to score.
+      ConfigError: `--untrained`, but the run was initialized from another run.
+      UserError: there is nothing to score.
     """
     from tganv2_tf.data.manifest import Manifest, folder_checksum
     from tganv2_tf.evaluation import samples
@@ -172,23 +173,23 @@ def source(
     clips = dataclasses.replace(data, data_dir=command.clips_dir)
     about |= {"clips_dir": command.clips_dir, "flip": clips.flip, "frame_step": clips.frame_step}
     about["shards"] = {shard.file: shard.checksum for shard in manifest.shards}
-    return samples.of_shards(manifest, clips, command.seed + 1, batch_size), data, about, ()  # 0 is the real side's
+    return samples.of_shards(manifest, clips, command.seed + 1, batch_size), data, about, ()  # 0 is used for real clips
 
 
 def check(command: Command, config: EvalConfig, is_array: bool = False) -> list[str]:
-    """The names of the scores, without TensorFlow. Raises ConfigError if a flag is missing or there is one too many."""
+    """Returns the names of the scores, without importing TensorFlow. Raises ConfigError if flags are inconsistent."""
     if sum(bool(getattr(command, name)) for name in SOURCES) != (not is_array):
         flags = ", ".join(f"--{name}" for name in SOURCES)
         raise ConfigError(f"{flags}: one of them, and only one, must say what to score")
     names = score_names.parse_scores(command.scores)
     score_names.require_networks(names, config, command.i3d)
-    if not command.model_dir:  # a run knows its data
+    if not command.model_dir:  # a run records its data
         score_names.require_real_clips(names, command.data_dir)
     return names
 
 
 def check_report(run: Run) -> None:
-    """Raises UserError if a run's report could not be written into its folder."""
+    """Raises UserError if a run's report cannot be written into its folder."""
     from tganv2_tf.evaluation.protocol import report_path
 
     if storage.exists(run.folder):
@@ -202,13 +203,13 @@ def score(
     """Scores a generator, files, shards or arrays.
 
     Args:
-      command: what is scored, and against what.
+      command: the videos to score, and the real ones.
       config: the protocol.
-      runner: where it is computed.
+      runner: where to compute.
       videos: uint8 [N, T, H, W, 3], T at least 16, if the command names no source.
     Raises:
-      ConfigError: options that cannot work.
-      UserError: something is missing or damaged.
+      ConfigError: options are invalid or inconsistent.
+      UserError: files are missing or damaged.
     """
     names = check(command, config, videos is not None)
     kinds, with_real = score_names.networks_of(names), score_names.networks_with_real_clips(names)
@@ -222,7 +223,7 @@ def score(
     if runner.runner == "ray":
         import tensorflow as tf
 
-        tf.config.set_visible_devices([], "GPU")  # they are for the tasks on this machine
+        tf.config.set_visible_devices([], "GPU")  # leaves the GPUs to tasks on this machine
     generator = generator_of(command, config)
     if videos is None:
         batches, data, generated, class_names = source(command, config, generator)
@@ -239,7 +240,7 @@ def score(
     warn_of_doubtful(networks)
     labels = networks["c3d"].labels if "c3d" in networks else ()
     if "class_accuracy" in names:
-        validity.classifier_columns(class_names, labels)  # before real clips are read
+        validity.classifier_columns(class_names, labels)  # fails before real clips are read
     for text in validity.other_classes(manifest.labels if manifest else class_names, labels):
         logging.warning("%s", text)
     real = {}
@@ -292,7 +293,7 @@ def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) ->
 
 
 class _CallableModule(types.ModuleType):
-    """`tganv2_tf.evaluate` is the module of this command, and the function of the Python interface as well."""
+    """Makes this module callable: `tganv2_tf.evaluate` is also the function of the Python interface."""
 
     def __call__(self, *arguments: Any, **options: Any) -> dict[str, float]:
         from tganv2_tf import api

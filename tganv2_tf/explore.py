@@ -1,11 +1,11 @@
-"""Opens a generator in the browser: a gallery of seeds, truncation, length, level, class, and what lies between two.
+"""Opens a generator in the browser: a gallery of seeds, with truncation, length, level, class, and interpolation.
 
 python -m tganv2_tf.explore --model_dir=runs/ucf101
 python -m tganv2_tf.explore --saved_model=saved_models/ucf101/1 --port=8080
 
-It answers this machine only, unless --host says otherwise, and asks no other for anything. Whoever reaches it may
-generate, without a password. It needs Gradio, and so Python 3.10 or newer: requirements-explore.txt, or the extra
-`explore` of the package.
+By default it accepts connections from this machine only; see --host. It makes no connections to other machines. Anyone
+who can reach it can generate videos; there is no password. It needs Gradio, and so Python 3.10 or newer:
+requirements-explore.txt, or the extra `explore` of the package.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tganv2_tf.explorer.limits import Limits
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is explored, and where the page is."""
+    """Generator and address of the page."""
 
     model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000", "")
     saved_model: str = option("folder of one version of a SavedModel, instead of --model_dir", "")
@@ -39,7 +39,7 @@ def main(command: Command, limits: Limits) -> int:
 
     with server.listen(command.host, command.port) as listener, server.temporary_files():
         server.load_gradio()
-        from tganv2_tf.explorer import app  # TensorFlow, once nothing else can be wrong
+        from tganv2_tf.explorer import app  # imports TensorFlow: after all other checks
         from tganv2_tf.serving.sampler import load_sampler
 
         application = app.application(load_sampler(command.model_dir, command.saved_model), limits)

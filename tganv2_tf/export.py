@@ -1,10 +1,10 @@
-"""Exports a run's averaged generator as a SavedModel that TensorFlow Serving, or TensorFlow alone, can run.
+"""Exports a run's averaged generator as a SavedModel for TensorFlow Serving, or for TensorFlow alone.
 
 python -m tganv2_tf.export --model_dir=runs/ucf101 --output_dir=saved_models/ucf101
 python -m tganv2_tf.export --model_dir=runs/ucf101/best --weights_only --output_dir=to_share/ucf101
 
-With --weights_only it writes the averaged generator alone as a small run, without optimisers, discriminators or paths
-of this machine, which generate, evaluate, explore, project and export take as their --model_dir.
+With --weights_only, it writes a small run that contains only the averaged generator, without optimizers, discriminators
+or local paths. The commands generate, evaluate, explore, project and export accept it as --model_dir.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tganv2_tf.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is exported, and where to."""
+    """Generator to export, and target folder."""
 
     model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000")
     output_dir: str = option(
@@ -41,7 +41,7 @@ class Command:
 
 
 def require_new(command: Command) -> None:
-    """Raises UserError if what is to be written is there already."""
+    """Raises UserError if the target already exists."""
     target, advice = command.output_dir, "name a new folder"
     if not command.weights_only:
         target, advice = storage.join(target, str(command.version)), "leave --version out to write the next one"
@@ -58,7 +58,7 @@ def main(command: Command) -> int:
     from tganv2_tf.runs import Run
     from tganv2_tf.serving.signatures import export
 
-    logging.set_verbosity(logging.WARNING)  # TensorFlow lists every renamed input of every signature
+    logging.set_verbosity(logging.WARNING)  # TensorFlow logs every renamed input of every signature
     run = Run.open(command.model_dir)
     generator, step = load_generator(run)
     if command.recalibration_batches:
@@ -69,8 +69,8 @@ def main(command: Command) -> int:
             path = command.output_dir
         else:
             path = str(export(generator, command.output_dir, command.version or None, run.class_names, run.fps))
-    except tf.errors.OpError as error:  # a full disk, for one
-        reason = error.message.splitlines()[0].rpartition("}} ")[2]  # without the name of the operation
+    except tf.errors.OpError as error:  # e.g. a full disk
+        reason = error.message.splitlines()[0].rpartition("}} ")[2]  # removes the name of the operation
         raise UserError(f"--output_dir={command.output_dir}: {reason}") from error
     print(f"{path}: the generator of step {step}")
     return 0

@@ -1,4 +1,4 @@
-"""Files that appear under their names only when they are whole, and archives of arrays."""
+"""Atomic writing of files and folders, file locks, and reading of .npz archives."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ Path = Union[str, "os.PathLike[str]"]
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[pathlib.Path]:
-    """Gives a temporary name beside `path`, with its suffix; the file there becomes `path` when the block ends well.
+    """Writes a file atomically. Yields a temporary path beside `path`, with its suffix, which is renamed to `path`.
 
-    `path` never shows half of it, not even after a power cut. Where the block raises, nothing is left and `path` is as
-    it was before. Folders on the way to it are made. For an address, the name is that of a local file, to be uploaded.
+    `path` is never incomplete, not even after a power failure. If the block raises, `path` is unchanged and the
+    temporary file is removed. Missing parent folders are created. For a remote address, a local file is uploaded.
     """
     if storage.is_remote(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -55,15 +55,15 @@ def whole_file(path: Path) -> Iterator[pathlib.Path]:
 
 
 def check_destination(path: Path, what: str, advice: str = "name another place", *, is_folder: bool = False) -> None:
-    """Makes sure that something can be written to a place, before the work whose result it is; nothing stays there.
+    """Checks, before long work, that its result can be written. Leaves no files.
 
     Args:
-      path: a file or folder; the folders on the way need not exist. Of a bucket it is checked that it can be reached.
-      what: is to be written, for the message, such as `--output=a.gif`.
+      path: a file or folder; parents need not exist. A bucket must be reachable.
+      what: the output, for the message, such as `--output=a.gif`.
       advice: what to do if it cannot be written.
       is_folder: whether it is a folder, which may exist.
     Raises:
-      UserError: it cannot be written.
+      UserError: the output cannot be written.
     """
     try:
         if storage.is_remote(path):
@@ -82,14 +82,14 @@ def check_destination(path: Path, what: str, advice: str = "name another place",
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder outlast a power cut; an `fsync` of a file keeps its bytes alone."""
+    """Syncs a folder, so that renames survive a power failure; `fsync` of a file covers only its contents."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems over the network
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems
             raise
     finally:
         os.close(descriptor)
@@ -97,10 +97,10 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[pathlib.Path]:
-    """Gives a new folder beside `path`, which becomes `path` when the block ends well; otherwise nothing is left of it.
+    """Writes a folder atomically. Yields a new folder beside `path`, which is renamed to `path`, or removed on errors.
 
     Raises:
-      UserError: `path` is already there.
+      UserError: `path` already exists.
     """
     target = pathlib.Path(path)
     if target.exists():
@@ -115,18 +115,18 @@ def whole_folder(path: Path) -> Iterator[pathlib.Path]:
 
 
 class InUseError(UserError):
-    """Another process has the lock."""
+    """Another process holds the lock."""
 
 
 @contextlib.contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Keeps other processes of this machine out; the system lets go of the lock even when a process is killed.
+    """Holds a lock against other processes of this machine. The system releases it even if the process is killed.
 
     Args:
-      path: of the lock, an empty file that stays. For a remote one a file among this machine's temporary ones.
-      what: is in use, for the message.
+      path: path of the lock, an empty file that is kept. For a remote address, a local temporary file is used.
+      what: the locked resource, for the message.
     Raises:
-      InUseError: another process has the lock.
+      InUseError: another process holds the lock.
     """
     address = os.fspath(path)
     if "://" in address:
@@ -142,19 +142,19 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file in UTF-8, whole or not at all."""
+    """Writes a UTF-8 text file atomically."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def read_npz(path: Path, whose: str) -> dict[str, np.ndarray]:
-    """All arrays of an .npz by their names; nothing in it is executed.
+    """Reads all arrays of an .npz by name, without unpickling.
 
     Args:
       path: the file.
-      whose: what it should have been written by, for the message: `the authors' code`.
+      whose: the program that should have written it, for the message, such as `the authors' code`.
     Raises:
-      UserError: no such file, no .npz, or a damaged one; the message names the array that cannot be read.
+      UserError: the file does not exist, is not an .npz, or is damaged; the message names the unreadable array.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Flag files: a flag a line, comments after `#` or `//`, and further files by `--flagfile=NAME`."""
+"""Flag files: one flag per line, comment lines with `#` or `//`, and includes by `--flagfile=NAME`."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Iterator, Sequence
 from tganv2_tf.errors import ConfigError
 
 PACKAGE = pathlib.Path(__file__).resolve().parent
-# An installed package has the recipes inside; a checkout, and an editable installation of it, beside it.
+# An installed package contains the recipes; in a checkout (or editable installation) they are beside the package.
 FLAGS_DIR = PACKAGE / "recipes" if (PACKAGE / "recipes").is_dir() else PACKAGE.parent / "flags"
 FLAG = ("--flagfile", "-flagfile")
 
 
 def expand(argv: Sequence[str], including: tuple[pathlib.Path, ...] = ()) -> Iterator[tuple[str, str]]:
-    """Replaces each `--flagfile=NAME` by the lines of that file, in its place.
+    """Replaces each `--flagfile=NAME` in place by the lines of that file.
 
-    A name is looked for in the working folder, next to the file that includes it, and among the recipes.
+    A file is searched for in the working folder, beside the including file, and among the recipes.
 
     Args:
       argv: the arguments of a command, or the lines of a flag file.
-      including: the flag files that lead here, outermost first.
+      including: the chain of including flag files, outermost first.
     Yields:
-      (argument, flag file that it is from), the latter empty for the command line.
+      Pairs of an argument and the flag file that contains it (empty for the command line).
     Raises:
-      ConfigError: no such file, one that is not text, or files that include each other. The message is one line and
-        names the file with the faulty line.
+      ConfigError: a file does not exist, is not text, or includes itself. The message is one line and names the file
+        with the faulty line.
     """
     source = str(including[-1]) if including else ""
     arguments = iter(argv)

@@ -1,4 +1,4 @@
-"""Folders of videos: which files and folders are videos, with links and loops."""
+"""Finds videos in folders, including folders of frames. Follows links, and handles loops."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tganv2_tf.storage.retries import Path
 EXTENSIONS = (
     "3g2|3gp|asf|avi|divx|dv|f4v|flv|gif|m2ts|m2v|m4v|mjpe?g|mkv|mov|mp4|mpe?g|mpe|mts|mxf|ogv|qt|ts|vob|webm|wmv|y4m"
 )
-# Files that are offered as videos: not hidden, in a container that FFmpeg reads. And files that are offered as frames.
+# Names of videos (not hidden, in a container that FFmpeg reads) and of images of frames.
 VIDEO_NAME = re.compile(rf"[^.].*\.({EXTENSIONS})", re.IGNORECASE | re.DOTALL)
 IMAGE_NAME = re.compile(r"[^.].*\.(jpe?g|png|webp)", re.IGNORECASE | re.DOTALL)
 
 
 class Found(NamedTuple):
-    """Paths of what is in a folder and below, but for what is hidden.
+    """Paths of the non-hidden contents of a folder and its subfolders.
 
     Attributes:
-      files: videos.
-      frame_folders: folders that hold images, and no video file in them or below: each is a video.
+      files: video files.
+      frame_folders: folders with images and without video files in them or below; each is one video.
       others: files that belong to no video.
     """
 
@@ -33,18 +33,18 @@ class Found(NamedTuple):
 
     @property
     def videos(self) -> list[str]:
-        """Files and folders of frames."""
+        """Video files and folders of frames."""
         return self.files + self.frame_folders
 
 
 def find_videos(folder: Path, flag: str = "") -> Found:
-    """Looks for videos in a folder and below.
+    """Finds videos in a folder and its subfolders.
 
     Args:
-      folder: its path.
-      flag: that gave it, for the messages: `--video_dir=`.
+      folder: path of the folder.
+      flag: flag of the folder, for error messages: `--video_dir=`.
     Raises:
-      UserError: no such folder, or no videos.
+      UserError: the folder does not exist or contains no videos.
       OSError: a folder cannot be read.
     """
     if not os.path.isdir(folder):
@@ -75,12 +75,12 @@ def find_videos(folder: Path, flag: str = "") -> Found:
 
 
 def files_of(video: Path) -> list[str]:
-    """Paths of the files that a video consists of: its own, or those of its frames."""
+    """Returns the paths of a video's files: the file itself, or the images of its frames."""
     return frame_paths(video) if os.path.isdir(video) else [os.fspath(video)]
 
 
 def frame_paths(folder: Path) -> list[str]:
-    """Paths of the images in a folder, in the order of the numbers in their names: frame_2.jpg before frame_10.jpg.
+    """Returns the paths of the images in a folder, in natural order: frame_2.jpg before frame_10.jpg.
 
     Raises:
       OSError: the folder cannot be read.
@@ -90,17 +90,16 @@ def frame_paths(folder: Path) -> list[str]:
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:
-    """A key that sorts numbers by their values; the name decides between 1 and 01."""
+    """Sort key that compares numbers by value; equal numbers (1 and 01) are ordered by the name."""
     parts: list[str | int] = list(re.split(r"([0-9]+)", name))
     parts[1::2] = map(int, parts[1::2])
     return parts, name
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each folder from this one on down, with the sorted names of its files; hidden folders are left out.
+    """Yields this folder and its non-hidden subfolders, with the sorted names of their files.
 
-    Links are followed, also to places outside of the folder. A folder that can be reached
-    in several ways counts once, so links may make loops.
+    Links are followed, also to places outside of the folder. Each real folder is visited once, so loops are harmless.
 
     Raises:
       OSError: a folder cannot be read.

@@ -1,4 +1,4 @@
-"""Folders of image files, one a frame -> the frames of a video. Many data sets are published so."""
+"""Reads folders of images, one per frame, as videos. Many data sets are published in this form."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from tganv2_tf.folders import frame_paths
 from tganv2_tf.storage import Path
 from tganv2_tf.video_frames import Damage, VideoFrames
 
-FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow would take a file for any of its forty, whatever its name
-# What Pillow raises for damaged files.
+FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow would try all of its forty formats, regardless of the file name
+# Exceptions that Pillow raises for damaged files.
 DECODE_ERRORS = (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error, Image.DecompressionBombError)
 
 
 @dataclasses.dataclass
 class LostImages(Damage):
-    """Images of a folder that cannot be read; `header_frames` is the number of all images.
+    """Unreadable images of a folder; `header_frames` is the number of all images.
 
     Attributes:
-      first: name of the first one, and what is wrong with it; empty if there is none.
+      first: name and error of the first unreadable image; empty if there is none.
     """
 
     first: str = ""
 
     @property
     def reason(self) -> str:
-        """What is wrong, in one line; empty if nothing is."""
+        """One-line description of the damage; empty if there is none."""
         read = f"damaged: {self.num_frames} of its {self.header_frames} images can be read"
         return f"{read}; the first that cannot: {self.first}" if self.first else ""
 
 
 def open_frames(folder: Path) -> VideoFrames:
-    """The images of a folder as a video, whose rate is unknown.
+    """Opens the images of a folder as a video with unknown frame rate.
 
-    Images are turned upright as their EXIF orientation says. Grey has three equal channels; transparency is dropped.
-    Images that cannot be read are left out and are damage.
+    Images are rotated by their EXIF orientation. Grey becomes three equal channels; transparency is dropped. Unreadable
+    images are skipped and reported as damage.
 
     Raises:
-      VideoError: no images, or a folder that cannot be read.
+      VideoError: the folder has no images or cannot be read.
     """
     try:
         paths = frame_paths(folder)
@@ -72,20 +72,20 @@ def _frames(paths: Sequence[str], damage: LostImages) -> Iterator[np.ndarray]:
 
 
 def _read(path: str) -> np.ndarray:
-    """uint8 [height, width, 3], RGB. Raises one of DECODE_ERRORS."""
-    if not os.path.isfile(path):  # a pipe would be waited for
+    """Reads an image as RGB, uint8 [height, width, 3]. Raises one of DECODE_ERRORS."""
+    if not os.path.isfile(path):  # reading a pipe would block
         raise OSError("not a file")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged EXIF, and of very many pixels
+        warnings.simplefilter("ignore")  # about damaged EXIF and very large images
         with Image.open(path, formats=FORMATS) as image:
             upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):  # grey of 16 bits, which Pillow would clip to 8
+            if upright.mode.startswith("I;16"):  # 16-bit grey, which Pillow would clip to 8 bits
                 return np.repeat((np.asarray(upright) >> 8).astype(np.uint8)[..., np.newaxis], 3, axis=-1)
             return np.asarray(upright.convert("RGB"))
 
 
 def _one_line(error: Exception) -> str:
-    """An error without the path, which Pillow repeats."""
+    """Formats an error in one line, without the path that Pillow includes."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image"
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -1,9 +1,9 @@
 """Generates videos from a run or from a SavedModel.
 
-A grid of seeds, and single files, one a seed:
+A grid of seeds, and single files, one per seed:
   python -m tganv2_tf.generate --model_dir=runs/ucf101 --seeds=0-24 --output=samples.gif
   python -m tganv2_tf.generate --saved_model=saved_models/ucf101/1 --seeds=3,7 --layout=single --output=video.mp4
-Classes of a conditional model, a row each:
+Classes of a conditional model, one per row:
   python -m tganv2_tf.generate --model_dir=runs/ucf101 --labels=Biking,Diving --seeds=0-7 --output=classes.mp4
 From seed to seed, side by side, and as one video whose latent moves while it plays:
   python -m tganv2_tf.generate --model_dir=runs/ucf101 --seeds=3,7 --interpolate=spherical --output=between.gif
@@ -14,14 +14,14 @@ Every level of the same samples, enlarged to one size (the paper's Figure 4):
 A long video, in constant memory, and arrays for programs (`videos`, `seeds`, `z`, `names`, `labels`):
   python -m tganv2_tf.generate --model_dir=runs/ucf101 --seeds=3 --num_frames=5000 --output=long.mp4
   python -m tganv2_tf.generate --model_dir=runs/ucf101 --seeds=0-99 --output=samples.npz
-Many files, each made on some node of a Ray cluster (docs/distributed.md):
+Many files, rendered on the nodes of a Ray cluster (docs/distributed.md):
   python -m tganv2_tf.generate --model_dir=runs/ucf101 --seeds=0-9999 --layout=single --output=samples/video.mp4 \\
     --runner=ray --gpus_per_task=1
 
-Interpolation: `linear` is the straight line between two latents; `spherical` keeps to what training has shown, see
-tganv2_tf/serving/latent_paths.py. In a walk each frame comes from the clip of its own latent, at a time that goes
-through the clip forwards and backwards; repeat the first seed at the end of --seeds for a loop. What is between seeds
-keeps the class of the first.
+Interpolation: `linear` is the straight line between two latents; `spherical` keeps the distribution of latents seen in
+training, see tganv2_tf/serving/latent_paths.py. In a walk, each frame comes from the clip of its own latent, and the
+time within the clip runs back and forth; repeat the first seed at the end of --seeds for a loop. Interpolated videos
+have the class of the first seed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ DEFAULT_FPS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is generated, and how it is written."""
+    """Videos to generate, and their files."""
 
     output: str = option(
         "file to write: .gif, .mp4 (H.264), .png (a strip of frames), .npz (arrays), or NAME/, a folder of frames",
@@ -108,26 +108,26 @@ class Command:
 
     @property
     def fastest(self) -> int:
-        """The most frames per second that players of such a file show."""
+        """The highest frame rate that players of this file type support."""
         return 50 if self.output.lower().endswith(".gif") else 120
 
 
 def frame_rate(command: Command, sampler: Sampler) -> float:
-    """Frames per second of the files."""
+    """Returns the frames per second of the files."""
     return command.fps or min(sampler.fps or DEFAULT_FPS, command.fastest)
 
 
 def steps_between(command: Command) -> int:
-    """Points from each seed to the next, the last of them its own."""
+    """Returns the number of interpolation steps from each seed to the next."""
     return command.interpolation_steps or (WALK_STEPS if command.layout == "walk" else GRID_STEPS)
 
 
 def check_size(command: Command, sampler: Sampler) -> None:
-    """Sees to it, before anything is rendered, that all frames are as few as allowed, and fit in memory in their parts.
+    """Checks, before rendering, that the request is within --max_gigabytes and that each chunk fits in memory.
 
     Raises:
-      UserError: they are, or do, not.
-      ConfigError: no such class.
+      UserError: the request is too large.
+      ConfigError: a class does not exist.
     """
     from tganv2_tf.serving.sampler import CHUNK_FRAMES
 
@@ -148,8 +148,8 @@ def check_size(command: Command, sampler: Sampler) -> None:
             f"{asked} are {total // 10**9:,} GB before they are encoded; valid: up to "
             f"--max_gigabytes={command.max_gigabytes:g}, or fewer --seeds, --num_frames or --scale"
         )
-    # At the least: the latents, their way in float64; the frames that are written together, as a grid, and as bytes;
-    # a batch, in float32 before and after it is clipped, and as bytes. What the networks need comes on top.
+    # A lower bound, without the networks: the latents and their interpolation in float64; the frames written together,
+    # as videos, as a grid and as bytes; one batch, in float32 before and after clipping, and as bytes.
     together = (min(command.batch_size, count) if command.layout == "single" else count) * min(CHUNK_FRAMES, frames)
     batch = min(command.batch_size, rows * points) * (clip_frames if walk else min(CHUNK_FRAMES, frames))
     needed = rows * points * sampler.z_dim * (4 + 8) + 3 * levels * together * size**2 * 3 + 3 * batch * rendered**2 * 9
@@ -162,10 +162,10 @@ def check_size(command: Command, sampler: Sampler) -> None:
 
 
 def choose(command: Command, sampler: Sampler) -> Selection:
-    """The videos that the command asks for.
+    """Returns the videos that the command selects.
 
     Raises:
-      ConfigError: no such class, or two single files of the same name.
+      ConfigError: a class does not exist, or two single files would have the same name.
     """
     from tganv2_tf.serving import rendering
 
@@ -186,7 +186,7 @@ def choose(command: Command, sampler: Sampler) -> Selection:
 
 
 def render(command: Command, sampler: Sampler, chosen: Selection) -> Chunks:
-    """The frames of all videos in parts, uint8 [N, t, H, W, 3]; of levels [N * L, t, H, W, 3]."""
+    """Renders all videos in chunks of frames, uint8 [N, t, H, W, 3]; [N * L, t, H, W, 3] for levels."""
     from tganv2_tf.serving import rendering
     from tganv2_tf.videos import enlarge
 
@@ -201,7 +201,7 @@ def render(command: Command, sampler: Sampler, chosen: Selection) -> Chunks:
 
 
 def write_single(command: Command, sampler: Sampler, chosen: Selection, progress: tqdm) -> str:
-    """One file a video. Returns what they are called."""
+    """Writes one file per video. Returns their name or name pattern."""
     from tganv2_tf import videos
 
     root, suffix = os.path.splitext(command.output.rstrip("/"))
@@ -229,12 +229,12 @@ def write_single(command: Command, sampler: Sampler, chosen: Selection, progress
 
 
 def write_on_ray(command: Command, runner: RunnerOptions, progress: tqdm) -> str:
-    """`write_single`, of some seeds on each node of the cluster. Returns what the files are called."""
+    """Runs `write_single` on the nodes of a cluster, some seeds per task. Returns the files' name or name pattern."""
     from tganv2_tf.runs import Run
 
     if not storage.is_remote(command.output):
         storage.make_folder(os.path.dirname(command.output) or ".")
-    # Of a run that goes on, the checkpoint that is its newest now.
+    # All tasks must use the same checkpoint, even if training continues meanwhile.
     command = dataclasses.replace(
         command,
         model_dir=ray_cluster.placed(command.model_dir and Run.open(command.model_dir).pinned().name),
@@ -255,7 +255,7 @@ def write_on_ray(command: Command, runner: RunnerOptions, progress: tqdm) -> str
 
 
 def write_part(command: Command) -> tuple[str, int]:
-    """Writes single files in a process of a cluster. Returns what they are called, and the number of frames."""
+    """Writes single files in a worker process. Returns their name or name pattern, and the number of frames."""
     from tqdm import tqdm
 
     from tganv2_tf.serving.sampler import kept_sampler
@@ -275,7 +275,7 @@ def write_part(command: Command) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def enough_memory(command: Command) -> Iterator[None]:
-    """Says what to do where the block takes too much."""
+    """Turns out-of-memory errors in the block into a UserError with advice."""
     import tensorflow as tf
 
     try:
@@ -287,7 +287,7 @@ def enough_memory(command: Command) -> Iterator[None]:
 
 
 def write_grid(command: Command, sampler: Sampler, chosen: Selection, progress: tqdm) -> str:
-    """All videos in one file. Returns its name."""
+    """Writes all videos into one file. Returns its name."""
     from tganv2_tf import videos
 
     levels = command.layout == "levels"
@@ -309,7 +309,7 @@ def main(command: Command, runner: RunnerOptions = LOCAL) -> int:
     videos.check_suffix(command.output)
     apart = command.layout == "single" and command.interpolate == "none"
     require(runner.runner == "local" or apart, "runner", "ray", "with --layout=single and without --interpolate")
-    # A node that is lost may have finished a folder, and whoever does its task again would find it.
+    # A task of a lost node is repeated; it would fail if the folder had already been written.
     whole = runner.runner == "local" or not videos.is_folder(command.output)
     require(whole, "runner", "ray", "with one file a video, not folders of frames")
     import tensorflow as tf
@@ -318,7 +318,7 @@ def main(command: Command, runner: RunnerOptions = LOCAL) -> int:
     from tganv2_tf.serving.sampler import load_sampler
 
     if runner.runner == "ray":
-        tf.config.set_visible_devices([], "GPU")  # they are for the tasks on this machine
+        tf.config.set_visible_devices([], "GPU")  # leaves the GPUs to tasks on this machine
     sampler = load_sampler(command.model_dir, command.saved_model)
     levels = sampler.num_levels
     if command.level > levels:

@@ -1,4 +1,4 @@
-"""The geometry of frames: the size of a data set's frames, and how a frame is cropped and resized to it."""
+"""Frame geometry: the frame size of a data set, and cropping and resizing to it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ MAX_PERIOD = 16  # pixels
 
 
 def frame_size(geometry: str, resolution: int) -> tuple[int, int]:
-    """Height and width of the frames that `fit` makes, in pixels."""
+    """Returns height and width in pixels of the frames that `fit` returns."""
     return resolution, resolution if geometry == "paper" else round(resolution * 4 / 3)
 
 
 def fit(frame: np.ndarray, geometry: str, resolution: int) -> np.ndarray:
-    """Brings a frame to the size of the data set.
+    """Crops and resizes a frame to the size of the data set.
 
     Args:
       frame: uint8 [height, width, 3], of any size.
       geometry: `paper` keeps the centre square (240x240 of UCF101's 320x240; section 4 of the paper); `official` keeps
-        the whole frame, squeezed to 4:3 as the authors' code does, so that training can crop squares out of it.
+        the whole frame, resized to 4:3 as in the authors' code; training crops squares from it.
       resolution: R, in pixels.
     Returns:
       uint8 [R, R, 3] for `paper`, [R, round(4R / 3), 3] for `official`.
@@ -35,21 +35,21 @@ def fit(frame: np.ndarray, geometry: str, resolution: int) -> np.ndarray:
 
 
 def resize_square(square: np.ndarray, resolution: int) -> np.ndarray:
-    """uint8 [s, s, 3] -> uint8 [resolution, resolution, 3]."""
+    """Resizes uint8 [s, s, 3] to uint8 [resolution, resolution, 3]."""
     side = square.shape[0]
     divisor = math.gcd(side, resolution)
     if divisor < resolution < side <= MAX_PERIOD * divisor:
         return _averaged(square, resolution, divisor)
-    # Averaging over areas does not alias when shrinking, but makes blocks when enlarging.
+    # Area averaging avoids aliasing when shrinking, but looks blocky when enlarging.
     interpolation = cv2.INTER_AREA if side >= resolution else cv2.INTER_CUBIC
     return cv2.resize(square, (resolution, resolution), interpolation=interpolation)
 
 
 def _averaged(square: np.ndarray, resolution: int, divisor: int) -> np.ndarray:
-    """What OpenCV's INTER_AREA computes, in less than half its time, where the side is no multiple of the resolution.
+    """Computes OpenCV's INTER_AREA in less than half its time, if the side is not a multiple of the resolution.
 
-    The side is `divisor` times some pixels, and the result as often some parts of those: 5 and 4 for 240 to 192. Sums
-    of whole numbers below 2^24 are exact in float32, in whatever order they are taken; only the last step rounds.
+    The side consists of `divisor` groups of pixels, each resized to the same number of parts: 5 pixels to 4 parts for
+    240 to 192. Sums of integers below 2^24 are exact in float32, in any order; only the last step rounds.
     """
     side = square.shape[0]
     pixels, parts = side // divisor, resolution // divisor
@@ -63,9 +63,9 @@ def _averaged(square: np.ndarray, resolution: int, divisor: int) -> np.ndarray:
 
 @functools.lru_cache
 def _overlaps(pixels: int, parts: int) -> np.ndarray:
-    """How much of each pixel is in each part when a line of them is cut into equal parts: [parts, pixels].
+    """Returns the overlap of each pixel with each part if a line of pixels is split into equal parts, [parts, pixels].
 
-    In units in which a pixel is `parts` long, and a part `pixels`, so that all are whole numbers.
+    Lengths are integers, in units in which a pixel has length `parts` and a part has length `pixels`.
     """
     part, pixel = np.arange(parts)[:, np.newaxis], np.arange(pixels)
     overlaps = np.minimum((part + 1) * pixels, (pixel + 1) * parts) - np.maximum(part * pixels, pixel * parts)
@@ -73,7 +73,7 @@ def _overlaps(pixels: int, parts: int) -> np.ndarray:
 
 
 def centre_square(frame: np.ndarray) -> np.ndarray:
-    """The largest square in the middle: [height, width, 3] -> [s, s, 3] with s = min(height, width)."""
+    """Crops the largest centre square: [height, width, 3] -> [s, s, 3] with s = min(height, width)."""
     height, width = frame.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

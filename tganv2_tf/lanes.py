@@ -1,14 +1,14 @@
-"""The two lanes of dependencies, and every difference between them. No other module asks for a version.
+"""The two lanes of dependencies, and every difference between them. No other module checks versions.
 
 | lane | Python | TensorFlow | what else |
 |---|---|---|---|
 | pinned | 3.9 to 3.11 | 2.15 | Keras 2, tensorflow-io, tensorflow-addons, NumPy 1 |
-| current | 3.12 and 3.13; 3.10 and 3.11 by choice | 2.21 | tf_keras (Keras 2 as a package), NumPy 2 |
+| current | 3.12 and 3.13; 3.10 and 3.11 optionally | 2.21 | tf_keras (Keras 2 as a package), NumPy 2 |
 
-From 2.16 on, `tf.keras` is Keras 3 unless `TF_USE_LEGACY_KERAS=1` is set before TensorFlow is imported. The layers, the
-optimizer and the checkpoints of this package are those of Keras 2, so `prepare` sets it. There are no wheels of
-tensorflow-io and tensorflow-addons for the current lane. Buckets are read and written by boto3 in both, and
-`progress_bar_class` has a substitute for the bar.
+Since 2.16, `tf.keras` is Keras 3 unless `TF_USE_LEGACY_KERAS=1` is set before TensorFlow is imported. This package uses
+Keras 2 for its layers, optimizer and checkpoints, so `prepare` sets it. There are no wheels of tensorflow-io and
+tensorflow-addons for the current lane. Both lanes use boto3 for buckets; `progress_bar_class` replaces the progress bar
+of tensorflow-addons.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ import sys
 import time
 from typing import Any
 
-PYTHONS = ((3, 9), (3, 13))  # the oldest and the newest that is supported
+PYTHONS = ((3, 9), (3, 13))  # the oldest and the newest supported version
 TESTED = ("2.15", "2.21")  # release lines of TensorFlow
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DISTRIBUTION = "tganv2-tf"
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 ONEDNN_DEFAULT = "1"  # of this package; TensorFlow's own depends on the processor
-MIN_GPU_DRIVER = "525.60.13"  # of NVIDIA, on Linux, by CUDA 12's minor version compatibility; the same in both lanes
+MIN_GPU_DRIVER = "525.60.13"  # NVIDIA's, on Linux, by CUDA 12's minor version compatibility; the same in both lanes
 LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 _ONEDNN_OF_USER = os.environ.get(ONEDNN)
 
 
 def python_fault(version: tuple[int, ...] = sys.version_info[:2]) -> str:
-    """One line that says which versions of Python are supported; empty if this is one of them."""
+    """Returns a line with the supported versions of Python; empty if this version is supported."""
     first, last = PYTHONS
     if first <= tuple(version[:2]) <= last:
         return ""
     return "tganv2_tf needs Python 3.{} to 3.{}; this is Python {}.{}.".format(first[1], last[1], *version[:2])
 
 
-@functools.lru_cache(maxsize=None)  # noqa: UP033 (Python 3.8, which must get its one line, has no functools.cache)
+@functools.lru_cache(maxsize=None)  # noqa: UP033 (Python 3.8, which must show its error line, has no functools.cache)
 def tensorflow_version() -> str:
-    """Version of the installed TensorFlow, which is not imported; empty if there is none."""
+    """Returns the version of the installed TensorFlow without importing it; empty if there is none."""
     for name in ("tensorflow", "tensorflow-cpu", "tf-nightly"):
         try:
             return importlib.metadata.version(name)
@@ -53,24 +53,25 @@ def tensorflow_version() -> str:
 
 
 def release_line(version: str) -> tuple[int, ...]:
-    """(major, minor) of a version such as `2.21.0` or `2.17.0+nv25.2`."""
+    """Returns (major, minor) of a version such as `2.21.0` or `2.17.0+nv25.2`."""
     return tuple(int(part) for part in version.split("+")[0].split(".")[:2])
 
 
 def has_legacy_keras() -> bool:
-    """Whether Keras 2 is the separate package tf_keras, as from TensorFlow 2.16 on."""
+    """Returns whether Keras 2 is the separate package tf_keras, i.e. TensorFlow is 2.16 or newer."""
     version = tensorflow_version()
     return bool(version) and release_line(version) >= (2, 16)
 
 
 def prepare() -> None:
-    """Sets the variables that TensorFlow reads when it is imported. `tganv2_tf/__init__.py` calls this.
+    """Sets the environment variables that TensorFlow reads on import. Called by `tganv2_tf/__init__.py`.
 
-    oneDNN: TensorFlow enables it by itself only on processors with AVX512_VNNI, AVX512_BF16, AVX_VNNI or AMX. On others
-    a training step takes several times as long without it (docs/performance.md). A value that the user has set is kept.
+    oneDNN: by default, TensorFlow enables it only on processors with AVX512_VNNI, AVX512_BF16, AVX_VNNI or AMX. On
+    others a training step takes several times as long without it (docs/performance.md). A value set by the user is
+    kept.
 
     Raises:
-      ImportError: TensorFlow is imported already, with Keras 3.
+      ImportError: TensorFlow has already been imported, with Keras 3.
     """
     os.environ.setdefault(ONEDNN, ONEDNN_DEFAULT)
     if has_legacy_keras():
@@ -81,30 +82,30 @@ def prepare() -> None:
             )
         os.environ[LEGACY_KERAS] = "1"
     else:
-        os.environ.pop(LEGACY_KERAS, None)  # TensorFlow 2.15 would look for tf_keras, and it has Keras 2 anyway
+        os.environ.pop(LEGACY_KERAS, None)  # with it, TensorFlow 2.15 would require tf_keras; it has Keras 2 anyway
 
 
 def onednn_state() -> tuple[bool, str]:
-    """Whether TensorFlow may use oneDNN, and whose choice that is."""
+    """Returns whether TensorFlow may use oneDNN, and a description of who set this."""
     value = os.environ.get(ONEDNN, "")
     enabled = value.lower() not in ("0", "false")
     return enabled, f"{ONEDNN}={value}, {'the default here' if _ONEDNN_OF_USER is None else 'as the environment says'}"
 
 
 def name() -> str:
-    """`pinned` or `current`: the lane of the installed TensorFlow, or else of this Python."""
+    """Returns the lane, `pinned` or `current`, of the installed TensorFlow, or else of this Python."""
     if tensorflow_version():
         return "current" if has_legacy_keras() else "pinned"
     return "current" if sys.version_info >= (3, 12) else "pinned"
 
 
 def is_by_choice() -> bool:
-    """Whether this is the current lane on a Python whose default is the pinned one, with separate requirements."""
+    """Returns whether this is the current lane, with its own requirements, on a Python whose default is the other."""
     return name() == "current" and sys.version_info < (3, 12)
 
 
 def gpu_libraries() -> tuple[str, ...]:
-    """The libraries that TensorFlow loads on a machine with a GPU, besides the driver's: CUDA 12 and cuDNN."""
+    """Returns the libraries, besides the driver's, that TensorFlow loads for GPUs: CUDA 12 and cuDNN."""
     cudnn = "libcudnn.so.9" if name() == "current" else "libcudnn.so.8"
     return (
         "libcudart.so.12",
@@ -119,7 +120,7 @@ def gpu_libraries() -> tuple[str, ...]:
 
 
 def tensorflow_fault() -> str:
-    """Why the installed TensorFlow cannot be used, in one line with a remedy; empty if nothing is known against it."""
+    """Returns why the installed TensorFlow is unusable, in one line with a remedy; empty if it is usable."""
     version = tensorflow_version()
     if not version:
         return f"TensorFlow is not installed: {install_command()}"
@@ -133,14 +134,14 @@ def tensorflow_fault() -> str:
 
 
 def is_tested(version: str) -> bool:
-    """Whether the tests run with this version of TensorFlow."""
+    """Returns whether the tests run with this version of TensorFlow."""
     return ".".join(map(str, release_line(version))) in TESTED
 
 
 def install_command(extra: str = "") -> str:
-    """The command that installs the requirements, or those of an extra: `explore`, `ray`, `gpu`, `fvd`, `peers`, ..."""
+    """Returns the command that installs the requirements, or an extra: `explore`, `ray`, `gpu`, `fvd`, `peers`, ..."""
     if not (ROOT / "requirements.txt").is_file():  # an installed package
-        # Not by the package's name: no index is known to have it, and anyone could publish that name.
+        # Not by the package's name: it is not published, and anyone could register that name on an index.
         return f"pip install '.{f'[{extra}]' if extra else ''}' in the checkout that {DISTRIBUTION} was installed from"
     suffix = "-current" if is_by_choice() else ""
     requirements = f"requirements-{extra}.txt" if extra else f"requirements{suffix}.txt"
@@ -148,7 +149,7 @@ def install_command(extra: str = "") -> str:
 
 
 def coordinated_job() -> Any:
-    """The protocol buffer that names the jobs of a cluster; its module moved."""
+    """Returns the protocol buffer class for jobs of a cluster; its module was moved."""
     if has_legacy_keras():
         from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
     else:
@@ -157,7 +158,7 @@ def coordinated_job() -> Any:
 
 
 def silence_opencv() -> None:
-    """Turns OpenCV's own messages off; the function moved between its versions 4.11 and 4.13."""
+    """Disables OpenCV's log messages; the function was moved between versions 4.11 and 4.13."""
     import cv2
 
     if hasattr(cv2, "setLogLevel"):
@@ -167,7 +168,7 @@ def silence_opencv() -> None:
 
 
 def progress_bar_class() -> Any:
-    """The Keras callback that shows training as a tqdm bar: that of TensorFlow Addons, or what is used of it."""
+    """Returns the Keras callback for a tqdm progress bar: TensorFlow Addons' class, or a substitute."""
     if not has_legacy_keras():
         from tensorflow_addons.callbacks import TQDMProgressBar
 
@@ -180,7 +181,7 @@ def _progress_bar_without_addons() -> Any:
     from tqdm import tqdm
 
     class TQDMProgressBar(tf.keras.callbacks.Callback):
-        """The part of the Addons' class that training uses: one bar for an epoch, redrawn every `update_interval`."""
+        """The parts of the Addons' class that training uses: one bar per epoch, redrawn every `update_interval`."""
 
         update_interval = 0.1  # seconds
 

@@ -1,6 +1,6 @@
-"""What this machine and this Python have: pinned packages, memory, disk, processors, NVIDIA GPUs and their libraries.
+"""Properties of this machine: installed packages, memory, disk, processors, NVIDIA GPUs and their libraries.
 
-TensorFlow is not imported here. What cannot be found out is None or empty, never an error.
+TensorFlow is not imported here. Unknown values are None or empty; they raise no errors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tganv2_tf import lanes
 
 DRIVER_LIBRARY = "libcuda.so.1"
 PROBE_SECONDS = 20
-# oneDNN's names, and the flags of /proc/cpuinfo that each needs; the best first.
+# oneDNN's names, best first, and the flags in /proc/cpuinfo that each requires.
 INSTRUCTION_SETS = {
     "AVX512_CORE_AMX": ("avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"),
     "AVX512_CORE_BF16": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16"),
@@ -34,12 +34,12 @@ INSTRUCTION_SETS = {
     "AVX": ("avx",),
     "SSE41": ("sse4_1",),
 }
-# Variables that restrict oneDNN (in TensorFlow and in PyTorch) and PyTorch's own kernels to older instructions.
+# Environment variables that limit the instructions used by oneDNN (in TensorFlow and PyTorch) and PyTorch's kernels.
 INSTRUCTION_LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 
 
 class Pin(NamedTuple):
-    """A package, the version that the project was tested with, and the one that is installed; None where none is."""
+    """A package, the version it was tested with, and the installed version (None if not installed)."""
 
     name: str
     pinned: str
@@ -47,7 +47,7 @@ class Pin(NamedTuple):
 
 
 class Gpu(NamedTuple):
-    """An NVIDIA GPU: its name, its memory in bytes (None: unknown) and the driver's version (or nothing)."""
+    """An NVIDIA GPU: name, memory in bytes (None if unknown), and version of the driver (empty if unknown)."""
 
     name: str
     memory: int | None
@@ -58,9 +58,9 @@ class Memory(NamedTuple):
     """Main memory that this process may use, in bytes.
 
     Attributes:
-      total: of the machine, or of the control group (a container) where that has less.
-      available: now.
-      is_limited: whether the control group says so.
+      total: memory of the machine, or the limit of its control group (container) if that is lower.
+      available: currently available memory.
+      is_limited: whether the control group sets the limit.
     """
 
     total: int
@@ -69,9 +69,9 @@ class Memory(NamedTuple):
 
 
 def parse_pins(requirements: Iterable[str], python: tuple[int, int] = sys.version_info[:2]) -> dict[str, str]:
-    """Name -> version of all lines `name==version` whose marker holds on a version of Python.
+    """Maps names to versions, for all lines `name==version` whose marker matches the Python version.
 
-    Comments, other lines and the requirements of extras are left out.
+    Comments, other lines and the requirements of extras are ignored.
     """
     pins = {}
     for line in requirements:
@@ -83,14 +83,14 @@ def parse_pins(requirements: Iterable[str], python: tuple[int, int] = sys.versio
 
 
 def _holds(marker: str, python: tuple[int, int]) -> bool:
-    """Whether all comparisons of `python_version` in a marker are true; other variables are not looked at."""
+    """Returns whether all comparisons of `python_version` in a marker are true; other variables are ignored."""
     compare = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
     conditions = re.findall(r"""python_version\s*(<=?|>=?|==)\s*['"](\d+)\.(\d+)['"]""", marker)
     return all(compare[sign](python, (int(major), int(minor))) for sign, major, minor in conditions)
 
 
 def pins() -> list[Pin]:
-    """The requirements of this checkout, or else of the installed distribution; empty if there is neither."""
+    """Returns the pins of this checkout, or else of the installed distribution; empty if there is neither."""
     lines: Iterable[str] = ()
     requirements = lanes.ROOT / f"requirements{'-current' if lanes.is_by_choice() else ''}.txt"
     if requirements.is_file():
@@ -102,7 +102,7 @@ def pins() -> list[Pin]:
 
 
 def installed_version(name: str) -> str | None:
-    """The version of an installed distribution, which is not imported."""
+    """Returns the version of a distribution without importing it; None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -110,7 +110,7 @@ def installed_version(name: str) -> str | None:
 
 
 def instruction_set(cpuinfo: str = "/proc/cpuinfo") -> str:
-    """The best vector instructions of an x86 processor, as oneDNN names them; empty if they are not known."""
+    """Returns the best vector instruction set of an x86 processor, in oneDNN's terms; empty if unknown."""
     found = re.search(r"^flags\s*:(.*)$", _read(cpuinfo), re.MULTILINE)
     flags = set(found[1].split()) if found else set()
     known = (name for name, needed in INSTRUCTION_SETS.items() if flags.issuperset(needed))
@@ -118,13 +118,13 @@ def instruction_set(cpuinfo: str = "/proc/cpuinfo") -> str:
 
 
 def withholds_avx512() -> bool:
-    """Whether ONEDNN_MAX_CPU_ISA restricts oneDNN to instructions before AVX-512, which the processor has."""
+    """Returns whether the processor has AVX-512 but ONEDNN_MAX_CPU_ISA restricts oneDNN to older instructions."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     return instruction_set().startswith("AVX512") and limit in INSTRUCTION_SETS and not limit.startswith("AVX512")
 
 
 def processor(cpuinfo: str = "/proc/cpuinfo") -> str:
-    """Model name, best vector instructions, and the limits that the environment sets to them."""
+    """Returns the processor's model name, best vector instructions, and their limits set in the environment."""
     name = re.search(r"^model name\s*: (.*)$", _read(cpuinfo), re.MULTILINE)
     limits = [f"{key}={os.environ[key]}" for key in INSTRUCTION_LIMITS if os.environ.get(key)]
     parts = [name[1].strip() if name else platform.machine(), instruction_set(cpuinfo), *limits]
@@ -132,12 +132,12 @@ def processor(cpuinfo: str = "/proc/cpuinfo") -> str:
 
 
 def num_cpus() -> int:
-    """Processors that this process may run on."""
+    """Returns the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory(root: str = "/") -> Memory | None:
-    """Main memory, as Linux tells it under `root`/proc and `root`/sys/fs/cgroup."""
+    """Returns the main memory, from Linux's `root`/proc and `root`/sys/fs/cgroup; None if unknown."""
     of_machine = dict(re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB", _read(f"{root}/proc/meminfo"), re.MULTILINE))
     if len(of_machine) < 2:
         return None
@@ -151,7 +151,7 @@ def memory(root: str = "/") -> Memory | None:
 
 
 def _cgroup_limits(root: str) -> Iterator[tuple[int, int]]:
-    """(limit, used) in bytes of this process's control group and of all above it, in both versions."""
+    """Yields (limit, used) in bytes for this process's control group and its parents, for cgroup v1 and v2."""
     for line in _read(f"{root}/proc/self/cgroup").splitlines():
         number, controllers, group = line.split(":", 2)
         if number == "0":
@@ -164,7 +164,7 @@ def _cgroup_limits(root: str) -> Iterator[tuple[int, int]]:
             )
         else:
             continue
-        # In a container the path may be that of the host, of which only the root is to be seen.
+        # In a container the path may be the host's, of which only the root is visible.
         for parent in (pathlib.PurePosixPath(group), *pathlib.PurePosixPath(group).parents):
             limit, used = (_read(f"{folder}/{parent}/{name}").strip() for name in (limit_file, used_file))
             if limit.isdigit() and used.isdigit():
@@ -172,10 +172,10 @@ def _cgroup_limits(root: str) -> Iterator[tuple[int, int]]:
 
 
 def free_disk(folder: str) -> tuple[pathlib.Path, int]:
-    """The part of a folder's path that exists, and the bytes that are free there.
+    """Returns the nearest existing parent of a path (or the path itself), and the bytes free there.
 
     Raises:
-      OSError: it cannot be looked at.
+      OSError: the file system cannot be queried.
     """
     path = pathlib.Path(folder or ".").absolute()
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
@@ -183,7 +183,7 @@ def free_disk(folder: str) -> tuple[pathlib.Path, int]:
 
 
 def nvidia_gpus() -> list[Gpu]:
-    """GPUs that the driver knows, or, without its tool, that are to be seen on the bus."""
+    """Lists the GPUs known to the driver; without nvidia-smi, those in /proc or on the PCI bus."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
     gpus = []
     for line in _output(query).splitlines():
@@ -200,7 +200,7 @@ def nvidia_gpus() -> list[Gpu]:
 
 
 def missing_libraries(names: Iterable[str]) -> list[str]:
-    """Those that can be loaded neither from the system's folders nor from NVIDIA's Python packages."""
+    """Returns the libraries that can be loaded neither from the system nor from NVIDIA's Python packages."""
     folders = [pathlib.Path(entry) / "nvidia" for entry in sys.path if entry]
     wheels = {file.name: file for folder in folders for file in folder.glob("*/lib/lib*.so.*")}
     return [name for name in names if not (_loads(name) or (name in wheels and _loads(str(wheels[name]))))]
@@ -222,7 +222,7 @@ def _read(path: str) -> str:
 
 
 def _output(command: list[str]) -> str:
-    """What a program prints; nothing where it is missing, fails or takes too long."""
+    """Returns a program's output; empty if it is missing, fails or times out."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True).stdout
     except (OSError, subprocess.SubprocessError):

@@ -1,13 +1,13 @@
-"""Finds the latent whose video comes closest to a given clip, and shows the two side by side.
+"""Finds the latent whose video is closest to a given clip, and shows the two side by side.
 
-By their pixels, and by what a classifier sees as well:
+With a pixel loss, and with pixel and feature losses:
   python -m tganv2_tf.project --model_dir=runs/ucf101 --video=clip.avi --output=projected.mp4
   python -m tganv2_tf.project --model_dir=runs/ucf101 --video=clip.avi --output=projected.png --loss=both \\
     --classifier=classifier.npz
 
-The clip is the middle square of the video, resized, and as many frames as in training. An .npz beside the output, of
-the same name, holds the latent `z`, its `label` where there are classes, the `losses` of all restarts at all steps, and
-`metadata` in JSON.
+The clip is the centre square of the video, resized, with as many frames as in training. An .npz with the output's name
+contains the latent `z`, its `label` if there are classes, the `losses` of all restarts at all steps, and `metadata` in
+JSON.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".mp4", ".gif", ".png")
 DEFAULT_FPS, MAX_FPS = 10, 50
-FEATURE_WEIGHT = 0.1  # beside the pixels; both terms are then about as large on the embedded data
+FEATURE_WEIGHT = 0.1  # relative to the pixel loss; makes both terms similar in size on the synthetic data
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What to look for, and how."""
+    """Clip to project, and search."""
 
     model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000")
     video: str = option("video to look for: a file, or a folder of frames")
@@ -76,11 +76,11 @@ class Command:
 
 
 def load_features(command: Command, num_frames: int) -> C3D | None:
-    """The network of the feature loss; None where there is none.
+    """Loads the network of the feature loss; returns None without --classifier.
 
     Raises:
-      ConfigError: it cannot see clips of that many frames.
-      UserError: no such file, or a damaged one.
+      ConfigError: it does not support clips of this length.
+      UserError: the file does not exist or is damaged.
     """
     from tganv2_tf.evaluation.c3d import NUM_FRAMES, load_c3d
     from tganv2_tf.evaluation.classifier import load_classifier

@@ -1,14 +1,13 @@
-"""Keeps TensorFlow's known start-up noise off the terminal, and nothing else.
+"""Filters TensorFlow's known harmless log messages from the terminal.
 
-The noise of C++ is written straight to file descriptor 2, partly with level E (a second "cuDNN factory") and partly in
-the middle of a run ("remapper failed"), so no log level separates it from what matters. `install` therefore puts a pipe
-in the place of descriptor 2 and a small process behind it, this very file run as a script, that passes on all but the
-lines of `NOISE`. A process and not a thread, because what a dying TensorFlow says last (a failed check, an illegal
-instruction while it is imported) has to arrive although nothing of this process runs any more. Python's own
-`sys.stderr` keeps writing to the terminal directly: tracebacks, logs and progress bars neither wait nor lose `isatty`.
+C++ code writes them directly to file descriptor 2, some with level E (a second "cuDNN factory") and some in the middle
+of a run ("remapper failed"), so a log level cannot separate them from important messages. `install` therefore replaces
+descriptor 2 by a pipe to a small process, this file run as a script, which forwards all lines that do not match
+`NOISE`. It is a process, not a thread, so that the last messages of a crashing TensorFlow (a failed check, an illegal
+instruction on import) still arrive. Python's `sys.stderr` still writes directly to the terminal: tracebacks, logs and
+progress bars are not delayed and keep `isatty`.
 
-Children inherit the pipe, so that worker processes are as quiet. `TF_CPP_MIN_LOG_LEVEL=0` in the environment turns all
-of this off.
+Child processes inherit the pipe, and are filtered too. `TF_CPP_MIN_LOG_LEVEL=0` in the environment disables the filter.
 """
 
 from __future__ import annotations
@@ -44,25 +43,25 @@ PYTHON_NOISE = (
     r"\s*TensorFlow Addons \(TFA\) has ended development",
     r"\s*Tensorflow Addons supports using Python ops for all Tensorflow versions",
 )
-LOG_NOISE = "Sharding callback duration"  # TensorFlow 2.21, at level I, for every checkpoint
+LOG_NOISE = "Sharding callback duration"  # TensorFlow 2.21 logs it at level I for every checkpoint
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
-_MARK = "TGANV2_QUIET_PIPE"  # which pipe is the filter's: children that inherit it need no filter of their own
-_UNFINISHED_SECONDS = 0.05  # how long the first part of a line waits for the rest
+_MARK = "TGANV2_QUIET_PIPE"  # identity of the filter's pipe: children that inherit it need no filter
+_UNFINISHED_SECONDS = 0.05  # time to wait for the rest of an incomplete line
 _EXIT_SECONDS = 0.2
 
 
 def install() -> None:
-    """Filters this process's descriptor 2 from now on; to be called before TensorFlow is imported.
+    """Starts filtering this process's descriptor 2. Must be called before TensorFlow is imported.
 
-    Does nothing the second time, in a child whose descriptor 2 is filtered already, and where `sys.stderr` is closed or
-    something else has taken its place (a notebook, a test's capture).
+    Does nothing if descriptor 2 is already filtered (a second call, a child process), or if `sys.stderr` is closed or
+    replaced (a notebook, a test's capture).
     """
     if os.environ.get(_LEVEL) == "0":
         return
     os.environ.setdefault(_LEVEL, "1")  # no level I: oneDNN, cudart, CPU features, NUMA nodes
     for message in PYTHON_NOISE:
         warnings.filterwarnings("ignore", message=message, category=UserWarning)
-    from absl import logging  # here, for this file is a script of the standard library too
+    from absl import logging  # here, because this file as a script uses only the standard library
 
     logging.get_absl_logger().addFilter(_is_no_noise)
     stream = sys.__stderr__
@@ -71,7 +70,7 @@ def install() -> None:
     stream.flush()
     terminal = os.dup(2)
     source, sink = os.pipe()
-    command = [sys.executable, "-I", "-S", __file__]  # without site packages: 20 ms
+    command = [sys.executable, "-I", "-S", __file__]  # starts in 20 ms without site packages
     process = subprocess.Popen(command, stdin=source, stdout=terminal, stderr=terminal)
     os.close(source)
     os.dup2(sink, 2)
@@ -80,7 +79,7 @@ def install() -> None:
     sys.stderr = sys.__stderr__ = os.fdopen(  # type: ignore[misc]
         terminal, "w", buffering=1, encoding=stream.encoding, errors=stream.errors
     )
-    logging.get_absl_handler().python_handler.setStream(sys.stderr)  # it took hold of the old one when imported
+    logging.get_absl_handler().python_handler.setStream(sys.stderr)  # it holds the old stream since its import
     atexit.register(_finish, os.getpid(), terminal, process)
 
 
@@ -94,16 +93,16 @@ def _identity(descriptor: int) -> str:
 
 
 def _finish(owner: int, terminal: int, process: subprocess.Popen[bytes]) -> None:
-    """At a normal exit: gives descriptor 2 back and lets the filter finish before the shell's prompt appears."""
+    """At a normal exit: restores descriptor 2 and waits for the filter, so that it finishes before the shell prompt."""
     if os.getpid() != owner:  # a forked child
         return
     os.dup2(terminal, 2)
-    with contextlib.suppress(subprocess.TimeoutExpired):  # a child that lives on holds the pipe, and may
+    with contextlib.suppress(subprocess.TimeoutExpired):  # a child that still runs may keep the pipe open
         process.wait(_EXIT_SECONDS)
 
 
 def _pump(source: int, sink: int) -> None:
-    """Copies lines without `NOISE` until the last writer is gone. Part of a line is passed on when no rest comes."""
+    """Copies lines that do not match `NOISE` until all writers are gone. Forwards incomplete lines after a timeout."""
     pending = b""
     while True:
         waiting = pending and not NOISE.match(pending)
@@ -120,12 +119,12 @@ def _pump(source: int, sink: int) -> None:
 
 
 def _write(sink: int, data: bytes) -> None:
-    with contextlib.suppress(OSError):  # the terminal is gone: go on emptying the pipe, or the writers would stop
+    with contextlib.suppress(OSError):  # the terminal is gone: keep reading, or the writers would block
         while data:
             data = data[os.write(sink, data) :]
 
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_IGN)  # Ctrl-C: the run may save itself and speak; the end is the pipe's
+        signal.signal(number, signal.SIG_IGN)  # on Ctrl-C the run still saves and logs; this process ends with the pipe
     _pump(0, 1)

@@ -1,8 +1,7 @@
-"""Tasks on a Ray cluster: the same functions as on one machine, on whatever nodes there are.
+"""Runs tasks on a Ray cluster, with the same functions as on one machine.
 
-Ray is asked for what it does best, placing tasks and running them again where a node was lost. What a task means, its
-seeds and its files are its own, so that results depend neither on the nodes nor on their number. Tasks may run twice:
-they write under names of their own, and rename.
+Ray only places tasks and repeats those of lost nodes. Seeds and files belong to the task, so results do not depend on
+the nodes or their number. Tasks may run twice: they write to unique temporary names, and rename.
 """
 
 from __future__ import annotations
@@ -28,22 +27,22 @@ from tganv2_tf import lanes
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
 
-ATTEMPTS = 10  # of a task whose nodes or processes are lost
+ATTEMPTS = 10  # per task, if nodes or processes are lost
 CONNECT_SECONDS = 10
 LOOK_SECONDS = 1.0
 CODE = ("tganv2_tf", "data_prep")
-# What --ray_address is.
+# Help of --ray_address.
 ADDRESS = (
     "of a cluster that this machine is a node of: auto, or HOST:6379 where it is in several; none = RAY_ADDRESS, or a "
     "new one of this machine"
 )
-# TensorFlow would take a whole GPU, of which another task may have the other half.
+# Otherwise TensorFlow would reserve the whole GPU, which tasks may share.
 ENVIRONMENT = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
 
 @dataclasses.dataclass(frozen=True)
 class RunnerOptions:
-    """Where the work is done."""
+    """Where to compute."""
 
     runner: str = option("local = on this machine; ray = on a Ray cluster", "local", ("local", "ray"))
     ray_address: str = option(ADDRESS, "")
@@ -64,24 +63,24 @@ LOCAL = RunnerOptions()
 
 @contextlib.contextmanager
 def connected(address: str = "") -> Iterator[None]:
-    """In its block this process drives a Ray cluster, and sends it the code of these packages.
+    """Connects this process to a Ray cluster as its driver, and uploads the code of these packages.
 
     Args:
       address: as in `RunnerOptions`.
     Raises:
       ConfigError: Ray is not installed.
-      UserError: there is no cluster at that address, or it has other versions of Ray or Python.
+      UserError: there is no cluster at the address, or it has other versions of Ray or Python.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked for it to be told
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else it prints pages for each lost node
-    os.environ.setdefault("RAY_task_oom_retries", str(ATTEMPTS))  # else it tries for ever
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry without consent
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else Ray prints pages for each lost node
+    os.environ.setdefault("RAY_task_oom_retries", str(ATTEMPTS))  # else Ray retries forever
     try:
         import ray
     except ImportError as error:
         raise ConfigError(f"Ray cannot be imported ({error}); {lanes.install_command('ray')}") from error
     where = address or os.environ.get("RAY_ADDRESS") or "a new cluster of this machine"
     host, _, port = where.rpartition(":")
-    if host and port.isdigit():  # Ray would try for a quarter of an hour
+    if host and port.isdigit():  # Ray itself would retry for 15 minutes
         try:
             socket.create_connection((host.rpartition("/")[2], int(port)), CONNECT_SECONDS).close()
         except (OSError, OverflowError, UnicodeError) as error:
@@ -90,13 +89,13 @@ def connected(address: str = "") -> Iterator[None]:
     folders = [os.path.dirname(spec.origin) for spec in modules.values() if spec and spec.origin]
     there_is_one = address or os.environ.get("RAY_ADDRESS")
     if not there_is_one:
-        # Ray Train asks a dashboard whether it is alive, and takes its workers away if not. Here is none, and that of
-        # another cluster on this machine, which it would find, does not know it.
+        # Ray Train asks the dashboard whether the driver is alive, and aborts its workers if not. The new cluster has
+        # no dashboard, and Ray would ask that of another cluster on this machine.
         os.environ.setdefault("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
     try:
         with _sigterm_interrupts():
             ray.init(
-                # Without an address Ray would take whatever cluster it finds on this machine.
+                # Without an address, Ray would join any cluster it finds on this machine.
                 address=there_is_one or "local",
                 runtime_env={"py_modules": folders, "excludes": ["__pycache__"], "env_vars": ENVIRONMENT},
                 log_to_driver=False,
@@ -116,7 +115,7 @@ def connected(address: str = "") -> Iterator[None]:
 
 
 def placed(path: str) -> str:
-    """The same path for processes in other folders; addresses and nothing stay as they are."""
+    """Makes a path absolute, for processes with other working directories; keeps addresses and the empty string."""
     if not path or "://" in path:
         return path
     return os.path.abspath(path) + "/" * path.endswith("/")
@@ -130,23 +129,23 @@ def run_tasks(
     at_once: int = 0,
     ordered: bool = False,
 ) -> Iterator[tuple[Any, Any]]:
-    """Runs tasks on the cluster that this process drives; those of lost nodes run again.
+    """Runs tasks on the connected cluster; those of lost nodes are repeated.
 
     Args:
-      function: called with each task; importable on the nodes, and free of state that results depend on.
-      tasks: picklable; taken one by one, a few more than the cluster can run.
-      options: what each needs.
-      at_once: tasks that run at the same time, at most; 0 = as many as the cluster takes.
-      ordered: in the order of the tasks; else as they are done.
+      function: called with each task; must be importable on the nodes, with results independent of state.
+      tasks: picklable tasks; only a few more than the cluster can run are requested in advance.
+      options: resources per task.
+      at_once: maximum number of submitted tasks; 0 = twice as many as the cluster can run.
+      ordered: yield in the order of the tasks; else as they complete.
     Yields:
-      A task and what the function returned.
+      Each task and the function's result.
     Raises:
-      UserError: the function raised one, or an OSError; or a task was lost too often.
-      RuntimeError: the function raised anything else; the message is its traceback.
+      UserError: the function raised a UserError or an OSError, or a task was lost too often.
+      RuntimeError: the function raised another error; the message is its traceback.
     """
     ray = sys.modules["ray"]
     needs = {"num_cpus": options.cpus_per_task, "num_gpus": options.gpus_per_task}
-    # Without max_calls Ray ends a process after each task with a GPU, and with it what tasks keep for the next.
+    # By default, Ray ends a process after each GPU task, which would discard what tasks cache.
     remote = ray.remote(**needs, max_retries=ATTEMPTS, max_calls=0)(_reported)
     watch = Watch({"CPU": options.cpus_per_task, "GPU": options.gpus_per_task})
     left, running = iter(tasks), collections.OrderedDict[Any, Any]()
@@ -173,11 +172,11 @@ def run_tasks(
 
 
 class Watch:
-    """Says what Ray keeps to itself: that a node is gone, and that it waits for nodes which are not there.
+    """Warns about lost nodes and missing resources, which Ray does not report.
 
     Attributes:
-      needs: what each piece of work takes of a node, by name: CPU, GPU.
-      pieces: that must find room at the same time.
+      needs: resources per piece of work, by name: CPU, GPU.
+      pieces: number of pieces that must run at the same time.
     """
 
     def __init__(self, needs: dict[str, float], pieces: int = 1) -> None:
@@ -186,7 +185,7 @@ class Watch:
         self.look()
 
     def look(self) -> None:
-        """Warns of what has become worse since the last time; does nothing where that was a moment ago."""
+        """Warns of changes for the worse since the last call, at most once per LOOK_SECONDS."""
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return
         self._looked = time.monotonic()
@@ -208,7 +207,7 @@ class Watch:
 
 
 def _slots(options: RunnerOptions, there: dict[str, float]) -> int:
-    """Tasks that the cluster can run at the same time; at least 1, as nodes may come."""
+    """Returns the number of tasks that the cluster can run at a time; at least 1, because nodes may join."""
     slots = there.get("CPU", 0) / options.cpus_per_task
     if options.gpus_per_task:
         slots = min(slots, there.get("GPU", 0) / options.gpus_per_task)
@@ -216,7 +215,7 @@ def _slots(options: RunnerOptions, there: dict[str, float]) -> int:
 
 
 def _reported(function: Callable[[Any], Any], task: Any) -> tuple[str, Any]:
-    """On a node: what became of a task. Ray would wrap an error into pages of text."""
+    """Runs a task on a node and returns its result or error as data: Ray would wrap errors in pages of text."""
     import traceback
 
     try:
@@ -226,13 +225,13 @@ def _reported(function: Callable[[Any], Any], task: Any) -> tuple[str, Any]:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         return "user_error", f"{error.strerror or error}{where} (on node {os.uname().nodename})"
-    except Exception:  # noqa: BLE001 (the driver raises it)
+    except Exception:  # noqa: BLE001 (raised by the driver)
         return "bug", traceback.format_exc()
 
 
 @contextlib.contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """Makes SIGTERM the same as Ctrl-C, so that the cluster hears of the end. Ray has handlers of its own."""
+    """Handles SIGTERM like Ctrl-C, instead of with Ray's handlers, so that the cluster is shut down properly."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

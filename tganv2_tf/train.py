@@ -8,8 +8,8 @@ On a Ray cluster (docs/distributed.md):
   python -m tganv2_tf.train --flagfile=ucf.flags --data_dir=s3://bucket/ucf101/train --model_dir=s3://bucket/run \\
     --distribution=ray --num_workers=8 --gpus_per_worker=1
 
-The same command goes on where it stopped; Ctrl-C saves. `python -m tganv2_tf.doctor` with the same flags says whether
-they fit this machine.
+Ctrl-C saves and stops; the same command resumes the run. `python -m tganv2_tf.doctor` with the same flags checks
+whether they fit this machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tganv2_tf.training.ray_training import Cluster
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Before the run."""
+    """Output before training."""
 
     dry_run: bool = option(
         "print the level table, the devices and the settings that are not the defaults, and exit", False
@@ -44,7 +44,7 @@ def main(
         return 0
     if not command.dry_run:
         require_folders(config)
-    from tganv2_tf.training import description, loop  # TensorFlow, once the flags are known to be right
+    from tganv2_tf.training import description, loop  # imports TensorFlow: after the checks of the flags
 
     if train.distribution != "ray":
         return loop.train(config, command.dry_run)

@@ -1,10 +1,10 @@
-"""Trains a classifier of labelled videos, a C3D, for scores on data that the authors' C3D does not know.
+"""Trains a C3D classifier on labelled videos, for scores on data other than UCF101.
 
 python -m tganv2_tf.train_classifier --data_dir=data/train --test_data_dir=data/test --output=classifier.npz
 
-A tenth of the videos is held out, whole source groups of UCF101; training stops when its accuracy on them no longer
-rises, and the weights with the highest are kept. The file records the accuracy on --test_data_dir; if that is low, this
-command and everything that scores by the file warn of it.
+A tenth of the videos is held out (of UCF101, whole source groups). Training stops when the accuracy on them no longer
+rises; the weights with the highest accuracy are kept. The file records the accuracy on --test_data_dir; if it is low,
+this command and all commands that score with the file warn of it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Command:
 
 
 def main(command: Command) -> int:
-    from tganv2_tf.evaluation import classifier_training  # TensorFlow, once the flags are known to be right
+    from tganv2_tf.evaluation import classifier_training  # imports TensorFlow: after the checks of the flags
 
     return classifier_training.train(**dataclasses.asdict(command))
 

@@ -1,4 +1,4 @@
-"""A video while it is being decoded: its frames and, once all of them have been read, its damage."""
+"""Data types for a video that is being decoded: its frames and its damage."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 
 @dataclasses.dataclass
 class Damage:
-    """What is damaged or missing in a video, known once all of its frames have been read.
+    """Damage of a video, complete once all frames have been read.
 
     Attributes:
-      header_frames: number of frames by the header of the file, or by its length; 0 if it has neither.
-      num_frames: frames that were decoded.
-      bad_packets: packets that could not be read or decoded, or only with errors.
-      incomplete: whether the video ends before its header says.
+      header_frames: number of frames according to the file's header or duration; 0 if unknown.
+      num_frames: number of decoded frames.
+      bad_packets: number of packets that could not be read or decoded without errors.
+      incomplete: whether the video ends earlier than its header states.
     """
 
     header_frames: int = 0
@@ -27,7 +27,7 @@ class Damage:
 
     @property
     def reason(self) -> str:
-        """What is wrong, in one line; empty if nothing is."""
+        """One-line description of the damage; empty if there is none."""
         if not self.bad_packets and not self.incomplete:
             return ""
         expected = f" of the {self.header_frames} that its header promises" if self.header_frames else ""
@@ -40,7 +40,7 @@ class VideoFrames(NamedTuple):
 
     Attributes:
       fps: frames per second; 0 if unknown.
-      frames: each uint8 [height, width, 3], RGB. Raises VideoError if nothing can be decoded.
+      frames: iterator of RGB frames, uint8 [height, width, 3]. Raises VideoError if nothing can be decoded.
       damage: complete when `frames` is exhausted.
     """
 

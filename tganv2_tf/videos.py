@@ -1,4 +1,4 @@
-"""Videos in memory and on disk: bytes, grids, strips; GIF, MP4, PNG and NPZ, written as the frames come."""
+"""Conversion and layout of videos (bytes, grids, strips), and streaming writers for GIF, MP4, PNG and NPZ."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from tganv2_tf.files import Path, whole_file, whole_folder
 SUFFIXES = (".gif", ".mp4", ".png", ".npz")
 RESAMPLE = ("nearest", "bicubic", "lanczos")
 CV2_NAMES = {"bicubic": "CUBIC", "lanczos": "LANCZOS4"}
-STRIP_FRAMES = 8  # of a video, in a picture
-MAX_GIF_FPS = 50.0  # players slow down what is faster
+STRIP_FRAMES = 8  # per video, in an image
+MAX_GIF_FPS = 50.0  # players slow down faster files
 
 Write = Callable[[np.ndarray], None]
 
 
 def to_uint8(videos: np.ndarray) -> np.ndarray:
-    """float in [-1, 1] -> uint8, round((x + 1) * 127.5)."""
+    """Converts floats in [-1, 1] to uint8: round((x + 1) * 127.5)."""
     return np.rint((np.clip(videos, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
 
 
 def grid(videos: np.ndarray, columns: int | None = None, border: int = 2) -> np.ndarray:
-    """Lays videos out side by side, row by row.
+    """Arranges videos in a grid, row by row.
 
     Args:
       videos: uint8 [N, T, H, W, 3].
-      columns: videos a row; as many as rows, about, where it is None.
-      border: black pixels between videos.
+      columns: videos per row; None = about as many as rows.
+      border: width in pixels of the black border between videos.
     Returns:
       uint8 [T, H', W', 3].
     """
@@ -57,11 +57,11 @@ def grid(videos: np.ndarray, columns: int | None = None, border: int = 2) -> np.
 
 
 def shown_frames(num_frames: int, count: int) -> np.ndarray:
-    """Numbers of the frames that stand for a video in a picture: evenly spaced ones, or the middle one.
+    """Returns the indices of evenly spaced frames that represent a video in an image; the middle one if `count` is 1.
 
     Args:
-      num_frames: of the video.
-      count: how many are wanted; all, where there are fewer.
+      num_frames: frames of the video.
+      count: number of frames to select; all if there are fewer.
     """
     if count == 1:
         return np.array([(num_frames - 1) // 2])
@@ -71,13 +71,13 @@ def shown_frames(num_frames: int, count: int) -> np.ndarray:
 def strip(
     videos: np.ndarray, num_frames: int = STRIP_FRAMES, border: int = 2, captions: Sequence[str] = ()
 ) -> np.ndarray:
-    """Frames of each video from left to right, a video a row: uint8 [N, T, H, W, 3] -> uint8 [H', W', 3].
+    """Arranges frames from left to right, one video per row: uint8 [N, T, H, W, 3] -> uint8 [H', W', 3].
 
     Args:
       videos: uint8 [N, T, H, W, 3].
-      num_frames: how many of the T, evenly spaced.
-      border: black pixels between frames.
-      captions: of the rows, N texts or none.
+      num_frames: number of evenly spaced frames to show.
+      border: width in pixels of the black border between frames.
+      captions: N captions of the rows; empty = none.
     """
     frames = videos[:, shown_frames(videos.shape[1], num_frames)]
     rows = np.stack([grid(row[:, np.newaxis], len(row), border) for row in frames])
@@ -85,7 +85,7 @@ def strip(
 
 
 def enlarge(video: np.ndarray, factor: int, resample: str = "nearest") -> np.ndarray:
-    """uint8 [..., H, W, 3] -> [..., factor * H, factor * W, 3].
+    """Enlarges frames: uint8 [..., H, W, 3] -> [..., factor * H, factor * W, 3].
 
     Args:
       video: any number of frames.
@@ -96,7 +96,7 @@ def enlarge(video: np.ndarray, factor: int, resample: str = "nearest") -> np.nda
         return video
     if resample == "nearest":
         return video.repeat(factor, axis=-3).repeat(factor, axis=-2)
-    import cv2  # here, for it needs system libraries that nothing else in this module does
+    import cv2  # here: it needs system libraries that the rest of this module does not
 
     *axes, height, width, _ = video.shape
     size, how = (factor * width, factor * height), getattr(cv2, f"INTER_{CV2_NAMES[resample]}")
@@ -105,23 +105,23 @@ def enlarge(video: np.ndarray, factor: int, resample: str = "nearest") -> np.nda
 
 
 def gif_bytes(video: np.ndarray, fps: float) -> bytes:
-    """An endless animated GIF of uint8 [T, H, W, 3]."""
+    """Encodes uint8 [T, H, W, 3] as an endless animated GIF."""
     buffer = io.BytesIO()
-    # A duration of 0 would be left to the viewer; GIF counts hundredths of a second.
+    # GIF durations are in 1/100 s; a duration of 0 would leave the speed to the viewer.
     iio.imwrite(buffer, video, extension=".gif", plugin="pillow", duration=max(20, round(1000 / fps)), loop=0)
     return buffer.getvalue()
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a name means a folder of frames: it ends with a slash."""
+    """Returns whether a path names a folder of frames, i.e. ends with a slash."""
     return str(path).endswith(("/", os.sep))
 
 
 def check_suffix(path: Path) -> str:
-    """The file's suffix; of a folder of frames, nothing.
+    """Returns the file's suffix; empty for a folder of frames.
 
     Raises:
-      UserError: not one that can be written.
+      UserError: the suffix is not supported.
     """
     if is_folder(path):
         return ""
@@ -144,26 +144,26 @@ def open_writer(
     arrays: Mapping[str, np.ndarray] | None = None,
     captions: Sequence[str] = (),
 ) -> Iterator[Write]:
-    """Gives a function that takes the next frames of all videos, uint8 [N, t, H, W, 3].
+    """Yields a function that writes the next frames of all videos, uint8 [N, t, H, W, 3].
 
-    The file appears when the block ends well; memory does not grow with the number of frames. What is written:
+    The file is written atomically, and memory use does not grow with the number of frames. Formats:
 
     - .gif, .mp4 (H.264): a grid of the videos;
-    - .png: some frames of each video from left to right, a video a row;
+    - .png: some frames of each video from left to right, one video per row;
     - .npz: `videos`, uint8 [N, T, H, W, 3], and `arrays`;
-    - a folder, NAME/: the grid, frame by frame, as frame-00000.png and so on.
+    - a folder, NAME/: the frames of the grid, as frame-00000.png and so on.
 
     Args:
-      path: the file, or the folder, which must not be there yet.
-      num_frames: T, how many frames there will be.
-      fps: frames a second.
-      columns: videos a row of the grid; 0 = about as many as rows. Of a .png whose videos have one frame, too.
+      path: the file, or the folder, which must not exist.
+      num_frames: T, the total number of frames.
+      fps: frames per second.
+      columns: videos per row of the grid (also of a .png of videos with one frame); 0 = about as many as rows.
       shown: frames of each video in a .png.
-      arrays: what else an .npz holds.
-      captions: N texts to show below the videos, or none; not in an .npz.
+      arrays: additional arrays for an .npz.
+      captions: N captions below the videos, or none; not in an .npz.
     Raises:
-      UserError: another suffix, a folder that is there, or frames that cannot be encoded.
-      OSError: a full disk, for one.
+      UserError: the suffix is not supported, the folder exists, or frames cannot be encoded.
+      OSError: writing failed, e.g. the disk is full.
     """
     suffix = check_suffix(path)
     if suffix == ".npz":
@@ -179,13 +179,13 @@ def open_writer(
 
 
 def write_video(path: Path, video: np.ndarray, fps: float) -> None:
-    """Writes one video, uint8 [T, H, W, 3], as `open_writer` does; a .png is a strip of frames."""
+    """Writes one video, uint8 [T, H, W, 3], like `open_writer`; a .png is a strip of frames."""
     with open_writer(path, len(video), fps) as write:
         write(video[np.newaxis])
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Writes uint8 [H, W, 3]; whole, or not at all."""
+    """Writes an image, uint8 [H, W, 3], atomically."""
     with whole_file(path) as temporary:
         iio.imwrite(temporary, image)
 
@@ -224,7 +224,7 @@ def _frames(folder: Path) -> Iterator[Write]:
 
 @contextlib.contextmanager
 def _npz(path: Path, num_frames: int, arrays: Mapping[str, np.ndarray]) -> Iterator[Write]:
-    """The videos gather in a file of their own: in an archive all frames of one come before the next one's."""
+    """Collects the videos in a temporary file, because an archive stores all frames of a video together."""
     with whole_file(path) as temporary, tempfile.TemporaryFile(dir=temporary.parent) as gathered:
         start = seen = 0
 

@@ -1,1 +1,1 @@
-"""What scores are made of: the classifiers, their features and the comparison of generated with real videos."""
+"""Metrics of generated videos, and the networks (C3D, I3D) that they are computed with."""

@@ -1,11 +1,11 @@
-"""C3D, the 3D convolutional network whose class probabilities and features the scores are made of.
+"""C3D, a 3D convolutional network (Tran et al., 2015, arXiv:1412.0767). Its outputs are the input of the metrics.
 
-Eight 3x3x3 convolutions with ReLU, five max pools, fully-connected fc6, fc7 and fc8 (Tran et al., 2015,
-arXiv:1412.0767). `load_c3d` makes the network behind the paper's scores out of the files that the authors of TGANv2
-publish, with their preprocessing; `tganv2_tf.evaluation.classifier` trains networks of other widths.
+It has eight 3x3x3 convolutions with ReLU, five max pools, and the fully connected layers fc6, fc7 and fc8. `load_c3d`
+loads the weights that the authors of TGANv2 published for the paper's scores, with their preprocessing;
+`tganv2_tf.evaluation.classifier_training` trains networks of other widths.
 
-Files hold arrays by the names `conv1a/W` ... `fc8/b`, convolutions as [out, in, T, H, W] and linear layers as
-[out, in], where fc6 reads the last map in the order C, T, H, W.
+Files hold arrays named `conv1a/W` ... `fc8/b`. Convolution kernels are [out, in, T, H, W], dense kernels [out, in]; fc6
+reads the last feature map flattened in the order C, T, H, W.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from tganv2_tf.files import Path, read_npz
 NUM_FRAMES = 16
 CONVOLUTIONS = ("conv1a", "conv2a", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b")
 POOL_AFTER = {"conv1a": (1, 2, 2), **dict.fromkeys(("conv2a", "conv3b", "conv4b", "conv5b"), (2, 2, 2))}  # T, H, W
-SHRINKING = 32  # of height and width, by the five pools
+SHRINKING = 32  # total factor by which the five pools reduce height and width
 DROPOUT = 0.5
-LEAST_DEVIATION = 0.01  # a unit that varies less would be blown up
-LOGITS_DEVIATION = 0.1  # of initial weights: all classes are about equally likely
+LEAST_DEVIATION = 0.01  # lower bound of a unit's deviation, so that nearly constant units are not amplified
+LOGITS_DEVIATION = 0.1  # of the initial logits: all classes start about equally likely
 MEAN_SHAPE = (3, NUM_FRAMES, 128, 171)
 AUTHORS = "the authors' code"
-CENTRE = slice(8, 120)  # the rows and columns of the mean that the authors subtract
+CENTRE = slice(8, 120)  # rows and columns of the mean that the authors use
 
 
 @dataclasses.dataclass(frozen=True)
 class C3DConfig:
-    """Shape of the network. The defaults are those of the authors' file.
+    """Architecture of the network. The defaults match the authors' file.
 
     Attributes:
-      side: height and width in pixels to which it resizes its input.
-      channels: of the eight convolutions.
-      units: of fc6 and fc7.
+      side: height and width in pixels to which the input is resized.
+      channels: output channels of the eight convolutions.
+      units: units of fc6 and fc7.
       num_classes: units of fc8.
     """
 
@@ -51,11 +51,11 @@ class C3DConfig:
 
 
 def resize(videos: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes whole frames, bilinearly, the corner pixels on the corner pixels, without a filter against aliasing.
+    """Resizes frames bilinearly, with aligned corners and without antialiasing.
 
     Args:
       videos: float32 [N, T, H, W, C].
-      size: of the result, in pixels.
+      size: output height and width in pixels.
     Returns:
       float32 [N, T, size, size, C].
     """
@@ -66,23 +66,22 @@ def resize(videos: tf.Tensor, size: int) -> tf.Tensor:
 
 
 class C3D(tf.keras.Model):
-    """The network, from videos to class probabilities.
+    """C3D, a video classifier (Tran et al., 2015, arXiv:1412.0767, Section 3.3).
 
     Attributes:
-      config: the shape.
-      labels: names of the classes, in the order of the probabilities; empty where they are not known.
+      config: the architecture.
+      labels: class names in the order of the probabilities; empty if unknown.
     """
 
     def __init__(
         self, config: C3DConfig, mean: np.ndarray | None = None, labels: tuple[str, ...] = (), **kwargs: Any
     ) -> None:
-        """Makes all weights: He normal, from Keras' seed, and zero biases.
+        """Creates all weights: He-normal kernels, drawn from Keras' seed, and zero biases.
 
         Args:
-          config: the shape.
-          mean: float32 [16, side, side, 3], what the authors' preprocessing subtracts; None for a network that takes
-            its input as it is.
-          labels: names of the classes.
+          config: the architecture.
+          mean: float32 [16, side, side, 3], subtracted by the authors' preprocessing; None disables this preprocessing.
+          labels: class names.
         """
         super().__init__(**kwargs)
         self.config, self.labels = config, labels
@@ -96,7 +95,7 @@ class C3D(tf.keras.Model):
         self.fc8 = layers.Dense(config.num_classes, kernel_initializer="he_normal", name="fc8")
         for convolution, inputs in zip(self.convolutions, (3, *config.channels)):
             convolution.build([None, None, None, None, inputs])
-        self.map_size = config.channels[-1] * (-(-config.side // SHRINKING)) ** 2  # of one frame: 16 / 2^4
+        self.map_size = config.channels[-1] * (-(-config.side // SHRINKING)) ** 2  # one frame is left: 16 / 2^4
         for linear, inputs in ((self.fc6, self.map_size), (self.fc7, config.units[0]), (self.fc8, config.units[1])):
             linear.build([None, inputs])
         self.built = True
@@ -105,9 +104,9 @@ class C3D(tf.keras.Model):
     def num_classes(self) -> int:
         return self.config.num_classes
 
-    @tf.autograph.experimental.do_not_convert  # which does not know `super()` without arguments
+    @tf.autograph.experimental.do_not_convert  # AutoGraph does not support `super()` without arguments
     def __call__(self, videos: tf.Tensor, *args: Any, **kwargs: Any) -> dict[str, tf.Tensor]:
-        # Here, as Keras would wrap what `call` raises in lines of its own.
+        # Checked here because Keras adds its own lines to errors raised in `call`.
         videos = tf.convert_to_tensor(videos)
         if not videos.shape.is_compatible_with([None, NUM_FRAMES, None, None, 3]):
             raise UserError(
@@ -122,14 +121,13 @@ class C3D(tf.keras.Model):
 
         Args:
           videos: float32 [N, 16, H, W, 3], RGB in [-1, 1], of any height and width.
-          dropout_seed: int [2], a stateless seed with which half of fc6 and fc7 is dropped, for training; None drops
-            nothing.
+          dropout_seed: int [2], a stateless seed for dropping half of fc6 and fc7 in training; None disables dropout.
         Returns:
           float32: `fc6` and `fc7` after their ReLU, [N, units]; `fc8`, the logits, and `probabilities`, their softmax,
           [N, num_classes].
         Raises:
-          UserError: another number of frames.
-          TypeError: whole numbers.
+          UserError: the videos do not have 16 frames.
+          TypeError: the videos have an integer dtype.
         """
         fc6 = self.fc6(self._flattened(self.extract(self.preprocess(videos))))
         if dropout_seed is not None:
@@ -142,33 +140,33 @@ class C3D(tf.keras.Model):
         return {"fc6": fc6, "fc7": fc7, "fc8": fc8, "probabilities": tf.nn.softmax(fc8)}
 
     def preprocess(self, videos: tf.Tensor) -> tf.Tensor:
-        """What the first convolution sees: float32 [N, 16, H, W, 3] in [-1, 1] -> [N, 16, side, side, 3].
+        """Preprocesses videos: float32 [N, 16, H, W, 3] in [-1, 1] -> [N, 16, side, side, 3].
 
-        With a mean, as the authors do: BGR, from 0 to 256, less the mean. Without one, the resized input.
+        With a mean, it follows the authors: BGR in [0, 256], minus the mean. Otherwise, it only resizes.
         """
         resized = resize(tf.ensure_shape(videos, [None, NUM_FRAMES, None, None, 3]), self.config.side)
         return resized if self.mean is None else resized[..., ::-1] * 128.0 + (128.0 - self.mean)
 
     def extract(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The map behind the last pool: [N, 16, side, side, 3] -> [N, 1, side / 32, side / 32, C], rounded up."""
+        """Computes the last pool's output: [N, 16, side, side, 3] -> [N, 1, side / 32, side / 32, C], rounded up."""
         features = inputs
         for convolution in self.convolutions:
             features = _pooled(convolution(features), convolution.name)
         return features
 
     def _flattened(self, features: tf.Tensor) -> tf.Tensor:
-        """What fc6 reads: [N, 1, H, W, C] -> [N, C * H * W]."""
+        """Flattens the feature map for fc6: [N, 1, H, W, C] -> [N, C * H * W]."""
         return tf.reshape(tf.transpose(features, [0, 4, 1, 2, 3]), [-1, self.map_size])
 
     def fit_to(self, videos: tf.Tensor) -> None:
-        """Scales and shifts every unit so that it has mean 0 and standard deviation 1 before its ReLU, in fc8 0.1.
+        """Rescales the initial weights so that every pre-activation has mean 0 and standard deviation 1 (0.1 in fc8).
 
-        For initial weights (data-dependent initialization: Kraehenbuehl et al., 2016, arXiv:1511.06856). Without it,
-        what all videos share, such as a dark background, makes up most of every feature, and thin things in them next
-        to nothing: learning may not begin for hundreds of steps.
+        This is data-dependent initialization (Kraehenbuehl et al., 2016, arXiv:1511.06856). Without it, content common
+        to all videos, such as a dark background, dominates every feature, small objects contribute almost nothing, and
+        the loss may not fall for hundreds of steps.
 
         Args:
-          videos: float32 [N, 16, H, W, 3] in [-1, 1], over which mean and variance are taken.
+          videos: float32 [N, 16, H, W, 3] in [-1, 1], used for the means and variances.
         """
         features = self.preprocess(videos)
         for convolution in self.convolutions:
@@ -180,7 +178,7 @@ class C3D(tf.keras.Model):
             features = linear(features)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """The weights, named and laid out as in the files."""
+        """Returns the weights with the names and layouts of the file format."""
         arrays = {}
         for layer in (*self.convolutions, self.fc6, self.fc7, self.fc8):
             kernel = layer.kernel.numpy()
@@ -189,10 +187,10 @@ class C3D(tf.keras.Model):
         return arrays
 
     def assign_arrays(self, arrays: Mapping[str, np.ndarray], path: Path) -> None:
-        """Takes over the weights of a file, after all of them have been checked; what else it holds is left alone.
+        """Checks all arrays, then assigns the weights. Other arrays in the file are ignored.
 
         Raises:
-          UserError: one is missing, has another shape or is not made of real numbers; the message names `path`.
+          UserError: an array is missing, or has the wrong shape or a non-float dtype; the message names `path`.
         """
         weights = {}
         for layer in (*self.convolutions, self.fc6, self.fc7, self.fc8):
@@ -206,7 +204,7 @@ class C3D(tf.keras.Model):
 
 
 def _pooled(features: tf.Tensor, name: str) -> tf.Tensor:
-    """What comes after the convolution `name`: the pool behind it, or nothing."""
+    """Applies the max pool that follows the convolution `name`, if there is one."""
     if name not in POOL_AFTER:
         return features
     pool = POOL_AFTER[name]
@@ -214,7 +212,7 @@ def _pooled(features: tf.Tensor, name: str) -> tf.Tensor:
 
 
 def _standardize(layer: layers.Layer, values: tf.Tensor, deviation: float = 1.0) -> None:
-    """Gives a layer, whose outputs without bias are `values` [..., units], outputs of mean 0 and this deviation."""
+    """Rescales a layer to outputs of mean 0 and this standard deviation; `values` [..., units] are without bias."""
     mean, variance = tf.nn.moments(values, list(range(len(values.shape) - 1)))
     scale = deviation / tf.maximum(tf.sqrt(variance), LEAST_DEVIATION)
     layer.kernel.assign(layer.kernel * scale)
@@ -233,15 +231,15 @@ def _array(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...], 
 
 
 def load_c3d(weights_path: Path, mean_path: Path) -> C3D:
-    """The C3D of the paper's scores, trained on UCF101.
+    """Loads the C3D used for the paper's scores, trained on UCF101.
 
     Args:
       weights_path: the authors' conv3d_deepnetA_ucf.npz.
       mean_path: the authors' mean2.npz, whose `mean` is float32 [3, 16, 128, 171], axes C, T, H, W.
     Returns:
-      The network; which class a probability stands for is not in the files.
+      The network, without class names: the files do not contain them.
     Raises:
-      UserError: no such file, none of the authors', or an array in it that is missing or of another shape.
+      UserError: a file does not exist or is not the authors', or an array is missing or has the wrong shape.
     """
     mean = _array(read_npz(mean_path, AUTHORS), "mean", MEAN_SHAPE, mean_path)[:, :, CENTRE, CENTRE]
     arrays = read_npz(weights_path, AUTHORS)

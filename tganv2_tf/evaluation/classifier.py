@@ -1,7 +1,7 @@
-"""The one file that holds a classifier of one's own, a C3D, and what is known of how well it classifies.
+"""File format of custom C3D classifiers, and checks of their accuracy.
 
-The file is an .npz with the arrays of `c3d.C3D.to_arrays` and a text, `metadata`, in JSON: the network's shape, the
-names of the classes, the accuracy on test videos, and all that the weights were made of.
+The file is an .npz with the arrays of `c3d.C3D.to_arrays` and `metadata`, a JSON text: the architecture, the class
+names, the accuracy on test videos, and the training options.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ SIGNIFICANCE = 0.05
 
 
 def save_classifier(network: C3D, metadata: dict[str, Any], path: Path) -> None:
-    """Writes a network without a mean and its metadata; the file appears when it is whole.
+    """Writes a network (without mean) and its metadata atomically.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     arrays = {**network.to_arrays(), METADATA: np.array(json.dumps(metadata))}
     with whole_file(path) as temporary, open(temporary, "wb") as file:
@@ -34,17 +34,18 @@ def save_classifier(network: C3D, metadata: dict[str, Any], path: Path) -> None:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a classifier.
+    """Reads the metadata of a classifier.
 
     Returns:
-      `format`; `shape`, the fields of `C3DConfig`; `labels`, names in the order of the probabilities; `test_accuracy`,
-      the share of the `test_clips` clips of `test_videos` videos that are classified correctly; `chance`, the share of
-      the clips that are of the most frequent class; `held_out_accuracy` and `held_out_videos`, of those that chose the
-      stop; `tested_on_held_out`, whether the test videos are these; `steps` of the training and `best_step`, after
-      which the weights were taken; `recipe`, the options and the checksums of the manifests that it was made of;
-      `versions`. Files of older versions have no `chance`, and nothing of held-out videos and steps.
+      `format`; `shape`, the fields of `C3DConfig`; `labels`, class names in the order of the probabilities;
+      `test_accuracy`, the fraction of the `test_clips` clips of `test_videos` videos that are classified correctly;
+      `chance`, the fraction of the clips in the most frequent class; `held_out_accuracy` and `held_out_videos` of the
+      validation set used for early stopping; `tested_on_held_out`, whether the test set is this validation set;
+      `steps`, the length of the training; `best_step`, at which the weights were taken; `recipe`, the options and the
+      manifests' checksums; `versions`. Files of older versions lack `chance` and the fields about held-out videos and
+      steps.
     Raises:
-      UserError: no such file, or none that `train` has written.
+      UserError: the file does not exist or was not written by `save_classifier`.
     """
     return _metadata(read_npz(path, WRITER), path)
 
@@ -65,16 +66,16 @@ def _metadata(arrays: dict[str, np.ndarray], path: Path) -> dict[str, Any]:
 
 
 def load_classifier(path: Path) -> C3D:
-    """A classifier that `train_classifier` has written.
+    """Loads a classifier written by `train_classifier`.
 
     Raises:
-      UserError: no such file, none of ours, or a damaged one.
+      UserError: the file does not exist, is damaged, or has another format.
     """
     return read_classifier(path)[0]
 
 
 def read_classifier(path: Path) -> tuple[C3D, dict[str, Any]]:
-    """`load_classifier` and `read_metadata` at once."""
+    """Returns the results of both `load_classifier` and `read_metadata`."""
     arrays = read_npz(path, WRITER)
     metadata = _metadata(arrays, path)
     shape: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in metadata["shape"].items()}
@@ -84,19 +85,19 @@ def read_classifier(path: Path) -> tuple[C3D, dict[str, Any]]:
 
 
 def above_chance(accuracy: float, videos: int, chance: float) -> bool:
-    """Whether guessing would rarely (p < 0.05, one-sided binomial test) classify as many of the videos correctly.
+    """Returns whether the accuracy is significantly above chance (p < 0.05, one-sided binomial test).
 
     Args:
-      accuracy: share of the clips that are classified correctly.
-      videos: from which the clips were cut; clips of one video are no independent trials.
-      chance: share that guessing classifies correctly.
+      accuracy: fraction of the clips classified correctly.
+      videos: number of source videos, used as the number of trials: clips of one video are not independent.
+      chance: expected accuracy of guessing.
     """
     correct = round(accuracy * videos)
     return bool(scipy.stats.binom.sf(correct - 1, videos, chance) < SIGNIFICANCE)
 
 
 def accuracy_summary(metadata: dict[str, Any]) -> str:
-    """The accuracy that a classifier's metadata state, as a clause."""
+    """Returns the accuracy recorded in the metadata, as a clause."""
     videos = (
         "videos held out of the training, which also chose its end"
         if metadata.get("tested_on_held_out")
@@ -109,20 +110,19 @@ def accuracy_summary(metadata: dict[str, Any]) -> str:
 
 
 def doubt(metadata: dict[str, Any]) -> str:
-    """What makes the scores of a classifier doubtful, in a sentence; empty if nothing does.
+    """Returns why scores from this classifier are unreliable, as a sentence; empty if they are reliable.
 
-    It has learned if guessing would rarely reach its accuracy, and well enough if this is at least halfway from chance
-    to 100 %.
+    A reliable classifier is significantly above chance, and its accuracy is at least halfway from chance to 100 %.
 
     Args:
-      metadata: what `read_metadata` returns; `test_accuracy`, `test_clips` and `test_videos` may be missing.
+      metadata: from `read_metadata`; `test_accuracy`, `test_clips` and `test_videos` may be missing.
     """
     try:
         accuracy, videos = metadata["test_accuracy"], metadata["test_videos"]
         summary = accuracy_summary(metadata)
     except KeyError:
         return "its accuracy is not recorded, so that nothing is known of how much its scores mean"
-    # A classifier of an older version; if it does not name its classes, its shape tells how many there are.
+    # Files of older versions have no `chance`, and may have no class names.
     num_classes = len(metadata["labels"]) or metadata["shape"]["num_classes"]
     chance = metadata.get("chance", 1 / num_classes)
     learned, well = above_chance(accuracy, videos, chance), accuracy >= (1 + chance) / 2

@@ -1,9 +1,9 @@
-"""Trains a C3D of one's own on labelled shards.
+"""Trains a custom C3D classifier on labelled shards.
 
-Training is plain: cross entropy, Adam, dropout of one half in fc6 and fc7, windows of 16 frames at random places, and
-no augmentation unless mirroring is asked for. Frames go in as they are, in [-1, 1], without a mean; the initial weights
-are fitted to them (`C3D.fit_to`). Training ends when the accuracy on held-out videos no longer rises, and keeps the
-weights with the highest. All random numbers come from the seed; on a CPU, the same command gives the same bits.
+Training uses cross entropy, Adam, dropout of 0.5 in fc6 and fc7, random windows of 16 frames, and optional mirroring.
+Frames are in [-1, 1], without mean subtraction; the initial weights are fitted to them (`C3D.fit_to`). Training stops
+when the accuracy on held-out videos no longer rises, and keeps the weights with the highest. All random numbers derive
+from the seed; on a CPU, results are bit-identical.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ SIZES = {
 }
 UNFINISHED = ".unfinished"
 RECIPE_FILE = "recipe.json"
-CLIP_NORM = 1.0  # of the gradient: without it, twice the default step size can end all learning at the start
-VALIDATION_STEPS = 50  # between two validations at least; more where a pass over the data takes more
+CLIP_NORM = 1.0  # of the gradient: without it, training can fail from the start at twice the default learning rate
+VALIDATION_STEPS = 50  # minimum between two validations; one epoch if that is longer
 
 
 def train(
@@ -58,25 +58,26 @@ def train(
     seed: int,
     checkpoint_every_steps: int,
 ) -> int:
-    """Trains a classifier, or resumes its training, measures it, and writes it; a finished one is left alone.
+    """Trains (or resumes training) a classifier, tests it, and writes it. An existing output is kept.
 
     Args:
-      data_dir: folder of the shards to train on; about a tenth of the videos is held out.
-      test_data_dir: folder of the shards to measure the accuracy on; empty = the videos that are held out.
-      output: the .npz; what is needed to resume is in `OUTPUT.unfinished` until the file is there.
+      data_dir: folder of the training shards; about a tenth of the videos is held out.
+      test_data_dir: folder of the test shards; empty = test on the held-out videos.
+      output: the .npz to write; `OUTPUT.unfinished` holds the training state until then.
       size: a name in `SIZES`.
-      steps: updates at most.
-      patience: validations without a higher accuracy after which training ends; 0 = it takes all `steps`.
-      batch_size: clips an update.
-      learning_rate: Adam's step size.
+      steps: maximum number of updates.
+      patience: stop after this many validations without a higher accuracy; 0 = run all `steps`.
+      batch_size: clips per update.
+      learning_rate: Adam's learning rate.
       flip: mirror half of the clips.
-      seed: of the initial weights, the order of the data, the windows and the dropout.
-      checkpoint_every_steps: updates between two saved states; 0 = only the last one.
+      seed: for the initial weights, the order of the data, the windows and the dropout.
+      checkpoint_every_steps: updates between two checkpoints; 0 = only the last one.
     Returns:
       The exit status: 0, or 128 + the signal that stopped the training.
     Raises:
-      ConfigError: data without labels, of other classes or without a clip, or an output that something else made.
-      UserError: damaged data or files, or a loss that is no number any more.
+      ConfigError: the data have no labels or no video that is long enough; the test set has other classes; or the
+        output belongs to another training.
+      UserError: data or files are damaged, or the loss is not finite.
     """
     data_sets = [(Manifest.load(folder), folder) for folder in (data_dir, test_data_dir) if folder]
     manifest = data_sets[0][0]
@@ -117,7 +118,7 @@ def train(
                 "videos to measure the accuracy on with --test_data_dir"
             )
 
-        write_atomically(folder / RECIPE_FILE, json.dumps(recipe))  # makes the folder, or fails now if it must
+        write_atomically(folder / RECIPE_FILE, json.dumps(recipe))  # creates the folder, so that errors appear early
         tf.keras.utils.set_random_seed(seed)
         network = C3D(dataclasses.replace(SIZES[size], num_classes=len(manifest.labels)), labels=tuple(manifest.labels))
         weights = f"{network.count_params():,}"
@@ -132,7 +133,7 @@ def train(
             keep=among(held_out, wanted=False),
         )
         batches = clips.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
-        # If there are two, the accuracy that is reported is on videos that have not chosen the weights.
+        # With a test set, the reported accuracy is on videos that were not used for early stopping.
         examinations = [Examination(network, *which, batch_size) for which in examined]
         validation, test = examinations[0], examinations[-1]
         optimizer = tf.keras.optimizers.Adam(learning_rate, global_clipnorm=CLIP_NORM)
@@ -170,7 +171,7 @@ def train(
 
 
 def _compare(data_sets: list[tuple[Manifest, str]]) -> None:
-    """Raises ConfigError if training and test set have other classes; warns of shards that are in both."""
+    """Raises ConfigError if training and test sets differ in their classes; warns of shards that are in both."""
     (manifest, data_dir), (test_manifest, test_data_dir) = data_sets
     if test_manifest.labels != manifest.labels:
         raise ConfigError(f"--test_data_dir={test_data_dir}: its classes are not those of {data_dir}")
@@ -200,7 +201,7 @@ def _log_end(trainer: Trainer) -> None:
 
 @contextlib.contextmanager
 def _explained_errors(*data_sets: tuple[Manifest, str]) -> Iterator[None]:
-    """Looks for the cause of TensorFlow's errors in the data sets, and makes one line of it."""
+    """Turns TensorFlow's errors into a one-line UserError if the data sets are damaged or memory is short."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:

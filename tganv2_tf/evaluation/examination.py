@@ -1,4 +1,4 @@
-"""How well a classifier does on clips that it is not trained on, and the weights that did best on them."""
+"""Validation of a classifier on held-out clips, and the weights with the best result."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tganv2_tf.evaluation.c3d import C3D, NUM_FRAMES
 from tganv2_tf.evaluation.classifier import above_chance
 from tganv2_tf.evaluation.held_out import among
 
-WINDOWS = 4  # of each record, at places that are always the same
+WINDOWS = 4  # per record, at fixed positions
 
 
 class Result(NamedTuple):
-    """Of clips: share that was classified correctly, mean cross entropy in nats, number."""
+    """Accuracy in [0, 1], mean cross entropy in nats, and number of clips."""
 
     accuracy: float
     loss: float
@@ -29,24 +29,24 @@ class Result(NamedTuple):
 
 
 class Examination:
-    """Clips that are always the same.
+    """Evaluates a network on a fixed set of clips.
 
     Attributes:
-      videos: from which they are cut.
-      chance: share of the clips that are of the most frequent class.
+      videos: number of source videos.
+      chance: fraction of the clips in the most frequent class.
     """
 
     def __init__(
         self, network: C3D, manifest: Manifest, data_dir: str, labels: Mapping[str, int], batch_size: int
     ) -> None:
-        """Prepares for `result`.
+        """Builds the input pipeline.
 
         Args:
-          network: what is examined.
-          manifest: of the data set in `data_dir`.
+          network: the classifier.
+          manifest: manifest of the data set in `data_dir`.
           data_dir: folder of the shards.
-          labels: number of the class, by the id of each record that gives clips.
-          batch_size: clips that are classified at once.
+          labels: class numbers by record id; clips are cut from these records only.
+          batch_size: clips per batch.
         """
         self.videos = len({source_video(record_id) for record_id in labels})
         self.chance = max(collections.Counter(labels.values()).values()) / len(labels)
@@ -63,33 +63,33 @@ class Examination:
         self._classify = classify
 
     def result(self) -> Result:
-        """What the network makes of the clips now."""
+        """Evaluates the current weights."""
         columns = zip(*(self._classify(frames, labels) for frames, labels in self._batches))
         correct, losses = (np.concatenate(column) for column in columns)
         return Result(float(np.mean(correct)), float(np.mean(losses)), len(correct))
 
 
 class Best(tf.Module):
-    """The weights with the highest accuracy so far, and of equal ones those with the lowest loss, in variables.
+    """Keeps the weights with the highest accuracy, in variables. Of equal accuracies, the lower loss wins.
 
     Attributes:
-      accuracy: of these weights; -1 before there are any.
+      accuracy: of these weights; -1 initially.
       loss: of these weights.
-      step: of the training, after which they were taken.
-      waited: results since the accuracy rose last, from the first result on that is better than guessing.
+      step: training step at which they were taken.
+      waited: validations since the accuracy last rose; counted only once the accuracy is above chance.
     """
 
     def __init__(self, network: C3D) -> None:
         super().__init__()
         self._trained = network.trainable_variables
         self._kept = [tf.Variable(tf.convert_to_tensor(weight), trainable=False) for weight in self._trained]
-        self.accuracy = tf.Variable(-1.0, dtype=tf.float64, trainable=False)  # rounded, it would rise over itself
+        self.accuracy = tf.Variable(-1.0, dtype=tf.float64, trainable=False)  # float32 would round it
         self.loss = tf.Variable(0.0, dtype=tf.float64, trainable=False)
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.waited = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def note(self, step: int, examination: Examination) -> Result:
-        """Examines the network, and keeps its weights if they are the best so far."""
+        """Evaluates the network and keeps its weights if they are the best so far."""
         result = examination.result()
         before = float(self.accuracy.numpy())
         if result.accuracy > before or (result.accuracy == before and result.loss < self.loss.numpy()):
@@ -104,6 +104,6 @@ class Best(tf.Module):
         return result
 
     def restore(self) -> None:
-        """Gives the network the weights that did best."""
+        """Assigns the best weights to the network."""
         for kept, weight in zip(self._kept, self._trained):
             weight.assign(kept)

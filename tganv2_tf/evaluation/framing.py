@@ -1,4 +1,4 @@
-"""Frames of video files and arrays, cropped and resized as those of the real videos were."""
+"""Crops and resizes generated frames in the way the real videos were prepared."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ CROPS_SEED = 0  # the same crops in all evaluations
 
 @dataclasses.dataclass(frozen=True)
 class Framing:
-    """What training does to the frames of a data set.
+    """How the frames of a data set were cropped and resized.
 
     Attributes:
       resolution: R, height and width of the clips, in pixels.
-      geometry: one of `geometry.GEOMETRIES`, or `FACES`, squares around a face that was detected or given.
+      geometry: one of `geometry.GEOMETRIES`, or `FACES` for squares around a detected or given face.
     """
 
     resolution: int
@@ -34,7 +34,7 @@ class Framing:
 
     @classmethod
     def of(cls, manifest: Manifest) -> Framing:
-        """That of a data set; one that `data_prep` has not made is known by the shape of its frames."""
+        """Returns the framing of a data set. If the manifest does not record it, it follows from the frame shape."""
         options = manifest.options
         if options.get("face_box") or "box" in options:
             return cls(manifest.height, FACES)
@@ -44,25 +44,25 @@ class Framing:
 
     @classmethod
     def of_folder(cls, folder: str) -> Framing | None:
-        """That of the data set in a folder; None without a folder. Raises UserError if there is no data set in it."""
+        """Returns the framing of a folder's data set; None for "". Raises UserError if it holds no data set."""
         return cls.of(Manifest.read(folder)) if folder else None
 
     def warn_of_another(self, other: Framing, clips_dir: str) -> None:
-        """Warns if the shards in `clips_dir` were prepared otherwise."""
+        """Warns if the shards in `clips_dir` were prepared differently."""
         if other != self:
             text = "--clips_dir=%s: its frames (%s) were prepared otherwise than the real ones (%s); scores show it."
             logging.warning(text, clips_dir, other, self)
 
     def fitted(self, video: np.ndarray, number: int) -> np.ndarray:
-        """Crops and resizes a video; square frames, as generators make them, count as cropped already.
+        """Crops and resizes a video. Square frames are only resized.
 
         Args:
           video: uint8 [T, H, W, 3], of any size.
-          number: of the video, which decides where `official` frames are cropped.
+          number: index of the video, which seeds the random crop of the `official` geometry.
         Returns:
           uint8 [T, R, R, 3].
         Raises:
-          VideoError: the frames are not square, and no crop is known because those of the data set show faces.
+          VideoError: the frames are not square and the data set shows faces, so that the crop is unknown.
         """
         height, width = video.shape[1:3]
         if height == width:

@@ -1,4 +1,4 @@
-"""Which labelled records are trained on, and which are held out to see how far training has come."""
+"""Splits labelled records into training and validation sets."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from tganv2_tf.data.reading import Share
 from tganv2_tf.data.records import NO_LABEL, parse_record, source_group
 from tganv2_tf.errors import ConfigError
 
-SHARE = 0.1  # of the groups of a class
+SHARE = 0.1  # of the source groups of each class
 
 
 def labels_of(flag: str, manifest: Manifest, folder: str, num_frames: int) -> dict[str, int]:
-    """Reads all records, without decoding their frames, so that nothing comes up after hours.
+    """Reads the labels of all records, without decoding frames, so that errors appear before training.
 
     Args:
-      flag: that names the folder, for messages.
-      manifest: of the data set in `folder`.
-      folder: of the shards.
-      num_frames: of a clip.
+      flag: flag of the folder, for error messages.
+      manifest: manifest of the data set in `folder`.
+      folder: folder of the shards.
+      num_frames: frames per clip.
     Returns:
-      Number of the class, by the id of a record, of those that are long enough for a clip.
+      Class numbers by record id, of the records that are long enough for a clip.
     Raises:
       ConfigError: fewer than two classes, a record without a label, or no record that is long enough.
-      tf.errors.OpError: damage.
+      tf.errors.OpError: a shard is damaged.
     """
     classes = len(manifest.labels)
     if classes < 2:
@@ -53,15 +53,15 @@ def labels_of(flag: str, manifest: Manifest, folder: str, num_frames: int) -> di
 
 
 def hold_out(labels: Mapping[str, int]) -> dict[str, int]:
-    """Chooses about a tenth of the source groups of each class, by their names alone.
+    """Selects about a tenth of the source groups of each class for validation, by a hash of their names.
 
-    Clips of a group look alike, so that with some of them in training the others would be no test of it. Each class of
-    two groups or more gives at least one; a class of one group gives none.
+    Clips of a group are near duplicates, so a group is never split between training and validation. At least one group
+    is held out per class, but none of a class that has only one.
 
     Args:
-      labels: number of the class, by the id of a record.
+      labels: class numbers by record id.
     Returns:
-      Those of the chosen records.
+      Class numbers by record id, of the selected records.
     """
     groups: dict[int, dict[str, list[str]]] = collections.defaultdict(lambda: collections.defaultdict(list))
     for record_id, label in labels.items():
@@ -75,6 +75,6 @@ def hold_out(labels: Mapping[str, int]) -> dict[str, int]:
 
 
 def among(record_ids: Collection[str], wanted: bool = True) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Tells, in tf.data, whether a record's id, string [], is one of these; with `wanted` False whether it is not."""
+    """Returns a tf.data predicate of a record id, string []: whether it is one of these (`wanted`), or is not."""
     ids = tf.constant(sorted(record_ids), tf.string)
     return lambda record_id: tf.reduce_any(record_id == ids) == wanted

@@ -1,8 +1,8 @@
-"""I3D, the network whose features FVD compares.
+"""I3D, the feature extractor of FVD and KVD.
 
 FVD (Unterthiner et al., 2018, arXiv:1812.01717) is the Frechet distance of the logits of I3D (Carreira & Zisserman,
-2017, arXiv:1705.07750), trained on Kinetics-400. Figures can be compared only where they come from the same network,
-https://tfhub.dev/deepmind/i3d-kinetics-400/1, and the same preprocessing, which is that of the authors' code here.
+2017, arXiv:1705.07750), trained on Kinetics-400. Values are comparable only if they use the same network,
+https://tfhub.dev/deepmind/i3d-kinetics-400/1, and the same preprocessing. This module follows the FVD authors' code.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from tganv2_tf.data.manifest import folder_checksum
 from tganv2_tf.errors import UserError
 
 SIZE = 224  # pixels
-SIGNATURES = ("default", "serving_default")  # of modules in TF1 hub format, and of other SavedModels
-RANGE_TOLERANCE = 1e-3  # beyond [-1, 1], as in the authors' code of FVD
+SIGNATURES = ("default", "serving_default")  # in TF1 Hub format, and in other SavedModels
+RANGE_TOLERANCE = 1e-3  # beyond [-1, 1], as in the FVD authors' code
 
 
 def load_i3d(path: str) -> I3D:
     """Loads the network.
 
     Args:
-      path: a folder, the unpacked TF-Hub module or another SavedModel; or the URL of a TF-Hub module, which TensorFlow
-        Hub downloads on first use, and keeps in TFHUB_CACHE_DIR where that is set.
+      path: folder of an unpacked TF-Hub module or another SavedModel; or the URL of a TF-Hub module, which TensorFlow
+        Hub downloads on first use and caches in TFHUB_CACHE_DIR, if that is set.
     Raises:
-      UserError: no SavedModel there, a damaged one, or one that `I3D` cannot use; or TensorFlow Hub is needed and not
-        installed, or cannot fetch the module.
+      UserError: the SavedModel does not exist, is damaged, or cannot be used by `I3D`; or TensorFlow Hub is needed but
+        not installed, or cannot download the module.
     """
     folder = _folder(path)
     if not any((folder / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
         raise UserError(f"{path}: no SavedModel there; name the folder of the unpacked module, with saved_model.pb")
-    # A module in TF1 hub format may hold a second graph for training; the one for inference has no tag.
+    # A module in TF1 Hub format may contain a second graph for training; the inference graph has no tags.
     tags: list[str] | None = [] if (folder / "tfhub_module.pb").is_file() else None
     tf.get_logger().addFilter(_matters)
     try:
@@ -52,24 +52,24 @@ def load_i3d(path: str) -> I3D:
 
 
 class I3D:
-    """Features of videos, from a network that the user supplies.
+    """I3D (Carreira & Zisserman, 2017, arXiv:1705.07750), from a SavedModel that the user supplies.
 
     Attributes:
-      path: where it came from.
-      checksum: `sha256:` and the hexadecimal digest of all names and contents in the module's folder; the same network
-        has the same one in any place.
+      path: source of the module.
+      checksum: `sha256:` and the hexadecimal digest of all file names and contents in the module's folder; it does not
+        depend on the folder's location.
     """
 
     def __init__(self, path: str, module: Any, checksum: str) -> None:
-        """Finds input and output.
+        """Finds the input and output of the module.
 
         Args:
-          path: where the module came from.
-          module: a loaded SavedModel. Its signature `default`, else `serving_default`, takes float32
-            [N, T, 224, 224, 3] in [-1, 1] and gives float32 [N, d], called `default` if there are other outputs.
-          checksum: of the module.
+          path: source of the module.
+          module: a loaded SavedModel. Its signature `default` (or else `serving_default`) accepts float32
+            [N, T, 224, 224, 3] in [-1, 1] and returns float32 [N, d], named `default` if there are other outputs.
+          checksum: checksum of the module.
         Raises:
-          UserError: it has no such signature.
+          UserError: the module has no such signature.
         """
         self.path, self.checksum = path, checksum
         name = next((name for name in SIGNATURES if name in module.signatures), None)
@@ -91,24 +91,24 @@ class I3D:
         self._input, self._input_shape, self._output = input_name, inputs[input_name].shape, output_name
 
     def __call__(self, videos: np.ndarray | tf.Tensor) -> tf.Tensor:
-        """The features of videos, after FVD's preprocessing.
+        """Computes the features of videos, with FVD's preprocessing.
 
-        That resizes whole frames to 224x224, whatever their shape, with TF1's bilinear interpolation: output pixel i
-        stands at i * H / 224 of the input, and there is no filter against aliasing. The authors' code does so in 0..255
-        and maps to [-1, 1] afterwards, which is the same. Values are not rounded to bytes.
+        Frames of any aspect ratio are resized to 224x224 with TF1's bilinear interpolation: output pixel i samples
+        input position i * H / 224, without antialiasing. The authors' code resizes in [0, 255] and then maps to
+        [-1, 1], which is equivalent. Values are not rounded to bytes.
 
         Args:
-          videos: float32 [N, T, H, W, 3], RGB in [-1, 1]. All T frames are used; I3D needs 9 or more.
+          videos: float32 [N, T, H, W, 3], RGB in [-1, 1]. All T frames are used; I3D needs at least 9.
         Returns:
-          float32 [N, d]; of the published network the logits of the 400 classes, averaged over time.
+          float32 [N, d]; for the published network, the logits of the 400 classes, averaged over time.
         Raises:
-          UserError: values outside of [-1, 1] or that are not numbers, or no features for so many frames.
-          ValueError: another shape.
+          UserError: values are NaN or outside of [-1, 1], or the network does not support this number of frames.
+          ValueError: the shape is wrong.
         """
         videos = tf.convert_to_tensor(videos, tf.float32)
         if not videos.shape.is_compatible_with([None, None, None, None, 3]) or 0 in videos.shape:
             raise ValueError(f"videos of shape {videos.shape}; expected [N, T, H, W, 3], none of them 0")
-        if not tf.reduce_all(tf.abs(videos) <= 1 + RANGE_TOLERANCE):  # NaN is not, either
+        if not tf.reduce_all(tf.abs(videos) <= 1 + RANGE_TOLERANCE):  # also False for NaN
             raise UserError("videos with values outside of [-1, 1], or that are no numbers")
         count, num_frames, height, width, _ = videos.shape
         frames = tf.reshape(videos, [-1, height, width, 3])
@@ -120,37 +120,37 @@ class I3D:
             features = self._signature(**{self._input: inputs})[self._output]
         except tf.errors.InvalidArgumentError as error:
             raise UserError(f"{self.path}: cannot take videos of {num_frames} frames; I3D needs 9 or more") from error
-        # I3D halves time three times and then pools over two steps: of 8 frames nothing is left, whose mean is NaN.
+        # I3D halves time three times and then pools over two steps: 8 frames leave none, and the mean of none is NaN.
         if not tf.reduce_all(tf.math.is_finite(features)):
             raise UserError(f"{self.path}: NaN or infinity for videos of {num_frames} frames; I3D needs 9 or more")
         return features
 
 
 def _choose(tensors: Mapping[str, Any], shape: list[int | None]) -> str | None:
-    """The name of the only tensor, or else `default`; None where it is not there, or not float32 of this shape."""
+    """Returns the name of the only tensor, else `default`; None if it is missing or not float32 of this shape."""
     name = next(iter(tensors)) if len(tensors) == 1 else "default"
     spec = tensors.get(name)
     return name if spec is not None and spec.dtype == tf.float32 and spec.shape.is_compatible_with(shape) else None
 
 
 def _described(tensors: Mapping[str, Any]) -> str:
-    """Names, types and shapes: `'rgb': float32 (None, 3)`."""
+    """Formats names, dtypes and shapes: `'rgb': float32 (None, 3)`."""
     return ", ".join(f"{name!r}: {spec.dtype.name} {spec.shape}" for name, spec in sorted(tensors.items())) or "nothing"
 
 
 def _matters(record: logging.LogRecord) -> bool:
-    """False for the advice to rebuild a module whose variables are of TF1's kind: they work, and nobody trains them."""
+    """Drops the warning about TF1 reference variables: it matters only for training."""
     return "because it is a reference variable" not in record.getMessage()
 
 
 def _reason(error: Exception) -> str:
-    """An error in one line. The first line of an OpError only says where in the graph it was, so its kind must do."""
+    """Formats an error in one line. An OpError's first line only names a graph node, so its type is returned."""
     lines = str(error).splitlines()
     return lines[0] if lines and not isinstance(error, tf.errors.OpError) else type(error).__name__
 
 
 def _folder(path: str) -> pathlib.Path:
-    """The folder of a module, after a download where `path` is a URL."""
+    """Returns the folder of a module; downloads it first if `path` is a URL."""
     if not path.startswith(("https://", "http://")):
         return pathlib.Path(path)
     try:

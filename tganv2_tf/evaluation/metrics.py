@@ -1,7 +1,7 @@
-"""Scores of generated videos from what a network says of them: class probabilities or features.
+"""Metrics of generated videos, computed from class probabilities or features of a network.
 
-NumPy and SciPy only. Sums are float64, whatever comes in. Inception score and moments take their samples batch by batch
-and keep none of them; the other scores compare samples with one another, and do it in blocks.
+Uses only NumPy and SciPy. Sums are float64 for any input dtype. The inception score and the moments are accumulated
+batch by batch, without storing samples; the other metrics compare samples pairwise, in blocks.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import scipy.linalg
 from scipy.linalg.blas import dsyrk
 from scipy.linalg.lapack import dpstrf
 
-LOG_EPSILON = 1e-20  # the authors add it to probabilities before the logarithm
-BLOCK_ROWS = 512  # samples that are compared with all others at a time
-# Squared distances come out of a matrix product. Those that differ by less, relative to the largest squared norm, are
-# equal but for its rounding, which was 7e-15 for 4096 features.
+LOG_EPSILON = 1e-20  # added to probabilities before the logarithm, as in the authors' code
+BLOCK_ROWS = 512  # samples compared with all others at a time
+# Relative to the largest squared norm. Squared distances from a matrix product that differ by less count as equal; the
+# measured rounding error is 7e-15 for 4096 features.
 DISTANCE_TOLERANCE = 1e-12
 
 
 def _matrix(values: np.ndarray, what: str) -> np.ndarray:
-    """float64 [n, d].
+    """Returns the values as float64 [n, d].
 
     Raises:
-      ValueError: another shape, nothing in it, or a number that is not finite.
+      ValueError: the shape is wrong, or the array is empty or not finite.
     """
     matrix = np.asarray(values, np.float64)
     if matrix.ndim != 2 or 0 in matrix.shape:
@@ -37,7 +37,7 @@ def _matrix(values: np.ndarray, what: str) -> np.ndarray:
 
 
 def _pair(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two sets of features of the same network, float64 [n, d] and [m, d]."""
+    """Returns two sets of features of the same network as float64 [n, d] and [m, d]."""
     x, y = _matrix(x, "features"), _matrix(y, "features")
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"{x.shape[1]} features on one side and {y.shape[1]} on the other; expected as many")
@@ -45,23 +45,24 @@ def _pair(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class InceptionScore:
-    """exp of the mean divergence KL(p(y | x) || p(y)) (Salimans et al., 2016), from 1 to the number of classes.
+    """Inception score, exp(mean KL(p(y | x) || p(y))) (Salimans et al., 2016, arXiv:1606.03498, Section 4).
 
-    One split: p(y) is the mean over all samples. Memory does not grow with their number.
+    It ranges from 1 to the number of classes. There is one split: p(y) is the mean over all samples. Memory use does
+    not depend on the number of samples.
     """
 
     def __init__(self) -> None:
         self._count = 0
-        self._sum = np.zeros(())  # of the probabilities; [K] from the first batch on
+        self._sum = np.zeros(())  # of the probabilities; [K] after the first batch
         self._sum_p_log_p = 0.0
 
     def update(self, probabilities: np.ndarray) -> None:
         """Adds samples.
 
         Args:
-          probabilities: [n, K], each row the softmax of a sample.
+          probabilities: [n, K], one softmax output per row.
         Raises:
-          ValueError: another shape or another K than before, or rows that are no probabilities.
+          ValueError: the shape is wrong, K has changed, or rows are not probabilities.
         """
         rows = _matrix(probabilities, "probabilities")
         if self._count and rows.shape[1] != self._sum.size:
@@ -73,22 +74,22 @@ class InceptionScore:
         self._sum_p_log_p += float((rows * np.log(rows + LOG_EPSILON)).sum())
 
     def result(self) -> float:
-        """The score of all samples so far.
+        """Returns the score of all samples so far.
 
         Raises:
-          ValueError: there are none.
+          ValueError: there are no samples.
         """
         if not self._count:
             raise ValueError("no probabilities yet")
         mean = self._sum / self._count
-        # The second term of the divergence has the same logarithms for all samples, so their mean is all it needs.
+        # The second term of the KL divergence, sum p(y | x) log p(y), is linear in p(y | x): the mean is sufficient.
         return float(np.exp(self._sum_p_log_p / self._count - mean @ np.log(mean + LOG_EPSILON)))
 
 
 class Moments:
-    """Mean and covariance of features, batch by batch.
+    """Accumulates the mean and covariance of features.
 
-    Memory is one float64 [d, d] (128 MB for 4096 features), and as much again for each result that is asked for.
+    Memory is one float64 [d, d] (128 MB for 4096 features), plus as much for each covariance or factor computed.
 
     Attributes:
       count: samples so far.
@@ -98,18 +99,18 @@ class Moments:
     def __init__(self) -> None:
         self.count = 0
         self.mean = np.zeros(0)
-        self._scatter = np.zeros((0, 0))  # sum of (x - mean) (x - mean)^T, the lower triangle of it
+        self._scatter = np.zeros((0, 0))  # lower triangle of sum (x - mean) (x - mean)^T
 
     def update(self, features: np.ndarray) -> None:
         """Adds samples.
 
-        Each batch is taken from its own mean and merged with those before it (Chan et al., 1979), so that means that
-        are large beside the deviations cost no digits.
+        Each batch is centred on its own mean and then merged (Chan et al., 1979), so that no precision is lost if means
+        are large compared with deviations.
 
         Args:
-          features: [n, d]. Batches of 32 and more keep the processor busy.
+          features: [n, d]. Batches of at least 32 are efficient.
         Raises:
-          ValueError: another shape, another d than before, or a feature that is not finite.
+          ValueError: the shape is wrong, d has changed, or a feature is not finite.
         """
         rows = _matrix(features, "features")
         if not self.count:
@@ -120,10 +121,10 @@ class Moments:
         n, total = len(rows), self.count + len(rows)
         batch_mean = rows.mean(0)
         shift = batch_mean - self.mean
-        # What lies between the two means adds to the scatter as one more row would.
+        # The difference of the two means contributes to the scatter like one more row.
         between = np.sqrt(self.count * n / total) * shift
         rows = np.vstack([rows - batch_mean, between])
-        # In place and one triangle only: for small batches three times as fast as `+= rows.T @ rows`.
+        # In place and one triangle only: three times as fast as `+= rows.T @ rows` for small batches.
         self._scatter = dsyrk(1.0, rows.T, beta=1.0, c=self._scatter, lower=1, overwrite_c=1)
         self.mean = self.mean + shift * (n / total)
         self.count = total
@@ -131,7 +132,7 @@ class Moments:
 
     @property
     def covariance(self) -> np.ndarray:
-        """Unbiased (divided by n - 1), float64 [d, d], exactly symmetric.
+        """Unbiased covariance (divided by n - 1), float64 [d, d], exactly symmetric.
 
         Raises:
           ValueError: fewer than two samples.
@@ -145,22 +146,22 @@ class Moments:
 
     @functools.cached_property
     def covariance_factor(self) -> np.ndarray:
-        """F with F F^T = covariance, float64 [d, r], where r is the covariance's rank; kept until the next update.
+        """Factor F with F F^T = covariance, float64 [d, r], r the rank of the covariance; cached until the next update.
 
-        By Cholesky's method with pivots, which needs a tenth of the time of eigenvectors and stops at the rank: that is
-        below the number of samples.
+        The pivoted Cholesky decomposition takes a tenth of the time of an eigendecomposition, and stops at the rank,
+        which is less than the number of samples.
 
         Raises:
           ValueError: fewer than two samples.
         """
-        # It stops where what remains of every variance is below d * 1e-16 of the largest one: rounding.
+        # It stops when all remaining variances are below d * 1e-16 of the largest one, i.e. rounding errors.
         lower, order, rank, _ = dpstrf(self.covariance, lower=1, overwrite_a=1)
         factor = np.empty((len(lower), rank), order="F")
         factor[order - 1] = np.tril(lower[:, :rank])
         return factor
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """All there is to know, by names, for an .npz.
+        """Returns the complete state as named arrays, for an .npz.
 
         Raises:
           ValueError: no samples yet.
@@ -171,10 +172,10 @@ class Moments:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Moments:
-        """Moments out of what `to_arrays` gave, to which more samples can be added. Other names are left alone.
+        """Restores the result of `to_arrays`. More samples can be added; other arrays are ignored.
 
         Raises:
-          ValueError: an array is missing or has another shape.
+          ValueError: an array is missing or has the wrong shape.
         """
         shapes = {name: arrays[name].shape for name in ("count", "mean", "scatter") if name in arrays}
         size = arrays["mean"].size if "mean" in arrays else 0
@@ -187,17 +188,18 @@ class Moments:
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)), the squared Frechet distance of two Gaussians (Heusel et al., 2017).
+    """Squared Frechet distance of two Gaussians, |mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)).
 
-    FID of the features of an image or clip network, FVD of those of I3D. The third trace is the sum of the singular
-    values of F^T G, where F F^T = A and G G^T = B: nothing becomes complex, covariances may be of any rank, and few
-    samples on one side make it small. They are the roots of the eigenvalues of its Gram matrix. Equal sides give 0
-    within 1e-7 of the trace of the covariance, and maybe less than 0.
+    It is FID (Heusel et al., 2017, arXiv:1706.08500) for features of an image or clip network, and FVD (Unterthiner et
+    al., 2018, arXiv:1812.01717) for those of I3D. tr((A B)^(1/2)) is the sum of the singular values of F^T G, where
+    F F^T = A and G G^T = B. No complex numbers appear, covariances may have any rank, and F^T G is small if one side
+    has few samples. The singular values are the square roots of the eigenvalues of its Gram matrix. For equal
+    distributions the result is 0 within 1e-7 of the covariance's trace, and may be negative.
 
     Args:
-      a, b: the two sides; what `covariance_factor` keeps of each is used again.
+      a, b: the two sides; their cached `covariance_factor` is reused.
     Raises:
-      ValueError: other numbers of features, or fewer than two samples.
+      ValueError: the numbers of features differ, or a side has fewer than two samples.
     """
     if a.mean.size != b.mean.size:
         raise ValueError(f"{a.mean.size} features on one side and {b.mean.size} on the other; expected as many")
@@ -217,22 +219,23 @@ def _kernel_sum(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _mean_of_others(x: np.ndarray) -> float:
-    """Mean of the kernel over all pairs of different samples."""
+    """Mean of the kernel over all pairs of distinct samples."""
     of_themselves = ((np.square(x).sum(1) / x.shape[1] + 1) ** 3).sum()
     return float((_kernel_sum(x, x) - of_themselves) / (len(x) * (len(x) - 1)))
 
 
 def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Squared maximum mean discrepancy with the kernel (x . y / d + 1)^3 (KID: Binkowski et al., 2018).
+    """Squared maximum mean discrepancy with the kernel (x . y / d + 1)^3.
 
-    KVD of features of I3D (Unterthiner et al., 2019). Unbiased: its expectation for samples of the same distribution is
-    0 at any number of them, so that it can be below 0.
+    It is KID (Binkowski et al., 2018, arXiv:1801.01401), or KVD (Unterthiner et al., 2018, arXiv:1812.01717) for
+    features of I3D. The estimator is unbiased: for equal distributions its expectation is 0 for any number of samples,
+    so it can be negative.
 
     Args:
-      x: features [n, d] of one side, n of at least 2.
-      y: features [m, d] of the other, m of at least 2.
+      x: features [n, d] of one side, n at least 2.
+      y: features [m, d] of the other side, m at least 2.
     Raises:
-      ValueError: other shapes, or a feature that is not finite.
+      ValueError: the shapes are wrong, or a feature is not finite.
     """
     x, y = _pair(x, y)
     if min(len(x), len(y)) < 2:
@@ -241,7 +244,7 @@ def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _squared_distances(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
-    """Blocks of rows of |x_i - y_j|^2, [n, m] in all."""
+    """Yields the matrix |x_i - y_j|^2, [n, m], in blocks of rows."""
     squared_norms = np.square(y).sum(1)
     for i in range(0, len(x), BLOCK_ROWS):
         block = x[i : i + BLOCK_ROWS]
@@ -249,17 +252,17 @@ def _squared_distances(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _incidence(points: np.ndarray, centres: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which points lie in which balls. A ball reaches from its centre to the k-th nearest of the others, edge included.
+    """Counts which points lie in which balls. A ball's radius is the distance to its k-th nearest centre, inclusive.
 
     Returns:
-      For each point the number of balls that it lies in, int [n]; for each ball the number of points in it, int [m].
+      The number of balls that contain each point, int [n]; the number of points in each ball, int [m].
     """
     if not 1 <= k < len(centres):
         raise ValueError(f"k={k} with {len(centres)} samples, each of which has {len(centres) - 1} neighbours")
-    origin = centres.mean(0)  # near zero the matrix product rounds least
+    origin = centres.mean(0)  # centring minimizes the rounding error of the matrix product
     points, centres = points - origin, centres - origin
     largest = max(np.square(points).sum(1).max(), np.square(centres).sum(1).max())
-    # A centre is the nearest to itself, number 0 in the order.
+    # Index 0 is the centre itself.
     radii = np.concatenate([np.partition(block, k)[:, k] for block in _squared_distances(centres, centres)])
     radii += DISTANCE_TOLERANCE * largest
     balls_of_points, points_in_balls = [], np.zeros(len(centres), int)
@@ -271,31 +274,31 @@ def _incidence(points: np.ndarray, centres: np.ndarray, k: int) -> tuple[np.ndar
 
 
 class PrecisionRecall(NamedTuple):
-    """Both from 0 to 1."""
+    """Precision and recall, both in [0, 1]."""
 
     precision: float
     recall: float
 
 
 class DensityCoverage(NamedTuple):
-    """Density is at least 0 and may be above 1; coverage is from 0 to 1."""
+    """Density (at least 0, may exceed 1) and coverage in [0, 1]."""
 
     density: float
     coverage: float
 
 
 def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> PrecisionRecall:
-    """Improved precision and recall (Kynkaanniemi et al., 2019).
+    """Improved precision and recall (Kynkaanniemi et al., 2019, arXiv:1904.06991, Section 2).
 
-    Precision is the share of fakes that lie in some real sample's ball, which reaches to its k-th nearest real
-    neighbour, edge included. Recall is the same with the sides exchanged.
+    Precision is the fraction of fake samples that lie in the ball of some real sample; its radius is the distance to
+    the k-th nearest real neighbour, inclusive. Recall is the same with real and fake exchanged.
 
     Args:
-      real: features [n, d], n above k.
-      fake: features [m, d], m above k.
-      k: which neighbour.
+      real: features [n, d], n > k.
+      fake: features [m, d], m > k.
+      k: number of the neighbour that defines the radius.
     Raises:
-      ValueError: other shapes, a feature that is not finite, or too large a k.
+      ValueError: the shapes are wrong, a feature is not finite, or k is too large.
     """
     real, fake = _pair(real, fake)
     balls_of_fakes, _ = _incidence(fake, real, k)
@@ -304,18 +307,18 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> Precisio
 
 
 def density_coverage(real: np.ndarray, fake: np.ndarray, k: int = 5) -> DensityCoverage:
-    """Density and coverage (Naeem et al., 2020), which single outliers among the real samples move little.
+    """Density and coverage (Naeem et al., 2020, arXiv:2002.09797, Section 3), which are robust to real outliers.
 
-    Density is the mean number of real balls, as in `precision_recall`, that a fake lies in, divided by k. Coverage is
-    the share of real samples whose ball holds a fake. Where both sides are of the same distribution, the expected
-    density is 1.
+    Density is the mean number of real balls (as in `precision_recall`) that contain a fake sample, divided by k. Its
+    expectation is 1 if both sides have the same distribution. Coverage is the fraction of real samples whose ball
+    contains a fake sample.
 
     Args:
-      real: features [n, d], n above k.
+      real: features [n, d], n > k.
       fake: features [m, d].
-      k: which neighbour.
+      k: number of the neighbour that defines the radius.
     Raises:
-      ValueError: other shapes, a feature that is not finite, or too large a k.
+      ValueError: the shapes are wrong, a feature is not finite, or k is too large.
     """
     real, fake = _pair(real, fake)
     balls_of_fakes, fakes_in_balls = _incidence(fake, real, k)

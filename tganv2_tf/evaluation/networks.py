@@ -1,4 +1,4 @@
-"""The networks whose word the scores take, and what they say of batches of videos."""
+"""Feature extractors (C3D, I3D) used by the metrics."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from tganv2_tf.evaluation.score_names import require_classifier, require_i3d
 from tganv2_tf.evaluation.ucf101 import CLASSES as UCF101
 
 PAPER_SIZE = 128
-# Of a batch, by the network's name: features float32 [n, d], and class probabilities float32 [n, K] or None.
+# Outputs for one batch, by network name: features float32 [n, d], and class probabilities float32 [n, K] or None.
 Answers = dict[str, tuple[np.ndarray, Optional[np.ndarray]]]
 
 
 class Network(NamedTuple):
-    """What sees videos for the scores.
+    """A feature extractor.
 
     Attributes:
       name: `c3d` or `i3d`.
-      identity: what its answers depend on, for the cache and the report: checksums of files, preprocessing.
+      identity: everything the outputs depend on (checksums of files, preprocessing), for the cache and the report.
       describe: float32 [n, 16, H, W, 3] in [-1, 1] -> features [n, d], and class probabilities [n, K] or None.
-      labels: names of the K classes; empty if they are not known.
-      doubt: why scores by it may mean nothing, in a sentence that begins with its file; empty if nothing is known.
+      labels: names of the K classes; empty if unknown.
+      doubt: why its scores may be unreliable, as a sentence that begins with its file; empty if no reason is known.
     """
 
     name: str
@@ -46,14 +46,14 @@ class Network(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class NetworkFiles:
-    """Where networks are; enough to load them on another machine.
+    """Paths and options for loading networks, also on another machine.
 
     Attributes:
-      kinds: names, of `c3d` and `i3d`.
-      config: `classifier`, `c3d_mean`, `protocol`.
+      kinds: names of the networks, `c3d` and `i3d`.
+      config: `classifier`, `c3d_mean` and `protocol` are used.
       i3d: SavedModel or TF-Hub module.
     Raises:
-      ConfigError: there is no `i3d`, and it is asked for.
+      ConfigError: the I3D network is in `kinds`, but `i3d` is empty.
     """
 
     kinds: tuple[str, ...]
@@ -65,13 +65,13 @@ class NetworkFiles:
             require_i3d(self.i3d)
 
 
-@functools.lru_cache(maxsize=1)  # a process of a cluster is asked again and again
+@functools.lru_cache(maxsize=1)  # a worker process calls this once per batch
 def load_networks(files: NetworkFiles) -> dict[str, Network]:
-    """The networks, by name.
+    """Loads networks; returns them by name.
 
     Raises:
       ConfigError: `classifier` is not set.
-      UserError: a file is missing or cannot be used.
+      UserError: a file is missing or unusable.
     """
     networks = {}
     if "c3d" in files.kinds:
@@ -82,17 +82,17 @@ def load_networks(files: NetworkFiles) -> dict[str, Network]:
 
 
 def described(batches: Batches, kinds: Collection[str], networks: Mapping[str, Network]) -> Iterator[Answers]:
-    """`describe` of each batch."""
+    """Applies `describe` to each batch."""
     return (describe(videos, kinds, networks) for videos in batches)
 
 
 def describe(videos: tf.Tensor, kinds: Collection[str], networks: Mapping[str, Network]) -> Answers:
-    """What some of the networks say.
+    """Computes the outputs of networks for a batch.
 
     Args:
       videos: float32 [n, 16, H, W, 3] in [-1, 1].
-      kinds: their names.
-      networks: by name.
+      kinds: names of the networks to apply.
+      networks: all loaded networks by name.
     """
     answers: Answers = {}
     for name in kinds:
@@ -103,7 +103,7 @@ def describe(videos: tf.Tensor, kinds: Collection[str], networks: Mapping[str, N
 
 @contextlib.contextmanager
 def enough_memory() -> Iterator[None]:
-    """Says what to do where a batch takes too much in its block."""
+    """Turns out-of-memory errors in the block into a UserError with advice."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
@@ -111,11 +111,11 @@ def enough_memory() -> Iterator[None]:
 
 
 def load_c3d_network(config: EvalConfig) -> Network:
-    """The C3D in `--classifier`, with the preprocessing of `--protocol`.
+    """Loads the C3D in `--classifier`, with the preprocessing of `--protocol`.
 
     Raises:
-      ConfigError: no `--classifier`.
-      UserError: no such file, or not one of a C3D.
+      ConfigError: `--classifier` is not set.
+      UserError: the file does not exist or does not hold a C3D.
     """
     require_classifier(config)
     files, doubtful = [config.classifier], ""
@@ -133,23 +133,23 @@ def load_c3d_network(config: EvalConfig) -> Network:
 
     identity = {"network": "c3d", "files": [checksum(file) for file in files], "protocol": config.protocol}
     labels = network.labels
-    if not labels and network.num_classes == len(UCF101):  # such as the authors'
+    if not labels and network.num_classes == len(UCF101):  # e.g. the authors' network
         labels = UCF101
     return Network("c3d", identity, describe, labels, doubtful and f"{config.classifier}: {doubtful}")
 
 
 def warn_of_doubtful(networks: Mapping[str, Network]) -> None:
-    """Logs what is known to make scores by these networks mean little."""
+    """Logs a warning for each network whose scores may be unreliable."""
     for network in networks.values():
         if network.doubt:
             logging.warning("%s.", network.doubt)
 
 
 def load_i3d_network(path: str) -> Network:
-    """The I3D of FVD and KVD, from a SavedModel or a TF-Hub module; see `tganv2_tf.evaluation.i3d`.
+    """Loads the I3D of FVD and KVD from a SavedModel or a TF-Hub module; see `tganv2_tf.evaluation.i3d`.
 
     Raises:
-      UserError: it cannot be loaded.
+      UserError: the network cannot be loaded.
     """
     from tganv2_tf.evaluation.i3d import load_i3d
 

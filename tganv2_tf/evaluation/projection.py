@@ -1,8 +1,8 @@
-"""The projector: which latent comes closest to a given clip (Zhu et al., 2016, arXiv:1609.03552).
+"""Projection: finds the latent whose video is closest to a given clip (Zhu et al., 2016, arXiv:1609.03552).
 
-Many latents are drawn and rendered; the best of them start. Adam moves these along the gradient through the generator,
-all at once, and after each step every coordinate is held in [-1, 1], where latents are drawn. At the end the best of
-all is kept. What can be reached is what the generator can render: a clip that it has learnt nothing of stays away.
+Candidate latents are sampled and rendered. The best of them are optimized together by Adam, with gradients through the
+generator; after each step, coordinates are clipped to [-1, 1], the range of the prior. The best result is returned.
+Clips far from the training data have no close latent.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Loss = Callable[[tf.Tensor], tf.Tensor]
 
 
 class Projection(NamedTuple):
-    """What `project` has found.
+    """Result of `project`.
 
     Attributes:
       z: float32 [z_dim] in [-1, 1].
-      start: float32 [z_dim], the latent that z has come from.
-      label: its class; None where there are none.
-      restart: which of the restarts it was.
-      losses: float32 [steps + 1, restarts], before the first step and after each.
+      start: float32 [z_dim], the initial value of z.
+      label: class of the video; None without classes.
+      restart: index of the restart that found z.
+      losses: float32 [steps + 1, restarts], before the first step and after each step.
     """
 
     z: np.ndarray
@@ -48,18 +48,18 @@ class Projection(NamedTuple):
 
 
 def read_clip(path: Path, num_frames: int, size: int, first_frame: int = 0, frame_step: int = 1) -> np.ndarray:
-    """Frames of a video file, cropped and resized as `data_prep` does by `--geometry=paper`: the square in the middle.
+    """Reads frames of a video file, cropped to the centre square and resized as by data_prep's `--geometry=paper`.
 
     Args:
-      path: the file.
+      path: the video file.
       num_frames: T.
-      size: height and width of the result in pixels.
-      first_frame: number of the first frame, from 0.
-      frame_step: distance of the frames.
+      size: output height and width in pixels.
+      first_frame: index of the first frame, from 0.
+      frame_step: distance between two frames.
     Returns:
       uint8 [T, size, size, 3].
     Raises:
-      UserError: no video, or one that is damaged or too short.
+      UserError: the file is not a video, is damaged, or is too short.
     """
     stop = first_frame + (num_frames - 1) * frame_step + 1
     frames = []
@@ -79,15 +79,15 @@ def read_clip(path: Path, num_frames: int, size: int, first_frame: int = 0, fram
 
 
 def pixel_loss(target: tf.Tensor, num_levels: int) -> Loss:
-    """Mean squares of the differences, at full size and at half of it, and so on: the mean over `num_levels` sizes.
+    """Multi-scale mean squared error: the mean over `num_levels` sizes, each half of the one before.
 
-    The small ones tell the way where things of the two videos do not overlap yet.
+    The small sizes provide a gradient while objects in the two videos do not overlap yet.
 
     Args:
       target: float32 [T, H, W, 3] in [-1, 1].
-      num_levels: of the generator.
+      num_levels: number of sizes, the generator's number of levels.
     Returns:
-      From float32 [N, T, H, W, 3] to [N].
+      A function from float32 [N, T, H, W, 3] to float32 [N].
     """
 
     def levels(videos: tf.Tensor) -> list[tf.Tensor]:
@@ -103,13 +103,13 @@ def pixel_loss(target: tf.Tensor, num_levels: int) -> Loss:
 
 
 def feature_loss(target: tf.Tensor, network: C3D) -> Loss:
-    """How far a classifier's features are from the target's, as a share of their squares: the mean over fc6 and fc7.
+    """Perceptual loss: relative squared distance of C3D features from the target's, averaged over fc6 and fc7.
 
     Args:
       target: float32 [16, H, W, 3] in [-1, 1].
       network: any C3D.
     Returns:
-      From float32 [N, 16, H, W, 3] to [N].
+      A function from float32 [N, 16, H, W, 3] to float32 [N].
     """
     outputs = network(target[tf.newaxis])
     wanted = [outputs[name] for name in ("fc6", "fc7")]
@@ -123,19 +123,19 @@ def feature_loss(target: tf.Tensor, network: C3D) -> Loss:
 
 
 def psnr(video: np.ndarray, target: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 arrays, in dB; infinite where they are equal."""
+    """Peak signal-to-noise ratio of two uint8 arrays in dB; infinite if they are equal."""
     mean_square = np.mean(np.square(video.astype(np.float64) - target))
     return 10 * math.log10(255**2 / mean_square) if mean_square else math.inf
 
 
 def best_first(losses: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-    """The order in which candidates may start: the best of every class, then the second best of every class, and so on.
+    """Ranks candidates: the best of each class first, then the second best of each class, and so on.
 
     Args:
       losses: float [candidates].
       labels: int [candidates], or None for one class.
     Returns:
-      int [candidates], indices.
+      int [candidates], indices in this order.
     """
     by_loss = np.argsort(losses, kind="stable")
     if labels is None:
@@ -158,20 +158,20 @@ def project(
     learning_rate: float,
     seed: int,
 ) -> Projection:
-    """Searches the latent with the least loss.
+    """Searches for the latent with the lowest loss.
 
     Args:
-      render: from latents, float32 [N, z_dim], and labels, int32 [N] or None, to videos.
-      loss: from videos to float32 [N].
+      render: maps latents, float32 [N, z_dim], and labels, int32 [N] or None, to videos.
+      loss: maps videos to float32 [N].
       z_dim: dimensions of a latent.
-      labels: the classes to try, in turns; None for a generator without classes.
-      candidates: latents that are drawn.
-      restarts: how many of them start, and latents in a batch; at most `candidates`.
-      steps: updates by Adam.
-      learning_rate: its step size at first; it falls to 0 along a cosine.
-      seed: of the candidates.
+      labels: classes to try, assigned to the candidates in turn; None for a generator without classes.
+      candidates: number of sampled latents.
+      restarts: number of latents that are optimized, and batch size; at most `candidates`.
+      steps: Adam updates.
+      learning_rate: Adam's initial learning rate; it decays to 0 along a cosine.
+      seed: seed of the candidates.
     Returns:
-      The best that came along, at whatever step.
+      The best latent of all steps and restarts.
     """
     drawn = sample_latents(candidates, z_dim, tf.constant([seed, 0])).numpy()
     drawn_labels = None if labels is None else np.resize(np.array(labels, np.int32), candidates)
@@ -181,7 +181,7 @@ def project(
 
     evaluate = tf.function(lambda z, of: loss(render(z, of)), autograph=False, reduce_retracing=True)
     batches = np.split(np.arange(candidates), range(restarts, candidates, restarts))
-    interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file would grow
+    interval = 0.5 if sys.stderr.isatty() else 30  # seconds; rarely if not a terminal, to keep log files small
     bar = tqdm(batches, "Candidates", unit="batch", mininterval=interval, maxinterval=interval)
     found = np.concatenate([evaluate(pick(drawn, batch), pick(drawn_labels, batch)) for batch in bar])
     chosen = best_first(found, drawn_labels)[:restarts]
@@ -195,7 +195,7 @@ def project(
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(z)
             values = loss(render(tf.convert_to_tensor(z), of))
-            total = tf.reduce_sum(values)  # of which each latent's gradient is that of its own
+            total = tf.reduce_sum(values)  # each latent receives the gradient of its own loss only
         optimizer.apply_gradients([(tape.gradient(total, z), z)])
         return values
 

@@ -1,8 +1,8 @@
-"""How scores come about: which videos, which network, how often, against which real clips.
+"""The evaluation protocol: numbers of videos and repetitions, real features and their cache, scores and reports.
 
-The paper's protocol: 2048 generated videos a repetition, 10 repetitions, mean and standard deviation over them; the
-inception score from C3D's class probabilities, the Frechet distance from its features fc7, as in the authors' code
-after their ReLU, against ten clips of each training video, drawn as training draws them.
+The paper's protocol: 10 repetitions of 2048 generated videos each; mean and standard deviation over the repetitions.
+The inception score uses C3D's class probabilities. The Frechet distance uses the features fc7 (after ReLU, as in the
+authors' code), with ten clips of each training video, sampled as in training.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from tganv2_tf.events import EventWriter
 from tganv2_tf.files import Path, read_npz, whole_file
 
 COMPARE_SAMPLES = {"kvd", "precision", "recall", "density", "coverage"}
-NEIGHBOURS = 5  # the most that one of the scores looks for: there must be more samples
-REAL_SEED = 0  # the same real clips in all evaluations
+NEIGHBOURS = 5  # the largest k of the scores; there must be more samples
+REAL_SEED = 0  # all evaluations use the same real clips
 CACHE_FORMAT = 1
 
 
@@ -49,8 +49,8 @@ class Real(NamedTuple):
     """Features of real clips.
 
     Attributes:
-      moments: of all of them.
-      sample: float32 [n, d], the first ones, for scores that compare samples: as many as a repetition has.
+      moments: mean and covariance of all of them.
+      sample: float32 [n, d], the first ones, as many as in a repetition, for scores that compare samples.
     """
 
     moments: metrics.Moments
@@ -71,12 +71,12 @@ class Score:
 
 
 def digest(identity: Any) -> str:
-    """24 hexadecimal digits of whatever JSON can hold."""
+    """Returns a hash, 24 hexadecimal digits, of a JSON-serializable value."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def describe_real(data: DataConfig, manifest: Manifest, config: EvalConfig) -> dict[str, Any]:
-    """Which real clips stand for the data, and how they were drawn."""
+    """Returns which real clips are used and how they are sampled."""
     fields = ("flip", "frame_step", "normalization", "skip_corrupt_records")
     return {
         **{field: getattr(data, field) for field in fields},
@@ -90,7 +90,7 @@ def describe_real(data: DataConfig, manifest: Manifest, config: EvalConfig) -> d
 def describe_protocol(
     networks: Mapping[str, Network], data: DataConfig, manifest: Manifest | None, config: EvalConfig
 ) -> dict[str, Any]:
-    """All that scores depend on besides the videos: equal ones make them comparable."""
+    """Returns everything the scores depend on besides the videos; scores are comparable if it is equal."""
     return {
         "networks": [networks[name].identity for name in sorted(networks)],
         "real": manifest and describe_real(data, manifest, config),
@@ -106,17 +106,17 @@ def real_features(
     config: EvalConfig,
     describe: Callable[[Batches], Iterator[Answers]] | None = None,
 ) -> Real:
-    """Features of `real_passes` clips of each real video, on average; from the cache if they have been computed before.
+    """Computes features of `real_passes` clips per real video (on average), or reads them from the cache.
 
     Args:
-      network: what describes them.
-      manifest: of the data set in `data.data_dir`.
-      data: how training draws clips.
-      config: `real_passes`, `num_samples`, `cache_dir`.
-      describe: gives what the network says of each batch, where another machine asks it.
+      network: the feature extractor.
+      manifest: manifest of the data set in `data.data_dir`.
+      data: how training samples clips.
+      config: `real_passes`, `num_samples` and `cache_dir` are used.
+      describe: computes the network's outputs on other machines; None = on this one.
     Raises:
       ConfigError: no video has 16 frames.
-      UserError: damaged data.
+      UserError: the data are damaged or too few, or features are not finite.
     """
     count = config.real_passes * manifest.num_records
     if count <= NEIGHBOURS:
@@ -178,7 +178,7 @@ def evaluate(
     progress: bool = True,
     class_names: Sequence[str] = (),
 ) -> dict[str, Score]:
-    """`score_answers`, of what networks say of videos on this machine."""
+    """Runs the networks on this machine and applies `score_answers`."""
     answers = described(batches, networks.keys(), networks)
     labels = networks["c3d"].labels if "c3d" in networks else ()
     return score_answers(scores, answers, labels, real, config, progress, class_names)
@@ -193,21 +193,21 @@ def score_answers(
     progress: bool = True,
     class_names: Sequence[str] = (),
 ) -> dict[str, Score]:
-    """Scores videos. Memory does not grow with their number, but for scores that compare samples with one another.
+    """Computes scores. Memory use grows with the number of videos only for scores that compare samples.
 
     Args:
-      scores: names, of `NETWORK_OF`.
-      answers: what networks say of the videos, batch by batch, wherever they were asked.
-      labels: of the classifier.
-      real: by name of the network, features of real clips.
-      config: `num_samples` and `repetitions`; fewer, where there are fewer videos.
-      progress: show a bar.
-      class_names: of a conditional generator, for `class_accuracy`; video number i is of class i % len(class_names).
+      scores: names from `NETWORK_OF`.
+      answers: network outputs, batch by batch.
+      labels: class names of the classifier.
+      real: features of real clips, by network name.
+      config: `num_samples` and `repetitions`, upper bounds if there are fewer videos.
+      progress: whether to show a progress bar.
+      class_names: of a conditional generator, for `class_accuracy`; video i belongs to class i % len(class_names).
     Returns:
-      By name; with `class_accuracy` also that of every class, as `class_accuracy/NAME`.
+      Scores by name; with `class_accuracy`, also `class_accuracy/NAME` for each class.
     Raises:
-      ConfigError: `class_accuracy` of a generator without classes, or of a class that the classifier does not know.
-      UserError: too few videos, or some that are not finite.
+      ConfigError: `class_accuracy` without class names, or with a class that the classifier does not know.
+      UserError: there are too few videos, or outputs are not finite.
     """
     stream = Stream(answers)
     columns = classifier_columns(class_names, labels) if "class_accuracy" in scores else None
@@ -227,7 +227,7 @@ def score_answers(
                 count, number = count + len(features), number + len(features)
                 bar.update(len(features))
             if count < config.num_samples and repetition:
-                break  # a last part, smaller than the others, would have another bias
+                break  # a smaller last repetition would have another bias
             if count <= NEIGHBOURS:
                 raise UserError(f"{count} videos are too few to be scored; expected more than {NEIGHBOURS}")
             if count < config.num_samples:
@@ -243,16 +243,16 @@ def score_answers(
 
 
 class _Repetition:
-    """What one network said of the videos of one repetition."""
+    """Accumulates one network's outputs over one repetition."""
 
     def __init__(self, network: str, scores: Collection[str]) -> None:
         self.wanted = [score for score in scores if NETWORK_OF[score] == network]
         self.inception_score, self.moments = metrics.InceptionScore(), metrics.Moments()
         self.features: list[np.ndarray] = []
-        self.correct: dict[int, list[bool]] = collections.defaultdict(list)  # by the classifier's number of the class
+        self.correct: dict[int, list[bool]] = collections.defaultdict(list)  # by the classifier's class number
 
     def update(self, features: np.ndarray, probabilities: np.ndarray | None, asked_for: np.ndarray | None) -> None:
-        """Adds what was said of videos, and the classifier's numbers of the classes that they were to be of."""
+        """Adds a batch of outputs; `asked_for` holds the target classes by the classifier's numbers, int [n]."""
         if not np.isfinite(features).all():
             raise UserError("the videos, or what the network says of them, are not finite numbers; nothing to score")
         if "inception_score" in self.wanted and probabilities is not None:
@@ -289,13 +289,13 @@ class _Repetition:
 def report(
     scores: Mapping[str, Score], generated: Mapping[str, Any], described: Mapping[str, Any], config: EvalConfig
 ) -> str:
-    """All that is needed to repeat an evaluation, and its results, in JSON.
+    """Returns a JSON report: the results, and everything needed to repeat the evaluation.
 
     Args:
       scores: the results.
-      generated: what was scored.
-      described: what `describe_protocol` says.
-      config: where files were, and what else was set.
+      generated: description of the scored videos.
+      described: result of `describe_protocol`.
+      config: the options, including file paths.
     """
     made = {
         "scores": {name: dataclasses.asdict(score) for name, score in scores.items()},
@@ -314,12 +314,12 @@ def report(
 
 
 def report_path(model_dir: Path, step: int, identity: Any) -> str:
-    """Where a run keeps the report on a step; another protocol, or other scores, have another one."""
+    """Returns the path of a run's report for a step; it differs between protocols and sets of scores."""
     return storage.join(model_dir, "evaluations", f"step-{step}-{digest(identity)[:8]}.json")
 
 
 def show_scores(folder: str, scores: Mapping[str, Score], step: int) -> None:
-    """Adds scores to the events of a run, or warns that it cannot: their report is written already."""
+    """Writes scores to TensorBoard. Failures are only logged, because the report is already written."""
     try:
         with EventWriter(folder) as writer:
             write_summaries(writer, scores, step)
@@ -328,10 +328,10 @@ def show_scores(folder: str, scores: Mapping[str, Score], step: int) -> None:
 
 
 def write_summaries(writer: tf.summary.SummaryWriter, scores: Mapping[str, Score], step: int) -> None:
-    """TensorBoard's `eval/SCORE`, and `eval/SCORE_std` where there were repetitions; not yet flushed."""
+    """Writes `eval/SCORE`, and `eval/SCORE_std` if there are several repetitions, without flushing."""
     with writer.as_default(step):
         for name, score in scores.items():
-            if name.startswith("class_accuracy/"):  # a card for each of many classes would bury the others
+            if name.startswith("class_accuracy/"):  # one chart per class would be too many
                 continue
             tf.summary.scalar(f"eval/{name}", score.mean)
             if len(score.values) > 1:

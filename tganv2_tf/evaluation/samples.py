@@ -1,7 +1,7 @@
-"""The videos that are scored: of a generator, of a folder, or real ones.
+"""Sources of videos to score: a generator, a folder, an array, or shards.
 
-Each source is an iterator of batches, float32 [n, 16, H, W, 3] in [-1, 1], n up to the batch size. Those of generators
-and shards never end.
+Each source is an iterator of batches, float32 [n, 16, H, W, 3] in [-1, 1], n up to the batch size. Generators and
+shards are endless.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ Batches = Iterator[tf.Tensor]
 
 
 class Stream:
-    """Batches, of which any number of videos can be taken.
+    """Rebatches an iterator, so that any number of videos can be taken.
 
     Args:
-      batches: whatever has one entry a video along its first axis: tensors, arrays, nests of them and of None.
+      batches: tensors, arrays, or nests of them and of None, with one entry per video along the first axis.
     """
 
     def __init__(self, batches: Iterator[Any]) -> None:
@@ -42,7 +42,7 @@ class Stream:
         self._rest: Any = None
 
     def take(self, count: int) -> Iterator[Any]:
-        """The next `count` videos in batches; fewer only where there are no more."""
+        """Yields the next `count` videos in batches; fewer if the iterator ends."""
         while count:
             batch = next(self._batches, None) if self._rest is None else self._rest
             if batch is None:
@@ -65,15 +65,15 @@ def of_generator(
     num_classes: int = 0,
     truncation: float = 1.0,
 ) -> Batches:
-    """Videos of the latents number 0, 1, 2 ... of a seed, whatever the batch size.
+    """Yields videos of the latents 0, 1, 2 ... of a seed. Latents do not depend on the batch size.
 
     Args:
       sample: float32 [n, z_dim], and int32 labels [n] or None -> float32 [n, 16, H, W, 3].
       z_dim: dimensions of a latent.
-      seed: from 0 up to, not including, 2^31.
+      seed: in [0, 2^31).
       batch_size: n.
-      num_classes: of a conditional generator, whose classes take turns: video number i is of class i % num_classes.
-      truncation: psi in (0, 1]: latents are of U(-psi, psi).
+      num_classes: classes of a conditional generator, else 0; video i has class i % num_classes.
+      truncation: psi in (0, 1]; latents are drawn from U(-psi, psi).
     """
     return (
         batch_of_generator(sample, z_dim, seed, number, batch_size, num_classes, truncation)
@@ -90,7 +90,7 @@ def batch_of_generator(
     num_classes: int = 0,
     truncation: float = 1.0,
 ) -> tf.Tensor:
-    """Batch `number`, from 0, of `of_generator`, with the same other arguments: the same on every machine."""
+    """Returns batch `number` (from 0) of `of_generator` with the same arguments; it is the same on every machine."""
     numbers = tf.range(number * batch_size, (number + 1) * batch_size, dtype=tf.int64)
     labels = tf.cast(numbers % num_classes, tf.int32) if num_classes else None
     z = truncation * latents_from_seeds(numbers + (seed << 32), z_dim)
@@ -98,10 +98,10 @@ def batch_of_generator(
 
 
 def videos_in(folder: str) -> list[pathlib.Path]:
-    """All videos in a folder and below, files and folders of frames, in the order of their paths.
+    """Lists all videos (files and folders of frames) in a folder and its subfolders, sorted by path.
 
     Raises:
-      UserError: no such folder, or no video in it.
+      UserError: the folder does not exist or holds no video.
     """
     return sorted(map(pathlib.Path, find_videos(folder).videos))
 
@@ -109,16 +109,15 @@ def videos_in(folder: str) -> list[pathlib.Path]:
 def of_folder(
     paths: list[pathlib.Path], batch_size: int, normalization: str, framing: Framing | None = None
 ) -> Batches:
-    """The first 16 frames of each video; a batch holds videos of one size.
+    """Yields the first 16 frames of each video; all videos of a batch have one size.
 
     Args:
-      paths: of video files and folders of frames.
-      batch_size: the most videos of a batch.
-      normalization: from bytes to numbers, as `normalize` has it.
-      framing: how frames are cropped and resized; None leaves them as they are.
+      paths: video files and folders of frames.
+      batch_size: maximum number of videos per batch.
+      normalization: mapping from uint8 to [-1, 1], see `normalize`.
+      framing: how frames are cropped and resized; None = unchanged.
     Raises:
-      UserError: a video that cannot be decoded, is damaged, has fewer frames or frames of several sizes, or cannot be
-        cropped.
+      UserError: a video cannot be decoded or cropped, is damaged or too short, or has frames of several sizes.
     """
     return _batched(((f"{path}", _first_frames(path)) for path in paths), batch_size, normalization, framing)
 
@@ -139,10 +138,10 @@ def _first_frames(path: pathlib.Path) -> np.ndarray:
 
 
 def of_array(videos: np.ndarray, batch_size: int, normalization: str, framing: Framing | None = None) -> Batches:
-    """The first 16 frames of each video of an array, uint8 [N, T, H, W, 3]. The other arguments are `of_folder`'s.
+    """Yields the first 16 frames of each video of an array, uint8 [N, T, H, W, 3]; other arguments as in `of_folder`.
 
     Raises:
-      UserError: another dtype or shape, fewer frames, or frames that cannot be cropped.
+      UserError: the dtype or shape is wrong, there are too few frames, or frames cannot be cropped.
     """
     if videos.dtype != np.uint8 or videos.ndim != 5 or videos.shape[-1] != 3 or not videos.size:
         raise UserError(f"videos: {videos.dtype} {list(videos.shape)}; valid: uint8 [N, T, H, W, 3]")
@@ -155,7 +154,7 @@ def of_array(videos: np.ndarray, batch_size: int, normalization: str, framing: F
 def _batched(
     named: Iterable[tuple[str, np.ndarray]], batch_size: int, normalization: str, framing: Framing | None
 ) -> Batches:
-    """Batches of videos, uint8 [16, H, W, 3], that come with their names."""
+    """Applies the framing to pairs of a name and a video, uint8 [16, H, W, 3], and yields batches of the videos."""
     batch: list[np.ndarray] = []
     squeezed = False
     for number, (name, video) in enumerate(named):
@@ -179,15 +178,15 @@ def _batched(
 
 
 def of_shards(manifest: Manifest, data: DataConfig, seed: int, batch_size: int) -> Batches:
-    """Real clips of 16 frames as training sees them, one random window of each video before the next of any.
+    """Yields 16-frame clips of real videos, preprocessed as in training.
 
-    (But for the last few of each shard, beside which the next ones begin.)
+    Each pass draws one random window per video; passes may overlap at shard boundaries.
 
     Raises:
-      ConfigError: at the first batch, where no video has that many frames.
-      UserError: damaged data.
+      ConfigError: no video is long enough (raised at the first batch).
+      UserError: the data are damaged.
     """
-    data = dataclasses.replace(data, windows_per_record=1, shuffle_buffer=1)  # scores do not ask for an order
+    data = dataclasses.replace(data, windows_per_record=1, shuffle_buffer=1)  # scores do not depend on the order
     clips = labelled_clips(manifest, data, NUM_FRAMES, manifest.height, seed, endless=True)
     batches = clips.map(lambda clip, label: normalize(clip, data.normalization)).batch(batch_size)
     try:

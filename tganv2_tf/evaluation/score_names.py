@@ -1,4 +1,4 @@
-"""Names of the scores, and what each of them needs; without TensorFlow, so that what is missing is said at once."""
+"""Names of the scores and their requirements. Imports no TensorFlow, so that missing options are reported at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection
 from tganv2_tf.config import EvalConfig
 from tganv2_tf.errors import ConfigError
 
-# Each score, and the network whose word it takes.
+# The network that each score uses.
 NETWORK_OF = {
     "inception_score": "c3d",
     "c3d_fid": "c3d",
@@ -23,10 +23,10 @@ WITHOUT_REAL_CLIPS = {"inception_score", "class_accuracy"}
 
 
 def parse_scores(text: str) -> list[str]:
-    """`inception_score,c3d_fid` -> both names.
+    """Parses a comma-separated list such as `inception_score,c3d_fid`.
 
     Raises:
-      ConfigError: another name, or none.
+      ConfigError: a name is unknown, or the list is empty.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names or not set(names) <= set(NETWORK_OF):
@@ -35,17 +35,17 @@ def parse_scores(text: str) -> list[str]:
 
 
 def networks_of(names: Collection[str]) -> tuple[str, ...]:
-    """The networks that scores need, sorted."""
+    """Returns the sorted names of the networks that the scores need."""
     return tuple(sorted({NETWORK_OF[name] for name in names}))
 
 
 def networks_with_real_clips(names: Collection[str]) -> set[str]:
-    """Those of the networks that see real clips too."""
+    """Returns the networks whose features of real clips are needed."""
     return {NETWORK_OF[name] for name in names if name not in WITHOUT_REAL_CLIPS}
 
 
 def require_classifier(config: EvalConfig) -> None:
-    """Raises ConfigError if there is no `classifier`."""
+    """Raises ConfigError if `classifier` is not set."""
     if not config.classifier:
         raise ConfigError(
             "--classifier is missing: a C3D; `python -m tganv2_tf.train_classifier` makes one, or use the authors' "
@@ -54,13 +54,13 @@ def require_classifier(config: EvalConfig) -> None:
 
 
 def require_i3d(i3d: str) -> None:
-    """Raises ConfigError if there is no `i3d`."""
+    """Raises ConfigError if `i3d` is empty."""
     if not i3d:
         raise ConfigError("--i3d is missing: the network of fvd and kvd, a SavedModel or TF-Hub module")
 
 
 def require_networks(names: Collection[str], config: EvalConfig, i3d: str) -> None:
-    """Raises ConfigError if the file of a network that scores need is not set."""
+    """Raises ConfigError if the file of a required network is not set."""
     networks = networks_of(names)
     if "c3d" in networks:
         require_classifier(config)
@@ -69,6 +69,6 @@ def require_networks(names: Collection[str], config: EvalConfig, i3d: str) -> No
 
 
 def require_real_clips(names: Collection[str], data_dir: str) -> None:
-    """Raises ConfigError if scores need real clips and there is no `data_dir`."""
+    """Raises ConfigError if scores need real clips but `data_dir` is empty."""
     if networks_with_real_clips(names) and not data_dir:
         raise ConfigError("--data_dir is missing: the shards of real videos; only inception_score goes without")

@@ -1,4 +1,4 @@
-"""The updates of a classifier: resumed where they were stopped, and ended when they no longer help."""
+"""Training loop of a classifier, with exact resumption and early stopping."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import C3D
 from tganv2_tf.evaluation.examination import Best, Examination
 
-BAR_STEPS = 50  # over which the bar's loss and accuracy are means
+BAR_STEPS = 50  # window of the progress bar's mean loss and accuracy
 
 
 class Trainer:
-    """Updates of a network, whose whole state can be saved between any two of them.
+    """Trains a network. Its complete state can be saved after any update.
 
     Attributes:
-      network: what is trained.
+      network: the trained network.
       step: updates so far.
-      validation: held-out clips.
-      best: the weights that classified them best.
+      validation: evaluation on held-out clips.
+      best: the weights with the best validation result.
     """
 
     def __init__(
@@ -43,15 +43,15 @@ class Trainer:
         validate_every: int,
         patience: int,
     ) -> None:
-        """Makes the variables of the state.
+        """Creates the state variables.
 
         Args:
-          network: what is trained.
-          optimizer: of its weights.
-          seed: of the dropout.
-          validation: held-out clips.
-          validate_every: updates between two validations; the last update is followed by one in any case.
-          patience: validations without a higher accuracy after which training ends; 0 = it does not.
+          network: the network to train.
+          optimizer: optimizer of its weights.
+          seed: seed of the dropout.
+          validation: evaluation on held-out clips.
+          validate_every: updates between two validations; there is always one after the last update.
+          patience: stop after this many validations without a higher accuracy; 0 = no early stopping.
         """
         self.network, self.optimizer, self.seed = network, optimizer, seed
         self.validation, self.validate_every, self.patience = validation, validate_every, patience
@@ -61,12 +61,12 @@ class Trainer:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the accuracy on held-out clips has not risen for too long."""
+        """Whether early stopping applies: the validation accuracy has not risen for `patience` validations."""
         return bool(0 < self.patience <= self.best.waited.numpy())
 
     @tf.function
     def update(self, clips: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """One update with uint8 [N, 16, H, W, 3] and int64 [N]; its cross entropy and accuracy, float32 []."""
+        """Updates on uint8 clips [N, 16, H, W, 3], int64 labels [N]; returns cross entropy and accuracy, float32 []."""
         seed = tf.stack([self.seed, self.step])
         with tf.GradientTape() as tape:
             logits = self.network(normalize(clips), dropout_seed=seed)["fc8"]
@@ -76,20 +76,20 @@ class Trainer:
         return loss, tf.reduce_mean(tf.cast(tf.argmax(logits, 1) == labels, tf.float32))
 
     def run(self, batches: tf.data.Dataset, steps: int, folder: pathlib.Path, save_every: int) -> int:
-        """Trains from the state in `folder`, or from initial weights that are fitted to the first batch.
+        """Trains from the checkpoint in `folder`, or else from initial weights fitted to the first batch.
 
-        The state is that of network, optimizer, data and validation, so that an interruption changes nothing.
+        The checkpoint covers network, optimizer, data iterator and validation: an interruption does not change results.
 
         Args:
-          batches: endless, uint8 [N, 16, H, W, 3] and int64 [N].
-          steps: updates of the whole training at most.
-          folder: of the state, which is saved there at the end as well.
-          save_every: updates between two states; 0 = only the last one.
+          batches: endless batches, uint8 [N, 16, H, W, 3] and int64 [N].
+          steps: maximum number of updates in total.
+          folder: folder of the checkpoints; one is also written at the end.
+          save_every: updates between two checkpoints; 0 = only the last one.
         Returns:
-          The signal (SIGTERM, Ctrl-C) that ended it before, or 0.
+          The signal (SIGTERM or SIGINT) that stopped the training, or 0.
         Raises:
-          UserError: the state is damaged or cannot be saved, or the loss is not finite.
-          tf.errors.OpError: damaged data, or memory is short.
+          UserError: the checkpoint is damaged or cannot be saved, or the loss is not finite.
+          tf.errors.OpError: data are damaged, or memory is short.
         """
         iterator = iter(batches)
         state = tf.train.Checkpoint(
@@ -103,7 +103,7 @@ class Trainer:
             self.network.fit_to(normalize(next(iterator)[0]))
         recent: collections.deque[tuple[float, float]] = collections.deque(maxlen=BAR_STEPS)
         first, held_out = int(self.step.numpy()), ""
-        interval = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file would grow
+        interval = 0.5 if sys.stderr.isatty() else 30  # seconds; rarely if not a terminal, to keep log files small
         bar = tqdm(total=steps, initial=first, unit="step", mininterval=interval, maxinterval=interval)
         with _signals() as came, bar:
             for step in range(first + 1, steps + 1):
@@ -132,7 +132,7 @@ class Trainer:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and Ctrl-C in place of ending the process; a second one ends it after all."""
+    """Collects the first SIGTERM or SIGINT instead of ending the process; a second one ends it."""
     came: list[int] = []
 
     def note(number: int, frame: Any) -> None:
@@ -153,6 +153,6 @@ def _signals() -> Iterator[list[int]]:
 def _restore(state: tf.train.Checkpoint, path: str) -> None:
     try:
         state.restore(path).assert_existing_objects_matched()
-    except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:  # the last of a file that breaks off
+    except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:  # IndexError: a truncated file
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: cannot be read: {reason}; remove its folder to start again") from error

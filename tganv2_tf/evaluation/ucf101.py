@@ -1,4 +1,4 @@
-"""The classes of UCF101, which classifiers of the authors tell apart without naming them."""
+"""Class names of UCF101, which the authors' classifier file does not contain."""
 
 _NAMES = """
 ApplyEyeMakeup ApplyLipstick Archery BabyCrawling BalanceBeam BandMarching BaseballPitch Basketball BasketballDunk

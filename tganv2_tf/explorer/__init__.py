@@ -1,1 +1,1 @@
-"""The explorer in the browser."""
+"""The explorer: a web page for a generator."""

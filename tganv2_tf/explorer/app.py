@@ -1,4 +1,4 @@
-"""The page: what can be set, and what is shown. It asks no other host for anything."""
+"""The explorer's page and its functions. It makes no requests to other hosts."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from tganv2_tf.serving.latent_paths import WAYS, back_and_forth
 from tganv2_tf.serving.sampler import Sampler
 from tganv2_tf.serving.selection import parse_seeds
 
-MIN_SIZE = 128  # of full resolution, about, in pixels: smaller videos lose colour in H.264, and are enlarged
-BATCH_SIZE = 4  # videos that are rendered and encoded at once
+MIN_SIZE = 128  # approximate minimum size in pixels; smaller videos lose colour in H.264 and are enlarged
+BATCH_SIZE = 4  # videos rendered and encoded at once
 DEFAULT_VIDEOS = 16
-MAX_CLIPS = 8  # times the frames of training, in one video
-IN_TURN = -1  # instead of a label: seed s shows class s modulo their number
+MAX_CLIPS = 8  # default maximum length of a video, in training clips
+IN_TURN = -1  # in place of a label: the class of seed s is s % num_classes
 SIDE_BY_SIDE, WALK = "side by side", "one moving video"
-WALK_FRAMES = 6  # of a walk, for each step
+WALK_FRAMES = 6  # frames of a walk per step
 
 
 class Explorer:
-    """What the page's controls do. Their values are those of the controls, in this order; galleries come as HTML.
+    """The functions behind the page's controls. Arguments are the controls' values, in order; results are HTML.
 
-    The values are those that somebody has sent, of whatever type and size: all that is not valid is a UserError.
+    Arguments come from clients and may have any type and size: invalid ones raise a UserError.
 
     Attributes:
       sampler: the generator.
-      limits: what may be asked for.
-      scale: by how much the videos of all levels are enlarged, by repeated pixels.
-      max_frames: of a video.
+      limits: limits of a request.
+      scale: factor by which the videos of all levels are enlarged, by repeated pixels.
+      max_frames: maximum frames per video.
     """
 
     def __init__(self, sampler: Sampler, limits: Limits) -> None:
@@ -46,7 +46,7 @@ class Explorer:
         self.max_frames = limits.max_frames or MAX_CLIPS * sampler.num_frames
 
     def gallery(self, seeds: Any, truncation: Any, num_frames: Any, level: Any, label: Any, fps: Any) -> str:
-        """A video a seed, to be picked from."""
+        """Renders one video per seed; tiles can be selected."""
         numbers = parse_seeds(text("Seeds", seeds), "Seeds")
         truncation, num_frames, level, label, fps = self._checked(truncation, num_frames, level, label, fps)
         self._check_size(len(numbers), num_frames, level)
@@ -70,10 +70,10 @@ class Explorer:
         label: Any,
         fps: Any,
     ) -> str:
-        """Videos on the way from one seed to another, or one whose latent goes that way while it plays.
+        """Renders an interpolation between two seeds: several videos, or one video whose latent moves.
 
-        Both ends are the videos that `gallery` shows of these seeds: where the classes come in turn, the first half of
-        the way has the class of the first seed, and the rest that of the second.
+        Both ends are the videos that `gallery` shows for these seeds: if classes are assigned by seed, the first half
+        of the path has the class of the first seed, and the rest that of the second.
         """
         ends = [one_seed("From seed", first), one_seed("To seed", second)]
         steps = whole("Steps", steps, 1, MAX_STEPS)
@@ -81,7 +81,7 @@ class Explorer:
         truncation, num_frames, level, label, fps = self._checked(truncation, num_frames, level, label, fps)
         count = WALK_FRAMES * steps if view == WALK else steps
         if view == WALK:
-            self._check_size(1, count + 1, level)  # one frame a latent
+            self._check_size(1, count + 1, level)  # one frame per latent
         else:
             self._check_size(count + 1, num_frames, level)
         weights = np.arange(count + 1) / count
@@ -91,7 +91,7 @@ class Explorer:
         clips = self._draw(z, num_frames, level, labels)
         name = f"seed{ends[0]}-to-{ends[1]}"
         if view == WALK:
-            # Frame k is one of the clip of latent k; which one, goes forwards and backwards, so that no motion jumps.
+            # Frame k is from the clip of latent k; the time in the clip runs back and forth, so motion is continuous.
             times = iter(back_and_forth(len(z), num_frames))
             walk = np.stack([clip[next(times)] for part in clips for clip in part])
             (mp4,) = self._encode([walk[np.newaxis]], fps)
@@ -105,7 +105,7 @@ class Explorer:
     def _checked(
         self, truncation: Any, num_frames: Any, level: Any, label: Any, fps: Any
     ) -> tuple[float, int, int, int, float]:
-        """The settings that all requests share, as numbers that are valid."""
+        """Validates the settings that all requests share, and returns them as numbers."""
         return (
             number("Truncation", truncation, 0, 1),
             whole("Frames", num_frames, 1, self.max_frames),
@@ -124,24 +124,24 @@ class Explorer:
         return self.sampler.class_names[label] if self.sampler.class_names else ""
 
     def _draw(self, z: np.ndarray, num_frames: int, level: int, labels: list[int]) -> Iterator[np.ndarray]:
-        """The videos in parts, uint8 [n, T, H, W, 3]: memory does not grow with their number."""
+        """Renders videos in batches, uint8 [n, T, H, W, 3], so that memory use does not grow with their number."""
         given = labels if self.sampler.class_names else None
         for at in range(0, len(z), BATCH_SIZE):
             part = slice(at, at + BATCH_SIZE)
             yield self.sampler.render(z[part], num_frames, level, given and given[part])
 
     def _encode(self, parts: Iterable[np.ndarray], fps: float) -> Iterator[bytes]:
-        """The MP4 files of the videos, one by one."""
+        """Encodes the videos as MP4 files, one by one."""
         for clips in parts:
             yield from tiles.encode([videos.enlarge(clip, self.scale) for clip in clips], fps)
 
 
 def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
-    """The page of a generator."""
+    """Builds the page for a generator."""
     explorer = Explorer(sampler, limits)
 
     def shown(method: Callable[..., str]) -> Callable[..., str]:
-        """The method as Gradio calls it: what a user can mend is said on the page."""
+        """Wraps a method for Gradio, so that a UserError is shown on the page."""
 
         def call(*values: Any) -> str:
             try:
@@ -212,8 +212,8 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
                 videos_between = gr.HTML(js_on_load=tiles.JAVASCRIPT, elem_id="steps")
 
         settings = [truncation, num_frames, level, label, fps]
-        # One at a time, on all the machine's cores; of several changes meanwhile the last one counts.
-        # What is sent goes to the functions as it is, and they say what is wrong with it.
+        # One request at a time, on all cores; of several changes in the meantime, only the last one is handled.
+        # Values are passed on without Gradio's preprocessing; the functions validate them.
         how = {
             "concurrency_id": "generator",
             "trigger_mode": "always_last",
@@ -230,15 +230,15 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
         asked = [first, second, steps, way, view, *settings]
         gr.on([interpolate.click, first.submit, second.submit], shown(explorer.between), asked, videos_between, **how)
     page.queue(default_concurrency_limit=1, max_size=limits.max_waiting)
-    # What Gradio remembers of visitors, it remembers of so many: a tenth of a megabyte each, and answers that they have
-    # not fetched. None of them waits for one then, as there are twice as many as may wait.
+    # Limits the sessions that Gradio keeps: 0.1 MB each, plus unread responses. With twice as many sessions as waiting
+    # requests, no session with a waiting request is dropped.
     page.state_session_capacity = 2 * limits.max_waiting
     page._queue.pending_messages_per_session.max_size = 2 * limits.max_waiting
     return page
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's plainest, whose fonts come with it; those of others come from another host."""
+    """Returns Gradio's base theme. Its fonts are bundled; other themes load fonts from another host."""
     return gr.themes.Base(primary_hue="orange", neutral_hue="stone", radius_size="lg")
 
 
@@ -255,7 +255,7 @@ CSS = """
 
 
 def application(sampler: Sampler, limits: Limits) -> Gate:
-    """The page of a generator with its looks, as a web application that holds to the limits."""
+    """Returns the web application: the page with its style, behind a `Gate` that enforces the limits."""
     looks = {"theme": theme(), "css": CSS + tiles.CSS, "footer_links": [], "run_history": False}
     page, server = build(sampler, limits), fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     mounted = gr.mount_gradio_app(server, page, path="", ssr_mode=False, pwa=False, mcp_server=False, **looks)

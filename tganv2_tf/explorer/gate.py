@@ -1,4 +1,4 @@
-"""What stands before Gradio: it lets through short requests to the doors that the page uses."""
+"""Request filter in front of Gradio: it passes only short requests to the routes that the page uses."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
-# Gradio has many more: uploads, recordings, a proxy. The page needs none of them.
+# Gradio has many more routes (uploads, recordings, a proxy), which the page does not need.
 POSTS = ("/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset")
 READS = ("GET", "HEAD")
 CLOSED = ("/gradio_api/proxy=", "/gradio_api/file=http")
 
 
 class Gate:
-    """ASGI middleware. A request is read to its end before anything is done with it, and no further than it may be."""
+    """ASGI middleware. It reads a request completely, up to the maximum size, before handling it."""
 
     def __init__(self, application: Application, max_bytes: int) -> None:
-        """Args are the application behind it, and the longest body."""
+        """Args are the wrapped application and the maximum size of a body."""
         self._application, self._max_bytes = application, max_bytes
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answers a request, or hands it on; see ASGI."""
+        """Rejects a request or passes it on; see ASGI."""
         if scope["type"] == "lifespan":
             return await self._application(scope, receive, send)
         if scope["type"] != "http":
-            return None  # a web socket, which nothing here opens
+            return None  # web sockets are not used
         path, method = scope["path"], scope["method"]
         body = bytearray()
         more = True
@@ -40,7 +40,7 @@ class Gate:
             more = message.get("more_body", False)
             if len(body) > self._max_bytes:
                 return await _refuse(send, 413, f"a request of more than {self._max_bytes:,} bytes; valid: up to those")
-        # Only now: a connection that is closed with something unread in it may take the answer with it.
+        # Not before the body is read: closing a connection with unread data may discard the response.
         if method not in READS and (method != "POST" or path.rstrip("/") not in POSTS):
             return await _refuse(send, 405, f"{method} {path[:100]}: not offered here")
         if path.startswith(CLOSED):
@@ -58,7 +58,7 @@ class Gate:
 
 
 async def _refuse(send: Send, status: int, text: str) -> None:
-    """A line of text, after which the connection is closed: the rest of the request is not read."""
+    """Sends a line of text and closes the connection; the rest of the request is not read."""
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": f"{text}\n".encode(errors="replace")})

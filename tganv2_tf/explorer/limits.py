@@ -1,6 +1,6 @@
-"""What may be asked of the explorer. Its functions hold to it, for anybody can send what the page's controls cannot.
+"""Limits and validation of the explorer's requests. Clients can send values that the page's controls cannot.
 
-No TensorFlow here: the limits are flags.
+Imports no TensorFlow, because the limits are flags.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from tganv2_tf.errors import UserError
 
 MAX_STEPS = 15  # from seed to seed
 MAX_FPS = 30
-MAX_TEXT = 1000  # characters of a list of seeds
+MAX_TEXT = 1000  # characters, e.g. of a list of seeds
 MAX_SEED = 2**63 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Limits: what asks for more is refused."""
+    """Limits; larger requests are rejected."""
 
     max_videos: int = option("videos of one request", 64)
     max_frames: int = option("frames of a video; 0 = eight times those of training", 0)
@@ -36,7 +36,7 @@ class Limits:
             require(value >= least, field.name, value, f"a whole number of at least {least}")
 
     def check_size(self, num_videos: int, num_frames: int, size: int) -> None:
-        """Raises UserError where videos of `size` x `size` pixels are too many, or too many bytes."""
+        """Raises UserError if there are too many videos, or too many bytes at `size` x `size` pixels."""
         if num_videos > self.max_videos:
             raise UserError(f"{num_videos} videos are too many at once; valid: up to {self.max_videos}")
         megabytes = num_videos * num_frames * size * size * 3 / 1e6
@@ -48,19 +48,19 @@ class Limits:
 
 
 def whole(name: str, value: Any, least: int, most: int) -> int:
-    """A whole number from `least` to `most`; JSON may write it as 3.0.
+    """Validates an integer from `least` to `most`; JSON may contain it as 3.0.
 
     Raises:
-      UserError: anything else.
+      UserError: the value is invalid.
     """
     return int(number(name, value, least, most, whole=True))
 
 
 def number(name: str, value: Any, least: float, most: float, whole: bool = False) -> float:
-    """A number from `least` to `most`.
+    """Validates a number from `least` to `most`.
 
     Raises:
-      UserError: anything else.
+      UserError: the value is invalid.
     """
     valid = isinstance(value, (int, float)) and least <= value <= most
     if not valid or (whole and value != int(value)):
@@ -70,10 +70,10 @@ def number(name: str, value: Any, least: float, most: float, whole: bool = False
 
 
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """One of the texts.
+    """Validates one of several choices.
 
     Raises:
-      UserError: anything else.
+      UserError: the value is invalid.
     """
     if not (isinstance(value, str) and value in choices):
         raise UserError(f"{name}: {str(value)[:40]!r} is not valid; valid: {', '.join(choices)}")
@@ -81,10 +81,10 @@ def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 
 def text(name: str, value: Any) -> str:
-    """A short text.
+    """Validates a text of up to MAX_TEXT characters.
 
     Raises:
-      UserError: no text, or a long one.
+      UserError: the value is not a text, or too long.
     """
     if not isinstance(value, str) or len(value) > MAX_TEXT:
         raise UserError(f"{name}: valid: text of up to {MAX_TEXT} characters")
@@ -92,10 +92,10 @@ def text(name: str, value: Any) -> str:
 
 
 def one_seed(name: str, value: Any) -> int:
-    """A text that is one seed.
+    """Parses a text that contains one seed.
 
     Raises:
-      UserError: anything else.
+      UserError: the value is invalid.
     """
     written = text(name, value).strip()
     return whole(name, int(written) if re.fullmatch("[0-9]+", written) else written, 0, MAX_SEED)

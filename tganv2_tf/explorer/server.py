@@ -1,4 +1,4 @@
-"""Serves the page until somebody ends it."""
+"""Web server of the explorer."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tganv2_tf.errors import ConfigError, UserError
 if TYPE_CHECKING:
     from tganv2_tf.explorer.gate import Application
 
-GRACE_SECONDS = 1  # for answers under way when it ends
+GRACE_SECONDS = 1  # to finish current responses at shutdown
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that browsers may knock at from now on; port 0 is any that is free.
+    """Opens a listening socket; port 0 = any free port.
 
     Raises:
-      ConfigError: the port is in use, or the host is not this one.
+      ConfigError: the port is in use, or the host is not this machine.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError) as error:
         raise ConfigError(f"--host={host}: no such host; valid: 127.0.0.1, or 0.0.0.0 for the whole network") from error
     listener = socket.socket(family, kind)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the port of an explorer that has just ended
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # allows the port of an explorer that has just ended
     try:
         listener.bind(address)
     except OSError as error:
@@ -42,16 +42,16 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address(listener: socket.socket) -> str:
-    """What to type into the browser."""
+    """Returns the URL of the page."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def load_gradio() -> None:
-    """Imports Gradio with all that it would tell its makers switched off.
+    """Imports Gradio with telemetry disabled.
 
     Raises:
-      UserError: it is not installed.
+      UserError: Gradio is not installed.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -65,12 +65,12 @@ def load_gradio() -> None:
 
 
 def serve(application: Application, listener: socket.socket, max_connections: int) -> None:
-    """Answers browsers until Ctrl-C or SIGTERM, which raise KeyboardInterrupt when all is put away.
+    """Serves until Ctrl-C or SIGTERM, and raises KeyboardInterrupt after the shutdown.
 
     Args:
-      application: what answers.
-      listener: where they knock.
-      max_connections: at a time; whoever comes beyond them is told so (status 503).
+      application: the web application.
+      listener: the listening socket.
+      max_connections: maximum number of connections; further ones receive status 503.
     """
     import uvicorn
 
@@ -86,7 +86,7 @@ def serve(application: Application, listener: socket.socket, max_connections: in
 
 @contextlib.contextmanager
 def temporary_files() -> Iterator[None]:
-    """Whatever Gradio keeps in files, it keeps in a folder that goes with the explorer."""
+    """Makes Gradio keep its files in a temporary folder that is removed at the end."""
     with tempfile.TemporaryDirectory(prefix="tganv2-explorer-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         yield

@@ -1,4 +1,4 @@
-"""A gallery of playing videos as HTML that holds all that it shows: no file is written that somebody could ask for."""
+"""A gallery of videos as self-contained HTML: the videos are embedded, so no files have to be served."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import numpy as np
 
 from tganv2_tf import videos
 
-ARROW = (  # down, onto a tray
+ARROW = (  # download icon
     '<svg viewBox="0 0 24 24" width="17" height="17" fill="none" stroke="currentColor" stroke-width="2" '
     'stroke-linecap="round" stroke-linejoin="round"><path d="M12 4v11m-5-5 5 5 5-5M5 20h14"/></svg>'
 )
 
 
 def encode(clips: Sequence[np.ndarray], fps: float) -> list[bytes]:
-    """The bytes of an MP4 file for each video, uint8 [T, H, W, 3]."""
+    """Encodes videos, each uint8 [T, H, W, 3], as MP4 files; returns their bytes."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def mp4(number: int) -> bytes:
@@ -33,14 +33,14 @@ def encode(clips: Sequence[np.ndarray], fps: float) -> list[bytes]:
 
 
 def tile(mp4: bytes, name: str, caption: str, note: str = "", seed: int | None = None) -> str:
-    """A playing video with its caption and a button that saves it.
+    """Returns HTML of a playing video with its caption and a download button.
 
     Args:
-      mp4: the file.
-      name: of the file when it is saved, without suffix.
-      caption: below the video.
-      note: smaller, in lines of its own.
-      seed: of a video that can be picked.
+      mp4: contents of the video file.
+      name: file name for the download, without suffix.
+      caption: text below the video.
+      note: smaller text on separate lines.
+      seed: seed of a selectable video; None = not selectable.
     """
     picked = "" if seed is None else f' data-seed="{seed}" tabindex="0" role="button"'
     source = f"data:video/mp4;base64,{base64.b64encode(mp4).decode()}"
@@ -53,7 +53,7 @@ def tile(mp4: bytes, name: str, caption: str, note: str = "", seed: int | None =
 
 
 def gallery(each: Iterable[str]) -> str:
-    """Tiles side by side, as many a row as there is room for."""
+    """Arranges tiles in rows, as many per row as fit."""
     return f'<div class="tiles">{"".join(each)}</div>'
 
 
@@ -80,7 +80,7 @@ CSS = """
 .tile .save:hover { background: var(--color-accent); color: white; }
 """
 
-# `element`, `trigger` and `watch` are Gradio's. The last two tiles that were clicked are picked: 1 and 2.
+# `element`, `trigger` and `watch` are provided by Gradio. The last two clicked tiles are selected, as 1 and 2.
 JAVASCRIPT = """
 let picked = [];
 const mark = () => element.querySelectorAll('.tile').forEach(tile => {

@@ -1,1 +1,1 @@
-"""Exchange with other implementations."""
+"""Conversion from and to other implementations."""

@@ -1,15 +1,15 @@
-"""Turns the authors' Chainer snapshots into runs; reads and writes them.
+"""Converts the authors' Chainer snapshots to runs; reads and writes them.
 
 python -m tganv2_tf.interop.chainer --generator=gen_iter_82000.npz --step=82000 --model_dir=runs/official
 python -m tganv2_tf.generate --model_dir=runs/official --output=samples.gif
 
-A snapshot is an .npz of float32 arrays, one a weight, with the names of the authors' links: `fc/W`,
-`decoder0/w_hifoc/W`, `block1/c1/b`, `b3/avg_mean`, `level0/block1/c_sc/W`. Their convolutions are [out, in, ...], their
-linear layers [out, in] and their videos [N, C, T, H, W]. They count levels from 0 and the links of the generator's
-rendering blocks (`b3`, `c3`) by the up blocks in front of them. Each batch norm has an integer `N` as well, a counter
-of Chainer's fine-tuning mode that their code never enters: it is written as 0, and not read.
+A snapshot is an .npz of float32 arrays, one per weight, with the names of the authors' links: `fc/W`,
+`decoder0/w_hifoc/W`, `block1/c1/b`, `b3/avg_mean`, `level0/block1/c_sc/W`. Convolution kernels are [out, in, ...],
+linear layers [out, in] and videos [N, C, T, H, W]. Levels are counted from 0, and the links of the generator's
+rendering blocks (`b3`, `c3`) by the up blocks before them. Each batch norm also has an integer `N`, a counter of
+Chainer's fine-tuning mode, which the authors' code does not use: it is written as 0 and ignored when reading.
 
-Source: the layout of pfnet-research/tgan2's files; tests/test_golden.py holds the networks against its numbers.
+Source: the file layout of pfnet-research/tgan2; tests/test_golden.py compares the networks with its numbers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.files import Path, read_npz, whole_file
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS
 
-if TYPE_CHECKING:  # imported where it is used, once the flags are known to be right
+if TYPE_CHECKING:  # imported at run time only after the checks of the flags
     import tensorflow as tf
 
     from tganv2_tf.models.discriminator import Discriminator
@@ -41,13 +41,13 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Weight(NamedTuple):
-    """A variable of ours and how it stands in their file.
+    """A variable and its layout in the authors' file.
 
     Attributes:
-      variable: float32.
-      shape: of the array in the file.
-      ours: from the file's axes to the variable's.
-      theirs: the way back.
+      variable: the variable, float32.
+      shape: shape of the array in the file.
+      ours: converts an array from the file's layout to the variable's.
+      theirs: the inverse conversion.
     """
 
     variable: Any
@@ -61,12 +61,12 @@ def _same(array: np.ndarray) -> np.ndarray:
 
 
 def _kernel_to_ours(array: np.ndarray) -> np.ndarray:
-    """[out, in, ...] -> [..., in, out]."""
+    """Transposes [out, in, ...] to [..., in, out]."""
     return array.transpose(*range(2, array.ndim), 1, 0)
 
 
 def _kernel_to_theirs(array: np.ndarray) -> np.ndarray:
-    """[..., in, out] -> [out, in, ...]."""
+    """Transposes [..., in, out] to [out, in, ...]."""
     return array.transpose(array.ndim - 1, array.ndim - 2, *range(array.ndim - 2))
 
 
@@ -80,7 +80,7 @@ def _vector(variable: Any) -> Weight:
 
 
 def _convolution(layer: Any, name: str) -> Iterator[tuple[str, Weight]]:
-    """A convolution's or a linear layer's two weights."""
+    """Yields kernel and bias of a convolution or a linear layer."""
     yield f"{name}/W", _kernel(layer.kernel)
     yield f"{name}/b", _vector(layer.bias)
 
@@ -93,7 +93,7 @@ def _batch_norm(layer: Any, name: str) -> Iterator[tuple[str, Weight]]:
 
 
 def _to_map(generator: Generator) -> Iterator[tuple[str, Weight]]:
-    """The linear layer whose outputs are a map: [C, H, W] there, [H, W, C] here."""
+    """Yields the weights of the linear layer whose output is a feature map: theirs [C, H, W], ours [H, W, C]."""
     z_dim, channels = generator.config.z_dim, generator.config.lstm_channels
     size = generator.config.pyramid.base_size
     positions = size * size
@@ -118,7 +118,7 @@ def _to_map(generator: Generator) -> Iterator[tuple[str, Weight]]:
 
 
 def generator_weights(generator: Generator) -> dict[str, Weight]:
-    """Every weight and running statistic of a generator, by its name in the authors' file."""
+    """Returns all weights and running statistics of a generator, by their names in the authors' file."""
     weights = dict(_to_map(generator))
     for i, lstm in enumerate(generator.recurrence):
         weights[f"decoder{i}/w_xifoc/W"] = _kernel(lstm.input_kernel)
@@ -139,7 +139,7 @@ def generator_weights(generator: Generator) -> dict[str, Weight]:
 
 
 def discriminator_weights(discriminator: Discriminator) -> dict[str, Weight]:
-    """Every weight of a discriminator, by its name in the authors' file."""
+    """Returns all weights of a discriminator, by their names in the authors' file."""
     weights: dict[str, Weight] = {}
     for level, network in enumerate(discriminator.level_discriminators):
         for i, block in enumerate(network.blocks, start=1):
@@ -151,16 +151,16 @@ def discriminator_weights(discriminator: Discriminator) -> dict[str, Weight]:
 
 
 def read_snapshot(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz by their names; nothing in it is executed.
+    """Reads all arrays of an .npz by name, without unpickling.
 
     Raises:
-      UserError: no such file, no .npz, or a damaged one.
+      UserError: the file does not exist, is not an .npz, or is damaged.
     """
     return read_npz(path, "the authors' code")
 
 
 def _shape(arrays: Arrays, name: str, axes: int, path: Path) -> tuple[int, ...]:
-    """The shape of the array from which a size is inferred."""
+    """Returns the shape of an array from which a size is inferred."""
     if name not in arrays:
         raise UserError(f"{path}: {name!r} is missing")
     shape = np.shape(arrays[name])
@@ -170,9 +170,9 @@ def _shape(arrays: Arrays, name: str, axes: int, path: Path) -> tuple[int, ...]:
 
 
 def _count(arrays: Iterable[str], pattern: str) -> int:
-    """One more than the largest number in the names that begin with the pattern; 0 where there is none.
+    """Returns the largest number in the names that match the pattern plus one; 0 if there is none.
 
-    Not the number of names: where one is left out in the middle, it is that one which is reported as missing.
+    Names are not counted, so that a name missing in the middle is reported as missing.
     """
     found = (re.match(pattern, name) for name in arrays)
     return 1 + max((int(match[1]) for match in found if match), default=-1)
@@ -189,7 +189,7 @@ def generator_config(
     frame_strides: tuple[int, ...] | None = None,
     batch_strides: tuple[int, ...] | None = None,
 ) -> ModelConfig:
-    """The shape of the generator whose arrays these are; see `load_generator`."""
+    """Infers the config of a generator from its arrays; see `load_generator`."""
     blocks = _count(arrays, r"block(\d+)/") - 1
     if blocks < FIRST_LEVEL_BLOCKS:
         missing = f"block{max(blocks, 0) + 1}/c_sc/W"
@@ -217,7 +217,7 @@ def generator_config(
 
 
 def discriminator_config(arrays: Arrays, path: Path) -> ModelConfig:
-    """The shape of the discriminator whose arrays these are; see `load_discriminator`."""
+    """Infers the config of a discriminator from its arrays; see `load_discriminator`."""
     levels = _count(arrays, r"level(\d+)/")
     if not levels:
         what = "a generator's snapshot: " if "fc/W" in arrays else ""
@@ -240,10 +240,10 @@ def discriminator_config(arrays: Arrays, path: Path) -> ModelConfig:
 
 
 def _assign(weights: Mapping[str, Weight], arrays: Arrays, path: Path) -> None:
-    """Gives every variable its array, after all of them have been checked.
+    """Checks all arrays, then assigns them to the variables.
 
     Raises:
-      UserError: a missing or an unknown name, another shape, or something else than real numbers.
+      UserError: a name is missing or unknown, or an array has the wrong shape or a non-float dtype.
     """
     for name, weight in weights.items():
         if name not in arrays:
@@ -269,24 +269,24 @@ def load_generator(
     batch_strides: tuple[int, ...] | None = None,
     authors_rounding: bool = True,
 ) -> Generator:
-    """A generator with the weights and running statistics of an authors' snapshot.
+    """Loads a generator with the weights and running statistics of an authors' snapshot.
 
-    Latent size, base map (and with it the resolution), channels, number of convolutional LSTMs and number of levels are
-    read off the shapes. What no shape tells, and no weight depends on, can be given:
+    The latent size, the size of the first feature map (and so the resolution), the channels, and the numbers of
+    convolutional LSTMs and levels are inferred from the shapes. Settings that do not affect the weights are arguments.
 
     Args:
       path: the .npz.
-      num_frames: frames of a training clip, and of a video where a call names no number.
-      frame_strides: between each two levels in training; 2 each where it is None, as the authors trained.
-      batch_strides: the same for the batch; 1 each where it is None, as the authors trained.
-      authors_rounding: in training, let the batch norms add up as the authors' code does on a CPU, so that its numbers
-        can be compared: see `_rounding_moments`. Costs time and memory; inference, and the runs that the command makes,
-        are without it.
+      num_frames: frames of a training clip, and the default length of generated videos.
+      frame_strides: frame strides between consecutive levels in training; None = 2 each, as the authors trained.
+      batch_strides: batch strides between consecutive levels in training; None = 1 each, as the authors trained.
+      authors_rounding: in training, reproduce the rounding of the authors' batch norms on a CPU, for comparison of
+        numbers; see `_rounding_moments`. Costs time and memory. Inference, and runs made by the command, are not
+        affected.
     Returns:
-      The generator; its `config` holds the shape of it.
+      The generator; `config` contains its architecture.
     Raises:
-      UserError: no such file, none of the authors', or a name in it that is missing, unknown or of a wrong shape.
-      ConfigError: strides that do not fit.
+      UserError: the file does not exist or is not the authors', or an array is missing, unknown or of a wrong shape.
+      ConfigError: the strides are invalid.
     """
     from tganv2_tf.models.generator import Generator
     from tganv2_tf.models.layers import BatchNorm
@@ -302,19 +302,19 @@ def load_generator(
 
 
 def _rounding_moments(by_image: bool) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """Moments of a batch norm, float32 [M, H, W, C] -> [C], [C], that round as the authors' code does on a CPU.
+    """Returns moments for batch norm, float32 [M, H, W, C] -> [C], [C], that round like the authors' code on a CPU.
 
-    NumPy follows the memory. What comes out of Chainer's convolutions has its channels innermost, and all values of a
-    channel are added to one float32, one after the other: over 300,000 of them variances are off by up to 7e-4, and
-    with them videos by 4e-4 and single gradients by 4 %, measured against exact sums. The frames of the recurrence
-    (`by_image`) have the channels outside: each map is added up on its own.
+    NumPy sums in memory order. Outputs of Chainer's convolutions have channels innermost, so all values of a channel
+    are added one by one to a single float32. Over 300,000 values, variances deviate by up to 7e-4 from exact sums,
+    videos by 4e-4, and single gradients by 4 %. The frames of the recurrence (`by_image`) have channels outermost, so
+    each map is summed separately first.
     """
     import tensorflow as tf
 
     def mean(values: tf.Tensor) -> tf.Tensor:
         channels, count = values.shape[-1], tf.cast(tf.reduce_prod(tf.shape(values)[:-1]), tf.float32)
         terms = tf.reduce_sum(values, [1, 2]) if by_image else tf.reshape(values, [-1, channels])
-        # The last of the running sums: reduce_sum has orders of its own, which depend on the number of channels.
+        # The last running sum; the order of reduce_sum differs, and depends on the number of channels.
         return tf.cumsum(terms)[-1] / count
 
     def moments(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -325,13 +325,13 @@ def _rounding_moments(by_image: bool) -> Callable[[tf.Tensor], tuple[tf.Tensor, 
 
 
 def load_discriminator(path: Path) -> Discriminator:
-    """A discriminator, of any number of levels, with the weights of an authors' snapshot.
+    """Loads a discriminator, with any number of levels, with the weights of an authors' snapshot.
 
-    It has no spectral norm and grows axes of length 1, as theirs does. The sizes of the videos are no part of its
-    shape; where its `config` has to name some, they are those of the UCF101 recipe for as many levels.
+    Like theirs, it has no spectral norm and grows axes of length 1. The weights do not determine the video sizes; its
+    `config` has those of the UCF101 recipe for the same number of levels.
 
     Raises:
-      UserError: no such file, none of the authors', or a name in it that is missing, unknown or of a wrong shape.
+      UserError: the file does not exist or is not the authors', or an array is missing, unknown or of a wrong shape.
     """
     from tganv2_tf.models.discriminator import Discriminator
 
@@ -342,15 +342,15 @@ def load_discriminator(path: Path) -> Discriminator:
 
 
 def _save(arrays: Arrays, path: Path) -> None:
-    with whole_file(path) as temporary, open(temporary, "wb") as file:  # given a name, NumPy would add a suffix to it
+    with whole_file(path) as temporary, open(temporary, "wb") as file:  # given a name, NumPy would append a suffix
         np.savez_compressed(file, **arrays)
 
 
 def save_generator(generator: Generator, path: Path) -> None:
-    """Writes a generator as the authors' code would; the file appears when it is whole.
+    """Writes a generator atomically in the authors' format.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     arrays = {name: weight.theirs(weight.variable.numpy()) for name, weight in generator_weights(generator).items()}
     counters = [f"{name.rpartition('/')[0]}/N" for name in arrays if name.endswith("/avg_mean")]
@@ -358,13 +358,13 @@ def save_generator(generator: Generator, path: Path) -> None:
 
 
 def save_discriminator(discriminator: Discriminator, path: Path) -> None:
-    """Writes a discriminator as the authors' code would; the file appears when it is whole.
+    """Writes a discriminator atomically in the authors' format.
 
-    Theirs has no spectral norm: kernels are written divided by their singular value, so that the logits stay the same.
-    Theirs always grows axes of length 1: a network that leaves them alone gives other logits there where it meets one.
+    Theirs has no spectral norm: kernels are divided by their largest singular value, so that the logits are the same.
+    Theirs always grows axes of length 1: logits differ from a network that does not, if such axes occur.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     sigmas = {id(layer.kernel): layer.sigma().numpy() for layer in discriminator.weight_layers if layer.spectral_norm}
     arrays = {}
@@ -377,7 +377,7 @@ def save_discriminator(discriminator: Discriminator, path: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What is read, and where it goes."""
+    """Snapshots to read, and the new run."""
 
     generator: str = option("the authors' snapshot of a generator, .npz")
     model_dir: str = option("folder of the run that is made of it; it must not hold one yet", destination="folder")
@@ -398,11 +398,11 @@ class Command:
 
 
 def run_config(command: Command, model: ModelConfig) -> Config:
-    """The config of the run that a snapshot becomes: the authors' recipe, as in flags/official_ucf.flags.
+    """Returns the config of the new run: the authors' recipe, as in flags/official_ucf.flags.
 
-    No averaged generator: a snapshot holds none, theirs was never averaged, and with `ema_decay` 0 `generate` and
-    `export` show the very weights of the file, while `train` goes on by the official recipes as they stand. Who wants
-    an average trains with `--init_from`, where it begins with these weights.
+    There is no averaged generator (`ema_decay` is 0): a snapshot contains none. `generate` and `export` use the weights
+    of the file, and `train` continues with the official recipe unchanged. To train with an average that starts from
+    these weights, use `--init_from`.
     """
     return Config(
         model,
@@ -451,7 +451,7 @@ def main(command: Command) -> int:
     else:
         model.discriminator.set_weights(discriminator.get_weights())
     model.step.assign(command.step)
-    # Rates fall with the optimisers' own counts. Adam's moments are in no snapshot and begin at zero.
+    # Learning rates decay with the optimizers' step counts. Adam's moments are not in snapshots and start at zero.
     for optimizer in (model.generator_optimizer, model.discriminator_optimizer):
         optimizer.iterations.assign(command.step)
     CheckpointFolder(model).save(command.step)

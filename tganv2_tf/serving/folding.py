@@ -1,8 +1,8 @@
-"""A generator for inference alone: batch norms are folded into the convolutions before them.
+"""Folds batch norms into the preceding convolutions, for inference.
 
-By running statistics a batch norm is an affine map of each channel. One that follows a convolution directly is a part
-of it: the kernel is scaled, and the bias scaled and shifted. Of the generator's norms these are the second ones of the
-up blocks; the others stand behind sums that the shortcuts read as well, and those of classes differ by sample.
+With running statistics, batch norm is an affine map per channel. If it directly follows a convolution, it can be
+replaced by a scaled kernel and a scaled and shifted bias. In the generator this holds for the second norm of each up
+block. The other norms follow sums that the shortcuts also read; conditional norms differ by sample.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from tganv2_tf.models.layers import BATCH_NORM_EPSILON
 
 
 def _unchanged(inputs: tf.Tensor, **_: Any) -> tf.Tensor:
-    """In the place of a norm that has been folded."""
+    """Replaces a folded norm."""
     return inputs
 
 
 def folded(generator: Generator) -> Generator:
-    """A copy that gives the same videos up to rounding, without the norms that can be folded.
+    """Returns a copy with folded norms. It renders the same videos, up to rounding.
 
-    It is for inference, and for no checkpoint: it lacks the norms' weights. A conditional generator is returned as it
-    is.
+    The copy is for inference only: checkpoints do not fit it, because it lacks the norms' weights. A conditional
+    generator is returned unchanged.
     """
     if generator.config.conditional:
         return generator
@@ -34,7 +34,7 @@ def folded(generator: Generator) -> Generator:
         for block in level.blocks:
             norm, convolution = block.norm2, block.conv1
             scale = norm.gamma * tf.math.rsqrt(norm.moving_variance + BATCH_NORM_EPSILON)
-            convolution.kernel.assign(convolution.kernel * scale)  # the last axis is the outputs
+            convolution.kernel.assign(convolution.kernel * scale)  # the last axis is the output channels
             convolution.bias.assign(norm.beta + (convolution.bias - norm.moving_mean) * scale)
             block.norm2 = _unchanged
     return copy

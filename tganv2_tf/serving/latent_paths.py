@@ -1,4 +1,4 @@
-"""Ways from one latent to another, and the clock of a clip whose latent moves."""
+"""Interpolation between latents, and the order of frames in walks through the latent space."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import numpy as np
 
 
 def linear(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The straight line: (1 - w) * first + w * second.
+    """Interpolates linearly: (1 - w) * first + w * second.
 
-    Half way between two latents drawn from U(-1, 1) each component has 0.71 times the spread that training has shown to
-    the generator: what is seen there is as tame as with a truncation of 0.7.
+    Halfway between two latents drawn from U(-1, 1), the standard deviation of each component is 0.71 times that of the
+    prior. Videos there are as little varied as with a truncation of 0.7.
 
     Args:
       first: [z_dim], in [-1, 1].
       second: [z_dim], in [-1, 1].
-      weights: [S], from 0, the first, to 1, the second.
+      weights: [S], from 0 (`first`) to 1 (`second`).
     Returns:
       float32 [S, z_dim], in [-1, 1].
     """
@@ -23,18 +23,19 @@ def linear(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.nda
 
 
 def spherical(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The great circle between the latents' normal scores, Phi^-1((z + 1) / 2), mapped back into the cube.
+    """Interpolates along the great circle between the normal scores Phi^-1((z + 1) / 2), mapped back to [-1, 1].
 
-    Between two latents drawn from U(-1, 1) every point of this way is distributed as they are, so that the generator
-    sees nothing on it that training has not shown. (Spherical interpolation, White 2016, is made for normal latents.
-    Of uniform ones it leaves the cube, up to a component of 1.41 half way, and a clipped one piles up on its faces.)
+    Between two latents drawn from U(-1, 1), every point follows the same distribution, so the generator sees only
+    inputs like those in training. (Plain spherical interpolation, White, 2016, arXiv:1609.04468, assumes normal
+    latents. For uniform ones, components reach 1.41 halfway, and clipping would concentrate them at the bounds.)
 
-    Args and Returns are those of `linear`. Opposite latents, which have no one great circle, are joined by a line.
+    Args and Returns are those of `linear`. For opposite latents, which have no unique great circle, the normal scores
+    are interpolated linearly.
     """
-    from scipy.special import ndtr, ndtri  # here, for `--help` is quick
+    from scipy.special import ndtr, ndtri  # imported here to keep `--help` fast
 
     w = np.asarray(weights, np.float64)[:, np.newaxis]
-    inside = 1.0 - 1e-7  # a latent may be -1, whose score is infinite
+    inside = 1.0 - 1e-7  # the score of -1 is infinite
     a, b = (ndtri((np.clip(np.asarray(z, np.float64), -inside, inside) + 1.0) / 2.0) for z in (first, second))
     lengths = np.linalg.norm(a) * np.linalg.norm(b)
     angle = np.arccos(np.clip(a @ b / lengths, -1.0, 1.0)) if lengths else 0.0
@@ -49,7 +50,7 @@ WAYS = {"linear": linear, "spherical": spherical}
 
 
 def back_and_forth(length: int, num_frames: int) -> np.ndarray:
-    """Frames of a clip of `num_frames` forwards, backwards, forwards ...: 0, 1, 2, 1, 0, 1 for a length of 6 and 3."""
+    """Returns `length` frame indices that run back and forth through a clip: 0, 1, 2, 1, 0, 1 for (6, 3)."""
     period = max(1, 2 * (num_frames - 1))
     phase = np.arange(length) % period
     return np.minimum(phase, period - phase)

@@ -1,4 +1,4 @@
-"""Which videos are rendered, and their frames, part after part, in memory that does not grow with their number."""
+"""Selects videos and renders them in chunks of frames, so that memory use does not grow with the video length."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Chunks = Iterator[np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class LatentPath:
-    """Latents that belong together.
+    """A path of latents.
 
     Attributes:
-      name: fit for a file.
-      seed: of the first latent.
+      name: a valid file name.
+      seed: seed of the first latent.
       z: float32 [S, z_dim].
     """
 
@@ -32,14 +32,14 @@ class LatentPath:
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """Videos to render, row by row.
+    """Videos to render, in row-major order of a grid.
 
     Attributes:
-      z: float32 [N, z_dim]; [N, K, z_dim] of walks, a latent for each of their K frames.
-      seeds: int64 [N], the first seed of each.
-      labels: int32 [N]; None where there are no classes.
-      names: N names, each fit for a file.
-      columns: videos a row of a grid; 0 = about as many as rows.
+      z: float32 [N, z_dim]; for walks [N, K, z_dim], one latent per frame.
+      seeds: int64 [N], the first seed of each video.
+      labels: int32 [N]; None without classes.
+      names: N valid file names.
+      columns: videos per row of a grid; 0 = about as many as rows.
     """
 
     z: np.ndarray
@@ -52,30 +52,30 @@ class Selection:
         return len(self.z)
 
     def part(self, first: int, end: int) -> Selection:
-        """The videos from number `first` to, not including, `end`."""
+        """Returns the videos from index `first` up to, but not including, `end`."""
         labels = None if self.labels is None else self.labels[first:end]
         return Selection(self.z[first:end], self.seeds[first:end], labels, self.names[first:end])
 
     def captions(self, num_levels: int = 0) -> list[str]:
-        """The names as they are read: `seed3-Biking`. With levels, N * num_levels of them, such as `seed3, level 1`."""
+        """Returns readable names: `seed3-Biking`; with levels, N * num_levels names such as `seed3, level 1`."""
         names = list(map(urllib.parse.unquote, self.names))
         if not num_levels:
             return names
         return [f"{name}, level {level}" for name in names for level in range(1, num_levels + 1)]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What an archive says of its videos: seeds, z, names, and labels where there are classes."""
+        """Returns metadata for an .npz: seeds, z, names, and labels if there are classes."""
         arrays = {"seeds": self.seeds, "z": self.z, "names": np.array(self.names)}
         return arrays if self.labels is None else {**arrays, "labels": self.labels}
 
 
 def between(z: np.ndarray, seeds: Sequence[int], way: str, steps: int) -> list[LatentPath]:
-    """The ways from each latent to the next: steps + 1 points each, the ends among them.
+    """Interpolates from each latent to the next: steps + 1 points each, including both ends.
 
     Args:
       z: float32 [S, z_dim], S at least 2.
-      seeds: those of the latents.
-      way: one of `WAYS`.
+      seeds: S seeds of the latents.
+      way: the interpolation, a name in `WAYS`.
       steps: at least 1.
     """
     weights = np.arange(steps + 1) / steps
@@ -87,21 +87,21 @@ def between(z: np.ndarray, seeds: Sequence[int], way: str, steps: int) -> list[L
 
 
 def joined(paths: Sequence[LatentPath], name: str) -> LatentPath:
-    """One way through all of them; a point at which two meet comes once."""
+    """Concatenates paths; the common point of two consecutive paths is kept once."""
     return LatentPath(name, paths[0].seed, np.concatenate([*(path.z[:-1] for path in paths), paths[-1].z[-1:]]))
 
 
 def select(
     paths: Sequence[LatentPath], class_names: Sequence[str] = (), labels: Sequence[int] = (), walk: bool = False
 ) -> Selection:
-    """A video for each latent of the paths; with classes, all of them in each class.
+    """Selects one video per latent and label.
 
     Args:
-      paths: of equal length.
-      class_names: of the generator; none of an unconditional one.
-      labels: a row of videos for each, all with the same latents. Where a conditional generator gets none, the classes
-        come in turn, by seed: a path shows the class seed % num_classes.
-      walk: one video a path, which goes through its latents while it plays.
+      paths: paths of equal length.
+      class_names: classes of the generator; empty for an unconditional one.
+      labels: classes; each is one row of videos, with the same latents in all rows. If empty, a conditional generator
+        renders class seed % num_classes for each path.
+      walk: render one video per path, whose latent moves along the path.
     """
     cells: list[tuple[np.ndarray, int, int | None, str]] = []
     points = len(paths[0].z)
@@ -121,16 +121,16 @@ def select(
 
 
 def play(sampler: Sampler, chosen: Selection, num_frames: int, level: int, batch_size: int) -> Chunks:
-    """All videos, each from its own latent.
+    """Renders videos, each from one latent.
 
     Args:
       sampler: the generator.
       chosen: N videos.
       num_frames: T.
       level: from 1; 0 = the last.
-      batch_size: videos that are rendered together.
+      batch_size: videos per batch.
     Yields:
-      uint8 [N, t, H, W, 3], t up to 16, T in all.
+      uint8 [N, t, H, W, 3], t up to 16, T frames in total.
     """
     parts = [chosen.part(first, first + batch_size) for first in range(0, len(chosen), batch_size)]
     streams = [sampler.stream(part.z, num_frames, level, part.labels) for part in parts]
@@ -139,12 +139,12 @@ def play(sampler: Sampler, chosen: Selection, num_frames: int, level: int, batch
 
 
 def play_levels(sampler: Sampler, chosen: Selection, num_frames: int, batch_size: int, resample: str) -> Chunks:
-    """Every level of each video, enlarged to the size of the last (paper, Figure 4).
+    """Renders all levels of each video, enlarged to the size of the last level (paper, Figure 4).
 
-    Args are those of `play`, and the way of enlarging.
+    Args are those of `play`, and `resample`, the method of enlarging.
 
     Yields:
-      uint8 [N * L, t, H, W, 3]: the levels of a video follow each other.
+      uint8 [N * L, t, H, W, 3]; the L levels of a video are adjacent.
     """
     levels = range(1, sampler.num_levels + 1)
     for rendered in zip(*(play(sampler, chosen, num_frames, level, batch_size) for level in levels)):
@@ -153,16 +153,15 @@ def play_levels(sampler: Sampler, chosen: Selection, num_frames: int, batch_size
 
 
 def play_walk(sampler: Sampler, chosen: Selection, num_frames: int, level: int, batch_size: int) -> Chunks:
-    """Videos whose latents move while they play: frame k is frame t(k) of the clip of latent number k.
+    """Renders walks through the latent space: frame k is frame t(k) of the clip of latent k.
 
-    The clock t goes through the clip forwards and backwards, so that neither what is seen nor its motion jumps, however
-    long the walk. Each frame costs a clip of its own: a recurrence that has begun from one latent cannot go on with
-    another.
+    t(k) runs through the clip back and forth, so that content and motion stay continuous in walks of any length. Each
+    frame requires rendering a full clip, because a ConvLSTM state cannot continue with another latent.
 
     Args are those of `play`; `num_frames` is the length of the clips.
 
     Yields:
-      uint8 [N, t, H, W, 3], as many frames in all as each walk has latents.
+      uint8 [N, t, H, W, 3], one frame per latent in total.
     """
     length = chosen.z.shape[1]
     clock = back_and_forth(length, num_frames)

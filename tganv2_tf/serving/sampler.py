@@ -1,4 +1,4 @@
-"""A generator to draw videos from, wherever it comes from: a run, a checkpoint, or an exported SavedModel."""
+"""Samples videos from a generator: from a run, a checkpoint, or an exported SavedModel."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ FACTS = ("z_dim", "num_frames", "num_levels", "sizes", "class_names")
 
 
 class Sampler:
-    """Renders videos of a generator. The same seed, or latent, yields the same video in every batch.
+    """Renders videos of a generator. The same seed or latent yields the same video in every batch.
 
     Attributes:
-      description: where the generator comes from.
+      description: origin of the generator.
       z_dim: dimensions of a latent.
       num_frames: frames of a training clip.
       num_levels: L.
       sizes: height and width of each level in pixels.
       resolution: height and width of the last level in pixels.
-      class_names: in the order of the labels; empty if the generator is not conditional.
+      class_names: in the order of the labels; empty for an unconditional generator.
       fps: frames per second of the training clips; 0 if unknown.
     """
 
     def __init__(self, served: Any, description: str) -> None:
-        """Args are a `ServedGenerator`, or what `tf.saved_model.load` made of one, and the description."""
+        """Args are a `ServedGenerator`, or one loaded by `tf.saved_model.load`, and the description."""
         self._served = served
         self.description = description
         self.z_dim, self.num_frames, self.num_levels = (int(getattr(served, name)) for name in FACTS[:3])
@@ -49,15 +49,15 @@ class Sampler:
         self.fps = float(served.fps) if hasattr(served, "fps") else 0.0  # exports of older versions have none
 
     def latents(self, seeds: Sequence[int], truncation: float = 1.0) -> np.ndarray:
-        """One latent per seed, drawn from U(-truncation, truncation).
+        """Draws one latent per seed from U(-truncation, truncation).
 
         Args:
-          seeds: N whole numbers from 0 to 2^63 - 1.
-          truncation: above 0, at most 1; below 1 the videos are closer to the mean one, and to each other.
+          seeds: N integers from 0 to 2^63 - 1.
+          truncation: in (0, 1]; lower values give less varied videos, closer to the mean.
         Returns:
           float32 [N, z_dim].
         Raises:
-          ValueError: other seeds, none, or another truncation.
+          ValueError: there are no seeds, or an argument is out of its range.
         """
         if not 0 < truncation <= 1:
             raise ValueError(f"truncation: {truncation}; valid: a number above 0, at most 1")
@@ -67,23 +67,24 @@ class Sampler:
         return np.float32(truncation) * latents_from_seeds(tf.constant(seeds, tf.int64), self.z_dim).numpy()
 
     def float_videos(self, z: np.ndarray, num_frames: int = 0, level: int = 0, labels: Labels = None) -> np.ndarray:
-        """Videos of some latents, as the generator returns them.
+        """Renders videos from latents, as floats.
 
         Args:
           z: float32 [N, z_dim], in [-1, 1].
           num_frames: T; 0 = as in training.
           level: from 1; 0 = the last, full resolution.
-          labels: N classes, by number or name, or one for all; required by a conditional generator, None for others.
+          labels: N classes, by number or name, or one for all; required by a conditional generator, else None.
         Returns:
           float32 [N, T, H_level, W_level, 3] in [-1, 1].
         Raises:
-          ValueError: no such level or class, another shape, labels without classes, or classes without labels.
+          ValueError: the level or a class does not exist, the shape is wrong, labels are missing, or labels are given
+            to an unconditional generator.
         """
         z, num_frames, level, given = self._checked(z, num_frames, level, labels)
         return self._served.sample(z, num_frames, level, *given).numpy()
 
     def render(self, z: np.ndarray, num_frames: int = 0, level: int = 0, labels: Labels = None) -> np.ndarray:
-        """`float_videos` as bytes: uint8 [N, T, H_level, W_level, 3]."""
+        """Renders videos like `float_videos`, as uint8 [N, T, H_level, W_level, 3]."""
         return to_uint8(self.float_videos(z, num_frames, level, labels))
 
     def videos(
@@ -94,20 +95,20 @@ class Sampler:
         level: int = 0,
         truncation: float = 1.0,
     ) -> np.ndarray:
-        """Videos of some seeds, as `tganv2_tf.generate` writes them.
+        """Renders videos from seeds, as `tganv2_tf.generate` does.
 
-        Memory grows with N and T. `stream` yields the frames of long videos in parts.
+        Memory use grows with N and T; `stream` renders long videos in chunks.
 
         Args:
-          seeds: N whole numbers from 0 to 2^63 - 1.
-          labels: of a conditional generator, N classes by number or name, or one for all; None = in turn, by seed.
+          seeds: N integers from 0 to 2^63 - 1.
+          labels: of a conditional generator, N classes by number or name, or one for all; None = seed % num_classes.
           num_frames: T; 0 = as in training.
           level: from 1; 0 = the last, full resolution.
-          truncation: above 0, at most 1: latents are drawn from U(-truncation, truncation).
+          truncation: in (0, 1]; latents are drawn from U(-truncation, truncation).
         Returns:
           uint8 [N, T, H_level, W_level, 3].
         Raises:
-          ValueError: an argument out of its range.
+          ValueError: an argument is out of its range.
         """
         z = self.latents(seeds, truncation)
         if labels is None and self.class_names:
@@ -122,11 +123,11 @@ class Sampler:
         labels: Labels = None,
         chunk: int = CHUNK_FRAMES,
     ) -> Iterator[np.ndarray]:
-        """The frames of `videos` in parts, in memory that does not grow with their number.
+        """Renders videos from latents in chunks of frames. Memory use does not depend on the video length.
 
         Args:
           z, num_frames, level, labels: as in `float_videos`.
-          chunk: frames of a part; the last may have fewer.
+          chunk: frames per chunk; the last one may have fewer.
         Yields:
           uint8 [N, t, H_level, W_level, 3].
         """
@@ -140,7 +141,7 @@ class Sampler:
     def _checked(
         self, z: Any, num_frames: int, level: int, labels: Labels
     ) -> tuple[tf.Tensor, int, int, list[tf.Tensor]]:
-        """Latents, number of frames, level and labels as the served functions accept them."""
+        """Validates the arguments and converts them for the served functions."""
         z = np.asarray(z, np.float32)
         if z.ndim != 2 or not len(z) or z.shape[1] != self.z_dim:
             raise ValueError(f"z: shape {list(z.shape)}; valid: [N, {self.z_dim}], N at least 1")
@@ -155,7 +156,7 @@ class Sampler:
         return tf.constant(z), num_frames or self.num_frames, level or self.num_levels, given
 
     def _labels(self, labels: Labels, num: int) -> list[int]:
-        """The number of the class of each video."""
+        """Returns the class number of each video."""
         if not self.class_names:
             raise ValueError("labels: the generator was not trained with classes; leave them out")
         several = [labels] * num if isinstance(labels, str) or np.ndim(labels) == 0 else list(labels)  # type: ignore[arg-type]
@@ -192,14 +193,14 @@ def _shown(values: list[int]) -> str:
 
 
 def load_sampler(model_dir: str = "", saved_model: str = "") -> Sampler:
-    """The averaged generator of a run, or an exported one, as two flags name it; `load` takes either.
+    """Loads the averaged generator of a run, or an exported one. `load` accepts a path to either.
 
     Args:
       model_dir: a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000.
-      saved_model: instead of it, the folder of one version of a SavedModel.
+      saved_model: folder of one version of a SavedModel, instead of `model_dir`.
     Raises:
-      ConfigError: neither, or both.
-      UserError: no run, checkpoint or SavedModel there, or one that is damaged, or no generator.
+      ConfigError: neither or both are set.
+      UserError: the run, checkpoint or SavedModel does not exist, is damaged, or holds no generator.
     """
     if bool(model_dir) == bool(saved_model):
         raise ConfigError("--model_dir or --saved_model, one of the two, must say where the generator is")
@@ -222,14 +223,14 @@ def load_sampler(model_dir: str = "", saved_model: str = "") -> Sampler:
 
 
 def is_saved_model(path: str) -> bool:
-    """Whether this is the folder of one version of a SavedModel."""
+    """Returns whether the path is the folder of one version of a SavedModel."""
     return storage.exists(storage.join(path, "saved_model.pb"))
 
 
 def load(path: str) -> Sampler:
-    """As `load_sampler`, whatever is at the path."""
+    """Loads the generator at a path: a run, a checkpoint, or a SavedModel. See `load_sampler`."""
     return load_sampler(saved_model=path) if is_saved_model(path) else load_sampler(model_dir=path)
 
 
-# For processes of a cluster, which are asked again and again.
+# For worker processes, which need the same sampler in many tasks.
 kept_sampler = functools.lru_cache(maxsize=1)(load_sampler)

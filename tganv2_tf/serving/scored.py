@@ -1,4 +1,4 @@
-"""Generators that are scored: found again, with the same videos, by every process that is asked for some of them."""
+"""Generators to score. Every process of a cluster can load the same one and render the same videos."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from tganv2_tf.runs import Run, files_of
 from tganv2_tf.serving.sampler import load_sampler
 
 T = TypeVar("T")
-BYTES_AT_ONCE = 2**30  # of videos on their way to nodes
+BYTES_AT_ONCE = 2**30  # of videos in transit to nodes
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a generator is, and which of its videos are meant.
+    """Specifies a generator and its videos.
 
     Attributes:
-      run: the run, and its checkpoint.
-      untrained: the run's generator as it was before its training.
+      run: the run, with its checkpoint.
+      untrained: use the run's generator with its initial weights.
       saved_model: folder of one version of a SavedModel, instead of `run`.
-      seed: of the latents.
-      truncation: psi; latents are of U(-psi, psi).
-      recalibration_batches: batches from which the batch-norm statistics of a run's generator are taken anew.
+      seed: seed of the latents.
+      truncation: psi; latents are drawn from U(-psi, psi).
+      recalibration_batches: batches used to recompute the batch-norm statistics of a run's generator; 0 = keep them.
     """
 
     run: Run | None = None
@@ -50,14 +50,14 @@ class Source:
 
 
 class Scored(NamedTuple):
-    """A generator that is scored.
+    """A loaded generator to score.
 
     Attributes:
       sample: float32 [n, z_dim], and int32 labels [n] or None -> float32 [n, 16, H, W, 3].
       z_dim: dimensions of a latent.
-      class_names: empty where the generator is not conditional.
-      about: where it comes from, for the report.
-      run: the config of its run; None of a SavedModel.
+      class_names: empty for an unconditional generator.
+      about: its origin, for the report.
+      run: the config of its run; None for a SavedModel.
     """
 
     sample: Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor]
@@ -67,19 +67,19 @@ class Scored(NamedTuple):
     run: Config | None
 
     def batch(self, source: Source, number: int, size: int) -> tf.Tensor:
-        """Batch `number` of the videos that are meant, float32 [size, 16, H, W, 3]; the same on every machine."""
+        """Renders batch `number` of the source, float32 [size, 16, H, W, 3]; it is the same on every machine."""
         return samples.batch_of_generator(
             self.sample, self.z_dim, source.seed, number, size, len(self.class_names), source.truncation
         )
 
 
-@functools.lru_cache(maxsize=1)  # a process of a cluster is asked again and again
+@functools.lru_cache(maxsize=1)  # a worker process calls this once per batch
 def load_scored(source: Source) -> Scored:
     """Loads the generator.
 
     Raises:
-      ConfigError: `untrained`, of a run that did not begin from nothing.
-      UserError: no generator there.
+      ConfigError: `untrained` is set, but the run was initialized from another run.
+      UserError: there is no generator.
     """
     about: dict[str, Any] = {"truncation": source.truncation}
     if source.saved_model:
@@ -100,7 +100,7 @@ def load_scored(source: Source) -> Scored:
             raise ConfigError(
                 f"--untrained: the run began with the networks of {config.train.init_from}; score that run"
             )
-        tf.keras.utils.set_random_seed(config.train.seed)  # as training begins
+        tf.keras.utils.set_random_seed(config.train.seed)  # as at the start of training
         generator = Generator(config.model)
     else:
         generator, step = load_generator(run)
@@ -115,12 +115,12 @@ def load_scored(source: Source) -> Scored:
 
 
 def answers_from_nodes(source: Source, files: NetworkFiles, options: ray_cluster.RunnerOptions) -> Iterator[Answers]:
-    """What the networks say of the generator's videos, batch by batch in their order, each made and seen on a node.
+    """Renders videos and computes their network outputs on the nodes of a cluster. Yields batches in order.
 
     Args:
       source: a generator that all nodes can read.
-      files: networks that all nodes can read; of its config `eval_batch_size`, `num_samples` and `repetitions` too.
-      options: of the cluster that this process drives.
+      files: networks that all nodes can read; its config also sets `eval_batch_size`, `num_samples` and `repetitions`.
+      options: options of the cluster.
     """
     config = files.config
     count = math.ceil(config.num_samples * config.repetitions / config.eval_batch_size)
@@ -131,17 +131,17 @@ def answers_from_nodes(source: Source, files: NetworkFiles, options: ray_cluster
 def described_by_nodes(
     batches: samples.Batches, kinds: Collection[str], files: NetworkFiles, options: ray_cluster.RunnerOptions
 ) -> Iterator[Answers]:
-    """What some networks say of videos that this process reads, batch by batch in their order.
+    """Computes network outputs of local videos on the nodes of a cluster. Yields batches in order.
 
     Args:
       batches: float32 [n, 16, H, W, 3] in [-1, 1].
       kinds: names of the networks.
       files: networks that all nodes can read.
-      options: of the cluster that this process drives.
+      options: options of the cluster.
     """
     function = functools.partial(_describe_on_node, kinds=tuple(kinds), files=_files_for_nodes(files))
     arrays = (batch.numpy() for batch in batches)
-    for first in arrays:  # as large as any
+    for first in arrays:  # no later batch is larger
         at_once, all_of_them = max(2, BYTES_AT_ONCE // first.nbytes), itertools.chain([first], arrays)
         for _, answers in ray_cluster.run_tasks(function, all_of_them, options, at_once=at_once, ordered=True):
             yield answers
@@ -159,7 +159,7 @@ def _describe_on_node(videos: np.ndarray, kinds: Collection[str], files: Network
 
 
 def _for_nodes(source: Source) -> Source:
-    """The same for processes in other folders."""
+    """Makes paths absolute, for processes with other working directories."""
     placed = _placed(source, "saved_model")
     return dataclasses.replace(placed, run=source.run and _placed(source.run, "name", "folder", "checkpoint"))
 

@@ -1,4 +1,4 @@
-"""What is asked for on a command line: which seeds, and which classes."""
+"""Parses the seeds and classes given on a command line."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from tganv2_tf.class_names import quoted
 from tganv2_tf.errors import ConfigError
 
-MAX_SEEDS = 100_000  # a slip of the pen, such as 0-99999999999, would fill the memory
+MAX_SEEDS = 100_000  # a typo such as 0-99999999999 would fill the memory
 
 
 def parse_seeds(text: str, field: str = "") -> list[int]:
-    """`0-3,8` -> [0, 1, 2, 3, 8].
+    """Parses seeds: `0-3,8` -> [0, 1, 2, 3, 8].
 
     Args:
-      text: numbers and ranges, separated by commas.
-      field: what errors name instead of the flag, if the text is of a page.
+      text: comma-separated numbers and ranges.
+      field: name used in errors instead of the flag, for text from a web page.
     Raises:
-      ConfigError: anything else.
+      ConfigError: the text is invalid.
     """
     field = field or f"--seeds={text}"
     seeds: list[int] = []
@@ -38,25 +38,25 @@ def parse_seeds(text: str, field: str = "") -> list[int]:
 
 
 def parse_labels(text: str, class_names: Sequence[str]) -> list[int]:
-    """`Biking,Diving-Kayaking,7` -> the labels, in the order in which they are written; `all` -> every class.
+    """Parses classes: `Biking,Diving-Kayaking,7` -> labels in the given order; `all` -> all classes.
 
-    Each part is a name, a number, or a range of either. A range of names holds all names from the first to the last in
-    natural order, in which `2` comes before `10`. Where a class is named by a number, every number is a name; else
-    numbers are labels, from 0. Quotes around a name, single or double, say where it ends; without them the longest
-    name counts, whatever commas and dashes it holds.
+    Each part is a name, a number, or a range of either. A range of names contains all names from the first to the last
+    in natural order (`2` before `10`). If any class name is a number, all numbers are names; otherwise numbers are
+    labels, from 0. Names may be quoted, with single or double quotes; unquoted, the longest match counts, including
+    commas and dashes in the name.
 
     Args:
-      text: parts, separated by commas.
-      class_names: in the order of the labels; none of an unconditional generator.
+      text: comma-separated parts.
+      class_names: in the order of the labels; empty for an unconditional generator.
     Raises:
-      ConfigError: no such class; the message lists them.
+      ConfigError: a class does not exist; the message lists them.
     """
     if not class_names:
         raise ConfigError(f"--labels={text}: the generator was not trained with classes; leave --labels out")
     count = len(class_names)
     if text.strip() == "all" not in class_names:
         return list(range(count))
-    # Each way to name classes, and the order in which it numbers them.
+    # Each way to name classes, with its order of the labels.
     ways = [(_spellings(class_names), sorted(range(count), key=lambda label: _natural(class_names[label])))]
     if not any(re.fullmatch("[0-9]+", name) for name in class_names):
         ways.append(({str(label): label for label in range(count)}, list(range(count))))
@@ -78,19 +78,19 @@ def parse_labels(text: str, class_names: Sequence[str]) -> list[int]:
 
 
 def _spellings(class_names: Sequence[str]) -> dict[str, int]:
-    """The label of each class by its name, with and without quotes; a name that has quotes itself comes first."""
+    """Maps names, with and without quotes, to labels; a name that itself contains quotes takes precedence."""
     quotes = ("'", '"', "")
     return {quote + name + quote: label for quote in quotes for label, name in enumerate(class_names)}
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:
-    """Sorts names as people do: by the numbers in them, and not by their digits."""
+    """Sort key for natural order: numbers in names are compared by value."""
     parts = re.split("([0-9]+)", name)  # text and numbers in turn
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
 
 
 def _labels(part: str, ways: Sequence[tuple[dict[str, int], list[int]]]) -> list[int]:
-    """The labels of a name, a number or a range; none if it is not one of them, or one in two ways, or backwards."""
+    """Returns the labels of a name, number or range; empty if it is unknown, ambiguous or in reverse order."""
     for known, order in ways:
         if part in known:
             return [known[part]]

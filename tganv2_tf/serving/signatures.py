@@ -1,4 +1,4 @@
-"""What an exported SavedModel offers; it loads with TensorFlow alone.
+"""Export of generators as SavedModels, which need only TensorFlow to load, and their signatures.
 
 | signature         | inputs                                                  | output `videos`                    |
 |-------------------|---------------------------------------------------------|------------------------------------|
@@ -7,24 +7,24 @@
 | `generate`        | seed int64 [], num_videos int32 [], num_frames int32 [] | uint8 [N, T, H, W, 3]              |
 | `preview`         | z float32 [N, z_dim], level int32 [], from 1            | uint8 [N, T, H_level, W_level, 3]  |
 
-`generate` gives the videos of the seeds seed, seed + 1, ...: each depends on its own seed only.
+`generate` returns the videos of seed, seed + 1, ...; each depends only on its own seed.
 
-Of a conditional generator each has one more input, `label` int32 [N]: the class of each video. For `generate` one
-class, [1], may stand for all. A label that is no class is an error.
+With a conditional generator, each signature has one more input, `label` int32 [N], the class of each video. `generate`
+also accepts one class, [1], for all videos. An invalid label is an error.
 
-A request for more than MAX_PIXEL_BYTES of videos, one byte a pixel and colour, is an error before anything is computed,
-for a few bytes can ask for 10^9 videos; one clip is always allowed. The server's own limits still apply: it alone knows
-how many requests it answers at a time.
+A request for more than MAX_PIXEL_BYTES of videos (one byte per pixel and channel) fails before anything is computed,
+because a few bytes can request 10^9 videos; one clip is always allowed. The server must limit the number of concurrent
+requests.
 
-The loaded object also has these functions, with `label` at their end where there are classes; all floats are float32:
+The loaded object also has these functions, with `label` as last argument if there are classes; all floats are float32:
 
 - `sample(z, num_frames, level)` -> videos;
-- `begin(z, num_frames, level)` -> (videos, state) and `resume(state, num_frames, level)` -> (videos, state): a video of
-  any length, part after part, in constant memory. The state is [lstm_layers, 2, N, base, base, C].
+- `begin(z, num_frames, level)` -> (videos, state) and `resume(state, num_frames, level)` -> (videos, state): render a
+  video of any length in chunks, in constant memory. The state is [lstm_layers, 2, N, base, base, C].
 
 Its variables are `z_dim`, `num_frames` (of a training clip), `num_levels`, `sizes` [L] (height and width of each level
-in pixels), `class_names` [num_classes], which is empty where there are no classes, and `fps`, the frames per second of
-the training clips, 0 if unknown.
+in pixels), `class_names` [num_classes] (empty without classes), and `fps`, the frames per second of the training clips
+(0 if unknown).
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ from tganv2_tf.models.latents import latents_from_seeds
 from tganv2_tf.serving.folding import folded
 from tganv2_tf.serving.warmup import write_warmup
 
-MAX_PIXEL_BYTES = 2**26  # of one answer: 606 frames of 192x192 pixels, or 21,845 of 32x32
+MAX_PIXEL_BYTES = 2**26  # per response: 606 frames of 192x192 pixels, or 21,845 of 32x32
 
 
 def quantize(videos: tf.Tensor) -> tf.Tensor:
-    """float in [-1, 1] -> uint8, round((x + 1) * 127.5)."""
+    """Converts floats in [-1, 1] to uint8: round((x + 1) * 127.5)."""
     return tf.cast(tf.round((tf.clip_by_value(videos, -1.0, 1.0) + 1.0) * 127.5), tf.uint8)
 
 
 class ServedGenerator(tf.Module):
-    """A generator as plain TensorFlow functions and variables, without Keras objects or code of ours.
+    """A generator as plain TensorFlow functions and variables, without Keras objects or project code.
 
     Attributes:
       sample, begin, resume, z_dim, num_frames, num_levels, sizes, class_names, fps: see above.
-      functions: name -> function, for `tf.saved_model.save`.
+      functions: functions by signature name, for `tf.saved_model.save`.
     """
 
     def __init__(self, generator: Generator, class_names: Sequence[str] = (), fps: float = 0.0) -> None:
@@ -66,14 +66,14 @@ class ServedGenerator(tf.Module):
         levels, num_classes = config.pyramid.levels, config.num_classes
         if len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} names for {num_classes} classes")
-        # As variables, for plain numbers would not be exported.
+        # Variables, because plain numbers are not exported.
         self.z_dim = tf.Variable(config.z_dim, trainable=False)
         self.num_frames = tf.Variable(config.num_frames, trainable=False)
         self.num_levels = tf.Variable(len(levels), trainable=False)
         self.sizes = tf.Variable([level.size for level in levels], trainable=False)
         self.class_names = tf.Variable(tf.constant(class_names, tf.string, [num_classes]), trainable=False)
         self.fps = tf.Variable(fps, trainable=False)
-        self.weights = generator.variables  # found here by `save`; the Keras model itself is not part of the export
+        self.weights = generator.variables  # tracked for `save`; the Keras model itself is not exported
 
         base = [config.pyramid.base_size] * 2 + [config.lstm_channels]
         latents = tf.TensorSpec([None, config.z_dim], tf.float32, "z")
@@ -85,7 +85,7 @@ class ServedGenerator(tf.Module):
 
         @tf.function(input_signature=[maps, level, *label])
         def render(features: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None) -> tf.Tensor:
-            """The one graph of the levels, which all functions share: an export stays small."""
+            """Renders one level. All functions share this graph, which keeps the export small."""
             known = f"level must be from 1 to {len(levels)}"
             tf.debugging.assert_greater_equal(level, 1, known)
             tf.debugging.assert_less_equal(level, len(levels), known)
@@ -95,7 +95,7 @@ class ServedGenerator(tf.Module):
             )
 
         def checked(value: tf.Tensor, num_videos: tf.Tensor, num_frames: tf.Tensor, label: tf.Tensor | None) -> tuple:
-            """The value and the label, which nothing may use before all is found valid."""
+            """Returns value and label with control dependencies on the validity checks."""
             asserts = [tf.debugging.assert_greater_equal(num_frames, 1, "num_frames must be at least 1")]
             if label is not None:
                 known = f"label must be from 0 to {num_classes - 1}"
@@ -135,10 +135,10 @@ class ServedGenerator(tf.Module):
         max_bytes = max(MAX_PIXEL_BYTES, 3 * config.num_frames * config.resolution**2)
 
         def bounded(num_videos: tf.Tensor, num_frames: int | tf.Tensor, *values: tf.Tensor) -> list[tf.Tensor]:
-            """The values, which nothing may use before the request is found to be small enough.
+            """Returns the values with a control dependency on the check of the request size.
 
-            All must pass here that sets a size: TensorFlow aborts the whole process where some tensor would have more
-            elements than 64 bits can count.
+            All values that determine a size must pass through here: TensorFlow aborts the process if a tensor's number
+            of elements exceeds 64 bits.
             """
             few = tf.debugging.assert_less_equal(
                 tf.cast(num_videos, tf.float64) * tf.cast(num_frames, tf.float64) * (3 * config.resolution**2),
@@ -170,11 +170,11 @@ class ServedGenerator(tf.Module):
 
         @tf.function(input_signature=[latents, level, *label])
         def preview(z: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-            (z,) = bounded(tf.shape(z)[0], config.num_frames, z)  # at the last level, and so at all
+            (z,) = bounded(tf.shape(z)[0], config.num_frames, z)  # bounds the last level, and thus all levels
             return {"videos": quantize(sample(z, config.num_frames, level, *_given(label)))}
 
         self.sample, self.begin, self.resume = sample, begin, resume
-        # Not yet traced: `save` traces once more what has been traced outside of it, and would write both.
+        # Not traced here: `save` would trace them again and write both graphs.
         self.functions = {
             "serving_default": serving_default,
             "generate_float": generate_float,
@@ -188,7 +188,7 @@ def _given(label: tf.Tensor | None) -> list[tf.Tensor]:
 
 
 def next_version(folder: str | os.PathLike[str]) -> int:
-    """One more than the largest version in NAME/, or 1."""
+    """Returns the largest version in NAME/ plus one, or 1 if there is none."""
     return max((int(name) for name in storage.names(folder) if name.isdigit()), default=0) + 1
 
 
@@ -199,18 +199,18 @@ def export(
     class_names: Sequence[str] = (),
     fps: float = 0.0,
 ) -> str:
-    """Writes a SavedModel to folder/VERSION, which appears only when it is whole; in a bucket its `.pb` comes last.
+    """Writes a SavedModel to folder/VERSION atomically; in a bucket, the `.pb` file is written last.
 
     Args:
       generator: the averaged generator of a run.
       folder: saved_models/NAME.
-      version: the next one where it is None.
+      version: version number; None = the next one.
       class_names: of a conditional generator, in the order of the labels.
       fps: frames per second of the training clips; 0 = unknown.
     Returns:
       The path of the version.
     Raises:
-      UserError: that version is already there.
+      UserError: the version already exists.
     """
     number = str(next_version(folder) if version is None else version)
     target = storage.join(folder, number)

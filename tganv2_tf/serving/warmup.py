@@ -1,7 +1,7 @@
-"""Requests that TensorFlow Serving sends through a model before it serves it, so that nobody waits for the first one.
+"""Warm-up requests for TensorFlow Serving, which make the first client requests fast.
 
-The server runs `assets.extra/tf_serving_warmup_requests`, a TFRecord of PredictionLog messages, whenever it loads the
-version, and does not serve a version whose warm-up fails
+When the server loads a version, it runs the requests in `assets.extra/tf_serving_warmup_requests`, a TFRecord of
+PredictionLog messages. It does not serve a version whose warm-up fails
 (https://www.tensorflow.org/tfx/serving/saved_model_warmup).
 """
 
@@ -18,17 +18,17 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from tganv2_tf.config import ModelConfig
 
-PATH = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")  # in a version's folder; the server's names
+PATH = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")  # names defined by the server
 
 
 def inputs_of(signature: meta_graph_pb2.SignatureDef, config: ModelConfig) -> Iterator[dict[str, np.ndarray]]:
-    """Small inputs: a batch of one, the frames of a training clip, every level once, zeros for all else.
+    """Yields small inputs: batch size 1, the frames of a training clip, each level once, and zeros otherwise.
 
     Args:
-      signature: with names, dtypes and shapes of the inputs; an axis of any length becomes 1.
-      config: of the generator.
+      signature: defines names, dtypes and shapes of the inputs; unknown dimensions become 1.
+      config: config of the generator.
     Yields:
-      The array of each input by its name.
+      Arrays by input name.
     """
     choices: dict[str, Sequence[int]] = {
         "num_videos": [1],
@@ -38,19 +38,19 @@ def inputs_of(signature: meta_graph_pb2.SignatureDef, config: ModelConfig) -> It
     for values in itertools.product(*(choices.get(name, [0]) for name in signature.inputs)):
         inputs = {}
         for (name, info), value in zip(signature.inputs.items(), values):
-            shape = [max(dim.size, 1) for dim in info.tensor_shape.dim]  # -1: any length
+            shape = [max(dim.size, 1) for dim in info.tensor_shape.dim]  # -1: unknown
             inputs[name] = np.full(shape, value, tf.as_dtype(info.dtype).as_numpy_dtype)
         yield inputs
 
 
 def write_warmup(folder: str | os.PathLike[str], config: ModelConfig) -> None:
-    """Adds requests for every signature to a SavedModel.
+    """Adds warm-up requests for every signature to a SavedModel.
 
     Args:
-      folder: of one version.
-      config: of its generator.
+      folder: folder of one version.
+      config: config of its generator.
     """
-    from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2  # here: only an export needs gRPC
+    from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2  # here: only exports need gRPC
 
     saved_model = saved_model_pb2.SavedModel.FromString(pathlib.Path(folder, "saved_model.pb").read_bytes())
     path = pathlib.Path(folder, PATH)
@@ -58,10 +58,10 @@ def write_warmup(folder: str | os.PathLike[str], config: ModelConfig) -> None:
     with tf.io.TFRecordWriter(str(path)) as writer:
         for name, signature in sorted(saved_model.meta_graphs[0].signature_def.items()):
             if signature.method_name != tf.saved_model.PREDICT_METHOD_NAME:
-                continue  # an operation that TensorFlow adds, which nobody can ask for
+                continue  # added by TensorFlow, not callable by clients
             for inputs in inputs_of(signature, config):
                 request = predict_pb2.PredictRequest(
-                    model_spec=model_pb2.ModelSpec(signature_name=name),  # the server knows which model it loads
+                    model_spec=model_pb2.ModelSpec(signature_name=name),  # the server sets the model's name
                     inputs={key: tf.make_tensor_proto(array) for key, array in inputs.items()},
                 )
                 log = prediction_log_pb2.PredictLog(request=request)

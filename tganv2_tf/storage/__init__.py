@@ -1,9 +1,9 @@
-"""Files by path or address: paths of this machine, `s3://BUCKET/KEY` and, read-only, `http(s)://`.
+"""File access by local path, `s3://BUCKET/KEY`, or (read-only) `http(s)://` address.
 
-Buckets are reached through boto3, which is imported when the first `s3://` address is used; http through the standard
-library. Temporary faults of a server are retried after the pauses of `retries.BACK_OFF`. All other errors are OSErrors:
-FileNotFoundError (`errno.ENODEV` if the bucket does not exist), PermissionError, `ServerError` if the server is still
-not available after all attempts.
+Buckets are accessed with boto3, which is imported when the first `s3://` address is used; http with the standard
+library. Temporary server errors are retried after the pauses of `retries.BACK_OFF`. All errors are OSErrors:
+FileNotFoundError (`errno.ENODEV` if the bucket does not exist), PermissionError, or `ServerError` if the server is
+still unavailable after all attempts.
 
 Environment variables: S3_ENDPOINT, S3_CA_FILE, those of `s3.DEFAULTS`, and all that boto3 reads, such as AWS_REGION,
 AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN.
@@ -27,45 +27,45 @@ ServerError, is_transient = retries.ServerError, retries.is_transient
 
 
 def is_remote(path: Path) -> bool:
-    """Whether it is an address, `SCHEME://...`, and no path of this machine."""
+    """Returns whether it is an address, `SCHEME://...`, rather than a local path."""
     return "://" in os.fspath(path)
 
 
 def is_read_only(path: Path) -> bool:
-    """Whether it is an http(s) address."""
+    """Returns whether it is an http(s) address."""
     return os.fspath(path).startswith(("http://", "https://"))
 
 
 def join(folder: Path, *names: str) -> str:
-    """The path or address of a file in a folder."""
+    """Returns the path or address of a file in a folder."""
     if is_remote(folder):
         return "/".join([os.fspath(folder).rstrip("/"), *names])
     return os.path.join(os.fspath(folder), *names)
 
 
 def exists(path: Path) -> bool:
-    """Whether a file or folder exists. False for folders over http, which has none."""
+    """Returns whether a file or folder exists. False for folders over http, which has none."""
     if not is_remote(path):
         return os.path.exists(path)
     return web.exists(os.fspath(path)) if is_read_only(path) else s3.exists(path)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder exists. In a bucket, a folder exists if there are files in it; the bucket itself is a folder."""
+    """Returns whether a folder exists. In a bucket, folders exist if they contain files; the bucket itself is one."""
     if not is_remote(path):
         return os.path.isdir(path)
     return not is_read_only(path) and s3.is_folder(path)
 
 
 def size(path: Path) -> int:
-    """Bytes of a file."""
+    """Returns the size of a file in bytes."""
     if not is_remote(path):
         return os.path.getsize(path)
     return web.size(os.fspath(path)) if is_read_only(path) else s3.size(path)
 
 
 def names(folder: Path) -> list[str]:
-    """Sorted names of the files and folders in a folder. Empty if the folder does not exist, and over http."""
+    """Returns the sorted names of the files and folders in a folder; empty if it does not exist, and over http."""
     if not is_remote(folder):
         return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     return [] if is_read_only(folder) else s3.names(folder)
@@ -103,7 +103,7 @@ def remove_folder(path: Path) -> None:
 
 
 def unique() -> str:
-    """A random word for a temporary name. Process ids would not be unique in a folder that several machines share."""
+    """Returns a random word for a temporary name. Process ids are not unique in a folder shared by machines."""
     return uuid.uuid4().hex[:12]
 
 
@@ -130,7 +130,7 @@ def copy(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def on_disk(path: Path) -> Iterator[str]:
-    """The path of a file on this machine: its own, or that of a copy, which is removed when the block ends."""
+    """Yields a local path of a file: its own, or that of a copy, which is removed when the block ends."""
     if not is_remote(path):
         yield os.fspath(path)
         return
@@ -142,7 +142,7 @@ def on_disk(path: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def folder_on_disk(path: Path) -> Iterator[str]:
-    """`on_disk` of a folder with everything in it."""
+    """Yields a local path of a folder with all its contents, like `on_disk`."""
     if not is_remote(path):
         yield os.fspath(path)
         return
@@ -160,14 +160,14 @@ def folder_on_disk(path: Path) -> Iterator[str]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The contents of a file."""
+    """Returns the contents of a file."""
     if not is_remote(path):
         return pathlib.Path(path).read_bytes()
     return web.read(os.fspath(path)) if is_read_only(path) else s3.read(path)
 
 
 def read_text(path: Path) -> str:
-    """The contents of a UTF-8 file."""
+    """Returns the contents of a UTF-8 file."""
     return read_bytes(path).decode("utf-8")
 
 
@@ -180,7 +180,7 @@ def copy_folder(source: Path, target: str, last: str) -> None:
 
 
 def _fetch(source: Path, target: pathlib.Path) -> None:
-    """Copies a file to a local one that nobody sees yet."""
+    """Copies a file to a local temporary path."""
     if not is_remote(source):
         shutil.copyfile(source, target)
     elif is_read_only(source):

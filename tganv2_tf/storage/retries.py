@@ -1,4 +1,4 @@
-"""What is retried: temporary faults of servers and networks."""
+"""Retries after temporary errors of servers and networks."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ TEMPORARY_STATUSES = {408, 429, 500, 502, 503, 504}
 
 
 class ServerError(OSError):
-    """A fault of a server or of the network that may be temporary. Callers see it after all attempts have failed."""
+    """A possibly temporary error of a server or the network. Raised to callers after all attempts have failed."""
 
 
 def patiently(path: Path, function: Callable[[], T], as_os_error: AsOSError) -> T:
-    """Returns what a function returns. Repeats it while its errors are `ServerError`s, after the pauses of `BACK_OFF`.
+    """Calls a function, returns its result, and retries it after `ServerError`s, with the pauses of `BACK_OFF`.
 
     Args:
-      path: where the function reads or writes, for the messages.
+      path: path that the function reads or writes, for log messages.
       function: called without arguments.
-      as_os_error: called with an error and the path; returns the OSError to raise instead, or None if the error passes
-        unchanged.
+      as_os_error: maps an error and the path to the OSError to raise instead; None = raise the error unchanged.
     """
     pauses = iter(BACK_OFF)
     while True:
@@ -46,5 +45,5 @@ def patiently(path: Path, function: Callable[[], T], as_os_error: AsOSError) -> 
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether it is a `ServerError`, or TensorFlow's report of one that was raised in a function of a data set."""
+    """Returns whether it is a `ServerError`, or TensorFlow's error for one that was raised in a tf.data function."""
     return isinstance(error, ServerError) or f"{ServerError.__name__}: " in str(error)

@@ -1,4 +1,4 @@
-"""Objects in buckets of the S3 protocol, by boto3, which is imported when the first of them is used."""
+"""Objects in S3 buckets, accessed with boto3, which is imported on first use."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ DEFAULTS = {
     "AWS_MAX_ATTEMPTS": "3",
 }
 ENDPOINTS = ("S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # the last two are boto3's own
-CONNECTIONS = 64  # more than the threads that read shards
+CONNECTIONS = 64  # more than there are threads that read shards
 CONTENT_TYPE = "application/octet-stream"
 KEYS = "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY?)"
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such an object, or a folder."""
+    """Returns whether an object or folder exists."""
     return _length(path) is not None or is_folder(path)
 
 
 def size(path: Path) -> int:
-    """Bytes of an object."""
+    """Returns the size of an object in bytes."""
     length = _length(path)
     if length is None:
         is_folder(path)  # raises if the bucket does not exist
@@ -43,7 +43,7 @@ def size(path: Path) -> int:
 
 
 def _length(path: Path) -> int | None:
-    """Bytes of an object; None if the object, or even its bucket, does not exist, which HEAD does not tell apart."""
+    """Returns the size of an object in bytes; None if the object or its bucket (HEAD does not say which) is missing."""
     bucket, key = split(path)
     if not key:
         return None
@@ -54,20 +54,20 @@ def _length(path: Path) -> int | None:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there are objects below this address; always true of a bucket."""
+    """Returns whether there are objects below this address; always True for a bucket."""
     bucket, prefix = split(path, folder=True)
     found = _retried(path, lambda client: client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1))
     return not prefix or bool(found.get("Contents"))
 
 
 def names(folder: Path) -> list[str]:
-    """Sorted names of the objects and folders directly below this address."""
+    """Returns the sorted names of the objects and folders directly below this address."""
     prefix = split(folder, folder=True)[1]
     return sorted({key[len(prefix) :].rstrip("/") for key in keys(folder, delimiter="/")} - {""})
 
 
 def keys(folder: Path, delimiter: str = "") -> list[str]:
-    """Keys of all objects below this address; with a delimiter, only the part of each up to the first one."""
+    """Returns the keys of all objects below this address; with a delimiter, only the part up to the first one."""
     bucket, prefix = split(folder, folder=True)
 
     def list_all(client: Any) -> list[str]:
@@ -79,19 +79,19 @@ def keys(folder: Path, delimiter: str = "") -> list[str]:
 
 
 def remove(path: Path) -> None:
-    """Removes an object; no error if there is none."""
+    """Removes an object, if it exists."""
     bucket, key = split(path)
     _retried(path, lambda client: client.delete_object(Bucket=bucket, Key=key))
 
 
 def read(path: Path) -> bytes:
-    """The contents of an object."""
+    """Returns the contents of an object."""
     bucket, key = split(path)
     return _retried(path, lambda client: client.get_object(Bucket=bucket, Key=key)["Body"].read())
 
 
 def download(path: Path, target: str) -> None:
-    """Copies an object to a local file. botocore raises if the body is shorter than the server announced."""
+    """Downloads an object to a local file. botocore raises if the body is shorter than announced."""
     bucket, key = split(path)
 
     def get(client: Any) -> None:
@@ -103,19 +103,19 @@ def download(path: Path, target: str) -> None:
 
 
 def upload(source: str, path: Path) -> None:
-    """Copies a local file to an object, which appears only when it is complete."""
+    """Uploads a local file. The object appears only when it is complete."""
     bucket, key = split(path)
     _transfer(path, lambda manager: manager.upload(source, bucket, key, {"ContentType": CONTENT_TYPE}))
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copies an object to another one on the server."""
+    """Copies an object on the server."""
     origin = dict(zip(("Bucket", "Key"), split(source)))
     _transfer(source, lambda manager: manager.copy(origin, *split(target)))
 
 
 def _transfer(path: Path, begin: Callable[[Any], Any]) -> None:
-    """Waits for a transfer, in several parts if it is large."""
+    """Runs a transfer, in several parts if it is large, and waits for it."""
 
     def transfer(client: Any) -> None:
         from boto3.s3.transfer import TransferConfig, create_transfer_manager
@@ -127,10 +127,10 @@ def _transfer(path: Path, begin: Callable[[Any], Any]) -> None:
 
 
 def split(path: Path, folder: bool = False) -> tuple[str, str]:
-    """Bucket and key of an address; for a folder the key ends with a slash, or is empty for the bucket itself.
+    """Splits an address into bucket and key. A folder's key ends with a slash, or is empty for the bucket itself.
 
     Raises:
-      OSError: it is no `s3://` address.
+      OSError: it is not an `s3://` address.
     """
     scheme, _, rest = os.fspath(path).partition("://")
     bucket, _, key = rest.partition("/")
@@ -144,7 +144,7 @@ def split(path: Path, folder: bool = False) -> tuple[str, str]:
 
 
 class _Clients:
-    """One client for each process: a client is safe to share between threads, and not with a forked process."""
+    """One client per process: clients can be shared between threads, but not with forked processes."""
 
     def __init__(self) -> None:
         self.forget()
@@ -164,7 +164,7 @@ CLIENTS = _Clients()
 
 
 def endpoint() -> str | None:
-    """The server, if it is not Amazon's, as far as the environment names it."""
+    """Returns the server set in the environment; None means Amazon's."""
     return next(filter(None, map(os.environ.get, ENDPOINTS)), None)
 
 
@@ -175,7 +175,7 @@ def _new_client() -> Any:
 
     boto3.compat.filter_python_deprecation_warnings()
     logger = logging.getLogger("botocore")
-    logger.setLevel(logger.level or logging.WARNING)  # at INFO it says where it has found the keys
+    logger.setLevel(logger.level or logging.WARNING)  # at INFO it logs where it found the keys
     settings = {**DEFAULTS, **{name: value for name in DEFAULTS if (value := os.environ.get(name))}}
     try:
         connect, request, attempts = (int(settings[name]) for name in DEFAULTS if name != "AWS_RETRY_MODE")
@@ -186,12 +186,12 @@ def _new_client() -> Any:
         read_timeout=request / 1000,
         retries={"mode": settings["AWS_RETRY_MODE"], "total_max_attempts": attempts},
         max_pool_connections=CONNECTIONS,
-        # Servers other than Amazon's may not know the newer checksums, nor names of buckets as names of hosts.
+        # Servers other than Amazon's may not support the newer checksums, or bucket names as host names.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={"addressing_style": "path"} if endpoint() else None,
     )
-    # A session of its own: boto3's default one is not safe to use in several threads.
+    # A separate session: boto3's default session is not thread-safe.
     return boto3.session.Session().client(
         "s3",
         region_name=os.environ.get("AWS_REGION") or None,
@@ -210,7 +210,7 @@ def _missing(address: str) -> FileNotFoundError:
 
 
 def as_os_error(error: Exception, address: str) -> OSError | None:
-    """The OSError to raise instead of an error of boto3."""
+    """Maps an error of boto3 to the OSError to raise instead; None if it is not one."""
     from botocore import exceptions
 
     said = " ".join(str(error).split()) or type(error).__name__
@@ -223,13 +223,13 @@ def as_os_error(error: Exception, address: str) -> OSError | None:
             return _missing(address)
         if status in (401, 403):
             return PermissionError(errno.EACCES, f"{said} {KEYS}", address)
-        temporary = status in TEMPORARY_STATUSES or code == "RequestTimeout"  # that one has the status 400
+        temporary = status in TEMPORARY_STATUSES or code == "RequestTimeout"  # RequestTimeout has status 400
         return (ServerError if temporary else OSError)(errno.EIO, said, address)
     if isinstance(error, (exceptions.NoCredentialsError, exceptions.PartialCredentialsError)):
         return PermissionError(errno.EACCES, f"{said} {KEYS}", address)
     if isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError, exceptions.IncompleteReadError)):
         cause = f"{said} {getattr(error, 'kwargs', {}).get('error', '')}"
-        lasting = re.search(r"certificate|\[Errno -\d", cause, re.IGNORECASE)  # negative numbers are those of DNS
+        lasting = re.search(r"certificate|\[Errno -\d", cause, re.IGNORECASE)  # negative numbers are DNS errors
         return (OSError if lasting else ServerError)(errno.EIO, said, address)
     if isinstance(error, (ConnectionError, TimeoutError, socket.timeout)):
         return ServerError(errno.EIO, said, address)

@@ -1,4 +1,4 @@
-"""Files over http(s), by the standard library. They can only be read."""
+"""Read-only access to files over http(s), with the standard library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TIMEOUT = 30.0  # seconds without a byte
 
 
 def read(address: str) -> bytes:
-    """The contents of a file."""
+    """Returns the contents of a file."""
 
     def get() -> bytes:
         with urllib.request.urlopen(address, timeout=TIMEOUT) as response:
@@ -25,7 +25,7 @@ def read(address: str) -> bytes:
 
 
 def exists(address: str) -> bool:
-    """Whether there is such a file."""
+    """Returns whether a file exists."""
     try:
         size(address)
     except FileNotFoundError:
@@ -34,7 +34,7 @@ def exists(address: str) -> bool:
 
 
 def size(address: str) -> int:
-    """Bytes of a file."""
+    """Returns the size of a file in bytes."""
 
     def head() -> int:
         request = urllib.request.Request(address, method="HEAD")
@@ -48,7 +48,7 @@ def size(address: str) -> int:
 
 
 def as_os_error(error: Exception, address: str) -> OSError | None:
-    """The OSError to raise instead of an error of urllib."""
+    """Maps an error of urllib to the OSError to raise instead; None if it is not one."""
     if isinstance(error, urllib.error.HTTPError):
         if error.code in (404, 410):
             return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), address)
@@ -57,7 +57,7 @@ def as_os_error(error: Exception, address: str) -> OSError | None:
         kind = ServerError if error.code in TEMPORARY_STATUSES else OSError
         return kind(errno.EIO, str(error), address)
     if isinstance(error, urllib.error.URLError):
-        # DNS, whose numbers are negative, and certificates, whose errors have other numbers, are not temporary.
+        # DNS errors (negative numbers) and certificate errors (other numbers) are not temporary.
         lasting = isinstance(error.reason, OSError) and error.reason.errno in (None, 1, -2, -3, -5)
         return (OSError if lasting else ServerError)(errno.EIO, str(error.reason), address)
     if isinstance(error, (http.client.HTTPException, ConnectionError, TimeoutError, socket.timeout)):
