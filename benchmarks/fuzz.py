@@ -435,7 +435,7 @@ class Bench:
         """Returns how training misreads one damaged shard, or ""; `expected` are its clips, if they must be intact."""
         import tensorflow as tf
 
-        from tganv2_tf.data.reading import explain
+        from tganv2_tf.data.damage import explain
 
         shard, read = alone.shards[0], 0
         try:
@@ -453,7 +453,7 @@ class Bench:
 
     def _skipping(self, resealed: bool) -> dict[str, str]:
         """Returns, per shard, how training with --skip_corrupt_records fails to skip its damage, or ""."""
-        from tganv2_tf.data.pipeline import load_manifest
+        from tganv2_tf.data.checks import load_manifest
 
         wrong = {shard.file: "" for shard in self.manifest.shards}
         seen: set[tuple[str, int]] = set()
@@ -476,7 +476,7 @@ class Bench:
 
     def check_manifests(self, task: Task, announce: Callable[[str | None], None]) -> Counts:
         """Mutates the manifest of intact shards."""
-        from tganv2_tf.data.pipeline import load_manifest
+        from tganv2_tf.data.checks import load_manifest
 
         counts, content = Counts(), (self.sound / MANIFEST_FILE).read_bytes()
         for shard in self.manifest.shards:

@@ -81,25 +81,27 @@ def stages(data: DataConfig, model: ModelConfig, batch_size: int) -> dict[str, t
     import tensorflow as tf
 
     from tganv2_tf.data import pipeline
+    from tganv2_tf.data.checks import load_manifest
+    from tganv2_tf.data.clips import cut_windows, decode_clip, normalize, random_crop_and_flip
     from tganv2_tf.data.reading import Share
     from tganv2_tf.data.records import parse_record
     from tganv2_tf.subsampling import video_pyramid
 
-    manifest = pipeline.load_manifest(model, data)
+    manifest = load_manifest(model, data)
     seed = tf.constant([0, 0], tf.int64)
 
     def windows(path: tf.Tensor, number: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
-        return pipeline.cut_windows(parse_record(record)["frames"], 1, model.num_frames, data.frame_step, seed)
+        return cut_windows(parse_record(record)["frames"], 1, model.num_frames, data.frame_step, seed)
 
     def decode(frames: tf.Tensor) -> tf.Tensor:
-        return pipeline.decode_clip(frames, model.num_frames, manifest.height, manifest.width)
+        return decode_clip(frames, model.num_frames, manifest.height, manifest.width)
 
     def augment(index: tf.Tensor, clip: tf.Tensor) -> tf.Tensor:
-        return pipeline.augment(clip, model.resolution, data.flip, tf.stack([0, index]))
+        return random_crop_and_flip(clip, model.resolution, data.flip, tf.stack([0, index]))
 
     def pyramid(clips: tf.Tensor) -> list[tf.Tensor]:
         levels = video_pyramid(clips, model.pyramid, seed)
-        return [pipeline.normalize(level, data.normalization) for level in levels]
+        return [normalize(level, data.normalization) for level in levels]
 
     read = Share.of(manifest, data.data_dir).read_endlessly(0)
     encoded = read.map(windows).unbatch().take(batch_size).cache().repeat()
@@ -119,12 +121,13 @@ def stages(data: DataConfig, model: ModelConfig, batch_size: int) -> dict[str, t
 def step_seconds(config: Config, steps: int, rounds: int) -> tuple[list[float], list[float]]:
     """Returns the seconds per training step in each round: on one batch in memory, and on batches from the shards."""
     from tganv2_tf.data import pipeline
+    from tganv2_tf.data.checks import load_manifest
     from tganv2_tf.training.distribution import per_replica_batch_size
 
     network = tensorflow_model(config)
     strategy = network.distribute_strategy
     batch_size = per_replica_batch_size(config, strategy.num_replicas_in_sync)
-    manifest = pipeline.load_manifest(config.model, config.data)
+    manifest = load_manifest(config.model, config.data)
     shards = pipeline.training_dataset(manifest, config.model, config.data, batch_size, config.train.n_dis, 0)
     sources = [shards.take(1).cache().repeat(), shards]
     with strategy.scope():

@@ -248,13 +248,14 @@ def score(command: Command, entered: Mapping[float, tuple[Entrant, Entrant]]) ->
     from tganv2_tf.data.manifest import Manifest
     from tganv2_tf.evaluation import protocol, samples
     from tganv2_tf.evaluation.networks import load_c3d_network
+    from tganv2_tf.evaluation.real_features import real_features
     from tganv2_tf.pretrained import load_generator
     from tganv2_tf.runs import Run
 
     config = command.config
     networks = {"c3d": load_c3d_network(config.eval)}
     manifest = Manifest.load(command.data_dir)
-    real = {"c3d": protocol.real_features(networks["c3d"], manifest, config.data, config.eval)}
+    real = {"c3d": real_features(networks["c3d"], manifest, config.data, config.eval)}
 
     def distances(videos: samples.Batches) -> list[float]:
         return protocol.evaluate(["c3d_fid"], videos, networks, real, config.eval)["c3d_fid"].values

@@ -217,7 +217,7 @@ class Measurement:
         yield self.of_shards("manifest: memory", (resident_bytes() - before) / 1e6, "MB")
         seconds, _ = timed(lambda: [shard.fault(folder) for shard in read.shards])
         yield self.of_shards("manifest: size of each shard, on this disk", seconds, "s")
-        from tganv2_tf.evaluation.protocol import describe_real
+        from tganv2_tf.evaluation.real_features import describe_real
 
         real = json.dumps(describe_real(DataConfig(), manifest, EvalConfig()))
         yield self.of_shards("evaluation: the shards in each report", len(real) / 1e6, "MB")

@@ -10,8 +10,9 @@ import pytest
 from tests.conftest import ROOT, tiny_config
 from tganv2_tf import cli_flags
 from tganv2_tf.config import DataConfig, EvalConfig, ModelConfig, TrainConfig
-from tganv2_tf.data import advice, pipeline
-from tganv2_tf.doctor import check_shards
+from tganv2_tf.data import advice
+from tganv2_tf.data.checks import load_manifest
+from tganv2_tf.diagnosis.data_set import check_shards
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.runs import record_config
 from tganv2_tf.training.compatibility import check_run
@@ -64,7 +65,7 @@ def test_what_is_said_depends_on_the_recipe(tmp_path: pathlib.Path, recipe: str,
     ):
         of_folder = DataConfig(str(tmp_path / folder) if folder else "", data.data_prep)
         with pytest.raises(UserError) as error:
-            pipeline.load_manifest(model, of_folder)
+            load_manifest(model, of_folder)
         said = [str(error.value)]
         if folder:
             said.append(check_shards(model, of_folder)[0].text)

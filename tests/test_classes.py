@@ -10,9 +10,10 @@ from absl import logging
 
 from tests.conftest import tiny_config
 from tests.data_sets import write_data_set
-from tganv2_tf import doctor
 from tganv2_tf.class_names import difference, quoted
 from tganv2_tf.config import Config
+from tganv2_tf.diagnosis.findings import OK, PROBLEM
+from tganv2_tf.diagnosis.recipe import check_run_folder
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.runs import Run, record_config
 from tganv2_tf.training.classes import check_classes, warn_of_other_classes
@@ -76,8 +77,8 @@ def test_a_run_is_not_resumed_with_other_classes(run: pathlib.Path, names: list[
     message = f"^{run} holds a run with other classes than those of --data_dir=DATA: {text}; choose .*$"
     with pytest.raises(ConfigError, match=message):
         check_classes(conditional(run, len(names)), names)
-    finding = doctor.check_run_folder(conditional(run, len(names)), names)
-    assert finding.level == doctor.PROBLEM and text in finding.text
+    finding = check_run_folder(conditional(run, len(names)), names)
+    assert finding.level == PROBLEM and text in finding.text
     for folder in ("snapshots", "best"):  # other checkpoints may have been deleted
         (run / "checkpoints").rename(run / "other")
         (run / "other").rename(run / folder)
@@ -91,8 +92,8 @@ def test_a_run_is_not_resumed_with_other_classes(run: pathlib.Path, names: list[
 def test_a_run_is_resumed_with_the_same_classes_or_without_any(run: pathlib.Path, warned: list[str]) -> None:
     check_classes(conditional(run), list(NAMES))
     check_classes(tiny_config(model_dir=str(run)), ["biking", "diving"])  # labels are unused without --conditional
-    assert doctor.check_run_folder(conditional(run), NAMES).level == doctor.OK
-    assert doctor.check_run_folder(conditional(run)).level == doctor.OK  # for unknown data
+    assert check_run_folder(conditional(run), NAMES).level == OK
+    assert check_run_folder(conditional(run)).level == OK  # for unknown data
     assert not warned
     (run / "classes.json").unlink()
     check_classes(conditional(run), ["biking", "diving"])

@@ -22,7 +22,7 @@ from tganv2_tf.config import EvalConfig
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.pretrained import load_generator
 from tganv2_tf.runs import Run
-from tganv2_tf.training import callbacks
+from tganv2_tf.training.evaluations import Evaluations
 
 RUN = ["--global_batch_size=4", "--train_steps=2", "--checkpoint_every_steps=2", "--num_previews=6"]
 AIDS = [
@@ -114,7 +114,7 @@ def test_recalibration_changes_what_is_scored_and_nothing_that_is_kept(folder):
 
 def test_training_goes_on_with_the_statistics_that_it_had():
     config = dataclasses.replace(tiny_config(), eval=EvalConfig(recalibration_batches=2))
-    evaluations = callbacks.Evaluations.__new__(callbacks.Evaluations)  # without classifier and data
+    evaluations = Evaluations.__new__(Evaluations)  # without classifier and data
     generator = Generator(config.model)
     evaluations.config = config
     evaluations.model = types.SimpleNamespace(ema_generator=generator)  # type: ignore[assignment]

@@ -18,7 +18,9 @@ from absl import logging
 from data_prep import verify
 from tests.conftest import tiny_config
 from tests.data_sets import read_records, write_data_set
-from tganv2_tf.data import pipeline, reading
+from tganv2_tf.data import pipeline
+from tganv2_tf.data.checks import load_manifest
+from tganv2_tf.data.damage import explain
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
 
@@ -107,7 +109,7 @@ def test_training_stops_at_it_by_name(damaged: tuple[pathlib.Path, Manifest], ki
     alone = dataclasses.replace(manifest, shards=[manifest.shards[index]])
     with pytest.raises(tf.errors.OpError) as caught:
         _videos(folder, alone, 3, skip=False)
-    line = reading.explain(caught.value, alone, tiny_config(data={"data_dir": str(folder)}).data)
+    line = explain(caught.value, alone, tiny_config(data={"data_dir": str(folder)}).data)
     assert line is not None and line.startswith(f"{folder / alone.shards[0].file}: record {record} "), line
     assert line.endswith("or leave such records out with --skip_corrupt_records")
 
@@ -119,7 +121,7 @@ def test_other_sizes_stop_training_before_it_begins(damaged: tuple[pathlib.Path,
         assert (shard.fault(folder) is not None) == changed
     config = tiny_config(data={"data_dir": str(folder)})
     with pytest.raises(UserError, match=r"bytes, but manifest\.json says \d+: damaged; copy the data set again"):
-        pipeline.load_manifest(config.model, config.data)
+        load_manifest(config.model, config.data)
 
 
 def test_training_that_skips_gets_all_that_is_sound_and_counts_the_rest(

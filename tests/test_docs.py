@@ -31,13 +31,13 @@ from tests.forking import fork_command
 from tests.test_i3d import means, save_module
 from tganv2_tf import __main__, cli_flags, lanes
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
-from tganv2_tf.data import reading
+from tganv2_tf.data.damage import explain
 from tganv2_tf.data.manifest import UNFINISHED_DIR, Manifest, shard_name
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation import metrics, validity
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig
 from tganv2_tf.evaluation.classifier import save_classifier
-from tganv2_tf.evaluation.protocol import Real
+from tganv2_tf.evaluation.real_features import Real
 from tganv2_tf.explorer import server
 from tganv2_tf.interop import chainer
 from tganv2_tf.models.generator import Generator
@@ -471,7 +471,7 @@ def damaged_record():
     data = DataConfig(data_dir="data/own/train")
     manifest = Manifest.read(data.data_dir)
     flip_byte(pathlib.Path(data.data_dir) / manifest.shards[0].file, 3)
-    found = reading.explain(tf.errors.DataLossError(None, None, "corrupted record at 12345"), manifest, data)
+    found = explain(tf.errors.DataLossError(None, None, "corrupted record at 12345"), manifest, data)
     assert found is not None
     return found
 

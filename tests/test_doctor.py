@@ -15,7 +15,20 @@ from tests.conftest import TINY_FLAGS, tiny_config
 from tests.data_sets import write_data_set
 from tganv2_tf import cli_flags, doctor, lanes, machine
 from tganv2_tf.config import DataConfig, EvalConfig, ModelConfig, TrainConfig
-from tganv2_tf.doctor import NOTE, OK, PROBLEM, Device
+from tganv2_tf.diagnosis import recipe
+from tganv2_tf.diagnosis.data_set import check_classes, check_shards
+from tganv2_tf.diagnosis.environment import (
+    Device,
+    check_devices,
+    check_folder,
+    check_lane,
+    check_memory,
+    check_processor,
+    check_versions,
+)
+from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, duration, in_bytes
+from tganv2_tf.diagnosis.memory import check_memory_of_run, what_would_fit
+from tganv2_tf.diagnosis.recipe import check_time, examine
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.machine import Gpu, Memory, Pin
 from tganv2_tf.models.discriminator import Discriminator
@@ -129,7 +142,7 @@ def test_memory_is_the_machines_or_the_control_groups(tmp_path, files, expected)
 
 def test_memory_that_cannot_be_found_out(tmp_path):
     assert machine.memory(str(tmp_path)) is None
-    assert doctor.check_memory(None).level == NOTE
+    assert check_memory(None).level == NOTE
 
 
 @pytest.mark.parametrize(
@@ -153,7 +166,7 @@ def test_processor_and_onednn(monkeypatch, instructions, variable, of_user, leve
     monkeypatch.setattr(machine, "processor", lambda: ", ".join(filter(None, ["a processor", instructions])))
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", variable)
     monkeypatch.setattr(lanes, "_ONEDNN_OF_USER", of_user)
-    finding = doctor.check_processor()
+    finding = check_processor()
     assert (finding.level, finding.subject) == (level, "processor") and text in finding.text
 
 
@@ -172,7 +185,7 @@ def test_the_lane(monkeypatch, version, level, text):
     monkeypatch.setattr(lanes, "tensorflow_version", lambda: version)
     monkeypatch.setattr(lanes.importlib.util, "find_spec", lambda name: object())  # tf_keras
     monkeypatch.setitem(lanes.sys.modules, "tensorflow", None)
-    finding = doctor.check_lane()
+    finding = check_lane()
     assert (finding.level, finding.subject) == (level, "lane") and finding.text.startswith(text)
 
 
@@ -250,7 +263,7 @@ def test_libraries_are_looked_for_in_nvidias_packages_too(monkeypatch, tmp_path)
 def test_versions_are_held_against_the_pins(monkeypatch, pins, lines):
     monkeypatch.setattr(machine, "pins", lambda: pins)
     monkeypatch.setattr(lanes, "install_command", lambda extra="": "INSTALL")
-    found = [str(finding) for finding in doctor.check_versions()]
+    found = [str(finding) for finding in check_versions()]
     assert found[0].startswith("OK      Python: 3.")
     assert found[1] == f"OK      lane: {lanes.name()}, TensorFlow {tf.__version__}"
     assert found[2:-3] == lines
@@ -260,7 +273,7 @@ def test_versions_are_held_against_the_pins(monkeypatch, pins, lines):
 def test_an_old_processor_and_a_missing_ffmpeg_are_problems(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "instruction_set", lambda *_: "SSE41")
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
-    problems = [finding.subject for finding in doctor.check_versions() if finding.level == PROBLEM]
+    problems = [finding.subject for finding in check_versions() if finding.level == PROBLEM]
     assert problems == ["processor", "ffmpeg"]
 
 
@@ -292,7 +305,7 @@ def test_why_tensorflow_does_not_see_a_gpu(monkeypatch, visible, build, missing,
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    finding, device = doctor.check_devices(Memory(8 * GIB, 4 * GIB, False))
+    finding, device = check_devices(Memory(8 * GIB, 4 * GIB, False))
     assert finding.level == NOTE
     assert finding.text.startswith("NVIDIA T4 is there, but TensorFlow does not see it: ") and advice in finding.text
     assert device == Device("CPU", 1, f"{machine.num_cpus()} processors", 4 * GIB)
@@ -305,7 +318,7 @@ def test_gpus_that_tensorflow_sees(monkeypatch):
     seen = [types.SimpleNamespace(name=f"gpu{i}") for i in range(2)]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: seen)
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {"device_name": gpu.name.upper()})
-    finding, device = doctor.check_devices(None)
+    finding, device = check_devices(None)
     assert str(finding) == "OK      devices: 2 GPUs, of 3 that the driver knows: GPU0, GPU1"
     assert device == Device("GPU", 2, "GPU0", 8 * GIB)
 
@@ -314,44 +327,41 @@ def test_room_for_checkpoints(monkeypatch, tmp_path):
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=3 * GIB))
     folder = str(tmp_path / "runs" / "new")
     for needed, wanted, level in ((3, 3, OK), (3.1, 3.1, PROBLEM), (1, 3.1, NOTE), (0, 0, OK)):
-        finding = doctor.check_folder("--model_dir", folder, needed * GIB, wanted * GIB)
+        finding = check_folder("--model_dir", folder, needed * GIB, wanted * GIB)
         assert finding.level == level
         assert finding.text.startswith(f"3.0 GiB free at {tmp_path}")
         assert ("checkpoints" in finding.text.replace(str(tmp_path), "")) == (needed > 0)
     (tmp_path / "file").write_text("")
-    finding = doctor.check_folder("--model_dir", str(tmp_path / "file" / "run"))
+    finding = check_folder("--model_dir", str(tmp_path / "file" / "run"))
     assert finding.level == PROBLEM and "is no folder that can be written" in finding.text
 
 
 def test_shards(tmp_path):
-    assert doctor.check_shards(ModelConfig(), DataConfig())[0].level == NOTE
-    finding, manifest = doctor.check_shards(ModelConfig(), DataConfig(data_dir=str(tmp_path / "none")))
+    assert check_shards(ModelConfig(), DataConfig())[0].level == NOTE
+    finding, manifest = check_shards(ModelConfig(), DataConfig(data_dir=str(tmp_path / "none")))
     assert finding.level == PROBLEM and "no such folder" in finding.text and manifest is None
     expected = write_data_set(tmp_path, [5, 6, 7], labels=("a", "b"))
-    finding, manifest = doctor.check_shards(ModelConfig(), DataConfig(data_dir=str(tmp_path)))
+    finding, manifest = check_shards(ModelConfig(), DataConfig(data_dir=str(tmp_path)))
     assert manifest == expected and finding.level == OK
     assert finding.text.startswith("test, train: 3 videos, 2 labels, 16x16 pixels, 2 shards, ")
     file = expected.shards[1].file
     os.truncate(tmp_path / file, 7)
-    finding, _ = doctor.check_shards(ModelConfig(), DataConfig(data_dir=str(tmp_path)))
+    finding, _ = check_shards(ModelConfig(), DataConfig(data_dir=str(tmp_path)))
     assert finding.level == PROBLEM and f"1 are damaged, the first {file}: 7 bytes" in finding.text
-    assert (
-        doctor.check_shards(ModelConfig(), DataConfig(data_dir=str(tmp_path), skip_corrupt_records=True))[0].level
-        == NOTE
-    )
+    assert check_shards(ModelConfig(), DataConfig(data_dir=str(tmp_path), skip_corrupt_records=True))[0].level == NOTE
 
 
 def test_classes_without_a_video_are_a_note(tmp_path):
     manifest = write_data_set(tmp_path, [5, 6, 7], labels=("a", "b"))
-    assert list(doctor.check_classes(manifest, conditional=True)) == []
+    assert list(check_classes(manifest, conditional=True)) == []
     counted = dataclasses.replace(manifest, labels=["a", "b", "c"], videos_per_class=[2, 1, 0])
     text = "1 of 3 classes has no video: 'c'"
-    assert list(doctor.check_classes(counted, conditional=False)) == [(NOTE, "classes", text)]
+    assert list(check_classes(counted, conditional=False)) == [(NOTE, "classes", text)]
     learns = "; a conditional model learns nothing about them"
-    assert list(doctor.check_classes(counted, conditional=True)) == [(NOTE, "classes", text + learns)]
+    assert list(check_classes(counted, conditional=True)) == [(NOTE, "classes", text + learns)]
     counted.save(tmp_path)
     config = tiny_config(model={"conditional": True}, data={"data_dir": str(tmp_path)})
-    findings = doctor.examine(config, has_recipe=False)
+    findings = examine(config, has_recipe=False)
     assert next(finding.text for finding in findings if finding.subject == "classes") == text + learns
 
 
@@ -392,14 +402,14 @@ def test_what_a_step_takes_by_hand():
 def test_what_would_fit_by_hand(room, replicas, parts, trained, advice):
     config = tiny_config(PLAIN, global_batch_size=32, gradient_accumulation_steps=parts)
     step, least = (dataclasses.replace(c, trained_bytes=int(trained * GIB)) for c in (STEP, LEAST))
-    assert doctor.what_would_fit(config, replicas, step, least, lambda _: room * GIB) == advice
+    assert what_would_fit(config, replicas, step, least, lambda _: room * GIB) == advice
 
 
 def test_what_would_fit_keeps_to_strides_replicas_and_parts():
     # 128 clips: 32 on each of two replicas in two parts, of which the second level uses every second one.
     config = tiny_config(global_batch_size=128, gradient_accumulation_steps=2)
     least = dataclasses.replace(LEAST, activation_bytes=GIB // 8)
-    text = doctor.what_would_fit(config, 2, STEP, least, lambda _: 2.1 * GIB)
+    text = what_would_fit(config, 2, STEP, least, lambda _: 2.1 * GIB)
     assert text == "--gradient_accumulation_steps=8 or --global_batch_size=56 would fit"
 
 
@@ -418,9 +428,7 @@ def test_memory_of_a_run_on_the_cpu(host, level, advice):
     config = tiny_config(PLAIN, global_batch_size=32)
     available = None if host is None else host * GIB
     findings = list(
-        doctor.check_memory_of_run(
-            config, Device("CPU", 1, "", available), STEP, lambda _: GIB, available, least_or_step
-        )
+        check_memory_of_run(config, Device("CPU", 1, "", available), STEP, lambda _: GIB, available, least_or_step)
     )
     (finding,) = findings
     of_host = "" if host is None else f" of {host:.1f} GiB free"
@@ -437,11 +445,11 @@ def test_a_smaller_batch_needs_less_input_too():
 
     # 0.85 * 6 GiB, less 0.91 of the process, holds 1 GiB and clips of 0.075 GiB, plus 1 / 64 GiB each in the input.
     device = Device("CPU", 1, "", None)
-    (finding,) = doctor.check_memory_of_run(config, device, large, lambda batch: batch * GIB // 64, 6 * GIB, count)
+    (finding,) = check_memory_of_run(config, device, large, lambda batch: batch * GIB // 64, 6 * GIB, count)
     assert finding.level == PROBLEM and finding.text.endswith("; --global_batch_size=35 would fit")
     # The same input for GPUs, which share the batch: 4.19 GiB are 268 clips.
     gpus = Device("GPU", 2, "", 100 * GIB)
-    host, _ = doctor.check_memory_of_run(config, gpus, large, lambda batch: batch * GIB // 64, 6 * GIB, count)
+    host, _ = check_memory_of_run(config, gpus, large, lambda batch: batch * GIB // 64, 6 * GIB, count)
     assert host.text.endswith("; --global_batch_size=268 would fit, or lower --shuffle_buffer=1024")
 
 
@@ -455,17 +463,17 @@ def test_recomputing_is_named_where_that_is_enough():
         )
 
     # 2.2 GiB, while 0.85 * 5.25 GiB, less 1 of the input and 0.91 of the process, are available for the step.
-    (finding,) = doctor.check_memory_of_run(config, device, STEP, lambda _: GIB, 21 * GIB // 4, count)
+    (finding,) = check_memory_of_run(config, device, STEP, lambda _: GIB, 21 * GIB // 4, count)
     assert finding.text.endswith("; --recompute or --gradient_accumulation_steps=2 or --global_batch_size=20 would fit")
     recomputing = tiny_config(PLAIN, global_batch_size=32, recompute=True)
-    (finding,) = doctor.check_memory_of_run(recomputing, device, STEP, lambda _: GIB, 21 * GIB // 4, count)
+    (finding,) = check_memory_of_run(recomputing, device, STEP, lambda _: GIB, 21 * GIB // 4, count)
     assert "--recompute" not in finding.text
 
 
 def test_memory_of_a_run_on_gpus():
     config = tiny_config(PLAIN, global_batch_size=64)
     device = Device("GPU", 2, "", 3 * GIB)
-    host, gpu = doctor.check_memory_of_run(config, device, STEP, lambda _: 3 * GIB, 2 * GIB, least_or_step)
+    host, gpu = check_memory_of_run(config, device, STEP, lambda _: 3 * GIB, 2 * GIB, least_or_step)
     assert (host.level, host.subject) == (PROBLEM, "main memory")
     assert "about 3.9 GiB at the peak of 2.0 GiB free" in host.text and "lower --shuffle_buffer=1024" in host.text
     assert (gpu.level, gpu.subject) == (PROBLEM, "memory of a GPU")
@@ -476,10 +484,10 @@ def test_memory_of_a_run_on_gpus():
 
 def test_time_by_hand():
     config = tiny_config(train_steps=7200)
-    finding = doctor.check_time(config, Device("CPU", 1, "", None), STEP, 10e9)
+    finding = check_time(config, Device("CPU", 1, "", None), STEP, 10e9)
     assert finding.level == OK
     assert finding.text.startswith("about 1 s a step, 2 hours for --train_steps=7200, reckoned from 10 billion")
-    slow = doctor.check_time(config, Device("CPU", 1, "", None), STEP, 10e6)
+    slow = check_time(config, Device("CPU", 1, "", None), STEP, 10e6)
     assert slow.level == NOTE and "about 16.7 minutes a step, 83.3 days" in slow.text and "a GPU" in slow.text
 
 
@@ -487,7 +495,7 @@ def test_time_by_hand():
     ("size", "text"), [(0, "0 MiB"), (12.4 * 2**20, "12 MiB"), (1.5 * GIB, "1.5 GiB"), (2345 * GIB, "2,345.0 GiB")]
 )
 def test_sizes(size, text):
-    assert doctor.in_bytes(size) == text
+    assert in_bytes(size) == text
 
 
 @pytest.mark.parametrize(
@@ -495,7 +503,7 @@ def test_sizes(size, text):
     [(0.2564, "0.26 s"), (119, "1.2e+02 s"), (120, "2 minutes"), (9000, "2.5 hours"), (1e7, "116 days")],
 )
 def test_durations(seconds, text):
-    assert doctor.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_state_and_gradients_are_those_of_the_networks():
@@ -598,8 +606,8 @@ def test_devices_share_the_batch(sound, capsys, monkeypatch, distribution, clips
         counted.append(clips)
         return STEP
 
-    finding = doctor.Finding(OK, "devices", "two")
-    monkeypatch.setattr(doctor, "check_devices", lambda memory: (finding, Device("GPU", 2, "", 16 * GIB)))
+    finding = Finding(OK, "devices", "two")
+    monkeypatch.setattr(recipe, "check_devices", lambda memory: (finding, Device("GPU", 2, "", 16 * GIB)))
     monkeypatch.setattr(cost, "step_cost", count)
     status, lines, _ = run(*TINY, "--global_batch_size=16", f"--distribution={distribution}", capsys=capsys)
     assert (status, counted) == (0, [clips])
@@ -632,4 +640,4 @@ def test_a_tensorflow_that_does_not_load_ends_the_examination(sound, capsys, mon
 
 def test_an_unsupported_python_is_a_problem(monkeypatch):
     monkeypatch.setattr(lanes, "python_fault", lambda: "tganv2_tf needs another")
-    assert next(doctor.check_versions()).level == PROBLEM
+    assert next(check_versions()).level == PROBLEM

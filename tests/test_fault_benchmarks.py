@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from benchmarks import crash_preparation, fuzz
 from tests.data_sets import write_data_set
-from tganv2_tf.data import pipeline
+from tganv2_tf.data import checks
 from tganv2_tf.errors import ConfigError, UserError
 
 CONTENT = bytes(range(256)) * 20
@@ -61,7 +61,7 @@ def test_fuzzing_sees_what_is_wrong(bench: fuzz.Bench, monkeypatch: pytest.Monke
     assert (counts.reported, counts.wrong) == (1, [])
     with monkeypatch.context() as patch:
         patch.setattr(fuzz.verify, "main", lambda options: 0)
-        patch.setattr(pipeline, "load_manifest", lambda *_: 1 / 0)
+        patch.setattr(checks, "load_manifest", lambda *_: 1 / 0)
         patch.setattr(fuzz, "_clips", lambda dataset: iter([b"not a clip"]))
         wrong = found().wrong
     for fault in ("verify does not find it", "training stops: ZeroDivisionError", "is given another clip at 0"):

@@ -5,7 +5,7 @@ sets: without and with adaptive batch reduction. Errors are relative to each arr
 
 Two numerical properties matter for close comparisons:
 - NumPy added up the batch norms' moments sequentially. With exact sums the videos of the training step differ by up to
-  4e-4, and one gradient by 4 %; `load_generator` therefore enables `authors_rounding`.
+  4e-4, and one gradient by 4 %; hence `round_as_the_authors`.
 - ReLU's derivative jumps at 0. Some inputs are so near to 0 that a different summation order, as on another processor
   or with another TensorFlow, can change their sign: see KINKS.
 """
@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.authors_rounding import round_as_the_authors
 from tganv2_tf.config import Config, DataConfig, TrainConfig
 from tganv2_tf.interop.chainer import (
     discriminator_weights,
@@ -97,7 +98,7 @@ class Golden:
         self.numbers = read_snapshot(DATA / f"{name}_io.npz")
         strides = tuple(int(s) for s in self.numbers["subsample_batch"][1:])
         self.z = tf.constant(self.numbers["z"])
-        generator = load_generator(DATA / f"{name}_gen.npz", batch_strides=strides)
+        generator = round_as_the_authors(load_generator(DATA / f"{name}_gen.npz", batch_strides=strides))
         discriminator = load_discriminator(DATA / f"{name}_dis.npz")
         num_clips = self.z.shape[0]
         train = TrainConfig(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.authors_rounding import round_as_the_authors
 from tests.conftest import TINY_MODEL, run_command, tiny_config
 from tests.data_sets import write_data_set
 from tests.forking import fork_command
@@ -191,7 +192,8 @@ def test_a_snapshot_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypa
 def test_the_authors_rounding_changes_rounding_alone(tmp_path):
     chainer.save_generator(shaken(Generator(tiny())), tmp_path / "g.npz")
     z = sample_latents(4, 4, tf.constant([0, 1]))
-    loaded = [chainer.load_generator(tmp_path / "g.npz", 4, (2,), (2,), authors_rounding=on) for on in (True, False)]
+    loaded = [chainer.load_generator(tmp_path / "g.npz", 4, (2,), (2,)) for _ in range(2)]
+    round_as_the_authors(loaded[0])
     for sums, exact in zip(*(generator.pyramid(z, frame_offsets=[1]) for generator in loaded)):
         np.testing.assert_allclose(sums, exact, atol=1e-4)
 

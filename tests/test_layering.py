@@ -28,7 +28,7 @@ FLOORS = [
     {"models", "data", "events"},
     {"evaluation", "pretrained"},
     {"serving", "training"},
-    {"explorer", "interop"},
+    {"diagnosis", "explorer", "interop"},
 ]
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
 ENTRY_POINTS = {

@@ -12,11 +12,12 @@ from data_prep.moving_shapes import write_video
 from tests.conftest import TINY_FLAGS, tiny_config
 from tests.data_sets import flip_byte, write_data_set
 from tests.forking import fork_command
-from tganv2_tf import doctor
 from tganv2_tf.config import DataConfig
 from tganv2_tf.data import lengths
 from tganv2_tf.data.inspection import DamagedError, read_lengths
 from tganv2_tf.data.manifest import Manifest
+from tganv2_tf.diagnosis.data_set import check_lengths
+from tganv2_tf.diagnosis.findings import NOTE
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.training.description import describe
 
@@ -92,11 +93,11 @@ def test_what_is_never_used_is_told(tmp_path: pathlib.Path) -> None:
     said = f"{tmp_path}: 4 of 5 videos are shorter than the 10 frames of a clip and are never used"
     config = tiny_config(data={"data_dir": str(tmp_path), "frame_step": 3})
     assert list(describe(config, ["/cpu:0"], 1))[-2:] == [f"data: 5 videos in {tmp_path}", said]
-    (finding,) = doctor.check_lengths(config, manifest)
-    assert finding == (doctor.NOTE, "data", said)
+    (finding,) = check_lengths(config, manifest)
+    assert finding == (NOTE, "data", said)
     enough = tiny_config(data={"data_dir": str(tmp_path), "frame_step": 1})
     assert list(describe(enough, ["/cpu:0"], 1))[-1] == f"data: 5 videos in {tmp_path}"
-    assert not list(doctor.check_lengths(enough, manifest))
+    assert not list(check_lengths(enough, manifest))
     none = tiny_config(data={"data_dir": str(tmp_path), "frame_step": 5})
     with pytest.raises(ConfigError, match=r"no video in .* has the 16 frames that a clip spans; the longest has 13"):
         list(describe(none, ["/cpu:0"], 1))

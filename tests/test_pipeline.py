@@ -10,6 +10,9 @@ import tensorflow as tf
 from tests.conftest import tiny_config
 from tests.data_sets import encode_frame, flip_byte, write_data_set
 from tganv2_tf.data import pipeline
+from tganv2_tf.data.checks import load_manifest
+from tganv2_tf.data.clips import cut_windows, decode_clip, normalize
+from tganv2_tf.data.labelled import labelled_clips
 from tganv2_tf.data.pipeline import START, Position
 from tganv2_tf.data.reading import Share
 from tganv2_tf.errors import ConfigError, UserError
@@ -17,7 +20,7 @@ from tganv2_tf.errors import ConfigError, UserError
 
 def elements(config, count, batch_size=4, n_dis=1, seed=0, first=START):
     """Returns the first elements as lists of numpy levels, and the slots used."""
-    manifest = pipeline.load_manifest(config.model, config.data)
+    manifest = load_manifest(config.model, config.data)
     dataset = pipeline.training_dataset(manifest, config.model, config.data, batch_size, n_dis, seed, first)
     return [([level.numpy() for level in levels], int(used[0])) for levels, _, used in dataset.take(count)]
 
@@ -40,8 +43,8 @@ def config(tmp_path):
 
 def test_normalisation_by_hand():
     values = tf.constant([0, 128, 255], tf.uint8)
-    np.testing.assert_allclose(pipeline.normalize(values), [-1, 128 / 127.5 - 1, 1], atol=1e-6)
-    np.testing.assert_allclose(pipeline.normalize(values, "official"), [-1, 0, 127 / 128])
+    np.testing.assert_allclose(normalize(values), [-1, 128 / 127.5 - 1, 1], atol=1e-6)
+    np.testing.assert_allclose(normalize(values, "official"), [-1, 0, 127 / 128])
 
 
 def test_batches_are_pyramids_of_windows(config):
@@ -139,13 +142,13 @@ def test_only_the_frames_of_the_window_are_decoded(tmp_path):
     # Frames outside the window are not valid images.
     good = encode_frame(np.zeros((16, 16, 3), np.uint8))
     frames = tf.constant([b"not an image"] * 3 + [good] * 4 + [b"not an image"] * 3)
-    clip = pipeline.decode_clip(frames[3:7], 4, 16, 16)
+    clip = decode_clip(frames[3:7], 4, 16, 16)
     assert clip.shape == (4, 16, 16, 3)
-    windows = pipeline.cut_windows(tf.constant([str(i).encode() for i in range(10)]), 4, 4, 2, tf.constant([0, 0]))
+    windows = cut_windows(tf.constant([str(i).encode() for i in range(10)]), 4, 4, 2, tf.constant([0, 0]))
     numbers = windows.numpy().astype(int)
     assert (np.diff(numbers) == 2).all() and sorted(numbers[:, 0]) == [0, 1, 2, 3]
-    assert pipeline.cut_windows(frames, 3, 4, 3, tf.constant([0, 0])).shape == (3, 4), "10 frames are one window of 10"
-    assert pipeline.cut_windows(frames[:9], 3, 4, 3, tf.constant([0, 0])).shape == (0, 4), "9 are none"
+    assert cut_windows(frames, 3, 4, 3, tf.constant([0, 0])).shape == (3, 4), "10 frames are one window of 10"
+    assert cut_windows(frames[:9], 3, 4, 3, tf.constant([0, 0])).shape == (0, 4), "9 are none"
 
 
 def starts_in(level):
@@ -177,7 +180,7 @@ def test_an_epoch_has_so_many_windows_of_each_record_and_the_buffer_parts_them(t
 
 
 def test_the_blocks_that_are_shuffled_hold_windows_and_no_whole_records(config):
-    share = Share.of(pipeline.load_manifest(config.model, config.data), config.data.data_dir)
+    share = Share.of(load_manifest(config.model, config.data), config.data.data_dir)
     for count in (1, 3):
         data = dataclasses.replace(config.data, windows_per_record=count)
         slots = pipeline._slots(share, config.model, data, np.arange(3), 0)
@@ -189,7 +192,7 @@ def test_the_blocks_that_are_shuffled_hold_windows_and_no_whole_records(config):
 def test_labels_are_those_of_the_clips(tmp_path, tolerant):
     write_data_set(tmp_path, [6, 9, 5, 30, 7, 8, 9], labels=["a", "b", "c"])
     config = tiny_config(data={"data_dir": str(tmp_path), "shuffle_buffer": 4, "skip_corrupt_records": tolerant})
-    manifest = pipeline.load_manifest(config.model, config.data)
+    manifest = load_manifest(config.model, config.data)
     dataset = pipeline.training_dataset(manifest, config.model, config.data, 4, 2, 0)
     seen = set()
     for (first, _), labels, _ in dataset.take(6):
@@ -208,7 +211,7 @@ def test_conditional_models_need_labels(tmp_path):
     ):
         config = tiny_config(model=model, data={"data_dir": str(tmp_path / folder)})
         with pytest.raises(ConfigError, match=message):
-            pipeline.load_manifest(config.model, config.data)
+            load_manifest(config.model, config.data)
 
 
 def test_a_record_without_a_label_ends_a_conditional_run(tmp_path):
@@ -231,7 +234,7 @@ def test_a_record_without_a_label_ends_a_conditional_run(tmp_path):
 def test_data_that_do_not_fit_are_refused(config, model, data, message):
     changed = tiny_config(model=model, data={"data_dir": config.data.data_dir, **data})
     with pytest.raises(ConfigError, match=message):
-        pipeline.load_manifest(changed.model, changed.data)
+        load_manifest(changed.model, changed.data)
 
 
 def test_a_damaged_shard_is_an_error(config, tmp_path):
@@ -243,12 +246,12 @@ def test_a_damaged_shard_is_an_error(config, tmp_path):
         batches(config, 30)
     shard.write_bytes(content[:-5])
     with pytest.raises(UserError, match=shard.name):
-        pipeline.load_manifest(config.model, config.data)
+        load_manifest(config.model, config.data)
 
 
 def labelled(config, seed=0, count=None, num_frames=4, **kwargs):
-    manifest = pipeline.load_manifest(config.model, config.data)
-    clips = pipeline.labelled_clips(manifest, config.data, num_frames, 16, seed, **kwargs)
+    manifest = load_manifest(config.model, config.data)
+    clips = labelled_clips(manifest, config.data, num_frames, 16, seed, **kwargs)
     return [(clip.numpy(), int(label)) for clip, label in (clips.take(count) if count else clips)]
 
 

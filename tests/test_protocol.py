@@ -18,6 +18,8 @@ from tganv2_tf.evaluation import metrics, protocol, score_names
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig, resize
 from tganv2_tf.evaluation.classifier import save_classifier
 from tganv2_tf.evaluation.networks import Network, load_c3d_network
+from tganv2_tf.evaluation.real_features import Real, real_features
+from tganv2_tf.evaluation.report import describe_protocol, report
 
 CONFIG = EvalConfig(num_samples=64, repetitions=3, eval_batch_size=20, real_passes=4, cache_dir="")
 
@@ -48,7 +50,7 @@ def real(shift=0.0, count=64):
     values = np.random.default_rng(9).normal(shift, 0.2, (count, 2))
     moments = metrics.Moments()
     moments.update(values)
-    return protocol.Real(moments, values)
+    return Real(moments, values)
 
 
 def test_names_of_scores():
@@ -140,13 +142,13 @@ def counted(calls, **kwargs):
 
 def test_real_features_are_those_of_several_clips_of_each_video(data):
     calls: list[int] = []
-    found = protocol.real_features(counted(calls), Manifest.load(data.data_dir), data, CONFIG)
+    found = real_features(counted(calls), Manifest.load(data.data_dir), data, CONFIG)
     assert sum(calls) == found.moments.count == 4 * 3
     # The first channel is 10 times the number of the video; all videos occur equally often.
     assert found.moments.mean[0] == pytest.approx(10 / 127.5 - 1, abs=1e-4)
     assert found.sample.shape == (12, 2)
     few = dataclasses.replace(CONFIG, num_samples=6)
-    sample = protocol.real_features(network(), Manifest.load(data.data_dir), data, few).sample
+    sample = real_features(network(), Manifest.load(data.data_dir), data, few).sample
     np.testing.assert_array_equal(sample, found.sample[:6])
 
 
@@ -156,7 +158,7 @@ def test_real_features_are_kept_for_what_they_depend_on(data, tmp_path, caplog):
 
     def features(data=data, config=config, **kwargs):
         calls.clear()
-        found = protocol.real_features(counted(calls, **kwargs), Manifest.load(data.data_dir), data, config)
+        found = real_features(counted(calls, **kwargs), Manifest.load(data.data_dir), data, config)
         return found, bool(calls)
 
     first, computed = features()
@@ -189,21 +191,21 @@ def test_real_features_are_kept_for_what_they_depend_on(data, tmp_path, caplog):
 def test_a_cache_that_cannot_be_written_costs_time_only(data, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     config = dataclasses.replace(CONFIG, cache_dir=str(tmp_path / "file" / "cache"))
-    assert protocol.real_features(network(), Manifest.load(data.data_dir), data, config).moments.count == 12
+    assert real_features(network(), Manifest.load(data.data_dir), data, config).moments.count == 12
 
 
 def test_a_report_says_what_is_needed_to_repeat_it(data):
     manifest = Manifest.load(data.data_dir)
     scores = {"c3d_fid": protocol.Score.of([1.0, 3.0])}
-    described = protocol.describe_protocol({"c3d": network()}, data, manifest, CONFIG)
-    report = json.loads(protocol.report(scores, {"seed": 5}, described, CONFIG))
-    assert report["scores"] == {"c3d_fid": {"mean": 2.0, "std": 1.0, "values": [1.0, 3.0]}}
-    assert report["generated"] == {"seed": 5}
-    assert report["protocol"]["real"]["shards"] == {shard.file: shard.checksum for shard in manifest.shards}
-    assert report["protocol"]["real"]["clips"] == 12
-    assert report["protocol"]["num_samples"] == 64 and report["options"]["protocol"] == "official"
-    assert report["protocol"]["networks"] == [{"network": "c3d", "files": "a"}]
-    assert report["versions"]["tensorflow"] == tf.__version__
+    described = describe_protocol({"c3d": network()}, data, manifest, CONFIG)
+    written = json.loads(report(scores, {"seed": 5}, described, CONFIG))
+    assert written["scores"] == {"c3d_fid": {"mean": 2.0, "std": 1.0, "values": [1.0, 3.0]}}
+    assert written["generated"] == {"seed": 5}
+    assert written["protocol"]["real"]["shards"] == {shard.file: shard.checksum for shard in manifest.shards}
+    assert written["protocol"]["real"]["clips"] == 12
+    assert written["protocol"]["num_samples"] == 64 and written["options"]["protocol"] == "official"
+    assert written["protocol"]["networks"] == [{"network": "c3d", "files": "a"}]
+    assert written["versions"]["tensorflow"] == tf.__version__
 
 
 def test_the_real_clips_are_the_same_whatever_the_global_seed(tmp_path):
@@ -212,7 +214,7 @@ def test_the_real_clips_are_the_same_whatever_the_global_seed(tmp_path):
     for seed in (None, 0, 1):
         if seed is not None:
             tf.keras.utils.set_random_seed(seed)
-        samples.append(protocol.real_features(network(), Manifest.load(tmp_path), data, CONFIG).sample)
+        samples.append(real_features(network(), Manifest.load(tmp_path), data, CONFIG).sample)
     np.testing.assert_array_equal(samples[0], samples[1])
     np.testing.assert_array_equal(samples[0], samples[2])
 
@@ -223,15 +225,15 @@ def test_damage_and_useless_networks_are_one_line(data, tmp_path):
 
     manifest = Manifest.load(data.data_dir)
     with pytest.raises(UserError, match="no finite numbers"):
-        protocol.real_features(network()._replace(describe=nan), manifest, data, CONFIG)
+        real_features(network()._replace(describe=nan), manifest, data, CONFIG)
     with pytest.raises(UserError, match="3 real clips are too few; raise --real_passes"):
-        protocol.real_features(network(), manifest, data, dataclasses.replace(CONFIG, real_passes=1))
+        real_features(network(), manifest, data, dataclasses.replace(CONFIG, real_passes=1))
     flip_byte(tmp_path / "data" / manifest.shards[0].file, 1)
     with pytest.raises(UserError, match="record 1 cannot be read") as raised:
-        protocol.real_features(network(), manifest, data, CONFIG)
+        real_features(network(), manifest, data, CONFIG)
     assert "\n" not in str(raised.value)
     skipping = dataclasses.replace(data, skip_corrupt_records=True)
-    found = protocol.real_features(network(), manifest, skipping, CONFIG)
+    found = real_features(network(), manifest, skipping, CONFIG)
     np.testing.assert_allclose(found.sample[:, 0], -1.0, atol=1e-4), "of the one video that comes before the damage"
 
 

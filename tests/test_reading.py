@@ -15,6 +15,8 @@ from absl import logging
 from tests.conftest import tiny_config
 from tests.data_sets import encode_frame, flip_byte, read_records, rewrite, write_data_set
 from tganv2_tf.data import pipeline, reading
+from tganv2_tf.data.checks import load_manifest
+from tganv2_tf.data.damage import UNREADABLE, explain, find_damage
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.records import encode_record
 from tganv2_tf.errors import ConfigError, UserError
@@ -110,7 +112,7 @@ def _bad_frames(folder: pathlib.Path, frames: list[bytes]) -> None:
 
 GOOD = encode_frame(np.zeros((16, 16, 3), np.uint8))
 DAMAGE = {
-    "a byte": (lambda folder: flip_byte(folder / SHARDS[0], record=2), 0, 2, reading.UNREADABLE),
+    "a byte": (lambda folder: flip_byte(folder / SHARDS[0], record=2), 0, 2, UNREADABLE),
     "another file": (
         lambda folder: rewrite(folder, SHARDS[0], [b"not a record", *read_records(folder / SHARDS[0])[1:]]),
         0,
@@ -143,7 +145,7 @@ def _training(
 ) -> Any:
     """Returns the videos of the clips in the first batches of four, in order."""
     config = tiny_config(data={"data_dir": str(folder), "flip": False, "shuffle_buffer": 2, **data})
-    manifest = pipeline.load_manifest(config.model, config.data)
+    manifest = load_manifest(config.model, config.data)
     how = (4, 1, seed, pipeline.START, num_pipelines, worker)
     dataset = pipeline.training_dataset(manifest, config.model, config.data, *how)
     return [int(v) for (first, _), _, _ in dataset.take(count) for v in np.rint((first[0, :, 0, 0, 0, 0] + 1) * 12.75)]
@@ -189,7 +191,7 @@ def test_damage_is_found_and_named(tmp_path: pathlib.Path, kind: str) -> None:
     damage, shard, number, fault = DAMAGE[kind]
     write_data_set(tmp_path, [8] * 10)
     damage(tmp_path)
-    found = reading.find_damage(Manifest.load(tmp_path), str(tmp_path))
+    found = find_damage(Manifest.load(tmp_path), str(tmp_path))
     assert found is not None and found.startswith(f"{tmp_path / SHARDS[shard]}: record {number} {fault}")
 
 
@@ -201,7 +203,7 @@ def test_a_run_that_ends_at_damage_names_it(tmp_path: pathlib.Path, kind: str) -
     with pytest.raises((tf.errors.DataLossError, tf.errors.InvalidArgumentError)) as caught:
         _training(tmp_path, 50)
     data = tiny_config(data={"data_dir": str(tmp_path)}).data
-    line = reading.explain(caught.value, Manifest.load(tmp_path), data)
+    line = explain(caught.value, Manifest.load(tmp_path), data)
     assert line is not None and line.startswith(f"{tmp_path / SHARDS[shard]}: record {number} {fault}")
     assert line.endswith(", or leave such records out with --skip_corrupt_records") and "\n" not in line
 
@@ -217,7 +219,7 @@ def test_what_is_not_of_the_data_is_left_to_others(tmp_path: pathlib.Path) -> No
     manifest = write_data_set(tmp_path, [8])
     data = tiny_config(data={"data_dir": str(tmp_path)}).data
     for error in (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError):
-        assert reading.explain(error(None, None, "shapes differ"), manifest, data) is None
+        assert explain(error(None, None, "shapes differ"), manifest, data) is None
 
 
 @pytest.mark.parametrize(("kind", "count"), zip(DAMAGE, (2, 1, 1, 2, 1)))
@@ -262,7 +264,7 @@ def test_nothing_but_damage_ends_the_run_with_one_line(tmp_path: pathlib.Path) -
     with pytest.raises(tf.errors.OpError) as caught:
         _training(tmp_path, 1, skip_corrupt_records=True)
     data = tiny_config(data={"data_dir": str(tmp_path), "skip_corrupt_records": True}).data
-    line = reading.explain(caught.value, Manifest.load(tmp_path), data)
+    line = explain(caught.value, Manifest.load(tmp_path), data)
     assert line is not None and line.startswith(f"{tmp_path}: only damaged records are left; copy the data set again")
     for file in SHARDS:
         flip_byte(tmp_path / file, record=0)

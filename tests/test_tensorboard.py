@@ -16,7 +16,8 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tests.browser import chromium, open_page, serving
 from tests.conftest import tiny_config
 from tests.data_sets import write_data_set
-from tganv2_tf.evaluation.protocol import Score, show_scores
+from tganv2_tf.evaluation.protocol import Score
+from tganv2_tf.evaluation.report import show_scores
 from tganv2_tf.runs import Run
 from tganv2_tf.training import loop
 from tganv2_tf.training.hparams import hparams, record_hparams

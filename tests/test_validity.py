@@ -23,10 +23,10 @@ from tganv2_tf.evaluation import metrics, ucf101, validity
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig
 from tganv2_tf.evaluation.classifier import save_classifier
 from tganv2_tf.evaluation.networks import load_c3d_network
-from tganv2_tf.evaluation.protocol import Real
+from tganv2_tf.evaluation.real_features import Real
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.runs import record_config
-from tganv2_tf.training import callbacks
+from tganv2_tf.training.evaluations import Evaluations
 
 UNITS = 8  # features of the classifiers
 
@@ -150,7 +150,7 @@ def test_training_that_scores_says_the_same_when_it_begins(
         scores = EvalConfig(num_samples=6, real_passes=3, classifier=classifier, cache_dir=f"{tmp_path}/cache")
         config = tiny_config(model, {"data_dir": str(folder / "data")}, model_dir=str(tmp_path))
         config = dataclasses.replace(config, eval=scores)
-        callbacks.Evaluations(None, config, manifest, chief)  # type: ignore[arg-type]
+        Evaluations(None, config, manifest, chief)  # type: ignore[arg-type]
 
     other = write_classifier(tmp_path / "ucf.npz", 101)
     with pytest.raises(ConfigError, match="it knows no class 'CircleDown', 'CircleLeft', 'CircleRight'; its"):

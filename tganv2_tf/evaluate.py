@@ -190,7 +190,7 @@ def check(command: Command, config: EvalConfig, is_array: bool = False) -> list[
 
 def check_report(run: Run) -> None:
     """Raises UserError if a run's report cannot be written into its folder."""
-    from tganv2_tf.evaluation.protocol import report_path
+    from tganv2_tf.evaluation.report import report_path
 
     if storage.exists(run.folder):
         what = f"--model_dir={run.name}: the report in {run.folder}"
@@ -218,6 +218,8 @@ def score(
     from tganv2_tf.evaluation import protocol, samples, validity
     from tganv2_tf.evaluation.framing import Framing
     from tganv2_tf.evaluation.networks import NetworkFiles, described, load_networks, warn_of_doubtful
+    from tganv2_tf.evaluation.real_features import real_features
+    from tganv2_tf.evaluation.report import describe_protocol
 
     files = NetworkFiles(kinds, config, command.i3d)
     if runner.runner == "ray":
@@ -260,12 +262,12 @@ def score(
         if manifest is not None:
             for kind in sorted(with_real):
                 of_clips = functools.partial(of_videos, kinds=(kind,))
-                real[kind] = protocol.real_features(networks[kind], manifest, data, config, of_clips)
+                real[kind] = real_features(networks[kind], manifest, data, config, of_clips)
         count = min(config.num_samples, generated.get("num_videos", config.num_samples))
         for text in validity.too_few(names, count, real):
             logging.warning("%s", text)
         found = protocol.score_answers(names, answers, labels, real, config, class_names=class_names)
-    return Outcome(found, generated, protocol.describe_protocol(networks, data, manifest, config), names)
+    return Outcome(found, generated, describe_protocol(networks, data, manifest, config), names)
 
 
 def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) -> int:
@@ -278,17 +280,17 @@ def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) ->
     for name, of in found.items():
         print(f"{name:<{width}} {of.mean:.4f} +- {of.std:.4f}")
 
-    from tganv2_tf.evaluation import protocol
+    from tganv2_tf.evaluation.report import report, report_path, show_scores
 
     output = command.output
     if run and not output:
         identity = [names, command.seed, about, command.truncation, config.recalibration_batches]
-        output = protocol.report_path(run.folder, generated["step"], identity)
+        output = report_path(run.folder, generated["step"], identity)
     if output:
-        write_atomically(output, protocol.report(found, {**generated, "seed": command.seed}, about, config))
+        write_atomically(output, report(found, {**generated, "seed": command.seed}, about, config))
         print(f"Report: {output}")
     if run:
-        protocol.show_scores(run.folder, found, generated["step"])
+        show_scores(run.folder, found, generated["step"])
     return 0
 
 

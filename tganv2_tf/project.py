@@ -100,7 +100,7 @@ def main(command: Command) -> int:
     import tensorflow as tf
 
     from tganv2_tf import videos
-    from tganv2_tf.data.pipeline import normalize
+    from tganv2_tf.data.clips import normalize
     from tganv2_tf.evaluation import projection
     from tganv2_tf.files import whole_file
     from tganv2_tf.pretrained import load_generator

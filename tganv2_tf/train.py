@@ -1,4 +1,4 @@
-"""Trains TGANv2, or goes on with a run.
+"""Trains TGANv2, or resumes a run.
 
 python -m tganv2_tf.train --flagfile=demo.flags --data_dir=demo/data/train --model_dir=demo/run
 python -m tganv2_tf.train --flagfile=ucf.flags --data_dir=data/ucf101/train --model_dir=runs/ucf101 --dry_run

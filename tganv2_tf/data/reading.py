@@ -1,4 +1,4 @@
-"""Reads records from shards with tf.data: partition among pipelines, resumable order, handling of damaged records.
+"""Reads records from shards with tf.data: partition among pipelines, and an order that can be resumed.
 
 tf.data stops at the first error and reports neither file nor record, so elements carry both. If damage is tolerated, a
 function that fails yields a substitute. This costs 0.25 ms per call; otherwise an error ends the run, and `find_damage`
@@ -7,34 +7,20 @@ then searches for its cause.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import itertools
-import os
-import tempfile
-import threading
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from tganv2_tf import storage
-from tganv2_tf.config import DataConfig
-from tganv2_tf.data.inspection import DamagedError, read_frames, read_record
-from tganv2_tf.data.manifest import WHAT_TO_DO, Manifest
-from tganv2_tf.data.records import decode_frame, parse_record
+from tganv2_tf.data.local_copies import COPIES, SHARDS_READ_AT_ONCE
+from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import ConfigError
 
-SHARDS_READ_AT_ONCE = 8
-ATTEMPTS_AT_ONCE = 16
-HOPELESS_EPOCHS = 20
 FAIR_SHARDS = 16  # per pipeline
-HOPELESS = "only damaged records"
-# TFRecord cannot find the next record after damage.
-UNREADABLE = "cannot be read (in a file that breaks off, neither can what follows)"
 
 
 class ShardFile(NamedTuple):
@@ -218,129 +204,3 @@ def _if_it_opens(path: bytes) -> np.ndarray:
             return np.array([path])
     except OSError:
         return np.array([], "S")
-
-
-class Copies:
-    """Cache of remote shards on the local disk.
-
-    Without copies, a transient server error would look like a damaged shard, and each epoch would download shards
-    again. Least recently used copies are deleted; open files remain readable.
-    """
-
-    def __init__(self, number: int) -> None:
-        self._number, self._lock = number, threading.Lock()
-        self._paths: collections.OrderedDict[str, str] = collections.OrderedDict()
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-
-    def of(self, address: str) -> str:
-        """Returns the path of a local copy. Raises OSError if the shard cannot be copied."""
-        with self._lock:
-            self._folder = self._folder or tempfile.TemporaryDirectory(prefix="tganv2_tf-shards-")
-            if address in self._paths:
-                self._paths.move_to_end(address)
-                return self._paths[address]
-        path = os.path.join(self._folder.name, uuid.uuid4().hex)  # another thread may be copying it too
-        storage.copy(address, path)
-        with self._lock:
-            self._paths[address] = path
-            if len(self._paths) > self._number:
-                os.remove(self._paths.popitem(last=False)[1])
-        return path
-
-
-COPIES = Copies(4 * SHARDS_READ_AT_ONCE)
-
-
-def attempt(dataset: tf.data.Dataset, function: Callable[..., Any], substitute: Callable[..., Any]) -> tf.data.Dataset:
-    """Returns `dataset.map(function)`, using `substitute`, of the same types, for elements on which it fails."""
-
-    def one(*element: Any) -> tf.data.Dataset:
-        alone = tf.data.Dataset.from_tensors(element)
-        return alone.map(function).ignore_errors().concatenate(alone.map(substitute)).take(1)
-
-    # Only in a nested data set can tf.data catch an error and still associate it with its element.
-    return dataset.interleave(
-        one, cycle_length=ATTEMPTS_AT_ONCE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
-
-
-class SkippedRecords:
-    """Skips damaged clips, and logs each damaged record once, with their number so far.
-
-    Args:
-      epoch: Number of clips among which about one is valid, if any is. After 20 times as many consecutive damaged clips
-        the data set fails.
-    """
-
-    def __init__(self, epoch: int) -> None:
-        self._patience = HOPELESS_EPOCHS * epoch
-        self._seen: set[tuple[bytes, int]] = set()
-
-    def leave_out(self, clips: tf.data.Dataset) -> tf.data.Dataset:
-        """Filters elements (path string [], number int64 [], fault string [], empty if valid, clip) to valid clips.
-
-        If there are no valid clips, the data set raises an error instead of searching indefinitely.
-        """
-
-        def count(in_a_row: tf.Tensor, element: Any) -> Any:
-            hope = tf.debugging.Assert(in_a_row < self._patience, [HOPELESS])
-
-            def report() -> tf.Tensor:
-                return tf.ensure_shape(tf.numpy_function(self._report, [*element[:3], in_a_row], tf.int64), [])
-
-            with tf.control_dependencies([hope]):
-                return tf.cond(element[2] == "", lambda: tf.zeros([], tf.int64), report), element
-
-        counted = clips.scan(tf.zeros([], tf.int64), count)
-        sound = counted.filter(lambda path, number, fault, clip: fault == "")
-        return sound.map(lambda path, number, fault, clip: clip)
-
-    def _report(self, path: bytes, number: np.int64, fault: bytes, in_a_row: np.int64) -> np.int64:
-        if (path, int(number)) not in self._seen:
-            self._seen.add((path, int(number)))
-            words = (path.decode(), number, fault.decode(), len(self._seen))
-            logging.warning("%s: record %d %s; left out. Damaged records so far: %d.", *words)
-        return in_a_row + 1
-
-
-def find_damage(manifest: Manifest, folder: str) -> str | None:
-    """Searches all records in parallel and decodes all frames, which takes minutes for a data set like UCF101.
-
-    Returns:
-      `FILE: record NUMBER`, from 0, and the fault of a damaged record; None if there are none.
-    """
-    size = (manifest.height, manifest.width)
-
-    def check(path: tf.Tensor, number: tf.Tensor, record: tf.Tensor) -> Any:
-        frames = parse_record(record)["frames"]
-        shapes = tf.map_fn(lambda frame: tf.shape(decode_frame(frame)), frames, fn_output_signature=tf.int32)
-        return path, number, record, tf.reduce_all(shapes == [*size, 3])
-
-    records = Share.of(manifest, folder).read(tolerant=True)
-    for path, number, record, sound in attempt(records, check, lambda *element: (*element, False)).as_numpy_iterator():
-        if not sound:
-            return describe(path, number, record, *size)
-    return None
-
-
-def describe(path: bytes, number: int, record: bytes, height: int, width: int) -> str:
-    """Returns `FILE: record NUMBER` and the fault of a damaged record from a tolerant `Share.read`."""
-    fault = UNREADABLE
-    try:
-        if record:
-            fault = "was damaged when it was read first"
-            collections.deque(read_frames(read_record(record)["frames"], height, width), 0)
-    except DamagedError as error:
-        fault = f"is damaged: {error}"
-    return f"{path.decode()}: record {number} {fault}"
-
-
-def explain(error: tf.errors.OpError, manifest: Manifest, data: DataConfig) -> str | None:
-    """Returns the fault in the data that caused a TensorFlow error, in one line; None if there is none."""
-    if HOPELESS in error.message:
-        return f"{data.data_dir}: {HOPELESS} are left; {WHAT_TO_DO}"
-    if data.skip_corrupt_records or not isinstance(error, (tf.errors.DataLossError, tf.errors.InvalidArgumentError)):
-        return None
-    logging.info("Looking for a damaged record in %s ...", data.data_dir)
-    damage = find_damage(manifest, data.data_dir)
-    return damage and f"{damage}; {WHAT_TO_DO}, or leave such records out with --skip_corrupt_records"

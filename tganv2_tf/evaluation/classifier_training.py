@@ -23,10 +23,10 @@ from absl import logging
 
 from tganv2_tf import __version__
 from tganv2_tf.config import DataConfig
+from tganv2_tf.data.damage import find_damage
+from tganv2_tf.data.labelled import labelled_clips
 from tganv2_tf.data.lengths import describe_too_short
 from tganv2_tf.data.manifest import MANIFEST_FILE, WHAT_TO_DO, Manifest, checksum
-from tganv2_tf.data.pipeline import labelled_clips
-from tganv2_tf.data.reading import find_damage
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.evaluation.c3d import C3D, NUM_FRAMES, C3DConfig
 from tganv2_tf.evaluation.classifier import FORMAT_VERSION, accuracy_summary, doubt, read_metadata, save_classifier

@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from tganv2_tf.config import DataConfig
+from tganv2_tf.data.clips import normalize
+from tganv2_tf.data.labelled import labelled_clips
 from tganv2_tf.data.manifest import Manifest
-from tganv2_tf.data.pipeline import labelled_clips, normalize
 from tganv2_tf.data.records import source_video
 from tganv2_tf.evaluation.c3d import C3D, NUM_FRAMES
 from tganv2_tf.evaluation.classifier import above_chance

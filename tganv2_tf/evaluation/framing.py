@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from tganv2_tf.data.clips import random_crop_and_flip
 from tganv2_tf.data.manifest import Manifest
-from tganv2_tf.data.pipeline import augment
 from tganv2_tf.errors import VideoError
 from tganv2_tf.geometry import fit, resize_square
 
@@ -73,4 +73,6 @@ class Framing:
                 "with data_prep as those were, and score the shards with --clips_dir"
             )
         frames = np.stack([fit(frame, self.geometry, self.resolution) for frame in video])
-        return augment(tf.constant(frames), self.resolution, False, tf.constant([CROPS_SEED, number])).numpy()
+        return random_crop_and_flip(
+            tf.constant(frames), self.resolution, False, tf.constant([CROPS_SEED, number])
+        ).numpy()

@@ -17,9 +17,10 @@ import tensorflow as tf
 from absl import logging
 
 from tganv2_tf.config import DataConfig
+from tganv2_tf.data.clips import normalize
+from tganv2_tf.data.damage import explain
+from tganv2_tf.data.labelled import labelled_clips
 from tganv2_tf.data.manifest import Manifest
-from tganv2_tf.data.pipeline import labelled_clips, normalize
-from tganv2_tf.data.reading import explain
 from tganv2_tf.decoding import VideoError, open_video
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import NUM_FRAMES

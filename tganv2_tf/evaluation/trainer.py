@@ -16,7 +16,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from tganv2_tf.data.pipeline import normalize
+from tganv2_tf.data.clips import normalize
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import C3D
 from tganv2_tf.evaluation.examination import Best, Examination

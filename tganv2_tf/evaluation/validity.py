@@ -9,7 +9,7 @@ from tganv2_tf.class_names import MOST, quoted
 from tganv2_tf.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tganv2_tf.evaluation.protocol import Real
+    from tganv2_tf.evaluation.real_features import Real
 
 FRECHET = {"c3d": "c3d_fid", "i3d": "fvd"}  # the Frechet distance of each network's features
 PAPER_SAMPLES = 2048  # below 4096 features, but all scores by the paper's protocol share this bias

@@ -32,8 +32,6 @@ from tganv2_tf.files import Path, read_npz, whole_file
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS
 
 if TYPE_CHECKING:  # imported at run time only after the checks of the flags
-    import tensorflow as tf
-
     from tganv2_tf.models.discriminator import Discriminator
     from tganv2_tf.models.generator import Generator
 
@@ -267,7 +265,6 @@ def load_generator(
     num_frames: int = 16,
     frame_strides: tuple[int, ...] | None = None,
     batch_strides: tuple[int, ...] | None = None,
-    authors_rounding: bool = True,
 ) -> Generator:
     """Loads a generator with the weights and running statistics of an authors' snapshot.
 
@@ -279,9 +276,6 @@ def load_generator(
       num_frames: frames of a training clip, and the default length of generated videos.
       frame_strides: frame strides between consecutive levels in training; None = 2 each, as the authors trained.
       batch_strides: batch strides between consecutive levels in training; None = 1 each, as the authors trained.
-      authors_rounding: in training, reproduce the rounding of the authors' batch norms on a CPU, for comparison of
-        numbers; see `_rounding_moments`. Costs time and memory. Inference, and runs made by the command, are not
-        affected.
     Returns:
       The generator; `config` contains its architecture.
     Raises:
@@ -289,39 +283,11 @@ def load_generator(
       ConfigError: the strides are invalid.
     """
     from tganv2_tf.models.generator import Generator
-    from tganv2_tf.models.layers import BatchNorm
 
     arrays = read_snapshot(path)
     generator = Generator(generator_config(arrays, path, num_frames, frame_strides, batch_strides))
     _assign(generator_weights(generator), arrays, path)
-    if authors_rounding:
-        for layer in generator.submodules:
-            if isinstance(layer, BatchNorm):
-                layer.moments = _rounding_moments(by_image=layer is generator.generator_levels[0].blocks[0].norm1)
     return generator
-
-
-def _rounding_moments(by_image: bool) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """Returns moments for batch norm, float32 [M, H, W, C] -> [C], [C], that round like the authors' code on a CPU.
-
-    NumPy sums in memory order. Outputs of Chainer's convolutions have channels innermost, so all values of a channel
-    are added one by one to a single float32. Over 300,000 values, variances deviate by up to 7e-4 from exact sums,
-    videos by 4e-4, and single gradients by 4 %. The frames of the recurrence (`by_image`) have channels outermost, so
-    each map is summed separately first.
-    """
-    import tensorflow as tf
-
-    def mean(values: tf.Tensor) -> tf.Tensor:
-        channels, count = values.shape[-1], tf.cast(tf.reduce_prod(tf.shape(values)[:-1]), tf.float32)
-        terms = tf.reduce_sum(values, [1, 2]) if by_image else tf.reshape(values, [-1, channels])
-        # The last running sum; the order of reduce_sum differs, and depends on the number of channels.
-        return tf.cumsum(terms)[-1] / count
-
-    def moments(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        center = mean(values)
-        return center, mean(tf.square(values - tf.stop_gradient(center)))
-
-    return moments
 
 
 def load_discriminator(path: Path) -> Discriminator:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from absl import logging
 
 from tganv2_tf.config import Config
+from tganv2_tf.data.checks import load_manifest
 from tganv2_tf.data.lengths import describe_too_short
 from tganv2_tf.data.manifest import Manifest
-from tganv2_tf.data.pipeline import load_manifest
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator

@@ -16,10 +16,11 @@ from absl import logging
 from tganv2_tf import files, storage
 from tganv2_tf.config import Config
 from tganv2_tf.data.advice import require_folders
+from tganv2_tf.data.checks import load_manifest
+from tganv2_tf.data.damage import explain
 from tganv2_tf.data.lengths import describe_too_short
 from tganv2_tf.data.manifest import Manifest
-from tganv2_tf.data.pipeline import Position, load_manifest, training_dataset
-from tganv2_tf.data.reading import explain
+from tganv2_tf.data.pipeline import Position, training_dataset
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.events import EventWriter
 from tganv2_tf.models.discriminator import Discriminator
@@ -42,7 +43,9 @@ from tganv2_tf.training.distribution import (
     per_replica_batch_size,
     warn_without_gpu,
 )
+from tganv2_tf.training.evaluations import Evaluations
 from tganv2_tf.training.hparams import record_hparams
+from tganv2_tf.training.progress import progress_bar
 
 LOCK = ".lock"
 
@@ -270,7 +273,7 @@ class _Run:
         train, config, model = self.config.train, self.config, self.model
         evaluations = []
         if train.eval_every_steps:
-            evaluations.append(callbacks.Evaluations(self.writer, config, self.manifest, self.chief))
+            evaluations.append(Evaluations(self.writer, config, self.manifest, self.chief))
         if first_step >= train.train_steps:
             for evaluation in evaluations:  # the run may have been stopped before the last evaluation
                 evaluation.set_model(model)
@@ -279,7 +282,7 @@ class _Run:
             return 0
         saving = callbacks.SaveCheckpoints(self.checkpoints, config, self.chief)
         profile = callbacks.Profile(self.writer, config)
-        bar = callbacks.progress_bar(first_step, train.train_steps)
+        bar = progress_bar(first_step, train.train_steps)
         by_all = [
             callbacks.StopOnNonFinite(config),
             callbacks.Scalars(self.writer, config),

@@ -12,8 +12,9 @@ from tensorboard.plugins.image import metadata as image_metadata
 
 from tganv2_tf import videos
 from tganv2_tf.config import Config
+from tganv2_tf.data.clips import normalize
+from tganv2_tf.data.labelled import labelled_clips
 from tganv2_tf.data.manifest import Manifest
-from tganv2_tf.data.pipeline import labelled_clips, normalize
 from tganv2_tf.errors import UserError
 from tganv2_tf.events import EventWriter
 from tganv2_tf.models.latents import sample_latents

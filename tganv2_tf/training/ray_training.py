@@ -164,7 +164,7 @@ def _checked(config: Config, cluster: Cluster) -> Config:
     """Returns the config with the number of classes. Raises errors of the inputs once, before workers start."""
     import tensorflow as tf
 
-    from tganv2_tf.data.pipeline import load_manifest
+    from tganv2_tf.data.checks import load_manifest
     from tganv2_tf.training import loop
     from tganv2_tf.training.classes import check_classes
     from tganv2_tf.training.compatibility import check_run
@@ -255,7 +255,7 @@ class _Terminal:
 
     def follow(self, board: Any) -> None:
         """Shows new log records and progress from the board. Raises the error that ends the run."""
-        from tganv2_tf.training.callbacks import BAR_FORMAT, bar_interval, shown_losses
+        from tganv2_tf.training.progress import BAR_FORMAT, bar_interval, shown_losses
 
         ray = sys.modules["ray"]
         try:
