@@ -360,7 +360,7 @@ def test_the_list_of_commands_has_their_first_lines(capsys, monkeypatch, tmp_pat
     monkeypatch.setenv("COLUMNS", "100")
     assert __main__.main([]) == 0
     text = capsys.readouterr().out
-    assert re.search(r"^  tganv2_tf.train +Trains TGANv2, or goes on with a run\.$", text, re.MULTILINE)
+    assert re.search(r"^  tganv2_tf.train +Trains TGANv2, or resumes a run\.$", text, re.MULTILINE)
     assert re.search(r"^  data_prep.video_folder +Prepares a folder of videos of any kind", text, re.MULTILINE)
     assert text.index("tganv2_tf.train") < text.index("data_prep.ucf101") < text.index("benchmarks.cost")
     # An installation has no benchmarks, and modules that are not commands are excluded.

@@ -5,9 +5,10 @@ python -m tganv2_tf.doctor --flagfile=demo.flags --data_dir=demo/data/train --mo
 python -m tganv2_tf.doctor --flagfile=ucf.flags --data_dir=data/ucf101/train --global_batch_size=16
 
 It accepts the flags of tganv2_tf.train. Each line begins with OK, NOTE (worth knowing) or PROBLEM (the run would not
-start, or would fail later). The exit status is 1 if there is a PROBLEM, else 0. With a recipe, the memory and time of a
-step are computed from the networks' graph, which takes about ten seconds, and compared with this machine. Nothing is
-trained.
+start, or would fail later).
+
+With a recipe, the memory and time of a step are computed from the networks' graph, which takes about ten seconds, and
+compared with this machine. Nothing is trained. The exit status is 1 if there is a PROBLEM, else 0.
 """
 
 from __future__ import annotations
