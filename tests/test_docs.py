@@ -62,7 +62,7 @@ SMALL = {
     "data_prep.moving_shapes": ["--videos_per_class=5", f"--num_frames={NUM_FRAMES}", "--height=16", "--width=24"],
     "data_prep.ucf101": PREPARATION,
     "data_prep.faceforensics": PREPARATION,
-    "data_prep.video_folder": [*PREPARATION, "--test_fraction=0.5"],
+    "data_prep.video_folder": [*PREPARATION, "--test_fraction=0.5", "--min_frames=2"],
     "data_prep.verify": ["--num_decoded=1"],
     "tganv2_tf.train": [*MODEL, *TRAINING],
     "tganv2_tf.doctor": [*MODEL, *TRAINING],
@@ -227,7 +227,7 @@ ELSEWHERE: list[tuple[str, str, Callable[[Command], None]]] = [
 
 # What a page expects its reader to have, in addition to the outputs of its own commands.
 BROUGHT = {
-    "README.md": ["examples"],
+    "README.md": ["examples", "UCF-101", "ucfTrainTestlist", "conv3d_deepnetA_ucf.npz", "VIDEOS"],
     "docs/conditional.md": [],
     "docs/faceforensics.md": ["FaceForensics_compressed", "INTERVIEWS", "conv3d_deepnetA_ucf.npz", "i3d-kinetics-400"],
     "docs/distributed.md": ["UCF-101", "ucfTrainTestlist"],
