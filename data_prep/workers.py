@@ -167,7 +167,7 @@ class _Worker:
         try:
             while self.busy and self.connection.poll():
                 yield self.connection.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # it died, perhaps in the middle of a message
             self.process.join()
 
     def trouble(self, item_timeout: float) -> str | None:
@@ -204,19 +204,22 @@ def _serve(connection: multiprocessing.connection.Connection) -> None:
     try:
         while True:
             function, task = connection.recv()
-            try:
-                connection.send(("done", function(task, lambda item: connection.send(("begin", item)))))
-            except (EOFError, ConnectionError):
-                return
-            except UserError as error:
-                connection.send(("user_error", str(error)))
-            except OSError as error:
-                where = f": {error.filename}" if error.filename else ""
-                connection.send(("user_error", f"{error.strerror or error}{where}"))
-            except Exception:  # noqa: BLE001 (the parent raises it)
-                connection.send(("bug", traceback.format_exc()))
+            connection.send(_outcome(function, task, lambda item: connection.send(("begin", item))))
     except (EOFError, ConnectionError):
         return
+
+
+def _outcome(function: Callable[[Any, Announce], Any], task: Any, announce: Announce) -> tuple[str, Any]:
+    """Calls the function. Returns what the parent is told: a kind, and the result or a message."""
+    try:
+        return "done", function(task, announce)
+    except UserError as error:
+        return "user_error", str(error)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        return "user_error", f"{error.strerror or error}{where}"
+    except Exception:  # noqa: BLE001 (the parent raises it)
+        return "bug", traceback.format_exc()
 
 
 def _end_with_parent() -> None:

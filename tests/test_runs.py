@@ -55,3 +55,21 @@ def test_a_run_without_checkpoints_and_no_run_at_all(tmp_path: pathlib.Path) -> 
     assert not nothing.exists and nothing.checkpoint is None and nothing.folder == str(tmp_path / "nothing")
     with pytest.raises(UserError, match="nothing: no such folder, and no checkpoint"):
         _ = nothing.config
+
+
+@pytest.mark.parametrize(
+    ("inside", "name", "folder_of_it"),
+    [
+        ("", ".", "."),
+        ("", "best", "."),
+        ("", "snapshots/ckpt-5", "."),
+        ("best", ".", ".."),
+        ("snapshots", "ckpt-5", ".."),
+    ],
+)
+def test_names_from_inside_a_run(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, inside: str, name: str, folder_of_it: str
+) -> None:
+    monkeypatch.chdir(folder / inside)
+    run = Run.open(name)
+    assert run.folder == folder_of_it and run.exists and run.checkpoint is not None

@@ -52,6 +52,8 @@ def act(task: Task, announce: Callable[[str | None], None]) -> tuple[list[str], 
             raise OSError(errno.ENOSPC, "No space left on device", "shard")
         elif item == "refuse":
             raise UserError("one clear line")
+        elif item == "end of file":
+            raise EOFError("of a file that the function reads")
         elif item == "bug":
             raise ZeroDivisionError("a bug")
     announce(None)
@@ -217,3 +219,8 @@ def test_workers_go_with_their_parent(tmp_path: pathlib.Path, number: signal.Sig
     while any(map(_alive, children)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(_alive, children))
+
+
+def test_an_end_of_file_in_the_function_is_an_error_of_the_function() -> None:
+    with pytest.raises(RuntimeError, match="EOFError: of a file that the function reads"):
+        _run([Task(("end of file",))])

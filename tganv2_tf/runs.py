@@ -53,7 +53,12 @@ class Run:
         found: str | None = prefix
         if not storage.exists(f"{prefix}.index"):
             found = next(iter(checkpoints_in(name)), None) or latest_checkpoint(name)
-        return cls(name, name if found is None else os.path.dirname(os.path.dirname(found)), found)
+        folder = name
+        if found is not None:
+            folder = os.path.dirname(os.path.dirname(found)) or os.path.normpath(
+                os.path.join(os.path.dirname(found), "..")
+            )
+        return cls(name, folder, found)
 
     @property
     def exists(self) -> bool:
@@ -106,7 +111,7 @@ class Run:
           UserError: The file with the rate is damaged.
         """
         path = storage.join(self.folder, DATA_FILE)
-        if not storage.exists(path):  # a run of an older version
+        if not storage.exists(path):  # the rate is unknown
             return 0.0
         try:
             return float(json.loads(storage.read_text(path))["fps"])
@@ -114,7 +119,7 @@ class Run:
             raise UserError(f"{path}: cannot be read: {error}; delete it, or copy it again") from error
 
     def pinned(self) -> Run:
-        """Returns this run named by its current checkpoint, which stays the same if training continues."""
+        """Returns this run named by its current checkpoint, whatever newer ones training adds, until it is deleted."""
         return dataclasses.replace(self, name=self.checkpoint or self.name)
 
 

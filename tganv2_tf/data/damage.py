@@ -40,8 +40,8 @@ class SkippedRecords:
     """Skips damaged clips, and logs each damaged record once, with their number so far.
 
     Args:
-      epoch: Number of clips among which about one is valid, if any is. After 20 times as many consecutive damaged clips
-        the data set fails.
+      epoch: If any clip is valid, about one in `epoch` is. The data set fails after 20 * `epoch` consecutive damaged
+        clips.
     """
 
     def __init__(self, epoch: int) -> None:
