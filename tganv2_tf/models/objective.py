@@ -51,8 +51,7 @@ def augmented(videos: Sequence[tf.Tensor], stream: int, inputs: StepInputs, conf
 def r1_penalty(input_gradients: Sequence[tf.Tensor], num_clips: tf.Tensor, weight: float) -> tf.Tensor:
     """Computes weight / N_1 * sum_l sum_n |d D_l / d x_l|^2 (R1; Mescheder et al., arXiv 1801.04406; not in the paper).
 
-    As in the authors' code, levels are summed and there is no factor 1/2. N_1 is the batch size of the replica, or of a
-    microbatch; dividing by it makes the penalty independent of the number of replicas.
+    Levels are summed without a factor 1/2, as in the authors' code. N_1 is the (micro)batch size of a replica.
     """
     squares = tf.add_n([tf.reduce_sum(tf.square(gradient)) for gradient in input_gradients])
     return weight / tf.cast(num_clips, tf.float32) * squares
