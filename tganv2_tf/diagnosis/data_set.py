@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from tganv2_tf.config import Config, DataConfig, ModelConfig
 from tganv2_tf.data.advice import how_to_make, preparation
@@ -11,9 +10,6 @@ from tganv2_tf.data.lengths import describe_too_short
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, in_bytes
 from tganv2_tf.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 
 def check_shards(model: ModelConfig, data: DataConfig) -> tuple[Finding, Manifest | None]:

@@ -7,14 +7,10 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from tganv2_tf import lanes, machine
 from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, in_bytes
 from tganv2_tf.errors import InstallError
-
-if TYPE_CHECKING:
-    pass
 
 NOT_IMPORTED = {"setuptools", "tensorboard-plugin-profile", "tensorflow-io"}  # training does not need them
 SLIM_IMAGES = "on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0"
