@@ -97,7 +97,7 @@ def _become(argv: list[str], environment: dict[str, str], folder: str, outputs: 
 
 
 if __name__ == "__main__":
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # as `quiet` sets it; TensorFlow reads it once
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # as `quiet` sets it; TensorFlow reads it once
     import tensorflow as tf
 
     tf.keras.Model  # noqa: B018 (Keras is imported when it is first touched)
