@@ -25,10 +25,11 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from tganv2_tf import cli_flags, lanes
+from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option, require
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import whole_file, write_atomically
+from tganv2_tf.runtime import lanes
+from tganv2_tf.storage.files import whole_file, write_atomically
 
 RECIPE = "demo.flags"
 SCORES = ("inception_score", "c3d_fid")
@@ -114,7 +115,7 @@ def plan(command: Command) -> list[Plan]:
 
 def config_of(flags: Sequence[str]) -> Config:
     """Returns the configuration that tganv2_tf.train builds from the recipe and these flags."""
-    return Config(*cli_flags.parse([f"--flagfile={RECIPE}", *flags], ModelConfig, DataConfig, TrainConfig, EvalConfig))
+    return Config(*cli.parse([f"--flagfile={RECIPE}", *flags], ModelConfig, DataConfig, TrainConfig, EvalConfig))
 
 
 class Runner:
@@ -257,4 +258,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.ablation", __doc__ or ""))
+    sys.exit(cli.run(main, (Command,), "benchmarks.ablation", __doc__ or ""))

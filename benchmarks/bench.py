@@ -21,10 +21,10 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.rows import Row, markdown
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import whole_file, write_atomically
+from tganv2_tf.storage.files import whole_file, write_atomically
 
 FACES, BFLOAT16 = "--flagfile_of_run=faceforensics.flags", "--dtype=bfloat16"
 # Parts with `_avx2` in their names emulate a processor without AVX-512, for oneDNN (in TensorFlow and PyTorch) and
@@ -162,4 +162,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.bench", __doc__ or ""))
+    sys.exit(cli.run(main, (Command,), "benchmarks.bench", __doc__ or ""))

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import ModelConfig, option, require
 from tganv2_tf.errors import ConfigError
-from tganv2_tf.files import write_atomically
 from tganv2_tf.pyramid import PyramidSpec
+from tganv2_tf.storage.files import write_atomically
 
 if TYPE_CHECKING:  # TensorFlow is imported on use, after the flags have been validated
     import tensorflow as tf
@@ -233,4 +233,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.cost", __doc__))
+    sys.exit(cli.run(main, (Command,), "benchmarks.cost", __doc__))

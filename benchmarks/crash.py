@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from tqdm import tqdm
 
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
 
@@ -283,4 +283,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.crash", __doc__ or ""))
+    sys.exit(cli.run(main, (Command,), "benchmarks.crash", __doc__ or ""))

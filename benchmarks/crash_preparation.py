@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from tqdm import tqdm
 
 from data_prep import moving_shapes
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import option, require
 from tganv2_tf.data.manifest import MANIFEST_FILE, UNFINISHED_DIR, Manifest, checksum
 from tganv2_tf.errors import UserError
@@ -275,4 +275,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.crash_preparation", __doc__))
+    sys.exit(cli.run(main, (Command,), "benchmarks.crash_preparation", __doc__))

@@ -19,7 +19,7 @@ import tempfile
 from tqdm import tqdm
 
 from benchmarks.crash import differing
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
 
@@ -87,4 +87,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.determinism", __doc__ or ""))
+    sys.exit(cli.run(main, (Command,), "benchmarks.determinism", __doc__ or ""))

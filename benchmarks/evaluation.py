@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.rows import Row, compared, report
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import option, require
 
 if TYPE_CHECKING:
@@ -150,4 +150,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.evaluation", __doc__))
+    sys.exit(cli.run(main, (Command,), "benchmarks.evaluation", __doc__))

@@ -45,12 +45,12 @@ from tqdm import tqdm
 
 from data_prep import moving_shapes, verify
 from data_prep.workers import num_processors, run_supervised
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import DataConfig, ModelConfig, option, require
 from tganv2_tf.data.inspection import read_frames, read_record, read_shard
 from tganv2_tf.data.manifest import MANIFEST_FILE, Manifest
 from tganv2_tf.errors import UserError
-from tganv2_tf.folders import find_videos
+from tganv2_tf.video_io.folders import find_videos
 
 if TYPE_CHECKING:  # TensorFlow is imported on use, after the flags have been validated
     import tensorflow as tf
@@ -603,4 +603,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.fuzz", __doc__))
+    sys.exit(cli.run(main, (Command,), "benchmarks.fuzz", __doc__))

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Callable
 import numpy as np
 
 from benchmarks.contest import in_new_process
-from tganv2_tf import lanes
 from tganv2_tf.config import Config, ModelConfig
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import read_npz
+from tganv2_tf.runtime import lanes
+from tganv2_tf.storage.files import read_npz
 
 if TYPE_CHECKING:
     from tganv2_tf.models.tganv2 import TGANv2

@@ -21,10 +21,10 @@ import numpy as np
 
 from benchmarks import contest, implementations
 from benchmarks.rows import Row, report
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option, require
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import read_npz
+from tganv2_tf.storage.files import read_npz
 
 CHECK_DIVISOR = 16
 
@@ -47,7 +47,7 @@ class Command:
     def config(self) -> Config:
         """Configuration of the run whose generator is exported."""
         options = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
-        return Config(*cli_flags.parse([f"--flagfile={self.flagfile_of_run}"], *options))
+        return Config(*cli.parse([f"--flagfile={self.flagfile_of_run}"], *options))
 
 
 def latents(config: Config, num: int) -> np.ndarray:
@@ -139,4 +139,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.inference", __doc__ or ""))
+    sys.exit(cli.run(main, (Command,), "benchmarks.inference", __doc__ or ""))

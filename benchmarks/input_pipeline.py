@@ -25,7 +25,7 @@ from benchmarks import step
 from benchmarks.contest import seconds_of
 from benchmarks.implementations import tensorflow_model
 from benchmarks.rows import Row, compared, report
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, ModelConfig, option, require
 
 if TYPE_CHECKING:
@@ -175,4 +175,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.input_pipeline", __doc__))
+    sys.exit(cli.run(main, (Command,), "benchmarks.input_pipeline", __doc__))

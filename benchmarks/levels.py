@@ -14,7 +14,7 @@ import dataclasses
 import sys
 
 from benchmarks.rows import Row, report
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option
 
 CHANNELS = (512, 256, 128, 64, 32, 32)  # the paper's six up blocks; each additional one has 32
@@ -59,4 +59,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.levels", __doc__ or ""))
+    sys.exit(cli.run(main, (Command,), "benchmarks.levels", __doc__ or ""))

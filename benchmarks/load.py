@@ -38,7 +38,7 @@ from typing import Any, Callable
 import numpy as np
 
 from benchmarks.usage import WARM_UP, Series, grows, size_of, slope, watch
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
 
@@ -372,4 +372,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.load", __doc__ or ""))
+    sys.exit(cli.run(main, (Command,), "benchmarks.load", __doc__ or ""))

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.contest import seconds_of
 from benchmarks.rows import Row, compared, report
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
 
@@ -84,8 +84,8 @@ def psnr(folder: pathlib.Path, videos: pathlib.Path, plain: pathlib.Path, resolu
     """
     import h5py
 
-    from tganv2_tf.decoding import open_video
-    from tganv2_tf.geometry import fit
+    from tganv2_tf.video_io.decoding import open_video
+    from tganv2_tf.video_io.geometry import fit
 
     errors: list[float] = []
     with h5py.File(plain) as file:
@@ -137,4 +137,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.preparation", __doc__))
+    sys.exit(cli.run(main, (Command,), "benchmarks.preparation", __doc__))

@@ -29,10 +29,10 @@ import numpy as np
 
 from benchmarks import implementations, rows
 from benchmarks.rows import Row, report
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option, require
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import read_npz
+from tganv2_tf.storage.files import read_npz
 
 if TYPE_CHECKING:
     from tganv2_tf.models.generator import Generator
@@ -83,7 +83,7 @@ class Command:
     def config(self) -> Config:
         """Configuration of the run and its evaluation, from these flags."""
         options = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
-        config = Config(*cli_flags.parse(self.flags, *options))
+        config = Config(*cli.parse(self.flags, *options))
         scores = dataclasses.replace(
             config.eval,
             classifier=self.classifier,
@@ -293,4 +293,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.race", __doc__ or ""))
+    sys.exit(cli.run(main, (Command,), "benchmarks.race", __doc__ or ""))

@@ -11,8 +11,8 @@ import statistics
 import sys
 from collections.abc import Sequence
 
-from tganv2_tf.files import write_atomically
-from tganv2_tf.machine import installed_version, memory, num_cpus, processor
+from tganv2_tf.runtime.machine import installed_version, memory, num_cpus, processor
+from tganv2_tf.storage.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,7 @@ from benchmarks import rows
 from benchmarks.implementations import narrowed, random_inputs
 from benchmarks.rows import Row, report
 from benchmarks.scaling_model import ring_bytes
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option, require
 from tganv2_tf.errors import UserError
 
@@ -96,7 +96,7 @@ class Command:
         if self.resolution:
             flags.append(f"--resolution={self.resolution}")
         options = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
-        model, data, train, scores = cli_flags.parse([f"--flagfile={self.flagfile_of_run}", *flags], *options)
+        model, data, train, scores = cli.parse([f"--flagfile={self.flagfile_of_run}", *flags], *options)
         config = Config(narrowed(model, self.width_divisor), data, train, scores)
         divisor = model.pyramid.levels[-1].clip_stride
         for workers in self.num_workers:
@@ -401,4 +401,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.scaling", __doc__ or ""))
+    sys.exit(cli.run(main, (Command,), "benchmarks.scaling", __doc__ or ""))

@@ -33,11 +33,11 @@ from data_prep.options import ShardingOptions
 from data_prep.planning import shuffled
 from data_prep.readers import read_resized
 from data_prep.shard_writer import ShardTask, Video
-from tganv2_tf import cli_flags, storage
+from tganv2_tf import cli, storage
 from tganv2_tf.config import DataConfig, EvalConfig, option, require
 from tganv2_tf.data.manifest import Manifest, Shard, checksum, shard_name
 from tganv2_tf.data.records import encode_record, write_record
-from tganv2_tf.files import write_atomically
+from tganv2_tf.storage.files import write_atomically
 
 # UCF101 at 192 pixels: 27 hours at 25 frames per second in 13,320 videos, 14 KB per frame (docs/ucf101.md: 12 to 16).
 FRAMES_A_VIDEO = 182
@@ -317,4 +317,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.scaling_data", __doc__ or ""))
+    sys.exit(cli.run(main, (Command,), "benchmarks.scaling_data", __doc__ or ""))

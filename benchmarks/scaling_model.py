@@ -17,10 +17,10 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option
 from tganv2_tf.errors import ConfigError
-from tganv2_tf.files import write_atomically
+from tganv2_tf.storage.files import write_atomically
 
 FLOAT_BYTES = 4
 GPUS_A_NODE = 8
@@ -270,7 +270,7 @@ def hiding(work: Workload) -> str:
 
 def main(command: Command) -> int:
     options = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
-    work = Workload.of(Config(*cli_flags.parse([f"--flagfile={command.flagfile_of_run}"], *options)))
+    work = Workload.of(Config(*cli.parse([f"--flagfile={command.flagfile_of_run}"], *options)))
     parts = [
         f"{command.flagfile_of_run}: {work.multiply_adds / 1e9:.1f} x 10^9 multiply-adds a clip, "
         f"{work.trained_bytes / 1e6:.0f} MB of gradients, {work.small_all_reduces} other all-reduces a step, "
@@ -289,4 +289,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.scaling_model", __doc__ or ""))
+    sys.exit(cli.run(main, (Command,), "benchmarks.scaling_model", __doc__ or ""))

@@ -35,10 +35,10 @@ from typing import Callable
 import numpy as np
 
 from benchmarks.usage import Series, grows, size_of, slope, watch
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import write_atomically
+from tganv2_tf.storage.files import write_atomically
 
 STEPS_A_DAY = 20_000
 ROWS, PREVIEWS, CHECKPOINTS, EVALUATIONS = 400, 200, 200, 20  # in total
@@ -218,4 +218,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.soak", __doc__ or ""))
+    sys.exit(cli.run(main, (Command,), "benchmarks.soak", __doc__ or ""))

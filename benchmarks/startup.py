@@ -17,7 +17,7 @@ import time
 
 from benchmarks.contest import seconds_of
 from benchmarks.rows import Row, report
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.__main__ import GROUPS, commands
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
@@ -76,4 +76,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.startup", __doc__))
+    sys.exit(cli.run(main, (Command,), "benchmarks.startup", __doc__))

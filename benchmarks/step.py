@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks import contest, implementations
 from benchmarks.rows import Row, report
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option, require
 
 IMPLEMENTATIONS = ("ours", "plain", "torch", "recompute", "products")
@@ -65,7 +65,7 @@ class Command:
         if self.resolution:
             flags.append(f"--resolution={self.resolution}")
         options = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
-        model, data, train, scores = cli_flags.parse([f"--flagfile={self.flagfile_of_run}", *flags], *options)
+        model, data, train, scores = cli.parse([f"--flagfile={self.flagfile_of_run}", *flags], *options)
         return Config(implementations.narrowed(model, self.width_divisor), data, train, scores)
 
 
@@ -103,4 +103,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.step", __doc__ or ""))
+    sys.exit(cli.run(main, (Command,), "benchmarks.step", __doc__ or ""))

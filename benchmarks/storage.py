@@ -30,7 +30,7 @@ from typing import Any
 from absl import logging
 
 from benchmarks.crash import differing
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
 
@@ -349,4 +349,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "benchmarks.storage", __doc__ or ""))
+    sys.exit(cli.run(main, (Command,), "benchmarks.storage", __doc__ or ""))

@@ -28,7 +28,7 @@ from benchmarks.torch_baseline import (
 )
 from tganv2_tf.config import Config, ModelConfig
 from tganv2_tf.errors import ConfigError
-from tganv2_tf.files import read_npz, whole_file
+from tganv2_tf.storage.files import read_npz, whole_file
 
 
 class FreeDiscriminator(Discriminator):

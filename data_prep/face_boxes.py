@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from tganv2_tf.decoding import VideoError
+from tganv2_tf.video_io.decoding import VideoError
 
 NO_BOX = (math.nan,) * 4
 

@@ -27,11 +27,11 @@ from data_prep.options import FPS_HELP, ShardingOptions, recorded_fps, require_f
 from data_prep.readers import BOX_RULES, MASK_KINDS, read_masked_face
 from data_prep.shard_writer import Video
 from data_prep.sharding import prepare
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
-from tganv2_tf.folders import VIDEO_NAME
 from tganv2_tf.ray_cluster import RunnerOptions
+from tganv2_tf.video_io.folders import VIDEO_NAME
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,4 +127,4 @@ def main(options: FaceForensicsOptions, sharding: ShardingOptions, runner: Runne
 
 if __name__ == "__main__":
     option_types = (FaceForensicsOptions, ShardingOptions, RunnerOptions)
-    sys.exit(cli_flags.run(main, option_types, "data_prep.faceforensics", __doc__))
+    sys.exit(cli.run(main, option_types, "data_prep.faceforensics", __doc__))

@@ -28,10 +28,10 @@ import numpy as np
 import tqdm
 
 from data_prep import glyphs, shapes
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import write_atomically
+from tganv2_tf.storage.files import write_atomically
 
 CONTENTS = {"shapes": shapes, "glyphs": glyphs}
 DIGITS = len(glyphs.DIGITS)
@@ -207,4 +207,4 @@ def _is_complete(folder: pathlib.Path, wanted: dict[str, Any], count: int) -> bo
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, [MovingShapesOptions], "data_prep.moving_shapes", __doc__))
+    sys.exit(cli.run(main, [MovingShapesOptions], "data_prep.moving_shapes", __doc__))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from tganv2_tf.config import option, require
-from tganv2_tf.geometry import GEOMETRIES
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS
+from tganv2_tf.video_io.geometry import GEOMETRIES
 
 FPS_HELP = "frames per second to resample all videos to, by the nearest frame in time; 0 = every coded frame, as it is"
 MAX_FPS = 1000

@@ -10,7 +10,7 @@ from typing import Any
 from tganv2_tf import storage
 from tganv2_tf.data.manifest import MANIFEST_FILE, UNFINISHED_DIR, Manifest
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import locked
+from tganv2_tf.storage.files import locked
 
 
 def refuse_other_options(folder: str, before: dict[str, Any], now: dict[str, Any]) -> None:

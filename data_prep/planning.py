@@ -16,8 +16,8 @@ from data_prep.shard_writer import READ_ERRORS, Reader, Video
 from data_prep.video import encode_frame
 from data_prep.workers import WorkerPool, run_supervised
 from tganv2_tf.data.manifest import Skipped
-from tganv2_tf.decoding import claimed_num_frames
 from tganv2_tf.errors import UserError
+from tganv2_tf.video_io.decoding import claimed_num_frames
 
 MIB = 2**20
 PROBED_VIDEOS, PROBED_FRAMES = 16, 8

@@ -12,9 +12,9 @@ import numpy as np
 
 from data_prep import face_boxes
 from data_prep.shard_writer import Video
-from tganv2_tf.decoding import VideoError, open_video
-from tganv2_tf.geometry import fit, resize_square
-from tganv2_tf.video_frames import VideoFrames
+from tganv2_tf.video_io.decoding import VideoError, open_video
+from tganv2_tf.video_io.geometry import fit, resize_square
+from tganv2_tf.video_io.video_frames import VideoFrames
 
 BOX_RULES = ("smoothed", "official")
 # Masks of FaceForensics are white outside the face, those of FaceForensics++ inside it.

@@ -14,8 +14,8 @@ from data_prep.video import encode_frame
 from tganv2_tf.data.manifest import Damaged, Shard, Skipped, checksum
 from tganv2_tf.data.records import NO_LABEL, encode_record, segment_id, write_record
 from tganv2_tf.errors import UserError, VideoError
-from tganv2_tf.files import sync_folder
-from tganv2_tf.video_frames import VideoFrames
+from tganv2_tf.storage.files import sync_folder
+from tganv2_tf.video_io.video_frames import VideoFrames
 
 READ_ERRORS = (VideoError, OSError, MemoryError, cv2.error)
 WHAT_TO_DO = "mend this and run the same command again, finished shards are kept"

@@ -32,8 +32,8 @@ from tganv2_tf import storage
 from tganv2_tf.data.manifest import UNFINISHED_DIR, Damaged, Shard, checksum, shard_name
 from tganv2_tf.data.records import source_video
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import write_atomically
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
+from tganv2_tf.storage.files import write_atomically
 
 MANY_VIDEOS = 64
 

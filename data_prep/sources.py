@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from data_prep.shard_writer import Video
 from tganv2_tf import storage
 from tganv2_tf.data.manifest import MANIFEST_FILE, Manifest
-from tganv2_tf.files import Path
-from tganv2_tf.folders import frame_paths
+from tganv2_tf.storage.files import Path
+from tganv2_tf.video_io.folders import frame_paths
 
 DIGITS = 8  # per video, in the manifest
 

@@ -24,12 +24,12 @@ from data_prep.options import ShardingOptions, VideoDirOptions, recorded_fps
 from data_prep.readers import read_resized
 from data_prep.shard_writer import Video
 from data_prep.sharding import prepare
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.folders import EXTENSIONS, walk
-from tganv2_tf.geometry import frame_size
 from tganv2_tf.ray_cluster import RunnerOptions
+from tganv2_tf.video_io.folders import EXTENSIONS, walk
+from tganv2_tf.video_io.geometry import frame_size
 
 NAME = re.compile(rf"(?P<id>v_(?P<class_name>[^/\\]+)_g\d+_c\d+)\.({EXTENSIONS})", re.IGNORECASE)
 
@@ -191,4 +191,4 @@ def _lines(path: pathlib.Path) -> list[str]:
 
 if __name__ == "__main__":
     option_types = (Ucf101Options, ShardingOptions, RunnerOptions)
-    sys.exit(cli_flags.run(main, option_types, "data_prep.ucf101", __doc__))
+    sys.exit(cli.run(main, option_types, "data_prep.ucf101", __doc__))

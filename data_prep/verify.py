@@ -24,15 +24,15 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from tganv2_tf import cli_flags, ray_cluster, storage
-from tganv2_tf.captions import captioned
+from tganv2_tf import cli, ray_cluster, storage
 from tganv2_tf.config import option, require
 from tganv2_tf.data.inspection import DamagedError, read_frames, read_record, read_shard
 from tganv2_tf.data.manifest import MANIFEST_FILE, WHAT_TO_DO, Manifest, Shard, checksum
 from tganv2_tf.data.records import NO_LABEL, source_video
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
-from tganv2_tf.videos import grid, write_image
+from tganv2_tf.video_io.captions import captioned
+from tganv2_tf.video_io.videos import grid, write_image
 
 SHEET_VIDEOS = 24
 SHEET_COLUMNS = 4
@@ -317,4 +317,4 @@ def main(options: VerifyOptions, runner: RunnerOptions = LOCAL) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, [VerifyOptions, RunnerOptions], "data_prep.verify", __doc__))
+    sys.exit(cli.run(main, [VerifyOptions, RunnerOptions], "data_prep.verify", __doc__))

@@ -38,14 +38,14 @@ from data_prep.options import ShardingOptions, VideoDirOptions, recorded_fps
 from data_prep.readers import read_detected_face, read_resized
 from data_prep.shard_writer import Reader, Video
 from data_prep.sharding import prepare
-from tganv2_tf import cli_flags, storage
+from tganv2_tf import cli, storage
 from tganv2_tf.config import option, require
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.records import NO_LABEL
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.folders import find_videos
-from tganv2_tf.geometry import frame_size
 from tganv2_tf.ray_cluster import RunnerOptions
+from tganv2_tf.video_io.folders import find_videos
+from tganv2_tf.video_io.geometry import frame_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,4 +210,4 @@ def main(options: VideoFolderOptions, sharding: ShardingOptions, runner: RunnerO
 
 if __name__ == "__main__":
     option_types = (VideoFolderOptions, ShardingOptions, RunnerOptions)
-    sys.exit(cli_flags.run(main, option_types, "data_prep.video_folder", __doc__))
+    sys.exit(cli.run(main, option_types, "data_prep.video_folder", __doc__))

@@ -11,7 +11,7 @@ import html
 import pathlib
 import sys
 
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import DataConfig, EvalConfig, ModelConfig, TrainConfig, option
 
 WIDTH, ROW = 960, 118  # pixels
@@ -127,4 +127,4 @@ def main(command: Command, model: ModelConfig, data: DataConfig, train: TrainCon
 if __name__ == "__main__":
     argv = None if sys.argv[1:] else ["--flagfile=ucf.flags"]
     options = (Command, ModelConfig, DataConfig, TrainConfig, EvalConfig)
-    sys.exit(cli_flags.run(main, options, "docs.draw_architecture", __doc__, argv))
+    sys.exit(cli.run(main, options, "docs.draw_architecture", __doc__, argv))

@@ -16,7 +16,7 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # tests run in parallel, o
 import pytest
 
 from tganv2_tf.config import Config, DataConfig, ModelConfig, TrainConfig
-from tganv2_tf.machine import withholds_avx512
+from tganv2_tf.runtime.machine import withholds_avx512
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY_MODEL = {

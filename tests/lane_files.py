@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from tests.conftest import ROOT, TINY_FLAGS, run_command
 from tests.data_sets import write_data_set
-from tganv2_tf import lanes
-from tganv2_tf.serving.sampler import load_sampler
+from tganv2_tf.runtime import lanes
+from tganv2_tf.sampling.sampler import load_sampler
 
 FOLDER = ROOT / "tests" / "data" / "lanes"
 LANES = ("pinned", "current")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from benchmarks import ablation
-from tganv2_tf import cli_flags, evaluate
+from tganv2_tf import cli, evaluate
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.errors import UserError
 
@@ -37,7 +37,7 @@ def test_all_runs_cost_the_same(plans):
 def test_the_rows_are_those_of_the_paper(plans):
     for plan in plans[:4]:
         recipe = {"full": "ucf", "none": "ucf_no_subsampling"}.get(plan.row.name, f"ucf_{plan.row.name}")
-        paper = Config(*cli_flags.parse([f"--flagfile={recipe}.flags"], *RUN))
+        paper = Config(*cli.parse([f"--flagfile={recipe}.flags"], *RUN))
         ours, theirs = (
             [(level.batch_size(config.train.global_batch_size), level.frames) for level in config.model.pyramid.levels]
             for config in (plan.config, paper)
@@ -84,9 +84,9 @@ def test_the_table_holds_what_the_commands_found(plans, tmp_path, monkeypatch, c
     scored = [flags for _, module, flags in recorded.seen if module == "tganv2_tf.evaluate"]
     assert len(trained) == 8 and len(scored) == 8 + 2
     for flags in trained:
-        Config(*cli_flags.parse(flags, *RUN))
+        Config(*cli.parse(flags, *RUN))
     for flags in scored:
-        cli_flags.parse(flags, evaluate.Command, EvalConfig)
+        cli.parse(flags, evaluate.Command, EvalConfig)
 
 
 def test_what_failed_ends_it_and_is_named(plans, tmp_path, monkeypatch):

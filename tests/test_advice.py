@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from tests.conftest import ROOT, tiny_config
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.data import advice
 from tganv2_tf.data.checks import load_manifest
@@ -23,7 +23,7 @@ RECIPES = sorted((ROOT / "flags").glob("*.flags"))
 
 def parsed(recipe: str) -> tuple[ModelConfig, DataConfig]:
     argv = [f"--flagfile={recipe}"]
-    model, data, _, _ = cli_flags.parse(argv, ModelConfig, DataConfig, TrainConfig, EvalConfig)
+    model, data, _, _ = cli.parse(argv, ModelConfig, DataConfig, TrainConfig, EvalConfig)
     return model, data
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tganv2_tf.augmentation_policy import POLICIES, parse_policy
+from tganv2_tf.config import POLICIES, parse_policy
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.models import augmentation
 from tganv2_tf.models.augmentation import TRANSFORMS, diffaugment

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig, load_c3d, resize
-from tganv2_tf.files import read_npz
+from tganv2_tf.storage.files import read_npz
 
 GOLDEN = pathlib.Path(__file__).parent / "data" / "c3d_public.npz"
 TINY = C3DConfig(side=8, channels=(2, 3, 2, 3, 2, 3, 2, 3), units=(5, 4), num_classes=3)

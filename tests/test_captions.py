@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from tganv2_tf import captions
-from tganv2_tf.captions import captioned, plain
+from tganv2_tf.video_io import captions
+from tganv2_tf.video_io.captions import captioned, plain
 
 VIDEOS = np.random.default_rng(0).integers(0, 256, (3, 2, 20, 48, 3), np.uint8)
 STRIP = sum(ImageFont.load_default(captions.SMALLEST).getmetrics())  # rows of the smallest font

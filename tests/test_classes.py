@@ -10,8 +10,8 @@ from absl import logging
 
 from tests.conftest import tiny_config
 from tests.data_sets import write_data_set
-from tganv2_tf.class_names import difference, quoted
 from tganv2_tf.config import Config
+from tganv2_tf.data.class_names import difference, quoted
 from tganv2_tf.diagnosis.findings import OK, PROBLEM
 from tganv2_tf.diagnosis.recipe import check_run_folder
 from tganv2_tf.errors import ConfigError, UserError

@@ -21,7 +21,7 @@ import tensorflow as tf
 from tests.conftest import ROOT, TINY_FLAGS, run_command
 from tests.data_sets import write_data_set
 from tests.forking import fork_command
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.__main__ import GROUPS, commands
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.pretrained import load_generator
@@ -206,15 +206,15 @@ def test_dry_run_shows_the_levels_of_the_papers_recipe() -> None:
     head, _, settings = result.stdout.partition("settings other than the defaults (--print_config shows all):\n")
     assert head.startswith("level ") and "devices: " in head.splitlines()[-1]
     assert "NO GPU FOUND" in result.stderr
-    recipe = Config(*cli_flags.parse(["--flagfile=ucf.flags"], *PARTS))
-    assert recipe != Config() and Config(*cli_flags.parse(shlex.split(settings), *PARTS)) == recipe
+    recipe = Config(*cli.parse(["--flagfile=ucf.flags"], *PARTS))
+    assert recipe != Config() and Config(*cli.parse(shlex.split(settings), *PARTS)) == recipe
     assert "--global_batch_size" not in settings, "64 is the default"
 
 
 def test_all_settings_are_printed_as_a_runs_config() -> None:
     result = fork_command("tganv2_tf.train", "--flagfile=ucf.flags", "--seed=3", "--print_config")
     assert result.returncode == 0, result.stderr
-    config = Config(*cli_flags.parse(["--flagfile=ucf.flags", "--seed=3"], *PARTS))
+    config = Config(*cli.parse(["--flagfile=ucf.flags", "--seed=3"], *PARTS))
     assert result.stdout == config.to_json() and config.train.seed == 3
 
 

@@ -17,7 +17,7 @@ from tests.conftest import TINY_FLAGS, tiny_config
 from tests.data_sets import write_data_set
 from tests.forking import fork_command
 from tests.test_evaluate import write_classifier
-from tganv2_tf import cli_flags, evaluate, export
+from tganv2_tf import cli, evaluate, export
 from tganv2_tf.config import EvalConfig
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.pretrained import load_generator
@@ -103,7 +103,7 @@ def test_recalibration_changes_what_is_scored_and_nothing_that_is_kept(folder):
     videos = []
     for batches in (0, 2):
         argv = [*options, *sizes, f"--recalibration_batches={batches}"]
-        command, config = cli_flags.parse(argv, evaluate.Command, EvalConfig)
+        command, config = cli.parse(argv, evaluate.Command, EvalConfig)
         batch = next(evaluate.source(command, config, evaluate.generator_of(command, config))[0])
         videos.append(batch.numpy())
     assert np.abs(videos[0] - videos[1]).max() > 1e-3
@@ -129,7 +129,7 @@ def test_the_generator_alone_is_a_small_run(folder, tmp_path, capsys):
     run, alone = str(folder / "run"), str(tmp_path / "new" / "alone")
     options = (export.Command,), "tganv2_tf.export", ""
     argv = [f"--model_dir={run}", f"--output_dir={alone}", "--weights_only"]
-    assert cli_flags.run(export.main, *options, argv) == 0
+    assert cli.run(export.main, *options, argv) == 0
     assert "alone: the generator of step 2" in capsys.readouterr().out
     assert Run.open(alone).class_names == ("a", "b", "c")
     z, labels = tf.ones([3, 4]) * [[0.1], [0.5], [-0.9]], tf.range(3)
@@ -140,10 +140,10 @@ def test_the_generator_alone_is_a_small_run(folder, tmp_path, capsys):
     for file in (tmp_path / "new" / "alone").rglob("*"):
         assert file.is_dir() or str(tmp_path).encode() not in file.read_bytes(), file
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["alone"]
-    assert cli_flags.run(export.main, *options, argv) == 1
+    assert cli.run(export.main, *options, argv) == 1
     assert "export: " in (said := capsys.readouterr().err) and "alone is already there; name a new folder" in said
     recalibrated = [f"--model_dir={run}", f"--output_dir={tmp_path}/other", "--weights_only"]
-    assert cli_flags.run(export.main, *options, [*recalibrated, "--recalibration_batches=1"]) == 0
+    assert cli.run(export.main, *options, [*recalibrated, "--recalibration_batches=1"]) == 0
     other, _ = load_generator(Run.open(f"{tmp_path}/other"))
     assert np.abs(other(z, labels=labels) - before(z, labels=labels)).max() > 1e-3
 
@@ -152,7 +152,7 @@ def test_class_accuracy_through_the_command(folder, capsys):
     argv = [f"--model_dir={folder}/run", f"--classifier={folder}/classifier.npz", "--scores=class_accuracy"]
     sizes = ["--num_samples=9", "--repetitions=2", "--eval_batch_size=4", "--cache_dir="]
     options = (evaluate.Command, EvalConfig)
-    assert cli_flags.run(evaluate.main, options, "tganv2_tf.evaluate", "", [*argv, *sizes]) == 0
+    assert cli.run(evaluate.main, options, "tganv2_tf.evaluate", "", [*argv, *sizes]) == 0
     lines = capsys.readouterr().out.splitlines()
     shown = {line.split()[0]: float(line.split()[1]) for line in lines if "+-" in line}
     assert shown["class_accuracy"] == pytest.approx(np.mean([shown[f"class_accuracy/{n}"] for n in "abc"]), abs=1e-3)

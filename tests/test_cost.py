@@ -16,7 +16,7 @@ from benchmarks import cost, step
 from benchmarks.cost import PUBLISHED, PUBLISHED_RESOLUTION, Cost, Row
 from benchmarks.plain_networks import PlainGenerator
 from tests.conftest import ROOT, run_command, tiny_config
-from tganv2_tf.cli_flags import parse
+from tganv2_tf.cli import parse
 from tganv2_tf.config import ModelConfig
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.models.discriminator import Discriminator

@@ -13,11 +13,11 @@ from imageio_ffmpeg import get_ffmpeg_exe
 
 from tests.forking import fork_command
 from tganv2_tf.data.manifest import Damaged, Manifest
-from tganv2_tf.decoding import VideoError, claimed_num_frames, open_video
-from tganv2_tf.display import resampled
-from tganv2_tf.encoding import encoder
 from tganv2_tf.errors import UserError
-from tganv2_tf.geometry import fit
+from tganv2_tf.video_io.decoding import VideoError, claimed_num_frames, open_video
+from tganv2_tf.video_io.display import resampled
+from tganv2_tf.video_io.encoding import encoder
+from tganv2_tf.video_io.geometry import fit
 
 TOLERANCE = 4  # in grey levels
 SIDE, FRAMES = 64, 12

@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 from tests.conftest import ROOT
-from tganv2_tf import lanes
+from tganv2_tf.runtime import lanes
 
 TEXT = (ROOT / "Dockerfile").read_text()
 INSTRUCTIONS = [

@@ -29,7 +29,7 @@ from tests.conftest import ROOT, tiny_config
 from tests.data_sets import flip_byte, write_data_set
 from tests.forking import fork_command
 from tests.test_i3d import means, save_module
-from tganv2_tf import __main__, cli_flags, lanes
+from tganv2_tf import __main__, cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.data.damage import explain
 from tganv2_tf.data.manifest import UNFINISHED_DIR, Manifest, shard_name
@@ -42,6 +42,7 @@ from tganv2_tf.explorer import server
 from tganv2_tf.interop import chainer
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.runs import record_config
+from tganv2_tf.runtime import lanes
 from tganv2_tf.training import callbacks, distribution, loop
 from tganv2_tf.training.checkpoints import CheckpointFolder
 
@@ -73,7 +74,7 @@ SMALL = {
         *("--num_samples=6", "--repetitions=1", "--real_passes=4", "--eval_batch_size=6", "--cache_dir=cache"),
     ],
     "tganv2_tf.train_classifier": ["--steps=1", "--batch_size=2"],
-    "tganv2_tf.interop.chainer": [],
+    "tganv2_tf.import_chainer": [],
     "tganv2_tf": [],
 }
 # Snapshots of a small run have other names.
@@ -85,7 +86,7 @@ OUTPUTS = {
     **dict.fromkeys(("data_prep.moving_shapes", "data_prep.ucf101", "data_prep.faceforensics"), "output_dir"),
     **dict.fromkeys(("data_prep.video_folder", "tganv2_tf.export"), "output_dir"),
     **dict.fromkeys(("tganv2_tf.generate", "tganv2_tf.project", "tganv2_tf.train_classifier"), "output"),
-    **dict.fromkeys(("tganv2_tf.train", "tganv2_tf.interop.chainer"), "model_dir"),
+    **dict.fromkeys(("tganv2_tf.train", "tganv2_tf.import_chainer"), "model_dir"),
     "tganv2_tf.evaluate": "output",
     "data_prep.verify": "contact_sheet",
 }
@@ -145,11 +146,11 @@ def understood(command: Command) -> None:
     """Checks that the flags of a command exist and have valid values, and that its options can be instantiated."""
 
     def parse(main, option_types, command_name, summary, argv=None):
-        cli_flags.parse(sys.argv[1:] if argv is None else argv, *option_types)
+        cli.parse(sys.argv[1:] if argv is None else argv, *option_types)
         return 0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli_flags, "run", parse)
+        patch.setattr(cli, "run", parse)
         patch.setattr(sys, "argv", [command.module, *command.arguments])
         with pytest.raises(SystemExit) as end:
             runpy.run_module(command.module, run_name="__main__")
@@ -394,7 +395,7 @@ def troubled(tmp_path_factory, brought):
         (data / manifest.shards[0].file).rename(data / file)
         dataclasses.replace(manifest, shards=[dataclasses.replace(manifest.shards[0], file=file)]).save(data)
     os.truncate(folder / "data" / "damaged" / "train" / file, 10_000)
-    config = Config(*cli_flags.parse(["--flagfile=demo.flags"], ModelConfig, DataConfig, TrainConfig, EvalConfig))
+    config = Config(*cli.parse(["--flagfile=demo.flags"], ModelConfig, DataConfig, TrainConfig, EvalConfig))
     for name in ("run", "fresh"):
         record_config(config, folder=str(folder / "demo" / name))
     data = folder / "data" / "classes" / "train"

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tests.conftest import TINY_FLAGS, tiny_config
 from tests.data_sets import write_data_set
-from tganv2_tf import cli_flags, doctor, lanes, machine
+from tganv2_tf import cli, doctor
 from tganv2_tf.config import DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.diagnosis import recipe
 from tganv2_tf.diagnosis.data_set import check_classes, check_shards
@@ -30,9 +30,10 @@ from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, duration, i
 from tganv2_tf.diagnosis.memory import check_memory_of_run, what_would_fit
 from tganv2_tf.diagnosis.recipe import check_time, examine
 from tganv2_tf.errors import ConfigError
-from tganv2_tf.machine import Gpu, Memory, Pin
 from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator
+from tganv2_tf.runtime import lanes, machine
+from tganv2_tf.runtime.machine import Gpu, Memory, Pin
 from tganv2_tf.training import compatibility, cost
 from tganv2_tf.training.cost import StepCost, step_cost
 
@@ -544,7 +545,7 @@ def test_throughput_counts_rounds_in_time(monkeypatch):
 
 
 def run(*argv, capsys):
-    status = cli_flags.run(doctor.main, RUN, "tganv2_tf.doctor", "", list(argv))
+    status = cli.run(doctor.main, RUN, "tganv2_tf.doctor", "", list(argv))
     output = capsys.readouterr()
     return status, output.out.splitlines(), output.err
 

@@ -16,7 +16,7 @@ from data_prep.moving_shapes import write_video
 from tests.conftest import run_command, tiny_config
 from tests.data_sets import write_data_set
 from tests.forking import fork_command
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import EvalConfig
 from tganv2_tf.data.manifest import checksum
 from tganv2_tf.errors import ConfigError, UserError
@@ -131,7 +131,7 @@ def test_untrained_and_real_sides(folder, tmp_path):
 
 def test_untrained_is_what_training_begins_with(folder):
     argv = [f"--model_dir={folder / 'run'}", "--untrained", f"--classifier={folder / 'classifier.npz'}"]
-    command, config = cli_flags.parse(argv, Command, EvalConfig)
+    command, config = cli.parse(argv, Command, EvalConfig)
     batches, _, about, _ = source(command, config, generator_of(command, config))
     assert about["step"] == 0
     beginning = make_model(Run.open(str(folder / "run")).config).generator
@@ -156,7 +156,7 @@ def test_video_files_are_cropped_as_the_real_ones_were(folder, tmp_path):
         ([f"--data_dir={folder / 'data'}"], (1, 16, 16, 16, 3), {"resolution": 16, "geometry": "paper"}),
         ([], (1, 16, 16, 32, 3), None),
     ):
-        command, config = cli_flags.parse([f"--video_dir={tmp_path}", *flags], Command, EvalConfig)
+        command, config = cli.parse([f"--video_dir={tmp_path}", *flags], Command, EvalConfig)
         batches, _, about, _ = source(command, config, None)
         assert next(batches).shape == shape and about["framing"] == framing
 
@@ -166,7 +166,7 @@ def test_shards_that_were_prepared_otherwise_are_told(folder, tmp_path, caplog):
     for name, told in (("other", 1), ("data", 0)):
         clips_dir = tmp_path / name if told else folder / name
         flags = [f"--clips_dir={clips_dir}", f"--data_dir={folder / 'data'}"]
-        command, config = cli_flags.parse(flags, Command, EvalConfig)
+        command, config = cli.parse(flags, Command, EvalConfig)
         source(command, config, None)
         said = "its frames (32 pixels, paper) were prepared otherwise than the real ones (16 pixels, paper)"
         assert [said in record.getMessage() for record in caplog.records] == [True] * told
@@ -198,7 +198,7 @@ def test_shards_that_were_prepared_otherwise_are_told(folder, tmp_path, caplog):
 def test_wrong_input_is_one_line(folder, flags, kind, message):
     flags = [flag.replace("{}", str(folder)) for flag in (f"--classifier={folder / 'classifier.npz'}", *flags)]
     with pytest.raises(kind, match=message) as raised:
-        main(*cli_flags.parse([*flags, f"--cache_dir={folder / 'cache'}"], Command, EvalConfig))
+        main(*cli.parse([*flags, f"--cache_dir={folder / 'cache'}"], Command, EvalConfig))
     assert "\n" not in str(raised.value)
 
 
@@ -209,16 +209,16 @@ def test_a_run_that_cannot_be_written_is_told_before_the_work(folder, tmp_path):
     with pytest.raises(
         UserError, match=rf"the report in {tmp_path}/run: cannot be written: Not a dir.* with --output$"
     ):
-        main(*cli_flags.parse(flags, Command, EvalConfig))
+        main(*cli.parse(flags, Command, EvalConfig))
     with pytest.raises(UserError, match=r"none\.npz: no such file"):
-        main(*cli_flags.parse([*flags, f"--output={tmp_path / 'report.json'}"], Command, EvalConfig))
+        main(*cli.parse([*flags, f"--output={tmp_path / 'report.json'}"], Command, EvalConfig))
 
 
 def test_real_videos_that_are_never_seen_are_told(folder, tmp_path, caplog):
     write_data_set(tmp_path / "data", [20, 15, 24])
     flags = [f"--clips_dir={folder / 'data'}", f"--data_dir={tmp_path / 'data'}", "--scores=c3d_fid"]
     flags += ["--num_samples=6", "--repetitions=1", "--real_passes=2", "--cache_dir="]
-    main(*cli_flags.parse([*flags, f"--classifier={folder / 'classifier.npz'}"], Command, EvalConfig))
+    main(*cli.parse([*flags, f"--classifier={folder / 'classifier.npz'}"], Command, EvalConfig))
     said = "1 of 3 videos are shorter than the 16 frames of a clip and are never used."
     assert [record for record in caplog.records if record.getMessage() == f"{tmp_path / 'data'}: {said}"]
 
@@ -241,7 +241,7 @@ def test_the_function_returns_what_the_command_reports(folder, tmp_path):
     classifier, scores, output = folder / "classifier.npz", sorted(SCORES), tmp_path / "report.json"
     flags = [f"--{name}={value}" for name, value in options.items()]
     flags += [f"--classifier={classifier}", f"--scores={','.join(scores)}"]
-    main(*cli_flags.parse([*flags, f"--model_dir={folder / 'run'}", f"--output={output}"], Command, EvalConfig))
+    main(*cli.parse([*flags, f"--model_dir={folder / 'run'}", f"--output={output}"], Command, EvalConfig))
     reports = set((folder / "run").rglob("*.json"))
     found = by_function(folder / "run", classifier=classifier, scores=scores, **options)
     assert found == {name: of["mean"] for name, of in json.loads(output.read_text())["scores"].items()}

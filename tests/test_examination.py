@@ -10,7 +10,7 @@ from tests.test_train_classifier import TINY, write_labelled
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.evaluation.c3d import C3D
 from tganv2_tf.evaluation.classifier import above_chance, doubt
-from tganv2_tf.evaluation.examination import Best, Examination, Result
+from tganv2_tf.training.classifiers.examination import Best, Examination, Result
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from tests.browser import chromium, open_page, serving
 from tests.conftest import tiny_config
-from tganv2_tf import cli_flags, explore
+from tganv2_tf import cli, explore
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.explorer import server
 from tganv2_tf.explorer.limits import Limits
@@ -298,7 +298,7 @@ def test_what_cannot_work_is_one_line(
     arguments: list[str], message: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [argument.format(tmp_path) for argument in arguments]
-    assert cli_flags.run(explore.main, (explore.Command, Limits), "tganv2_tf.explore", "", given) in (1, 2)
+    assert cli.run(explore.main, (explore.Command, Limits), "tganv2_tf.explore", "", given) in (1, 2)
     said = capsys.readouterr().err
     assert said.startswith("explore: ") and message in said and said.count("\n") == 1
 

@@ -11,7 +11,7 @@ import pytest
 from data_prep import face_boxes
 from data_prep.face_boxes import NO_BOX
 from tests import faces
-from tganv2_tf.decoding import VideoError, open_video
+from tganv2_tf.video_io.decoding import VideoError, open_video
 
 FACE_VIDEO = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data" / "videos" / "carphone_pristine.mp4"
 MASK_BOXES = [face_boxes.mask_box, face_boxes.official_mask_box]

@@ -20,8 +20,8 @@ from tests.conftest import run_command
 from tests.forking import fork_command
 from tganv2_tf.data import records
 from tganv2_tf.data.manifest import Manifest
-from tganv2_tf.decoding import VideoError, open_video
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.video_io.decoding import VideoError, open_video
 
 FACE_VIDEO = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data" / "videos" / "carphone_pristine.mp4"
 FRAMES = 24

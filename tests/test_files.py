@@ -7,7 +7,7 @@ import tempfile
 import pytest
 
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import check_destination, whole_file, write_atomically
+from tganv2_tf.storage.files import check_destination, whole_file, write_atomically
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):

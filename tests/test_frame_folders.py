@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tganv2_tf.decoding import claimed_num_frames, open_video
 from tganv2_tf.errors import UserError, VideoError
 from tganv2_tf.evaluation import projection, samples
-from tganv2_tf.folders import find_videos, frame_paths
+from tganv2_tf.video_io.decoding import claimed_num_frames, open_video
+from tganv2_tf.video_io.folders import find_videos, frame_paths
 
 RED, GREEN, BLUE, WHITE = (200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 200)
 

@@ -13,11 +13,11 @@ from tests.data_sets import write_data_set
 from tests.forking import fork_command
 from tests.test_training_commands import SMALL, train
 from tganv2_tf import export, generate
-from tganv2_tf.decoding import open_video
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.runs import CHECKPOINT_DIR, Run, record_config
-from tganv2_tf.serving.sampler import load_sampler
+from tganv2_tf.sampling.sampler import load_sampler
+from tganv2_tf.video_io.decoding import open_video
 
 
 def _run(folder: pathlib.Path, fps: float) -> str:

@@ -15,7 +15,7 @@ from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError, VideoError
 from tganv2_tf.evaluation import samples
 from tganv2_tf.evaluation.framing import FACES, Framing
-from tganv2_tf.geometry import fit
+from tganv2_tf.video_io.geometry import fit
 
 
 @pytest.mark.parametrize("geometry", ["paper", "official"])

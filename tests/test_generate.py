@@ -11,10 +11,12 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from tganv2_tf import cli_flags, generate, machine, videos
+from tganv2_tf import cli, generate
 from tganv2_tf.errors import ConfigError
-from tganv2_tf.serving import latent_paths, rendering, sampler
-from tganv2_tf.serving.selection import parse_labels, parse_seeds
+from tganv2_tf.runtime import machine
+from tganv2_tf.sampling import latent_paths, rendering, sampler
+from tganv2_tf.sampling.selection import parse_labels, parse_seeds
+from tganv2_tf.video_io import videos
 
 CLASSES = ("left", "up/down", "right")
 
@@ -250,9 +252,7 @@ def run(monkeypatch, capsys, tmp_path):
     def call(*arguments, class_names=()):
         made = sampler.Sampler(Served(class_names), "stand-in")
         monkeypatch.setattr(sampler, "load_sampler", lambda *_: made)
-        status = cli_flags.run(
-            generate.main, (generate.Command,), "tganv2_tf.generate", "", ["--model_dir=x", *arguments]
-        )
+        status = cli.run(generate.main, (generate.Command,), "tganv2_tf.generate", "", ["--model_dir=x", *arguments])
         return (status, *capsys.readouterr())
 
     return call

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tganv2_tf.geometry import centre_square, fit, frame_size, resize_square
+from tganv2_tf.video_io.geometry import centre_square, fit, frame_size, resize_square
 
 
 def test_paper_geometry_by_hand() -> None:

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tganv2_tf.data.records import source_group
-from tganv2_tf.evaluation.held_out import among, hold_out
+from tganv2_tf.training.classifiers.held_out import among, hold_out
 
 
 def ucf101(classes: int, groups: int, clips: int) -> dict[str, int]:

@@ -14,9 +14,9 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import ROOT
-from tganv2_tf import lanes
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.i3d import load_i3d
+from tganv2_tf.runtime import lanes
 
 VIDEO = tf.TensorSpec([None, None, 224, 224, 3], tf.float32, "video")
 

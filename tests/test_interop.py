@@ -14,6 +14,7 @@ from tests.conftest import TINY_MODEL, run_command, tiny_config
 from tests.data_sets import write_data_set
 from tests.forking import fork_command
 from tests.test_evaluate import write_classifier
+from tganv2_tf import import_chainer
 from tganv2_tf.config import ModelConfig
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.interop import chainer
@@ -213,7 +214,7 @@ def snapshots(tmp_path_factory):
 def import_run(snapshots, model_dir, *flags, run=fork_command):
     shape = ["--num_frames=4", "--frame_strides=2", "--batch_strides=2"]
     return run(
-        "tganv2_tf.interop.chainer", f"--generator={snapshots / 'g.npz'}", f"--model_dir={model_dir}", *shape, *flags
+        "tganv2_tf.import_chainer", f"--generator={snapshots / 'g.npz'}", f"--model_dir={model_dir}", *shape, *flags
     )
 
 
@@ -287,7 +288,7 @@ def test_a_folder_that_holds_a_run_is_left_alone(snapshots, tmp_path):
 
 def test_a_command_with_networks_that_do_not_fit(tmp_path):
     chainer.save_generator(Generator(tiny()), tmp_path / "g.npz")
-    command = chainer.Command(str(tmp_path / "g.npz"), str(tmp_path / "run"), str(DATA / "public_dis.npz"))
+    command = import_chainer.Command(str(tmp_path / "g.npz"), str(tmp_path / "run"), str(DATA / "public_dis.npz"))
     with pytest.raises(UserError, match=r"public_dis.npz: 4 levels, and .*g.npz has 2"):
-        chainer.main(command)
+        import_chainer.main(command)
     assert not (tmp_path / "run").exists()

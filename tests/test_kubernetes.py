@@ -13,7 +13,7 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.test_docs import Command, understood
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.training.distribution import cluster_resolver, per_replica_batch_size
 from tganv2_tf.training.ray_training import Cluster
@@ -51,7 +51,7 @@ def commands(manifest: dict[str, Any]) -> list[Command]:
 
 def options(command: Command) -> tuple[Config, Cluster]:
     option_types = (ModelConfig, DataConfig, TrainConfig, EvalConfig, Cluster)
-    *of_run, cluster = cli_flags.parse(command.arguments, *option_types)
+    *of_run, cluster = cli.parse(command.arguments, *option_types)
     return Config(*of_run), cluster
 
 

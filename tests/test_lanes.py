@@ -14,9 +14,9 @@ import pytest
 
 from tests import lane_files
 from tests.conftest import ROOT
-from tganv2_tf import lanes
 from tganv2_tf.runs import Run
-from tganv2_tf.serving.sampler import load_sampler
+from tganv2_tf.runtime import lanes
+from tganv2_tf.sampling.sampler import load_sampler
 from tganv2_tf.training import loop
 from tganv2_tf.training.checkpoints import CheckpointFolder
 

@@ -16,8 +16,8 @@ import pytest
 from data_prep import moving_shapes, shapes
 from data_prep.moving_shapes import MovingShapesOptions
 from data_prep.shapes import CLASSES
-from tganv2_tf.decoding import open_video
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.video_io.decoding import open_video
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

@@ -19,8 +19,8 @@ from tests.data_sets import read_records
 from tests.forking import fork_command
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.records import parse_record
-from tganv2_tf.decoding import VideoError, claimed_num_frames
-from tganv2_tf.folders import find_videos
+from tganv2_tf.video_io.decoding import VideoError, claimed_num_frames
+from tganv2_tf.video_io.folders import find_videos
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="names of files are not any bytes elsewhere")
 SIZE, FRAMES = 32, 10

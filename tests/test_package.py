@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
-from tganv2_tf import lanes
+from tganv2_tf.runtime import lanes
 
 SOURCES = ["pyproject.toml", "README.md", "LICENSE", "tganv2_tf", "data_prep", "flags"]
 EXTRAS = ["explore", "fvd", "gpu", "ray"]
@@ -111,7 +111,8 @@ def test_the_metadata_has_both_lanes_and_the_extras(metadata: email.message.Mess
 
 def test_it_is_the_installed_package_that_runs(work: pathlib.Path, installed: pathlib.Path) -> None:
     script = (
-        "import tganv2_tf, data_prep; from tganv2_tf import flag_files, lanes, machine\n"
+        "import tganv2_tf, data_prep\nfrom tganv2_tf.cli import flag_files\n"
+        "from tganv2_tf.runtime import lanes, machine\n"
         "print(tganv2_tf.__file__, data_prep.__file__, flag_files.FLAGS_DIR, sep='\\n')\n"
         "print(lanes.install_command('explore'), lanes.install_command(), sep='\\n')\n"
         "print([pin for pin in machine.pins() if pin.name == 'tensorflow'])"

@@ -14,17 +14,17 @@ import tensorflow as tf
 
 from data_prep.moving_shapes import write_video
 from tests.conftest import run_command, tiny_config
-from tganv2_tf import cli_flags, pretrained, project
+from tganv2_tf import cli, pretrained, project
 from tganv2_tf.config import ModelConfig
-from tganv2_tf.decoding import open_video
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation import projection
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig
 from tganv2_tf.evaluation.classifier import save_classifier
-from tganv2_tf.geometry import fit
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.pretrained import load_generator
-from tganv2_tf.videos import to_uint8
+from tganv2_tf.video_io.decoding import open_video
+from tganv2_tf.video_io.geometry import fit
+from tganv2_tf.video_io.videos import to_uint8
 
 CLASSES = ("left", "right", "up")
 WANTED = [[0.5, -0.3]]
@@ -210,7 +210,7 @@ def untraced(function=None, **options):
 
 def run_here(capsys, *given):
     """Returns the exit status and the output."""
-    status = cli_flags.run(project.main, (project.Command,), "tganv2_tf.project", "", given)
+    status = cli.run(project.main, (project.Command,), "tganv2_tf.project", "", given)
     return (status, *capsys.readouterr())
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from tests.conftest import ROOT
-from tganv2_tf import lanes
+from tganv2_tf.runtime import lanes
 
 # Two convolutions, each with a bias and a leaky ReLU, and their gradients: they make grappler's remapper fail.
 SCRIPT = """

@@ -18,9 +18,9 @@ from benchmarks.race import Command, Entrant
 from benchmarks.rows import Row
 from tests.conftest import TINY_FLAGS
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.files import read_npz
 from tganv2_tf.pretrained import load_generator
 from tganv2_tf.runs import Run, record_config
+from tganv2_tf.storage.files import read_npz
 from tganv2_tf.training.checkpoints import CheckpointFolder
 from tganv2_tf.training.snapshots import keep_for_ever
 

@@ -19,10 +19,11 @@ from tests import buckets, ray_nodes
 from tests.conftest import ROOT, TINY_FLAGS, tiny_config
 from tests.data_sets import write_data_set
 from tests.worker_processes import Server, on_loopback
-from tganv2_tf import cli_flags, files, storage, train
+from tganv2_tf import cli, storage, train
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.runs import files_of, latest_checkpoint, record_config
+from tganv2_tf.storage import files
 from tganv2_tf.training import ray_training
 from tganv2_tf.training.compatibility import check_run
 from tganv2_tf.training.ray_training import Cluster
@@ -204,7 +205,7 @@ def test_clusters_that_cannot_be_are_refused(flags: dict[str, Any], message: str
 def main(*flags: str) -> int:
     """Runs the command in this process."""
     options = (train.Command, ModelConfig, DataConfig, TrainConfig, EvalConfig, Cluster)
-    return train.main(*cli_flags.parse([*COMMAND[1:], *flags], *options))
+    return train.main(*cli.parse([*COMMAND[1:], *flags], *options))
 
 
 @pytest.mark.parametrize("flag", ["num_workers=2", "ray_address=auto", "gpus_per_worker=1", "worker_restarts=0"])

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
-from tganv2_tf import lanes
+from tganv2_tf.runtime import lanes
 
 FILES = {path.name: path for path in ROOT.glob("requirements*.txt")}
 PYTHONS = [f"{major}.{minor}" for (major, minor) in [(3, minor) for minor in range(9, 14)]]

@@ -17,9 +17,9 @@ from tests.conftest import TINY_FLAGS, tiny_config
 from tests.data_sets import write_data_set
 from tests.forking import fork_command
 from tests.test_tganv2 import batch, run_step
-from tganv2_tf import files
 from tganv2_tf.errors import UserError
 from tganv2_tf.runs import checkpoints_in, latest_checkpoint
+from tganv2_tf.storage import files
 from tganv2_tf.training import callbacks, loop
 from tganv2_tf.training.checkpoints import CheckpointFolder
 from tganv2_tf.training.loop import make_model

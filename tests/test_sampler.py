@@ -16,11 +16,12 @@ from absl import logging
 
 import tganv2_tf
 from tests.conftest import ROOT, tiny_config
-from tganv2_tf import export, videos
+from tganv2_tf import export
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.models.generator import Generator
-from tganv2_tf.serving.sampler import Sampler, load_sampler
+from tganv2_tf.sampling.sampler import Sampler, load_sampler
 from tganv2_tf.serving.signatures import ServedGenerator
+from tganv2_tf.video_io import videos
 
 CLASSES = ("left", "up/down", "\u00fcber")
 
@@ -277,7 +278,7 @@ def test_load_takes_runs_checkpoints_and_exports(made, tmp_path):
 
 
 def test_load_refuses_a_tensorflow_that_cannot_be_used(made, monkeypatch):
-    monkeypatch.setattr(tganv2_tf.lanes, "tensorflow_fault", lambda: "TensorFlow is not installed: ...")
+    monkeypatch.setattr(tganv2_tf.runtime.lanes, "tensorflow_fault", lambda: "TensorFlow is not installed: ...")
     with pytest.raises(UserError, match="TensorFlow is not installed"):
         tganv2_tf.load(made.folder)
 

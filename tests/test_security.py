@@ -14,12 +14,12 @@ import pytest
 
 from tests.conftest import ROOT, tiny_config
 from tests.data_sets import write_data_set
-from tganv2_tf import files
 from tganv2_tf.config import Config
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
 from tganv2_tf.runs import Run, latest_checkpoint
-from tganv2_tf.serving import rendering
+from tganv2_tf.sampling import rendering
+from tganv2_tf.storage import files
 
 FOLDERS = ("tganv2_tf", "data_prep", "examples", "benchmarks")
 # Modules that create objects or code from their input.
@@ -39,7 +39,7 @@ CALLS = {
 # Permitted uses and reasons; SECURITY.md lists them.
 ALLOWED = {
     # A SavedModel is a program: these flags say so.
-    ("tganv2_tf/serving/sampler.py", "saved_model.load"),
+    ("tganv2_tf/sampling/sampler.py", "saved_model.load"),
     ("tganv2_tf/evaluation/i3d.py", "saved_model.load"),
     ("benchmarks/load.py", "saved_model.load"),
     ("benchmarks/inference.py", "saved_model.load"),  # written by the benchmark itself
@@ -53,7 +53,7 @@ ALLOWED = {
     ("benchmarks/scaling.py", ".recv"),
     ("benchmarks/scaling_data.py", "pickle"),  # only to measure the size of Ray's objects
     # OUTPUT.unfinished, which only the same command on the same machine resumes.
-    ("tganv2_tf/evaluation/trainer.py", "CheckpointManager"),
+    ("tganv2_tf/training/classifiers/trainer.py", "CheckpointManager"),
 }
 
 
@@ -207,7 +207,7 @@ def test_class_names_become_no_paths() -> None:
 
 def test_saved_text_is_plain(tmp_path: pathlib.Path) -> None:
     """Files that `generate` writes for other programs can also be opened without pickles."""
-    from tganv2_tf import videos
+    from tganv2_tf.video_io import videos
 
     with videos.open_writer(tmp_path / "a.npz", 1, 10, arrays={"names": np.array(["seed1"])}) as write:
         write(np.zeros((1, 1, 2, 2, 3), np.uint8))

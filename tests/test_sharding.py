@@ -25,7 +25,7 @@ from data_prep.shard_writer import Video
 from tganv2_tf.data import records
 from tganv2_tf.data.manifest import Manifest, checksum, shard_name
 from tganv2_tf.errors import ConfigError, UserError, VideoError
-from tganv2_tf.video_frames import VideoFrames
+from tganv2_tf.video_io.video_frames import VideoFrames
 
 HEIGHT, WIDTH = 8, 12
 

@@ -14,10 +14,10 @@ import pytest
 from benchmarks import bench, evaluation, input_pipeline, levels
 from benchmarks.rows import Row, compared, report
 from tests.data_sets import write_data_set
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.errors import UserError
-from tganv2_tf.machine import processor
+from tganv2_tf.runtime.machine import processor
 
 
 def test_ratios_are_of_rounds_and_say_how_many_times_better_ours_is() -> None:
@@ -74,7 +74,7 @@ def test_steps_on_one_batch_and_on_shards_take_turns(tmp_path: pathlib.Path, mon
     flags += ["--z_dim=4", "--lstm_channels=4", "--up_channels=4,4,4,4", "--discriminator_channels=4,4,4"]
     flags += [f"--data_dir={tmp_path / 'data'}"]
     options = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
-    config = Config(*cli_flags.parse(["--flagfile=demo.flags", *flags], *options))
+    config = Config(*cli.parse(["--flagfile=demo.flags", *flags], *options))
     batches: list[tuple[bytes, ...]] = []
 
     def make_train_function(self: TGANv2) -> Callable[[Iterator[Any]], dict[str, float]]:
@@ -116,7 +116,7 @@ def test_each_part_is_a_command_that_exists() -> None:
     for program, *flags in bench.PARTS.values():
         module = importlib.import_module(f"benchmarks.{program}")
         needed = ["--data_dir=shards", "--classifier=c3d.npz"] if program == "race" else []
-        cli_flags.parse([*flags, *needed, "--output=x.json"], module.Command)
+        cli.parse([*flags, *needed, "--output=x.json"], module.Command)
 
 
 def test_a_level_more_has_twice_the_pixels_and_half_the_clips_and_frames() -> None:

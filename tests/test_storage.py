@@ -24,12 +24,12 @@ from tests import buckets
 from tests.buckets import Proxy
 from tests.conftest import ROOT, TINY_FLAGS
 from tests.forking import fork_command
-from tganv2_tf import files, storage
+from tganv2_tf import storage
 from tganv2_tf.data.local_copies import Copies
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
 from tganv2_tf.events import EventWriter
-from tganv2_tf.storage import s3, web
+from tganv2_tf.storage import files, s3, web
 
 BUCKET = "bucket"
 

@@ -17,15 +17,15 @@ import tensorflow as tf
 from tests.conftest import ROOT, run_command
 from tests.data_sets import encode_frame, flip_byte, write_data_set
 from tests.forking import fork_command
-from tganv2_tf import cli_flags, train_classifier
+from tganv2_tf import cli, train_classifier
 from tganv2_tf.data.manifest import MANIFEST_FILE, Manifest, Shard, checksum, shard_name
 from tganv2_tf.data.records import NO_LABEL, encode_record
 from tganv2_tf.errors import UserError
-from tganv2_tf.evaluation import classifier_training, examination
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig
 from tganv2_tf.evaluation.classifier import load_classifier, read_metadata, save_classifier
-from tganv2_tf.evaluation.examination import Examination, Result
-from tganv2_tf.evaluation.trainer import Trainer
+from tganv2_tf.training.classifiers import classifier_training, examination
+from tganv2_tf.training.classifiers.examination import Examination, Result
+from tganv2_tf.training.classifiers.trainer import Trainer
 
 MODULE = "tganv2_tf.train_classifier"
 TINY = C3DConfig(side=8, channels=(2,) * 8, units=(8, 8), num_classes=2)
@@ -135,7 +135,7 @@ def test_a_stopped_training_resumes_to_the_same_bits(trained, data, tmp_path):
 
 def command(capsys, *arguments):
     """Runs the command in this process; returns exit status, output and errors."""
-    status = cli_flags.run(train_classifier.main, (train_classifier.Command,), MODULE, "", list(arguments))
+    status = cli.run(train_classifier.main, (train_classifier.Command,), MODULE, "", list(arguments))
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
@@ -232,7 +232,7 @@ def test_videos_that_are_too_short_are_told(tmp_path, monkeypatch, caplog, eager
     for name, lengths in (("train", [20, 15, 24, 16]), ("test", [16, 16])):
         write_data_set(tmp_path / name, lengths, labels=("a", "b"))
     flags = [f"--data_dir={tmp_path}/train", f"--test_data_dir={tmp_path}/test", f"--output={tmp_path}/c.npz"]
-    options = cli_flags.parse([*flags, "--steps=1", "--batch_size=2"], train_classifier.Command)
+    options = cli.parse([*flags, "--steps=1", "--batch_size=2"], train_classifier.Command)
     assert train_classifier.main(*options) == 0
     said = f"{tmp_path}/train: 1 of 4 videos are shorter than the 16 frames of a clip and are never used."
     assert [r.getMessage() for r in caplog.records if "shorter" in r.getMessage()] == [said]

@@ -22,11 +22,11 @@ from tests.forking import fork_command
 from tests.test_commands import MODEL, RUN, fail
 from tests.test_evaluate import write_classifier
 from tests.worker_processes import on_loopback
-from tganv2_tf import videos
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.pretrained import load_generator
 from tganv2_tf.runs import Run
 from tganv2_tf.training.previews import PREVIEWS_SEED
+from tganv2_tf.video_io import videos
 
 # One level: graphs of more take longer to build without testing more.
 SMALL = ["--frame_strides=", "--batch_strides=", "--up_channels=4,4,4", "--discriminator_channels=4"]

@@ -15,7 +15,7 @@ from absl import logging
 from data_prep.shapes import CLASSES as SHAPES
 from tests.conftest import tiny_config
 from tests.data_sets import write_data_set
-from tganv2_tf import cli_flags, evaluate
+from tganv2_tf import cli, evaluate
 from tganv2_tf.config import EvalConfig
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import ConfigError
@@ -105,7 +105,7 @@ def test_too_few_samples_are_counted() -> None:
 
 def run(folder: pathlib.Path, *flags: str) -> int:
     argv = [f"--model_dir={folder}/run", "--num_samples=6", "--repetitions=1", "--eval_batch_size=6", *flags]
-    return cli_flags.run(evaluate.main, (evaluate.Command, EvalConfig), "tganv2_tf.evaluate", "", argv)
+    return cli.run(evaluate.main, (evaluate.Command, EvalConfig), "tganv2_tf.evaluate", "", argv)
 
 
 def test_class_accuracy_by_other_classes_is_refused_before_real_clips_are_read(

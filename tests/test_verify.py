@@ -19,10 +19,10 @@ from data_prep import verify
 from tests.conftest import ROOT, run_command
 from tests.data_sets import encode_frame, flip_byte, read_records, rewrite
 from tests.forking import fork_command
-from tganv2_tf.captions import captioned
 from tganv2_tf.data.manifest import Manifest, Shard, Skipped, checksum, shard_name
 from tganv2_tf.data.records import encode_record, segment_id
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.video_io.captions import captioned
 
 HEIGHT, WIDTH = 8, 12
 CAPTIONED = captioned(np.zeros((1, 1, HEIGHT, 3 * WIDTH, 3), np.uint8), [""]).shape[2]  # height of a tile of the sheet

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from data_prep import video
 from data_prep.moving_shapes import write_video
-from tganv2_tf.decoding import VideoError, open_video
-from tganv2_tf.geometry import fit
+from tganv2_tf.video_io.decoding import VideoError, open_video
+from tganv2_tf.video_io.geometry import fit
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 RED = (255, 0, 0)

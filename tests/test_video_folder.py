@@ -25,8 +25,8 @@ from tests.test_frame_folders import write, write_frames
 from tganv2_tf.config import ModelConfig
 from tganv2_tf.data import records
 from tganv2_tf.data.manifest import Manifest
-from tganv2_tf.decoding import VideoError, open_video
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.video_io.decoding import VideoError, open_video
 
 FACE_VIDEO = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data" / "videos" / "carphone_pristine.mp4"
 FILES = [

@@ -4,9 +4,9 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from tganv2_tf import encoding, videos
-from tganv2_tf.captions import captioned
 from tganv2_tf.errors import UserError
+from tganv2_tf.video_io import encoding, videos
+from tganv2_tf.video_io.captions import captioned
 
 
 def gradient(num=1, frames=4, size=16):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from tganv2_tf import lanes
+from tganv2_tf.runtime import lanes
 
 if TYPE_CHECKING:
     from tganv2_tf.api import load

@@ -13,7 +13,7 @@ import runpy
 import sys
 from collections.abc import Sequence
 
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Folders with commands, and their titles. Missing folders (e.g. benchmarks in an installed package) are skipped.
@@ -27,12 +27,12 @@ GROUPS = {
 def commands(folder: str) -> dict[str, str]:
     """Maps the module name of each command in a folder to the first line of its docstring.
 
-    A command is a module that calls `cli_flags.run` as a script. Modules are parsed, not imported.
+    A command is a module that calls `cli.run` as a script. Modules are parsed, not imported.
     """
     found = {}
     for path in sorted((ROOT / folder).rglob("*.py")):
         text = path.read_text(encoding="utf-8")
-        if path != pathlib.Path(__file__).resolve() and "sys.exit(cli_flags.run(" in text:
+        if path != pathlib.Path(__file__).resolve() and "sys.exit(cli.run(" in text:
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             found[name] = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
     return found
@@ -45,7 +45,7 @@ def listing() -> str:
     lines = ["TGANv2, a generative adversarial network for videos. Run: tganv2 COMMAND, or python -m COMMAND; --help"]
     for title, group in groups.items():
         if group:
-            lines += ["", title, *cli_flags.table(list(group.items()), second)]
+            lines += ["", title, *cli.table(list(group.items()), second)]
     lines += ["", "tganv2 takes the last part of a name too: tganv2 train --help shows the flags of tganv2_tf.train."]
     return "\n".join(lines)
 

@@ -13,13 +13,13 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
-from tganv2_tf import lanes
 from tganv2_tf.errors import ConfigError, InstallError, UserError
+from tganv2_tf.runtime import lanes
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tganv2_tf.serving.sampler import Sampler
+    from tganv2_tf.sampling.sampler import Sampler
 
 Path = Union[str, "os.PathLike[str]"]
 
@@ -36,7 +36,7 @@ def load(path: Path) -> Sampler:
       UserError: the generator does not exist or is damaged, or the installed TensorFlow is unusable.
     """
     _require_tensorflow()
-    from tganv2_tf.serving import sampler
+    from tganv2_tf.sampling import sampler
 
     with _without_flags():
         return sampler.load(os.fspath(path))
@@ -91,7 +91,7 @@ def evaluate(
 def _kind(path: str) -> str:
     """Returns the command's option for the kind of source at a path."""
     from tganv2_tf.runs import Run
-    from tganv2_tf.serving.sampler import is_saved_model
+    from tganv2_tf.sampling.sampler import is_saved_model
 
     if is_saved_model(path):
         return "saved_model"

@@ -11,9 +11,10 @@ import json
 import shlex
 from typing import Any
 
-from tganv2_tf.augmentation_policy import POLICIES, parse_policy
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS, PyramidSpec
+
+POLICIES = ("color", "translation", "cutout")  # of --diffaugment
 
 
 def option(
@@ -30,7 +31,7 @@ def option(
       default: Default value; a flag without one is required.
       choices: Valid values of a text flag.
       group: Heading in `--help` for this field and the following ones; empty keeps the previous heading.
-      destination: `file` or `folder` if the flag names the output of the command. `cli_flags.run` then checks that it
+      destination: `file` or `folder` if the flag names the output of the command. `cli.run` then checks that it
         can be written before the command starts.
     """
     metadata = {"help": help, "choices": choices, "group": group, "destination": destination}
@@ -42,6 +43,22 @@ def require(condition: bool, name: str, value: Any, valid: str) -> None:
     if not condition:
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
         raise ConfigError(f"--{name}={shown}: valid: {valid}")
+
+
+def parse_policy(text: str) -> tuple[str, ...]:
+    """Parses a policy: `color,translation` -> ("color", "translation"), in the order of application; "" -> ().
+
+    Raises:
+      ConfigError: a name is unknown or repeated.
+    """
+    if not text.strip():
+        return ()
+    names = tuple(name.strip() for name in text.split(","))
+    if not set(names) <= set(POLICIES) or len(set(names)) < len(names):
+        raise ConfigError(
+            f"--diffaugment={text}: valid: names out of {','.join(POLICIES)}, each at most once, or nothing for none"
+        )
+    return names
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.diagnosis.findings import PROBLEM
 from tganv2_tf.diagnosis.recipe import examine
@@ -36,4 +36,4 @@ def main(model: ModelConfig, data: DataConfig, train: TrainConfig, eval: EvalCon
 
 if __name__ == "__main__":
     options = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
-    sys.exit(cli_flags.run(main, options, "tganv2_tf.doctor", __doc__))
+    sys.exit(cli.run(main, options, "tganv2_tf.doctor", __doc__))

@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import logging
 
-from tganv2_tf import cli_flags, ray_cluster, storage
+from tganv2_tf import cli, ray_cluster, storage
 from tganv2_tf.config import DataConfig, EvalConfig, option, require
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.evaluation import score_names
-from tganv2_tf.files import check_destination, write_atomically
-from tganv2_tf.folders import files_of
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
 from tganv2_tf.runs import Run
+from tganv2_tf.storage.files import check_destination, write_atomically
+from tganv2_tf.video_io.folders import files_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from tganv2_tf.evaluation.protocol import Score
     from tganv2_tf.evaluation.samples import Batches
-    from tganv2_tf.serving.scored import Source
+    from tganv2_tf.sampling.scored import Source
 
 SOURCES = ("model_dir", "saved_model", "video_dir", "clips_dir")
 
@@ -125,7 +125,7 @@ def data_config(command: Command, of_run: DataConfig | None, authors_c3d: bool) 
 
 def generator_of(command: Command, config: EvalConfig) -> Source | None:
     """Returns the generator to score (of a run, its newest checkpoint); None if existing videos are scored."""
-    from tganv2_tf.serving.scored import Source
+    from tganv2_tf.sampling.scored import Source
 
     run = command.run
     if not (run or command.saved_model):
@@ -146,7 +146,7 @@ def source(
     from tganv2_tf.data.manifest import Manifest, folder_checksum
     from tganv2_tf.evaluation import samples
     from tganv2_tf.evaluation.framing import Framing
-    from tganv2_tf.serving.scored import load_scored
+    from tganv2_tf.sampling.scored import load_scored
 
     batch_size, authors_c3d = config.eval_batch_size, bool(config.c3d_mean)
     if generator is not None:
@@ -251,7 +251,7 @@ def score(
             of_videos = functools.partial(described, networks=networks)
             answers = of_videos(batches, kinds=kinds)
         else:
-            from tganv2_tf.serving import scored
+            from tganv2_tf.sampling import scored
 
             stack.enter_context(ray_cluster.connected(runner.ray_address))
             of_videos = functools.partial(scored.described_by_nodes, files=files, options=runner)
@@ -306,4 +306,4 @@ class _CallableModule(types.ModuleType):
 sys.modules[__name__].__class__ = _CallableModule
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command, EvalConfig, RunnerOptions), "tganv2_tf.evaluate", __doc__))
+    sys.exit(cli.run(main, (Command, EvalConfig, RunnerOptions), "tganv2_tf.evaluate", __doc__))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.explorer.limits import Limits
@@ -40,7 +40,7 @@ def main(command: Command, limits: Limits) -> int:
     with server.listen(command.host, command.port) as listener, server.temporary_files():
         server.load_gradio()
         from tganv2_tf.explorer import app  # imports TensorFlow: after all other checks
-        from tganv2_tf.serving.sampler import load_sampler
+        from tganv2_tf.sampling.sampler import load_sampler
 
         application = app.application(load_sampler(command.model_dir, command.saved_model), limits)
         print(f"Explorer: {server.address(listener)} (Ctrl-C ends it)", flush=True)
@@ -52,4 +52,4 @@ def main(command: Command, limits: Limits) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command, Limits), "tganv2_tf.explore", __doc__))
+    sys.exit(cli.run(main, (Command, Limits), "tganv2_tf.explore", __doc__))

@@ -14,7 +14,7 @@ import sys
 
 from absl import logging
 
-from tganv2_tf import cli_flags, storage
+from tganv2_tf import cli, storage
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
 
@@ -77,4 +77,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "tganv2_tf.export", __doc__))
+    sys.exit(cli.run(main, (Command,), "tganv2_tf.export", __doc__))

@@ -19,7 +19,7 @@ Many files, rendered on the nodes of a Ray cluster (docs/distributed.md):
     --runner=ray --gpus_per_task=1
 
 Interpolation: `linear` is the straight line between two latents; `spherical` keeps the distribution of latents seen in
-training, see tganv2_tf/serving/latent_paths.py. In a walk, each frame comes from the clip of its own latent, and the
+training, see tganv2_tf/sampling/latent_paths.py. In a walk, each frame comes from the clip of its own latent, and the
 time within the clip runs back and forth; repeat the first seed at the end of --seeds for a loop. Interpolated videos
 have the class of the first seed.
 """
@@ -35,18 +35,19 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Callable
 
-from tganv2_tf import cli_flags, machine, ray_cluster, storage
+from tganv2_tf import cli, ray_cluster, storage
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
-from tganv2_tf.serving.selection import parse_labels, parse_seeds
+from tganv2_tf.runtime import machine
+from tganv2_tf.sampling.selection import parse_labels, parse_seeds
 
 if TYPE_CHECKING:
     import numpy as np
     from tqdm import tqdm
 
-    from tganv2_tf.serving.rendering import Chunks, Selection
-    from tganv2_tf.serving.sampler import Sampler
+    from tganv2_tf.sampling.rendering import Chunks, Selection
+    from tganv2_tf.sampling.sampler import Sampler
 
 GRID_STEPS, WALK_STEPS = 8, 32
 DEFAULT_FPS = 10
@@ -129,7 +130,7 @@ def check_size(command: Command, sampler: Sampler) -> None:
       UserError: the request is too large.
       ConfigError: a class does not exist.
     """
-    from tganv2_tf.serving.sampler import CHUNK_FRAMES
+    from tganv2_tf.sampling.sampler import CHUNK_FRAMES
 
     walk, levels = command.layout == "walk", sampler.num_levels if command.layout == "levels" else 1
     rows = len(parse_labels(command.labels, sampler.class_names)) if command.labels else 1
@@ -167,7 +168,7 @@ def choose(command: Command, sampler: Sampler) -> Selection:
     Raises:
       ConfigError: a class does not exist, or two single files would have the same name.
     """
-    from tganv2_tf.serving import rendering
+    from tganv2_tf.sampling import rendering
 
     seeds, walk = parse_seeds(command.seeds), command.layout == "walk"
     labels = parse_labels(command.labels, sampler.class_names) if command.labels else []
@@ -187,8 +188,8 @@ def choose(command: Command, sampler: Sampler) -> Selection:
 
 def render(command: Command, sampler: Sampler, chosen: Selection) -> Chunks:
     """Renders all videos in chunks of frames, uint8 [N, t, H, W, 3]; [N * L, t, H, W, 3] for levels."""
-    from tganv2_tf.serving import rendering
-    from tganv2_tf.videos import enlarge
+    from tganv2_tf.sampling import rendering
+    from tganv2_tf.video_io.videos import enlarge
 
     num_frames = command.num_frames or sampler.num_frames
     if command.layout == "levels":
@@ -202,7 +203,7 @@ def render(command: Command, sampler: Sampler, chosen: Selection) -> Chunks:
 
 def write_single(command: Command, sampler: Sampler, chosen: Selection, progress: tqdm) -> str:
     """Writes one file per video. Returns their name or name pattern."""
-    from tganv2_tf import videos
+    from tganv2_tf.video_io import videos
 
     root, suffix = os.path.splitext(command.output.rstrip("/"))
     named = [f"{root}-{name}{suffix}" for name in chosen.names]
@@ -258,7 +259,7 @@ def write_part(command: Command) -> tuple[str, int]:
     """Writes single files in a worker process. Returns their name or name pattern, and the number of frames."""
     from tqdm import tqdm
 
-    from tganv2_tf.serving.sampler import kept_sampler
+    from tganv2_tf.sampling.sampler import kept_sampler
 
     folder = os.path.dirname(command.output)
     if not storage.is_remote(folder) and not os.path.isdir(folder):
@@ -288,7 +289,7 @@ def enough_memory(command: Command) -> Iterator[None]:
 
 def write_grid(command: Command, sampler: Sampler, chosen: Selection, progress: tqdm) -> str:
     """Writes all videos into one file. Returns its name."""
-    from tganv2_tf import videos
+    from tganv2_tf.video_io import videos
 
     levels = command.layout == "levels"
     num_frames = chosen.z.shape[1] if command.layout == "walk" else command.num_frames or sampler.num_frames
@@ -304,7 +305,7 @@ def write_grid(command: Command, sampler: Sampler, chosen: Selection, progress: 
 
 
 def main(command: Command, runner: RunnerOptions = LOCAL) -> int:
-    from tganv2_tf import videos
+    from tganv2_tf.video_io import videos
 
     videos.check_suffix(command.output)
     apart = command.layout == "single" and command.interpolate == "none"
@@ -315,7 +316,7 @@ def main(command: Command, runner: RunnerOptions = LOCAL) -> int:
     import tensorflow as tf
     from tqdm import tqdm
 
-    from tganv2_tf.serving.sampler import load_sampler
+    from tganv2_tf.sampling.sampler import load_sampler
 
     if runner.runner == "ray":
         tf.config.set_visible_devices([], "GPU")  # leaves the GPUs to tasks on this machine
@@ -340,4 +341,4 @@ def main(command: Command, runner: RunnerOptions = LOCAL) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command, RunnerOptions), "tganv2_tf.generate", __doc__))
+    sys.exit(cli.run(main, (Command, RunnerOptions), "tganv2_tf.generate", __doc__))

@@ -18,10 +18,10 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING
 
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.serving.selection import parse_labels
+from tganv2_tf.sampling.selection import parse_labels
 
 if TYPE_CHECKING:
     from tganv2_tf.evaluation.c3d import C3D
@@ -99,12 +99,12 @@ def main(command: Command) -> int:
     import numpy as np
     import tensorflow as tf
 
-    from tganv2_tf import videos
     from tganv2_tf.data.clips import normalize
     from tganv2_tf.evaluation import projection
-    from tganv2_tf.files import whole_file
     from tganv2_tf.pretrained import load_generator
     from tganv2_tf.runs import Run
+    from tganv2_tf.storage.files import whole_file
+    from tganv2_tf.video_io import videos
 
     run = Run.open(command.model_dir)
     generator, step = load_generator(run)
@@ -171,4 +171,4 @@ def main(command: Command) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "tganv2_tf.project", __doc__))
+    sys.exit(cli.run(main, (Command,), "tganv2_tf.project", __doc__))

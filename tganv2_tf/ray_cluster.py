@@ -23,9 +23,9 @@ from typing import Any
 
 from absl import logging
 
-from tganv2_tf import lanes
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.runtime import lanes
 
 ATTEMPTS = 10  # per task, if nodes or processes are lost
 CONNECT_SECONDS = 10
@@ -102,7 +102,7 @@ def connected(address: str = "") -> Iterator[None]:
                 logging_level="ERROR",
                 **({} if there_is_one else {"include_dashboard": False}),
             )
-    except Exception as error:  # noqa: BLE001 (Ray raises it itself, if a node does not start in time)
+    except Exception as error:
         said = " ".join(str(error).split())[:200]
         if isinstance(error, ConnectionError):
             said += "; if it asks for a token, ~/.ray/auth_token must be the same here, and RAY_AUTH_MODE=token be set"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from tganv2_tf import storage
 from tganv2_tf.config import Config
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import write_atomically
+from tganv2_tf.storage.files import write_atomically
 
 CONFIG_FILE = "config.json"
 CLASSES_FILE = "classes.json"

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option
 from tganv2_tf.data.advice import require_folders
 from tganv2_tf.training import ray_training
@@ -57,4 +57,4 @@ def main(
 
 if __name__ == "__main__":
     options = (Command, ModelConfig, DataConfig, TrainConfig, EvalConfig, Cluster)
-    sys.exit(cli_flags.run(main, options, "tganv2_tf.train", __doc__))
+    sys.exit(cli.run(main, options, "tganv2_tf.train", __doc__))

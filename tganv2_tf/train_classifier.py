@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from tganv2_tf import cli_flags
+from tganv2_tf import cli
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError
 
@@ -57,10 +57,10 @@ class Command:
 
 
 def main(command: Command) -> int:
-    from tganv2_tf.evaluation import classifier_training  # imports TensorFlow: after the checks of the flags
+    from tganv2_tf.training.classifiers import classifier_training  # imports TensorFlow: after the checks of the flags
 
     return classifier_training.train(**dataclasses.asdict(command))
 
 
 if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "tganv2_tf.train_classifier", __doc__))
+    sys.exit(cli.run(main, (Command,), "tganv2_tf.train_classifier", __doc__))

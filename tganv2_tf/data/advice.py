@@ -6,8 +6,8 @@ import re
 
 from tganv2_tf.config import Config, DataConfig, ModelConfig
 from tganv2_tf.errors import ConfigError
-from tganv2_tf.files import Path
-from tganv2_tf.folders import VIDEO_NAME, walk
+from tganv2_tf.storage.files import Path
+from tganv2_tf.video_io.folders import VIDEO_NAME, walk
 
 MODULE = "python -m data_prep."
 OF_ANY_VIDEOS = "video_folder --video_dir=VIDEOS"

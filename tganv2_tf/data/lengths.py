@@ -9,7 +9,7 @@ from tganv2_tf.config import DataConfig
 from tganv2_tf.data.inspection import DamagedError, read_lengths
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.records import source_video
-from tganv2_tf.files import Path
+from tganv2_tf.storage.files import Path
 
 
 def span(num_frames: int, frame_step: int) -> int:

@@ -17,10 +17,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tganv2_tf import storage
-from tganv2_tf.class_names import quoted
 from tganv2_tf.data.advice import holds_videos, how_to_make, how_to_prepare
+from tganv2_tf.data.class_names import quoted
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import Path, write_atomically
+from tganv2_tf.storage.files import Path, write_atomically
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"

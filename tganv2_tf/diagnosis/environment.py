@@ -8,9 +8,9 @@ import platform
 import sys
 from collections.abc import Iterator
 
-from tganv2_tf import lanes, machine
 from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, in_bytes
 from tganv2_tf.errors import InstallError
+from tganv2_tf.runtime import lanes, machine
 
 NOT_IMPORTED = {"setuptools", "tensorboard-plugin-profile", "tensorflow-io"}  # training does not need them
 SLIM_IMAGES = "on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0"
@@ -57,7 +57,7 @@ def check_versions() -> Iterator[Finding]:
     try:
         import cv2
 
-        import tganv2_tf.decoding  # noqa: F401
+        import tganv2_tf.video_io.decoding  # noqa: F401
     except ImportError as error:
         yield Finding(PROBLEM, "OpenCV", f"does not load: {error}; {SLIM_IMAGES}")
     else:

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tganv2_tf import machine
 from tganv2_tf.config import Config
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.diagnosis.data_set import check_classes, check_lengths, check_shards
@@ -21,6 +20,7 @@ from tganv2_tf.diagnosis.environment import (
 from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, duration
 from tganv2_tf.diagnosis.memory import check_memory_of_run
 from tganv2_tf.errors import UserError
+from tganv2_tf.runtime import machine
 
 if TYPE_CHECKING:
     from tganv2_tf.training.cost import StepCost

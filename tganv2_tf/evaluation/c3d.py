@@ -2,7 +2,7 @@
 
 It has eight 3x3x3 convolutions with ReLU, five max pools, and the fully connected layers fc6, fc7 and fc8. `load_c3d`
 loads the weights that the authors of TGANv2 published for the paper's scores, with their preprocessing;
-`tganv2_tf.evaluation.classifier_training` trains networks of other widths.
+`tganv2_tf.training.classifiers.classifier_training` trains networks of other widths.
 
 Files hold arrays named `conv1a/W` ... `fc8/b`. Convolution kernels are [out, in, T, H, W], dense kernels [out, in]; fc6
 reads the last feature map flattened in the order C, T, H, W.
@@ -19,7 +19,7 @@ import tensorflow as tf
 from tensorflow.keras import layers
 
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import Path, read_npz
+from tganv2_tf.storage.files import Path, read_npz
 
 NUM_FRAMES = 16
 CONVOLUTIONS = ("conv1a", "conv2a", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b")

@@ -14,7 +14,7 @@ import scipy.stats
 
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig
-from tganv2_tf.files import Path, read_npz, whole_file
+from tganv2_tf.storage.files import Path, read_npz, whole_file
 
 METADATA = "metadata"
 FORMAT_VERSION = 1

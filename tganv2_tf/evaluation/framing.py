@@ -11,7 +11,7 @@ from absl import logging
 from tganv2_tf.data.clips import random_crop_and_flip
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import VideoError
-from tganv2_tf.geometry import fit, resize_square
+from tganv2_tf.video_io.geometry import fit, resize_square
 
 FACES = "faces"
 CROPS_SEED = 0  # the same crops in all evaluations

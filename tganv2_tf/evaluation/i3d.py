@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tganv2_tf import lanes
 from tganv2_tf.data.manifest import folder_checksum
 from tganv2_tf.errors import UserError
+from tganv2_tf.runtime import lanes
 
 SIZE = 224  # pixels
 SIGNATURES = ("default", "serving_default")  # in TF1 Hub format, and in other SavedModels

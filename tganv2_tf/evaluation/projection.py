@@ -17,13 +17,13 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tganv2_tf.decoding import VideoError, open_video
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import C3D
-from tganv2_tf.files import Path
-from tganv2_tf.geometry import centre_square, resize_square
 from tganv2_tf.models.latents import sample_latents
+from tganv2_tf.storage.files import Path
 from tganv2_tf.subsampling import average_pixels
+from tganv2_tf.video_io.decoding import VideoError, open_video
+from tganv2_tf.video_io.geometry import centre_square, resize_square
 
 Render = Callable[[tf.Tensor, "tf.Tensor | None"], tf.Tensor]
 Loss = Callable[[tf.Tensor], tf.Tensor]

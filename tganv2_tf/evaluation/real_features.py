@@ -20,7 +20,7 @@ from tganv2_tf.evaluation import metrics
 from tganv2_tf.evaluation.c3d import NUM_FRAMES
 from tganv2_tf.evaluation.networks import Answers, Network, described, enough_memory
 from tganv2_tf.evaluation.samples import Batches, Stream, of_shards
-from tganv2_tf.files import read_npz, whole_file
+from tganv2_tf.storage.files import read_npz, whole_file
 
 NEIGHBOURS = 5  # the largest k of the scores; there must be more samples
 REAL_SEED = 0  # all evaluations use the same real clips

@@ -23,7 +23,7 @@ from tganv2_tf.evaluation.networks import Network
 from tganv2_tf.evaluation.protocol import Score
 from tganv2_tf.evaluation.real_features import describe_real, digest
 from tganv2_tf.events import EventWriter
-from tganv2_tf.files import Path
+from tganv2_tf.storage.files import Path
 
 
 def describe_protocol(

@@ -21,12 +21,12 @@ from tganv2_tf.data.clips import normalize
 from tganv2_tf.data.damage import explain
 from tganv2_tf.data.labelled import labelled_clips
 from tganv2_tf.data.manifest import Manifest
-from tganv2_tf.decoding import VideoError, open_video
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import NUM_FRAMES
 from tganv2_tf.evaluation.framing import Framing
-from tganv2_tf.folders import find_videos
 from tganv2_tf.models.latents import latents_from_seeds
+from tganv2_tf.video_io.decoding import VideoError, open_video
+from tganv2_tf.video_io.folders import find_videos
 
 Batches = Iterator[tf.Tensor]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tganv2_tf.class_names import MOST, quoted
+from tganv2_tf.data.class_names import MOST, quoted
 from tganv2_tf.errors import ConfigError
 
 if TYPE_CHECKING:

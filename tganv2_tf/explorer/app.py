@@ -11,14 +11,14 @@ import fastapi
 import gradio as gr
 import numpy as np
 
-from tganv2_tf import videos
 from tganv2_tf.errors import UserError
 from tganv2_tf.explorer import tiles
 from tganv2_tf.explorer.gate import Gate
 from tganv2_tf.explorer.limits import MAX_FPS, MAX_STEPS, Limits, choice, number, one_seed, text, whole
-from tganv2_tf.serving.latent_paths import WAYS, back_and_forth
-from tganv2_tf.serving.sampler import Sampler
-from tganv2_tf.serving.selection import parse_seeds
+from tganv2_tf.sampling.latent_paths import WAYS, back_and_forth
+from tganv2_tf.sampling.sampler import Sampler
+from tganv2_tf.sampling.selection import parse_seeds
+from tganv2_tf.video_io import videos
 
 MIN_SIZE = 128  # approximate minimum size in pixels; smaller videos lose colour in H.264 and are enlarged
 BATCH_SIZE = 4  # videos rendered and encoded at once

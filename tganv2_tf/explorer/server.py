@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tganv2_tf import lanes
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.runtime import lanes
 
 if TYPE_CHECKING:
     from tganv2_tf.explorer.gate import Application

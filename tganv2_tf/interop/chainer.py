@@ -1,7 +1,4 @@
-"""Converts the authors' Chainer snapshots to runs; reads and writes them.
-
-python -m tganv2_tf.interop.chainer --generator=gen_iter_82000.npz --step=82000 --model_dir=runs/official
-python -m tganv2_tf.generate --model_dir=runs/official --output=samples.gif
+"""Reads and writes the authors' Chainer snapshots. `python -m tganv2_tf.import_chainer` converts them to runs.
 
 A snapshot is an .npz of float32 arrays, one per weight, with the names of the authors' links: `fc/W`,
 `decoder0/w_hifoc/W`, `block1/c1/b`, `b3/avg_mean`, `level0/block1/c_sc/W`. Convolution kernels are [out, in, ...],
@@ -14,22 +11,19 @@ Source: the file layout of pfnet-research/tgan2; tests/test_golden.py compares t
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import pathlib
 import re
+import runpy
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import numpy as np
-from absl import logging
 
-from tganv2_tf import cli_flags
-from tganv2_tf.config import Config, DataConfig, ModelConfig, TrainConfig, option, require
-from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.files import Path, read_npz, whole_file
+from tganv2_tf.config import ModelConfig
+from tganv2_tf.errors import UserError
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS
+from tganv2_tf.storage.files import Path, read_npz, whole_file
 
 if TYPE_CHECKING:  # imported at run time only after the checks of the flags
     from tganv2_tf.models.discriminator import Discriminator
@@ -341,91 +335,6 @@ def save_discriminator(discriminator: Discriminator, path: Path) -> None:
     _save(arrays, path)
 
 
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """Snapshots to read, and the new run."""
-
-    generator: str = option("the authors' snapshot of a generator, .npz")
-    model_dir: str = option("folder of the run that is made of it; it must not hold one yet", destination="folder")
-    discriminator: str = option("the authors' snapshot of the discriminators, .npz; without it they start fresh", "")
-    step: int = option("updates that the snapshot has behind it; the learning rates go on from there", 0)
-    num_frames: int = option("frames of a training clip", 16)
-    frame_strides: tuple[int, ...] = option("frame stride after each level but the last; none = 2 each", ())
-    batch_strides: tuple[int, ...] = option("batch stride after each level but the last; none = 1 each", ())
-    discriminator_channels: tuple[int, ...] = option(
-        "channels of fresh discriminators' blocks; none = 2,4,8,16,32 times the generator's last, as the authors", ()
-    )
-
-    def __post_init__(self) -> None:
-        require(self.step >= 0, "step", self.step, "a whole number of at least 0")
-        require(bool(self.model_dir), "model_dir", self.model_dir, "the folder of the new run")
-        if self.discriminator and self.discriminator_channels:
-            raise ConfigError("--discriminator_channels is for fresh discriminators; --discriminator has its own")
-
-
-def run_config(command: Command, model: ModelConfig) -> Config:
-    """Returns the config of the new run: the authors' recipe, as in flags/official_ucf.flags.
-
-    There is no averaged generator (`ema_decay` is 0): a snapshot contains none. `generate` and `export` use the weights
-    of the file, and `train` continues with the official recipe unchanged. To train with an average that starts from
-    these weights, use `--init_from`.
-    """
-    return Config(
-        model,
-        DataConfig(normalization="official"),
-        TrainConfig(
-            model_dir=command.model_dir,
-            global_batch_size=128,
-            score="separate",
-            r1_weight=16.0,
-            ema_decay=0.0,
-        ),
-    )
-
-
-def main(command: Command) -> int:
-    from tganv2_tf.runs import Run, record_config
-    from tganv2_tf.training.checkpoints import CheckpointFolder
-    from tganv2_tf.training.loop import make_model
-
-    folder = pathlib.Path(command.model_dir)
-    run = Run.open(folder)
-    if run.exists or run.checkpoint:
-        raise ConfigError(f"--model_dir={folder}: holds a run already; valid: a folder without one")
-    generator = load_generator(
-        command.generator, command.num_frames, command.frame_strides or None, command.batch_strides or None
-    )
-    shape, discriminator = generator.config, None
-    last = shape.up_channels[-1]
-    channels = command.discriminator_channels or tuple(last * factor for factor in (2, 4, 8, 16, 32))
-    if command.discriminator:
-        discriminator = load_discriminator(command.discriminator)
-        levels = len(discriminator.level_discriminators)
-        if levels != shape.pyramid.num_levels:
-            raise UserError(
-                f"{command.discriminator}: {levels} levels, and {command.generator} has {shape.pyramid.num_levels}"
-            )
-        channels = discriminator.config.discriminator_channels
-    config = run_config(command, dataclasses.replace(shape, discriminator_channels=channels))
-    model = make_model(config)
-    model.generator.set_weights(generator.get_weights())
-    if discriminator is None:
-        logging.warning(
-            "No --discriminator: fresh ones, of %s channels. Continued training begins against them, from nothing.",
-            ",".join(map(str, channels)),
-        )
-    else:
-        model.discriminator.set_weights(discriminator.get_weights())
-    model.step.assign(command.step)
-    # Learning rates decay with the optimizers' step counts. Adam's moments are not in snapshots and start at zero.
-    for optimizer in (model.generator_optimizer, model.discriminator_optimizer):
-        optimizer.iterations.assign(command.step)
-    CheckpointFolder(model).save(command.step)
-    record_config(config)
-    print(f"{folder}: a run at step {command.step}. To go on, with the shards in DATA_DIR:")
-    print(f"python -m tganv2_tf.train --data_dir=DATA_DIR {' '.join(config.flags())}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(cli_flags.run(main, (Command,), "tganv2_tf.interop.chainer", __doc__ or ""))
+if __name__ == "__main__":  # the command's former name
+    print("chainer: renamed to tganv2_tf.import_chainer; the old name works for one more release", file=sys.stderr)
+    runpy.run_module("tganv2_tf.import_chainer", run_name="__main__", alter_sys=True)

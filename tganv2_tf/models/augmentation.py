@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tganv2_tf.augmentation_policy import POLICIES
+from tganv2_tf.config import POLICIES
 
 
 class Transform(NamedTuple):

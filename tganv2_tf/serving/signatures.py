@@ -38,11 +38,11 @@ import tensorflow as tf
 
 from tganv2_tf import storage
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import whole_folder
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import latents_from_seeds
 from tganv2_tf.serving.folding import folded
 from tganv2_tf.serving.warmup import write_warmup
+from tganv2_tf.storage.files import whole_folder
 
 MAX_PIXEL_BYTES = 2**26  # per response: 606 frames of 192x192 pixels, or 21,845 of 32x32
 

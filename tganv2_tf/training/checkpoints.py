@@ -13,11 +13,11 @@ from absl import logging
 
 from tganv2_tf import storage
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import sync_folder
 from tganv2_tf.models.loss_scaling import uses_loss_scaling
 from tganv2_tf.models.tganv2 import TGANv2
 from tganv2_tf.pretrained import read, readable
 from tganv2_tf.runs import CHECKPOINT_DIR, SNAPSHOT_DIR, checkpoints_in, name_newest, step_of
+from tganv2_tf.storage.files import sync_folder
 
 
 class CheckpointFolder:

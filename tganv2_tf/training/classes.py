@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from absl import logging
 
 from tganv2_tf import storage
-from tganv2_tf.class_names import difference
 from tganv2_tf.config import Config
+from tganv2_tf.data.class_names import difference
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.runs import BEST_DIR, CHECKPOINT_DIR, CLASSES_FILE, SNAPSHOT_DIR, Run, checkpoints_in
 

@@ -11,9 +11,9 @@ import tensorflow as tf
 from absl import logging
 from tensorflow.python.eager import context  # the coordination service has no public API
 
-from tganv2_tf import lanes, machine
 from tganv2_tf.config import Config
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.runtime import lanes, machine
 
 LARGE_RESOLUTION = 128  # pixels; from this size, training without a GPU is probably a mistake
 # Seconds without a heartbeat after which a worker counts as lost. TensorFlow's default, 10, is too short if a switch is

@@ -22,9 +22,9 @@ from tganv2_tf.evaluation.real_features import digest, real_features
 from tganv2_tf.evaluation.report import describe_protocol, report, report_path, write_summaries
 from tganv2_tf.evaluation.samples import NUM_FRAMES, batch_of_generator
 from tganv2_tf.events import EventWriter
-from tganv2_tf.files import write_atomically
 from tganv2_tf.models.recalibration import recalibrate
 from tganv2_tf.runs import CHECKPOINT_DIR, files_of
+from tganv2_tf.storage.files import write_atomically
 from tganv2_tf.training.callbacks import StepCallback
 from tganv2_tf.training.distribution import any_worker, gatherer, num_workers, worker_number
 from tganv2_tf.training.snapshots import best_score, keep_best

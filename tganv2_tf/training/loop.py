@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tganv2_tf import files, storage
+from tganv2_tf import storage
 from tganv2_tf.config import Config
 from tganv2_tf.data.advice import require_folders
 from tganv2_tf.data.checks import load_manifest
@@ -27,6 +27,7 @@ from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.tganv2 import TGANv2
 from tganv2_tf.runs import EVENTS_DIR, checkpoints_in, record_config
+from tganv2_tf.storage import files
 from tganv2_tf.training import callbacks, previews
 from tganv2_tf.training.adam import Adam
 from tganv2_tf.training.checkpoints import CheckpointFolder

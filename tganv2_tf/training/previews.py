@@ -10,7 +10,6 @@ import tensorflow as tf
 from absl import logging
 from tensorboard.plugins.image import metadata as image_metadata
 
-from tganv2_tf import videos
 from tganv2_tf.config import Config
 from tganv2_tf.data.clips import normalize
 from tganv2_tf.data.labelled import labelled_clips
@@ -20,6 +19,7 @@ from tganv2_tf.events import EventWriter
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.training.callbacks import StepCallback
 from tganv2_tf.training.distribution import gatherer, num_workers, worker_number
+from tganv2_tf.video_io import videos
 
 PREVIEW_FPS = 8.0
 PREVIEWS_A_CLASS = 4  # if there are fewer previews than classes

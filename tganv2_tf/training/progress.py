@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tganv2_tf import lanes
+from tganv2_tf.runtime import lanes
 
 BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 BAR_LOSSES = {"generator_loss": "G", "discriminator_loss": "D", "r1_penalty": "R1"}

@@ -21,12 +21,14 @@ from typing import Any
 import tqdm
 from absl import logging
 
-from tganv2_tf import files, ray_cluster, storage
+from tganv2_tf import ray_cluster, storage
 from tganv2_tf.config import Config, option, require
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.storage import files
 from tganv2_tf.training import ray_worker
 
 FOLLOW_SECONDS = 0.5
+END_SECONDS = 20.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,9 @@ class Board:
     def stop(self, number: int) -> None:
         self.signal = number
 
+    def failed(self) -> bool:
+        return "failure" in self.news
+
     def read(self) -> tuple[dict[str, Any], list[std_logging.LogRecord]]:
         """Returns the latest news, and the log records since the last call."""
         records, self.records = self.records, []
@@ -114,13 +119,18 @@ def train(config: Config, cluster: Cluster) -> int:
         fitting = threading.Thread(target=_fit, args=(trainer, outcome), daemon=True)
         fitting.start()
         logging.info("Ray starts %d workers.", cluster.num_workers)
+        # Ray ends the whole process if a thread waits for it while it is shut down.
+        stack.callback(fitting.join, END_SECONDS)
         terminal = _Terminal(config.train.train_steps)
         stack.callback(terminal.close)
         with _signals_to(board):
             while fitting.is_alive():
                 fitting.join(FOLLOW_SECONDS)
-                terminal.follow(board)
+                news = terminal.follow(board)
                 watch.look()
+    if "failure" in news:
+        kind, message = news["failure"]
+        raise {"bug": RuntimeError, "flags": ConfigError}.get(kind, UserError)(message)
     result = outcome[0]
     if isinstance(result, Exception):
         failures = getattr(result, "worker_failures", {})
@@ -188,12 +198,14 @@ def _trainer(config: Config, cluster: Cluster, board: Any, folder: str) -> Any:
     from ray.train.tensorflow import TensorflowTrainer
 
     class Losses(UserCallback):
-        """Logs that workers were lost. Runs in a process of Ray."""
+        """Logs that workers were lost. Runs in Ray's controller, which restarts them."""
 
         def __init__(self) -> None:
             self.count = 0
 
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            if sys.modules["ray"].get(board.failed.remote()):
+                os._exit(1)  # ends this process, which would restart the workers
             self.count += 1
             if self.count <= cluster.worker_restarts:
                 ranks = ", ".join(map(str, sorted(worker_exceptions)))
@@ -253,8 +265,8 @@ class _Terminal:
         self.train_steps = train_steps
         self.bar: tqdm.tqdm | None = None
 
-    def follow(self, board: Any) -> None:
-        """Shows new log records and progress from the board. Raises the error that ends the run."""
+    def follow(self, board: Any) -> dict[str, Any]:
+        """Shows new log records and progress from the board. Returns the latest news."""
         from tganv2_tf.training.progress import BAR_FORMAT, bar_interval, shown_losses
 
         ray = sys.modules["ray"]
@@ -266,15 +278,13 @@ class _Terminal:
             if self.bar is not None:
                 self.bar.clear()
             logging.get_absl_logger().handle(record)
-        if "failure" in news:
-            kind, message = news["failure"]
-            raise {"bug": RuntimeError, "flags": ConfigError}.get(kind, UserError)(message)
         if "step" in news:
             if self.bar is None:
                 look = {"bar_format": BAR_FORMAT, "dynamic_ncols": True, "mininterval": bar_interval()}
                 self.bar = tqdm.tqdm(initial=news["step"], total=self.train_steps, **look)
             self.bar.desc = shown_losses(news["metrics"])
             self.bar.update(news["step"] - self.bar.n)
+        return news
 
     def close(self) -> None:
         if self.bar is not None:

@@ -10,13 +10,13 @@ import os
 import time
 import traceback
 from logging.handlers import QueueHandler
-from typing import Any, NoReturn
+from typing import Any
 
 from absl import logging
 
-from tganv2_tf import files
 from tganv2_tf.config import Config
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.storage import files
 
 TELL_SECONDS = 1.0  # minimum between two reports of the chief; more would slow down fast steps
 
@@ -64,19 +64,14 @@ def work(config: Config, board: Any) -> tuple[int, int, dict[str, float]]:
         cause = error.__cause__
         if isinstance(cause, tf.errors.OpError) and is_loss_of_worker(cause):
             raise
-        _end(board, "flags" if isinstance(error, ConfigError) else "input", str(error))
-    except Exception:  # noqa: BLE001 (the driver raises it)
-        _end(board, "bug", f"in a worker:\n{traceback.format_exc()}")
+        ray.get(board.fail.remote("flags" if isinstance(error, ConfigError) else "input", str(error)))
+        raise
+    except Exception:
+        ray.get(board.fail.remote("bug", f"in a worker:\n{traceback.format_exc()}"))
+        raise
     if chief and latest[1]:
         ray.get(board.tell.remote(*latest))  # completes the progress bar
     return status, *latest
-
-
-def _end(board: Any, kind: str, message: str) -> NoReturn:
-    """Asks the driver to end the run and waits for it. Raising or returning would make Ray restart the workers."""
-    board.fail.remote(kind, message)
-    while True:
-        time.sleep(60)
 
 
 class _ToBoard(QueueHandler):

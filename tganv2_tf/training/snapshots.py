@@ -9,8 +9,8 @@ import shutil
 
 from tganv2_tf import storage
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import write_atomically
 from tganv2_tf.runs import BEST_DIR, BEST_FILE, SNAPSHOT_DIR, files_of
+from tganv2_tf.storage.files import write_atomically
 
 
 def keep_for_ever(path: str, folder: str = SNAPSHOT_DIR) -> None:

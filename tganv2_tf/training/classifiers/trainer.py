@@ -19,7 +19,7 @@ from tqdm import tqdm
 from tganv2_tf.data.clips import normalize
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import C3D
-from tganv2_tf.evaluation.examination import Best, Examination
+from tganv2_tf.training.classifiers.examination import Best, Examination
 
 BAR_STEPS = 50  # window of the progress bar's mean loss and accuracy
 

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from tganv2_tf.errors import VideoError
-from tganv2_tf.folders import frame_paths
 from tganv2_tf.storage import Path
-from tganv2_tf.video_frames import Damage, VideoFrames
+from tganv2_tf.video_io.folders import frame_paths
+from tganv2_tf.video_io.video_frames import Damage, VideoFrames
 
 FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow would try all of its forty formats, regardless of the file name
 # Exceptions that Pillow raises for damaged files.

@@ -11,13 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from tganv2_tf import storage
-from tganv2_tf.class_names import quoted
+from tganv2_tf.data.class_names import quoted
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.models.latents import latents_from_seeds
 from tganv2_tf.pretrained import load_generator
 from tganv2_tf.runs import Run
 from tganv2_tf.serving.signatures import ServedGenerator
-from tganv2_tf.videos import to_uint8
+from tganv2_tf.video_io.videos import to_uint8
 
 CHUNK_FRAMES = 16
 Labels = Union[Sequence[Union[int, str]], np.ndarray, int, str, None]

@@ -16,7 +16,7 @@ from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.records import source_video
 from tganv2_tf.evaluation.c3d import C3D, NUM_FRAMES
 from tganv2_tf.evaluation.classifier import above_chance
-from tganv2_tf.evaluation.held_out import among
+from tganv2_tf.training.classifiers.held_out import among
 
 WINDOWS = 4  # per record, at fixed positions
 

@@ -22,7 +22,7 @@ from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.recalibration import recalibrate
 from tganv2_tf.pretrained import load_generator
 from tganv2_tf.runs import Run, files_of
-from tganv2_tf.serving.sampler import load_sampler
+from tganv2_tf.sampling.sampler import load_sampler
 
 T = TypeVar("T")
 BYTES_AT_ONCE = 2**30  # of videos in transit to nodes

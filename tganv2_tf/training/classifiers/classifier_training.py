@@ -30,10 +30,10 @@ from tganv2_tf.data.manifest import MANIFEST_FILE, WHAT_TO_DO, Manifest, checksu
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.evaluation.c3d import C3D, NUM_FRAMES, C3DConfig
 from tganv2_tf.evaluation.classifier import FORMAT_VERSION, accuracy_summary, doubt, read_metadata, save_classifier
-from tganv2_tf.evaluation.examination import Examination
-from tganv2_tf.evaluation.held_out import among, hold_out, labels_of
-from tganv2_tf.evaluation.trainer import Trainer
-from tganv2_tf.files import write_atomically
+from tganv2_tf.storage.files import write_atomically
+from tganv2_tf.training.classifiers.examination import Examination
+from tganv2_tf.training.classifiers.held_out import among, hold_out, labels_of
+from tganv2_tf.training.classifiers.trainer import Trainer
 
 SIZES = {
     "small": C3DConfig(side=32, channels=(8, 16, 32, 32, 64, 64, 128, 128), units=(256, 256)),

@@ -24,7 +24,7 @@ from typing import Any
 
 PYTHONS = ((3, 9), (3, 13))  # the oldest and the newest supported version
 TESTED = ("2.15", "2.21")  # release lines of TensorFlow
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 DISTRIBUTION = "tganv2-tf"
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 ONEDNN_DEFAULT = "1"  # of this package; TensorFlow's own depends on the processor

@@ -22,8 +22,10 @@ from typing import Any, Callable
 
 from absl import flags, logging
 
-from tganv2_tf import files, flag_files, lanes, quiet
+from tganv2_tf.cli import flag_files, quiet
 from tganv2_tf.errors import ConfigError, InstallError, UserError
+from tganv2_tf.runtime import lanes
+from tganv2_tf.storage import files
 
 OWN_PACKAGES = ("tganv2_tf", "data_prep", "benchmarks")
 USAGE = (

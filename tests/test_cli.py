@@ -11,9 +11,11 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from tganv2_tf import __main__, cli_flags, flag_files, lanes
+from tganv2_tf import __main__, cli
+from tganv2_tf.cli import flag_files
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.runtime import lanes
 
 RUN = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
 PATHS = {"data_dir", "model_dir", "classifier", "c3d_mean", "cache_dir"}
@@ -31,17 +33,17 @@ class Options:
 
 
 def test_types_and_defaults():
-    (options,) = cli_flags.parse(["--path=x", "--sizes=4,5,6", "--fast"], Options)
+    (options,) = cli.parse(["--path=x", "--sizes=4,5,6", "--fast"], Options)
     assert options == Options(path="x", count=3, sizes=(4, 5, 6), kind="a", fast=True)
-    assert cli_flags.parse(["--path=x", "--sizes="], Options)[0].sizes == ()
+    assert cli.parse(["--path=x", "--sizes="], Options)[0].sizes == ()
 
 
 def test_the_command_line_wins_over_the_flagfile(tmp_path):
     recipe = tmp_path / "my.flags"
     recipe.write_text("# a comment\n--path=from_file\n--count=7\n\n--kind=b\n")
-    (options,) = cli_flags.parse([f"--flagfile={recipe}", "--count=8"], Options)
+    (options,) = cli.parse([f"--flagfile={recipe}", "--count=8"], Options)
     assert (options.path, options.count, options.kind) == ("from_file", 8, "b")
-    (options,) = cli_flags.parse(["--flagfile", str(recipe)], Options)
+    (options,) = cli.parse(["--flagfile", str(recipe)], Options)
     assert options.count == 7
 
 
@@ -61,19 +63,19 @@ def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path, given, path):
     monkeypatch.setenv("HOME", "/home/me")
     (tmp_path / "my.flags").write_text(f"--path={given}\n")
     for argv in ([f"--path={given}"], ["--path", given], [f"--flagfile={tmp_path / 'my.flags'}"]):
-        assert cli_flags.parse(argv, Options)[0].path == path
+        assert cli.parse(argv, Options)[0].path == path
 
 
 def test_defaults_stay_as_they_are_written(monkeypatch):
     """Otherwise --cache_dir would seem to change when another user resumes the run."""
     monkeypatch.setenv("HOME", "/home/me")
-    default = cli_flags.parse([], EvalConfig)[0].cache_dir
+    default = cli.parse([], EvalConfig)[0].cache_dir
     assert default == EvalConfig().cache_dir and default.startswith("~/")
 
 
 def test_bare_names_are_looked_up_in_flags(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    model, _, train, _ = cli_flags.parse(["--flagfile=ucf.flags"], *RUN)
+    model, _, train, _ = cli.parse(["--flagfile=ucf.flags"], *RUN)
     assert (model.resolution, train.global_batch_size) == (192, 64)
 
 
@@ -83,11 +85,11 @@ def test_flag_files_include_others_from_the_folder_their_own_folder_and_the_reci
     mine = tmp_path / "work" / "sub" / "mine.flags"
     mine.write_text("  # mine\n--flagfile=own_videos.flags\n// and more\n--flagfile=beside.flags\n--z_dim=7\n")
     (mine.parent / "beside.flags").write_text("--z_dim=6\n--num_frames=32\n")
-    own = cli_flags.parse(["--flagfile=own_videos.flags"], *RUN)
+    own = cli.parse(["--flagfile=own_videos.flags"], *RUN)
     assert own[0].z_dim != 7
 
     def models(*argv):
-        return cli_flags.parse([f"--flagfile={mine}", *argv], *RUN)[0]
+        return cli.parse([f"--flagfile={mine}", *argv], *RUN)[0]
 
     assert models() == dataclasses.replace(own[0], z_dim=7, num_frames=32), "a later line wins"
     assert models("--z_dim=8").z_dim == 8
@@ -95,7 +97,7 @@ def test_flag_files_include_others_from_the_folder_their_own_folder_and_the_reci
     (tmp_path / "work" / "beside.flags").write_text("--lstm_channels=3\n")
     assert models() == dataclasses.replace(own[0], z_dim=7, lstm_channels=3), "the working folder comes first"
     (tmp_path / "work" / "ucf.flags").write_text("--z_dim=5\n")
-    assert cli_flags.parse(["--flagfile=ucf.flags"], *RUN)[0] == dataclasses.replace(ModelConfig(), z_dim=5)
+    assert cli.parse(["--flagfile=ucf.flags"], *RUN)[0] == dataclasses.replace(ModelConfig(), z_dim=5)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_mistakes_in_flag_files_name_the_file_in_one_line(monkeypatch, tmp_path,
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError, match=f"^{message}") as error:
-        cli_flags.parse(["--path=x", "--flagfile=a"], Options)
+        cli.parse(["--path=x", "--flagfile=a"], Options)
     assert "\n" not in str(error.value)
 
 
@@ -141,7 +143,7 @@ def test_mistakes_in_flag_files_name_the_file_in_one_line(monkeypatch, tmp_path,
 )
 def test_mistakes_name_the_flag_in_one_line(argv, message):
     with pytest.raises(ConfigError, match=message) as error:
-        cli_flags.parse(argv, Options)
+        cli.parse(argv, Options)
     assert "\n" not in str(error.value)
 
 
@@ -158,7 +160,7 @@ def test_errors_become_one_line_and_a_status(capsys, error, status, line):
     def main(options):
         raise error
 
-    assert cli_flags.run(main, (Options,), "pkg.tool", "", ["--path=x"]) == status
+    assert cli.run(main, (Options,), "pkg.tool", "", ["--path=x"]) == status
     assert capsys.readouterr().err == line
 
 
@@ -167,7 +169,7 @@ def test_bugs_are_not_hidden():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        cli_flags.run(main, (Options,), "pkg.tool", "", ["--path=x"])
+        cli.run(main, (Options,), "pkg.tool", "", ["--path=x"])
 
 
 SUMMARY = """What it does, in a sentence that goes on and on and on.
@@ -196,7 +198,7 @@ class Others:
 
 def test_help_has_examples_then_the_flags_in_groups(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
-    assert cli_flags.run(lambda *options: 1, (Options, Others), "pkg.tool", SUMMARY, ["--help"]) == 0
+    assert cli.run(lambda *options: 1, (Options, Others), "pkg.tool", SUMMARY, ["--help"]) == 0
     head, usage, flags = capsys.readouterr().out.partition("\nUsage:")
     assert head == (
         "What it does, in a sentence that goes on and on and on.\n\n"
@@ -225,17 +227,17 @@ def test_help_has_examples_then_the_flags_in_groups(capsys, monkeypatch):
 @pytest.mark.parametrize(("columns", "widest"), [("20", 60), ("72", 72), ("1000", 120)])
 def test_help_fits_the_terminal(monkeypatch, columns, widest):
     monkeypatch.setenv("COLUMNS", columns)
-    lines = cli_flags.help_text("pkg.tool", "So. " * 100, RUN).splitlines()
+    lines = cli.help_text("pkg.tool", "So. " * 100, RUN).splitlines()
     assert widest - 12 < max(map(len, lines)) <= widest
 
 
 @pytest.fixture(scope="module")
 def all_commands():
-    """Returns the arguments of `cli_flags.run` by command: option dataclasses, name and summary."""
+    """Returns the arguments of `cli.run` by command: option dataclasses, name and summary."""
     names = [name for folder in __main__.GROUPS for name in __main__.commands(folder)]
     calls = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli_flags, "run", lambda main, *arguments: calls.append(arguments))
+        patch.setattr(cli, "run", lambda main, *arguments: calls.append(arguments))
         for name in names:
             with pytest.raises(SystemExit):
                 runpy.run_path(str(ROOT / f"{name.replace('.', '/')}.py"), run_name="__main__")
@@ -244,9 +246,9 @@ def all_commands():
 
 
 def test_every_command_is_found_and_says_its_own_name(all_commands):
-    assert {"tganv2_tf.train", "tganv2_tf.doctor", "tganv2_tf.interop.chainer", "data_prep.verify"} <= set(all_commands)
+    assert {"tganv2_tf.train", "tganv2_tf.doctor", "tganv2_tf.import_chainer", "data_prep.verify"} <= set(all_commands)
     assert {"benchmarks.cost", "benchmarks.ablation"} <= set(all_commands)
-    assert not {name for name in all_commands if name.rpartition(".")[2] in ("__main__", "quiet", "cli_flags")}
+    assert not {name for name in all_commands if name.rpartition(".")[2] in ("__main__", "quiet", "cli")}
     for name, (_, command, _) in all_commands.items():
         assert command == name
 
@@ -258,8 +260,8 @@ def test_every_example_in_the_help_is_a_command_that_parses(all_commands):
         assert any(example.split()[0] == name for example in examples)
         for example in examples:
             command, *argv = shlex.split(example.replace("\\\n", " "))
-            cli_flags.parse(argv, *all_commands[command][0])
-        text = cli_flags.help_text(name, summary, options)
+            cli.parse(argv, *all_commands[command][0])
+        text = cli.help_text(name, summary, options)
         assert text.index("\nExamples\n") < text.index("\nUsage: ")
         for option_type in options:
             for field in dataclasses.fields(option_type):
@@ -308,7 +310,7 @@ def test_what_is_missing_is_told_before_tensorflow_is_imported(all_commands):
     assert len(cases) > 20
     script = (
         "import runpy, sys\n"
-        "from tganv2_tf import lanes\n"
+        "from tganv2_tf.runtime import lanes\n"
         "lanes.tensorflow_fault = lambda: 'it was imported'\n"  # which then ends the command
         f"for name, flags in {[case[:2] for case in cases]}:\n"
         "    sys.argv[1:] = flags\n"
@@ -350,7 +352,7 @@ def test_what_is_written_at_the_end_is_looked_at_before_the_beginning(all_comman
         ([f"--file={tmp_path}/new/"], ""),  # a folder of frames
         ([], ""),
     ):
-        status = cli_flags.run(lambda _: 7, (Written,), "pkg.tool", "", flags)
+        status = cli.run(lambda _: 7, (Written,), "pkg.tool", "", flags)
         assert status == (1 if said else 7)
         assert capsys.readouterr().err.startswith(f"tool: {said}" if said else "")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -366,7 +368,7 @@ def test_the_list_of_commands_has_their_first_lines(capsys, monkeypatch, tmp_pat
     # An installation has no benchmarks, and modules that are not commands are excluded.
     package = tmp_path / "tganv2_tf"
     package.mkdir()
-    (package / "paint.py").write_text('"""Paints.\n\nMore."""\nimport missing\nsys.exit(cli_flags.run(main))\n')
+    (package / "paint.py").write_text('"""Paints.\n\nMore."""\nimport missing\nsys.exit(cli.run(main))\n')
     (package / "library.py").write_text('"""Helps."""\nif __name__ == "__main__":\n    pass\n')
     monkeypatch.setattr(__main__, "ROOT", tmp_path)
     assert __main__.main(["--help"]) == 0
@@ -393,7 +395,7 @@ def test_an_unknown_command_is_one_line(capsys, name, advice):
     [
         ("train", "tganv2_tf.train"),
         ("ucf101", "data_prep.ucf101"),
-        ("chainer", "tganv2_tf.interop.chainer"),
+        ("import_chainer", "tganv2_tf.import_chainer"),
         ("data_prep.ucf101", "data_prep.ucf101"),
     ],
 )
@@ -404,7 +406,7 @@ def test_a_command_runs_as_python_runs_its_module(monkeypatch, name, module):
         calls.append((arguments[2], list(sys.argv)))
         return 7
 
-    monkeypatch.setattr(cli_flags, "run", run)
+    monkeypatch.setattr(cli, "run", run)
     monkeypatch.setattr(sys, "argv", ["tganv2", name, "--path=x"])
     with pytest.raises(SystemExit) as end:
         __main__.console()
@@ -417,7 +419,7 @@ def test_a_command_runs_as_python_runs_its_module(monkeypatch, name, module):
 def test_a_last_part_that_is_not_unique_is_refused(monkeypatch, tmp_path):
     for folder in ("tganv2_tf", "data_prep"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "paint.py").write_text('"""Paints."""\nsys.exit(cli_flags.run(main))\n')
+        (tmp_path / folder / "paint.py").write_text('"""Paints."""\nsys.exit(cli.run(main))\n')
     monkeypatch.setattr(__main__, "ROOT", tmp_path)
     with pytest.raises(LookupError, match=r"paint is the last part of several: tganv2_tf\.paint, data_prep\.paint"):
         __main__.find("paint")
@@ -467,16 +469,16 @@ def test_an_import_that_fails_is_one_line_unless_it_is_a_bug(capsys, error, reas
     def main(options):
         raise error
 
-    assert cli_flags.run(main, (Options,), "pkg.tool", "", ["--path=x"]) == 1
+    assert cli.run(main, (Options,), "pkg.tool", "", ["--path=x"]) == 1
     assert capsys.readouterr().err == f"tool: {reason}; to install what is missing: {lanes.install_command()}\n"
     error.name = "tganv2_tf.nothing"
     with pytest.raises(ImportError):
-        cli_flags.run(main, (Options,), "pkg.tool", "", ["--path=x"])
+        cli.run(main, (Options,), "pkg.tool", "", ["--path=x"])
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "flags").glob("*.flags")), ids=lambda path: path.name)
 def test_every_flagfile_makes_a_config_and_says_what_it_is(recipe):
-    Config(*cli_flags.parse([f"--flagfile={recipe}"], *RUN))
+    Config(*cli.parse([f"--flagfile={recipe}"], *RUN))
     head = recipe.read_text().split("\n--")[0]
     assert "python -m tganv2_tf.train" in head, "the header names the command"
     assert "Hardware:" in head
@@ -498,10 +500,10 @@ def test_every_flagfile_is_complete(recipe):
 def test_a_recipe_holds_only_what_differs_from_the_one_that_it_builds_on(recipe):
     own = [line for line in recipe.read_text().splitlines() if line.startswith("--")]
     if own[0].startswith("--flagfile="):
-        config = cli_flags.parse(own, *RUN)
+        config = cli.parse(own, *RUN)
         for line in own[1:]:
             try:
-                without = cli_flags.parse([other for other in own if other != line], *RUN)
+                without = cli.parse([other for other in own if other != line], *RUN)
             except ConfigError:
                 continue
             assert without != config, line
@@ -522,7 +524,7 @@ BOOLEANS = {field.name for part in RUN for field in dataclasses.fields(part) if 
     ],
 )
 def test_the_papers_recipes_have_the_papers_levels(recipe, clips, frames, pixels):
-    config = Config(*cli_flags.parse([f"--flagfile={recipe}.flags"], *RUN))
+    config = Config(*cli.parse([f"--flagfile={recipe}.flags"], *RUN))
     levels = config.model.pyramid.levels
     assert tuple(level.batch_size(config.train.global_batch_size) for level in levels) == clips
     assert tuple(level.frames for level in levels) == frames
@@ -535,7 +537,7 @@ def test_the_papers_recipes_have_the_papers_levels(recipe, clips, frames, pixels
 
 def test_the_recipes_of_the_table_differ_only_in_their_levels():
     def settings(recipe):
-        parts = cli_flags.parse([f"--flagfile={recipe}.flags"], *RUN)
+        parts = cli.parse([f"--flagfile={recipe}.flags"], *RUN)
         return {name: value for part in parts for name, value in dataclasses.asdict(part).items()}
 
     first = settings("ucf")

@@ -15,12 +15,12 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from tganv2_tf import lanes
-from tganv2_tf.display import Display, deinterlaced, resampled, timed
 from tganv2_tf.errors import VideoError as VideoError
-from tganv2_tf.files import Path
-from tganv2_tf.frame_folders import frame_paths, open_frames
-from tganv2_tf.video_frames import Damage, VideoFrames
+from tganv2_tf.runtime import lanes
+from tganv2_tf.storage.files import Path
+from tganv2_tf.video_io.display import Display, deinterlaced, resampled, timed
+from tganv2_tf.video_io.frame_folders import frame_paths, open_frames
+from tganv2_tf.video_io.video_frames import Damage, VideoFrames
 
 if "OPENCV_LOG_LEVEL" not in os.environ:
     lanes.silence_opencv()

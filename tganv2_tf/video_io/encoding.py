@@ -19,7 +19,7 @@ import numpy as np
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import Path, whole_file
+from tganv2_tf.storage.files import Path, whole_file
 
 
 @contextlib.contextmanager

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tganv2_tf.serving.latent_paths import WAYS, back_and_forth
-from tganv2_tf.serving.sampler import CHUNK_FRAMES, Sampler
-from tganv2_tf.videos import enlarge
+from tganv2_tf.sampling.latent_paths import WAYS, back_and_forth
+from tganv2_tf.sampling.sampler import CHUNK_FRAMES, Sampler
+from tganv2_tf.video_io.videos import enlarge
 
 Chunks = Iterator[np.ndarray]
 

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from tganv2_tf import lanes
+from tganv2_tf.runtime import lanes
 
 DRIVER_LIBRARY = "libcuda.so.1"
 PROBE_SECONDS = 20

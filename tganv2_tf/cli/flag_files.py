@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from tganv2_tf.errors import ConfigError
 
-PACKAGE = pathlib.Path(__file__).resolve().parent
+PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 # An installed package contains the recipes; in a checkout (or editable installation) they are beside the package.
 FLAGS_DIR = PACKAGE / "recipes" if (PACKAGE / "recipes").is_dir() else PACKAGE.parent / "flags"
 FLAG = ("--flagfile", "-flagfile")

@@ -16,10 +16,10 @@ from typing import Callable
 import imageio.v3 as iio
 import numpy as np
 
-from tganv2_tf.captions import captioned
-from tganv2_tf.encoding import encoder
 from tganv2_tf.errors import UserError
-from tganv2_tf.files import Path, whole_file, whole_folder
+from tganv2_tf.storage.files import Path, whole_file, whole_folder
+from tganv2_tf.video_io.captions import captioned
+from tganv2_tf.video_io.encoding import encoder
 
 SUFFIXES = (".gif", ".mp4", ".png", ".npz")
 RESAMPLE = ("nearest", "bicubic", "lanczos")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tganv2_tf.class_names import quoted
+from tganv2_tf.data.class_names import quoted
 from tganv2_tf.errors import ConfigError
 
 MAX_SEEDS = 100_000  # a typo such as 0-99999999999 would fill the memory
