@@ -230,6 +230,7 @@ ELSEWHERE: list[tuple[str, str, Callable[[Command], None]]] = [
 BROUGHT = {
     "README.md": ["examples", "UCF-101", "ucfTrainTestlist", "conv3d_deepnetA_ucf.npz", "VIDEOS"],
     "docs/conditional.md": [],
+    "docs/evaluation.md": ["runs/ucf101", "data/ucf101/train", "conv3d_deepnetA_ucf.npz"],
     "docs/faceforensics.md": ["FaceForensics_compressed", "INTERVIEWS", "conv3d_deepnetA_ucf.npz", "i3d-kinetics-400"],
     "docs/distributed.md": ["data/ucf101/train"],
     "docs/installation.md": ["demo/run"],
@@ -285,6 +286,8 @@ def brought(tmp_path_factory):
     )
     CheckpointFolder(loop.make_model(config)).save(1)
     record_config(config)
+    (folder / "runs").mkdir()
+    (folder / "runs" / "ucf101").symlink_to(folder / "demo" / "run")
     return folder
 
 
