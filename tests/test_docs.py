@@ -231,7 +231,6 @@ BROUGHT = {
     "docs/conditional.md": [],
     "docs/faceforensics.md": ["FaceForensics_compressed", "INTERVIEWS", "conv3d_deepnetA_ucf.npz", "i3d-kinetics-400"],
     "docs/distributed.md": ["UCF-101", "ucfTrainTestlist"],
-    "docs/installation.md": ["demo/run"],
     "docs/own_videos.md": ["VIDEOS", "ROOT"],
     "docs/serving.md": ["demo/run"],
     "docs/python_api.md": ["examples", "demo/run", "demo/data/train", "demo/classifier.npz"],
