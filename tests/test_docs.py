@@ -233,7 +233,6 @@ BROUGHT = {
     "docs/evaluation.md": ["runs/ucf101", "data/ucf101/train", "conv3d_deepnetA_ucf.npz"],
     "docs/faceforensics.md": ["FaceForensics_compressed", "INTERVIEWS", "conv3d_deepnetA_ucf.npz", "i3d-kinetics-400"],
     "docs/distributed.md": ["data/ucf101/train"],
-    "docs/installation.md": ["demo/run"],
     "docs/own_videos.md": ["VIDEOS", "ROOT"],
     "docs/serving.md": ["demo/run"],
     "docs/python_api.md": ["examples", "demo/run", "demo/data/train", "demo/classifier.npz"],
