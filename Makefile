@@ -2,7 +2,7 @@
 # make test    make lint, then every test
 # make tests   every test without make lint
 # make lint    ruff and mypy
-# make bench   speed and memory beside PyTorch, plain TensorFlow and plain scripts; hours  (benchmarks/results.md)
+# make bench   speed and memory beside PyTorch, plain TensorFlow and plain scripts; hours  (benchmarks/speed/results.md)
 # make clean   remove what the demo made and the caches of the tools; the environment stays
 #
 # make lock    resolve all requirements again and write constraints*.txt  (SECURITY.md)
@@ -75,7 +75,7 @@ tests: opencv $(DEV)
 	$(PY) -m pytest
 
 bench: opencv $(PEERS)
-	$(PY) -m benchmarks.bench --output_dir=bench $(if $(wildcard demo/data/train/manifest.json),--data_dir=demo/data/train \
+	$(PY) -m benchmarks.speed.bench --output_dir=bench $(if $(wildcard demo/data/train/manifest.json),--data_dir=demo/data/train \
 		$(if $(wildcard demo/classifier.npz),--classifier=demo/classifier.npz))
 
 lint: $(DEV)

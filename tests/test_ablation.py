@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import ablation
+from benchmarks.paper import ablation
 from tganv2_tf import cli, evaluate
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.errors import UserError

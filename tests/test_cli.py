@@ -247,7 +247,7 @@ def all_commands():
 
 def test_every_command_is_found_and_says_its_own_name(all_commands):
     assert {"tganv2_tf.train", "tganv2_tf.doctor", "tganv2_tf.import_chainer", "data_prep.verify"} <= set(all_commands)
-    assert {"benchmarks.cost", "benchmarks.ablation"} <= set(all_commands)
+    assert {"benchmarks.paper.cost", "benchmarks.paper.ablation"} <= set(all_commands)
     assert not {name for name in all_commands if name.rpartition(".")[2] in ("__main__", "quiet", "cli")}
     for name, (_, command, _) in all_commands.items():
         assert command == name
@@ -364,7 +364,7 @@ def test_the_list_of_commands_has_their_first_lines(capsys, monkeypatch, tmp_pat
     text = capsys.readouterr().out
     assert re.search(r"^  tganv2_tf.train +Trains TGANv2, or resumes a run\.$", text, re.MULTILINE)
     assert re.search(r"^  data_prep.video_folder +Prepares a folder of videos of any kind", text, re.MULTILINE)
-    assert text.index("tganv2_tf.train") < text.index("data_prep.ucf101") < text.index("benchmarks.cost")
+    assert text.index("tganv2_tf.train") < text.index("data_prep.ucf101") < text.index("benchmarks.paper.cost")
     # An installation has no benchmarks, and modules that are not commands are excluded.
     package = tmp_path / "tganv2_tf"
     package.mkdir()

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import cost, step
-from benchmarks.cost import PUBLISHED, PUBLISHED_RESOLUTION, Cost, Row
-from benchmarks.plain_networks import PlainGenerator
+from benchmarks.paper import cost
+from benchmarks.paper.cost import PUBLISHED, PUBLISHED_RESOLUTION, Cost, Row
+from benchmarks.speed import step
+from benchmarks.speed.plain_networks import PlainGenerator
 from tests.conftest import ROOT, run_command, tiny_config
 from tganv2_tf.cli import parse
 from tganv2_tf.config import ModelConfig
@@ -340,7 +341,7 @@ def test_flags_that_cannot_work(flags, message):
 
 
 def test_help_comes_without_tensorflow():
-    script = "import sys; from benchmarks import cost; print('tensorflow' in sys.modules)"
+    script = "import sys; from benchmarks.paper import cost; print('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
-    result = run_command("benchmarks.cost", "--help")
+    result = run_command("benchmarks.paper.cost", "--help")
     assert result.returncode == 0 and "--batch_size" in result.stdout

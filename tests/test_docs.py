@@ -201,15 +201,15 @@ ELSEWHERE: list[tuple[str, str, Callable[[Command], None]]] = [
     (r"saved_model_cli\b", "tests/test_commands.py runs it", nothing_else),
     (r"python -m tganv2_tf\.explore\b", "a server; tests/test_explore.py opens it", understood),
     (r"(TF_CONFIG=|srun\b)", "waits for others; tests/test_training_commands.py has two workers", workers_are_named),
-    (r"python -m benchmarks\.cost\b", "a minute; tests/test_cost.py", understood),
+    (r"python -m benchmarks\.paper\.cost\b", "a minute; tests/test_cost.py", understood),
     (
-        r"([A-Z_]+=\S+ )*python -m benchmarks\."
+        r"([A-Z_]+=\S+ )*python -m benchmarks\.speed\."
         r"(bench|step|inference|levels|evaluation|input_pipeline|preparation|startup|race)\b",
         "minutes; in small: tests/test_step_benchmark.py, tests/test_speed_benchmarks.py, tests/test_race.py",
         understood,
     ),
     (
-        r"python -m benchmarks\.(crash|crash_preparation|fuzz|load|soak|determinism|storage)\b",
+        r"python -m benchmarks\.stress\.(crash|crash_preparation|fuzz|load|soak|determinism|storage)\b",
         "minutes; in small: tests/test_fault_benchmarks.py, tests/test_load.py, tests/test_resumption.py",
         understood,
     ),
@@ -221,9 +221,9 @@ ELSEWHERE: list[tuple[str, str, Callable[[Command], None]]] = [
         "tests/ray_nodes.py makes a cluster of Ray's; of the others there is none",
         nothing_else,
     ),
-    (r"python -m benchmarks\.scaling", "minutes; in small: tests/test_scaling.py", understood),
+    (r"python -m benchmarks\.scaling\.", "minutes; in small: tests/test_scaling.py", understood),
     (r"export \w+=", "variables of the shell", nothing_else),
-    (r"python -m \S+ .*=ablation/", "the record of an hour's run, which benchmarks.ablation writes", understood),
+    (r"python -m \S+ .*=ablation/", "the record of an hour's run, which benchmarks.paper.ablation writes", understood),
 ]
 
 # What a page expects its reader to have, in addition to the outputs of its own commands.

@@ -31,8 +31,8 @@ from tganv2_tf.runs import CHECKPOINT_DIR, record_config
 pytest.importorskip("gradio", reason="no Gradio: it is in requirements-explore.txt, for Python 3.10 and newer")
 import uvicorn
 
-from benchmarks import load
-from benchmarks.load import Page, Wrong
+from benchmarks.stress import load
+from benchmarks.stress.load import Page, Wrong
 from tganv2_tf.explorer import app
 from tganv2_tf.explorer.app import IN_TURN, SIDE_BY_SIDE, WALK, WALK_FRAMES, Explorer
 

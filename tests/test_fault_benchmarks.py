@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import crash_preparation, fuzz
+from benchmarks.stress import crash_preparation, fuzz
 from tests.data_sets import write_data_set
 from tganv2_tf.data import checks
 from tganv2_tf.errors import ConfigError, UserError

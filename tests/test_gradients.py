@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks.plain_networks import PlainDiscriminator, PlainGenerator
+from benchmarks.speed.plain_networks import PlainDiscriminator, PlainGenerator
 from tests.conftest import tiny_config
 from tganv2_tf.config import Config
 from tganv2_tf.errors import ConfigError

@@ -161,7 +161,7 @@ def test_keras_3_is_refused_in_one_line() -> None:
 def test_every_process_has_onednn() -> None:
     """Also for a benchmark, and for TensorFlow imported by a module of the package."""
     environment = {name: value for name, value in os.environ.items() if name not in (lanes.ONEDNN, lanes.LEGACY_KERAS)}
-    for module in ("tganv2_tf.models.layers", "data_prep.options", "benchmarks.rows"):
+    for module in ("tganv2_tf.models.layers", "data_prep.options", "benchmarks.speed.rows"):
         program = f"import {module}, os; print(os.environ[{lanes.ONEDNN!r}], os.environ.get({lanes.LEGACY_KERAS!r}))"
         result = subprocess.run(
             [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120

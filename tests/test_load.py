@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import load, soak, usage
-from benchmarks.load import Case, Tally, Wrong
+from benchmarks.stress import load, soak, usage
+from benchmarks.stress.load import Case, Tally, Wrong
 
 MB = 1e6
 

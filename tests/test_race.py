@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import bench, contest, implementations, race
-from benchmarks.race import Command, Entrant
-from benchmarks.rows import Row
+from benchmarks.speed import bench, contest, implementations, race
+from benchmarks.speed.race import Command, Entrant
+from benchmarks.speed.rows import Row
 from tests.conftest import TINY_FLAGS
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.pretrained import load_generator
@@ -72,8 +72,8 @@ def torch_facts(command: Command) -> dict[str, np.ndarray]:
     """Returns PyTorch's results from a separate process; see the tests."""
     import torch
 
-    from benchmarks import torch_training
-    from benchmarks.torch_baseline import named_weights
+    from benchmarks.speed import torch_training
+    from benchmarks.speed.torch_baseline import named_weights
 
     torch.set_num_threads(1)
     config, folder = command.config, pathlib.Path(command.work_dir)

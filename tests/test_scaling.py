@@ -9,8 +9,16 @@ import pathlib
 
 import pytest
 
-from benchmarks import scaling, scaling_data, scaling_model
-from benchmarks.scaling_model import Device, Link, Workload, all_reduce_seconds, hiding_clips, predict, ring_bytes
+from benchmarks.scaling import scaling, scaling_data, scaling_model
+from benchmarks.scaling.scaling_model import (
+    Device,
+    Link,
+    Workload,
+    all_reduce_seconds,
+    hiding_clips,
+    predict,
+    ring_bytes,
+)
 from tests.conftest import run_command
 from tganv2_tf.errors import ConfigError, UserError
 
@@ -106,7 +114,7 @@ def test_two_true_workers_exchange_their_gradients_and_little_more(tmp_path: pat
     (tmp_path / "tiny.flags").write_text("\n".join(TINY))
     recipe, output = f"--flagfile_of_run={tmp_path / 'tiny.flags'}", tmp_path / "scaling.json"
     sizes = ["--num_workers=1,2", "--clips=2", "--steps=2", "--rounds=2"]
-    result = run_command("benchmarks.scaling", recipe, *sizes, f"--output={output}")
+    result = run_command("benchmarks.scaling.scaling", recipe, *sizes, f"--output={output}")
     assert result.returncode == 0, result.stderr
     assert "measuring" in result.stderr
     found = {row["what"]: row for row in json.loads(output.read_text())["rows"]}

@@ -41,17 +41,17 @@ ALLOWED = {
     # A SavedModel is a program: these flags say so.
     ("tganv2_tf/sampling/sampler.py", "saved_model.load"),
     ("tganv2_tf/evaluation/i3d.py", "saved_model.load"),
-    ("benchmarks/load.py", "saved_model.load"),
-    ("benchmarks/inference.py", "saved_model.load"),  # written by the benchmark itself
+    ("benchmarks/stress/load.py", "saved_model.load"),
+    ("benchmarks/speed/inference.py", "saved_model.load"),  # written by the benchmark itself
     # The baseline of the package; it loads no files.
-    *((f"benchmarks/{name}.py", "torch") for name in ("implementations", "inference", "torch_baseline")),
-    *(("benchmarks/torch_baseline.py", name) for name in ("torch.nn", "torch.nn.utils")),
-    *(("benchmarks/torch_training.py", f"torch{name}") for name in ("", ".nn", ".nn.utils", ".optim.swa_utils")),
+    *((f"benchmarks/speed/{name}.py", "torch") for name in ("implementations", "inference", "torch_baseline")),
+    *(("benchmarks/speed/torch_baseline.py", name) for name in ("torch.nn", "torch.nn.utils")),
+    *(("benchmarks/speed/torch_training.py", f"torch{name}") for name in ("", ".nn", ".nn.utils", ".optim.swa_utils")),
     ("tganv2_tf/evaluation/i3d.py", "tensorflow_hub.resolve"),
     # Python's own objects, between a process and its children.
     ("data_prep/workers.py", ".recv"),
-    ("benchmarks/scaling.py", ".recv"),
-    ("benchmarks/scaling_data.py", "pickle"),  # only to measure the size of Ray's objects
+    ("benchmarks/scaling/scaling.py", ".recv"),
+    ("benchmarks/scaling/scaling_data.py", "pickle"),  # only to measure the size of Ray's objects
     # OUTPUT.unfinished, which only the same command on the same machine resumes.
     ("tganv2_tf/training/classifiers/trainer.py", "CheckpointManager"),
 }

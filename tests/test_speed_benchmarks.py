@@ -11,8 +11,8 @@ from typing import Any, Callable
 import cv2
 import pytest
 
-from benchmarks import bench, evaluation, input_pipeline, levels
-from benchmarks.rows import Row, compared, report
+from benchmarks.speed import bench, evaluation, input_pipeline, levels
+from benchmarks.speed.rows import Row, compared, report
 from tests.data_sets import write_data_set
 from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
@@ -32,12 +32,16 @@ def test_a_report_is_a_table_and_json(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["x", "--rounds=2"])
-    report("evaluation", [Row("a", "s", 2.0, 4.0, 2.0, 1.0, 3.0), Row("b", "dB", 41.5)], str(tmp_path / "rows.json"))
+    report(
+        "benchmarks.speed.evaluation",
+        [Row("a", "s", 2.0, 4.0, 2.0, 1.0, 3.0), Row("b", "dB", 41.5)],
+        str(tmp_path / "rows.json"),
+    )
     header, *_, first, second = capsys.readouterr().out.splitlines()
     assert processor() in header
     assert [first, second] == ["| a | s | 2 | 4 | 2 | 1 to 3 |", "| b | dB | 41.5 |  |  |  |"]
     written = json.loads((tmp_path / "rows.json").read_text())
-    assert written["command"] == "python -m benchmarks.evaluation --rounds=2"
+    assert written["command"] == "python -m benchmarks.speed.evaluation --rounds=2"
     assert written["rows"][1] == {
         **dict.fromkeys(("baseline", "ratio", "ratio_min", "ratio_max")),
         "what": "b",
@@ -99,7 +103,7 @@ def test_the_report_has_every_part_that_is_there_and_says_which_failed(
 ) -> None:
     numbers = {"ours": 2.0, "baseline": 8.0, "ratio": 4.0, "ratio_min": 3.5, "ratio_max": 4.5}
     row = {"what": "a step", "unit": "s", **numbers}
-    part = {"name": "levels", "command": "python -m benchmarks.levels", "machine": "2 cores", "rows": [row]}
+    part = {"name": "levels", "command": "python -m benchmarks.speed.levels", "machine": "2 cores", "rows": [row]}
     (tmp_path / "levels.json").write_text(json.dumps(part))
     monkeypatch.setitem(bench.PARTS, "startup", ["there_is_no_such_benchmark"])
     command = bench.Command(str(tmp_path), "levels,startup", report=str(tmp_path / "results.md"))
@@ -107,14 +111,14 @@ def test_the_report_has_every_part_that_is_there_and_says_which_failed(
         bench.main(command)
     text = (tmp_path / "results.md").read_text()
     assert "| a step | s | 2 | 8 | 4 | 3.5 to 4.5 |" in text
-    assert "`python -m benchmarks.levels`" in text
+    assert "`python -m benchmarks.speed.levels`" in text
     picture = cv2.imread(str(tmp_path / "results.png"))
     assert picture is not None and picture.std() > 1, "something is drawn"
 
 
 def test_each_part_is_a_command_that_exists() -> None:
     for program, *flags in bench.PARTS.values():
-        module = importlib.import_module(f"benchmarks.{program}")
+        module = importlib.import_module(f"benchmarks.speed.{program}")
         needed = ["--data_dir=shards", "--classifier=c3d.npz"] if program == "race" else []
         cli.parse([*flags, *needed, "--output=x.json"], module.Command)
 

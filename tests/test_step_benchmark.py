@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import implementations, step
-from benchmarks.implementations import errors, narrowed, random_inputs
+from benchmarks.speed import implementations, step
+from benchmarks.speed.implementations import errors, narrowed, random_inputs
 from tests.conftest import TINY_FLAGS, tiny_config
 from tganv2_tf.config import ModelConfig
 from tganv2_tf.errors import ConfigError, UserError

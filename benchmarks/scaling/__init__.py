@@ -1,0 +1,1 @@
+"""Cost of several processes, and estimates for many GPUs and millions of videos."""
