@@ -529,7 +529,7 @@ def _logged() -> Iterator[set[tuple[str, int]]]:
     handler = logging.Handler()
 
     def emit(record: logging.LogRecord) -> None:
-        if "left out" in str(record.msg) and isinstance(record.args, tuple):
+        if "; skipped. " in str(record.msg) and isinstance(record.args, tuple):
             left_out.add((os.path.basename(str(record.args[0])), int(str(record.args[1]))))
 
     handler.emit = emit  # type: ignore[method-assign]

@@ -189,7 +189,7 @@ def detect_boxes(frames: Iterable[np.ndarray]) -> np.ndarray:
     often = [track for track in tracks if len(track) >= LEAST_SHARE * looks]
     if not often:
         most = max(map(len, tracks), default=0)
-        raise VideoError(f"a face was found in {most} of the {looks} frames looked at, which is too few")
+        raise VideoError(f"a face was found in only {most} of the {looks} inspected frames")
     main = max(often, key=lambda track: sum((box[2] - box[0]) ** 2 for box in track.values()))
     boxes = np.full((length, 4), math.nan)
     boxes[list(main)] = list(main.values())

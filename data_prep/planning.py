@@ -104,7 +104,7 @@ def bytes_a_video(videos: Sequence[Video], reader: Reader, options: ShardingOpti
     failed = answers[0].failed
     if len(failed) > options.max_failures:
         raise UserError(
-            f"{len(failed)} of the {len(sample)} videos that were tried first cannot be used, more than --max_failures="
+            f"{len(failed)} of the first {len(sample)} videos cannot be used, more than --max_failures="
             f"{options.max_failures}, e.g. {in_one_line(failed[0].video)}: {in_one_line(failed[0].reason)}"
         )
     return answers[0].bytes_a_video

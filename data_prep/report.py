@@ -61,7 +61,7 @@ def print_report(manifest: Manifest, data_set: DataSet) -> None:
     skipped, damaged = manifest.skipped, manifest.damaged
     of_all = f"of {len(data_set.videos) + len(data_set.missing)} videos are"
     _print_reasons(f"{len(skipped)} {of_all} skipped:", skipped)
-    _print_reasons(f"{len(damaged)} {of_all} damaged, and in the data set without what cannot be decoded:", damaged)
+    _print_reasons(f"{len(damaged)} {of_all} damaged; only their decodable frames are in the data set:", damaged)
     if manifest.videos_per_class.count(0) > data_set.videos_per_class().count(0):
         print(f"warning: {manifest.empty_classes}")
 

@@ -18,7 +18,7 @@ from tganv2_tf.storage.files import sync_folder
 from tganv2_tf.video_io.video_frames import VideoFrames
 
 READ_ERRORS = (VideoError, OSError, MemoryError, cv2.error)
-WHAT_TO_DO = "mend this and run the same command again, finished shards are kept"
+WHAT_TO_DO = "fix this and run the same command again; finished shards are kept"
 
 
 @dataclasses.dataclass(frozen=True)

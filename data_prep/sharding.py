@@ -60,15 +60,19 @@ def prepare(data_set: DataSet, options: ShardingOptions, runner: RunnerOptions =
         raise UserError(f"there are no videos to prepare; check {data_set.source}")
     for video in data_set.videos:
         if source_video(video.id) != video.id:
-            raise UserError(f"{video.id}: the name of a video may not end as a segment's does, with #0001; rename it")
+            raise UserError(f"{video.id}: the name of a video must not end like that of a segment (#0001); rename it")
     folder = _output_folder(options)
     work = storage.join(folder, UNFINISHED_DIR)
     made_with = data_set.made_with(options)
     complete = finished(folder, made_with)
     if complete:
         changed = sources.changed(shuffled(data_set.videos, options.seed), complete, folder)
-        but = f"; but {len(changed)} videos have changed since, e.g. {changed[0]}: delete it first" if changed else ""
-        print(f"{folder}: complete already, nothing to do{but}")
+        but = (
+            f"; but {len(changed)} videos have changed since, e.g. {changed[0]}: delete the folder first"
+            if changed
+            else ""
+        )
+        print(f"{folder}: already complete, nothing to do{but}")
         return 0
     print_empty_classes(data_set)
     make_folder(folder, work)
@@ -76,7 +80,7 @@ def prepare(data_set: DataSet, options: ShardingOptions, runner: RunnerOptions =
         with lock(work), tempfile.TemporaryDirectory() as staging:
             _Preparation(data_set, options, runner, made_with, staging).run()
     except KeyboardInterrupt:
-        message = "interrupted; finished shards are kept, the same command continues"
+        message = "interrupted; finished shards are kept, run the same command again to resume"
         print(f"{data_set.name}: {message}", file=sys.stderr)
         return 130
     except OSError as error:
@@ -140,7 +144,7 @@ class _Preparation:
         begun = {video.id for task in tasks if task.index in self.reports for video in task.videos}
         done = len(begun)
         if done:
-            print(f"{self.folder}: going on, {len(self.reports)} of {len(tasks)} shards are finished")
+            print(f"{self.folder}: resuming, {len(self.reports)} of {len(tasks)} shards are finished")
         interval = 0.5 if sys.stderr.isatty() else 30  # few lines in a log file
         with tqdm.tqdm(
             total=len(self.data_set.videos), initial=done, unit="video", desc=self.data_set.name, mininterval=interval
@@ -255,7 +259,7 @@ class _Preparation:
         if len(skipped) > self.options.max_failures:
             raise UserError(
                 f"{len(skipped)} videos are skipped, more than --max_failures={self.options.max_failures}; {full_list} "
-                "lists them; mend them or raise the limit, and run the same command again"
+                "lists them; fix them or raise the limit, and run the same command again"
             )
         manifest.save(self.folder)
         remove_unfinished(self.work)

@@ -44,8 +44,8 @@ class VerifyOptions:
     """Verification options."""
 
     data_dir: str = option("folder of the shards and their manifest.json")
-    num_decoded: int = option("records a shard of which all frames are decoded, drawn at random", 2)
-    contact_sheet: str = option("PNG file to make, with frames of some videos", "", destination="file")
+    num_decoded: int = option("records per shard, drawn at random, of which all frames are decoded", 2)
+    contact_sheet: str = option("PNG file to write, with frames of some videos", "", destination="file")
     seed: int = option("seed of the choice of records and videos", 0)
 
     def __post_init__(self) -> None:
@@ -130,7 +130,7 @@ def verify_shard(task: ShardTask) -> ShardReport:
     if storage.exists(path):
         with storage.on_disk(path) as local:
             if fault is None and checksum(local) != task.shard.checksum:
-                report.faults.append(f"its checksum is not the one in {MANIFEST_FILE}: other bytes than were written")
+                report.faults.append(f"its checksum differs from {MANIFEST_FILE}: its contents have changed")
             _verify_records(local, task, report)
     return report
 
@@ -177,7 +177,7 @@ def _faults(record: dict[str, Any], task: ShardTask) -> Iterator[str]:
     """Yields the faults of a parsed record, except those of its frames."""
     label, labels = int(record["label"]), task.labels
     if record["num_frames"] != len(record["frames"]):
-        yield f"it has {len(record['frames'])} frames and says {record['num_frames']}"
+        yield f"it has {len(record['frames'])} frames, but its num_frames is {record['num_frames']}"
     if (record["height"], record["width"]) != (task.height, task.width):
         yield f"{record['width']}x{record['height']} pixels, but {MANIFEST_FILE} says {task.width}x{task.height}"
     if not 0 <= label < len(labels):
@@ -227,7 +227,7 @@ class Verification:
     def _add(self, file: str, report: ShardReport) -> None:
         for number, record_id in report.record_ids.items():
             if record_id in self._record_ids:
-                report.faults.append(f"record {number}: video_id {record_id} is there a second time")
+                report.faults.append(f"record {number}: duplicate video_id {record_id}")
             self._record_ids.add(record_id)
         for fault in report.faults:
             tqdm.tqdm.write(f"{file}: {fault}")
@@ -287,7 +287,8 @@ def summary(manifest: Manifest, videos: Collection[SourceVideo]) -> str:
     size = sum(shard.bytes for shard in manifest.shards)
     lines.append(
         f"{len(manifest.labels)} classes, {manifest.width}x{manifest.height} pixels, {manifest.num_shards} shards, "
-        f"{manifest.num_records} records, {size / MIB:.1f} MiB, {len(manifest.skipped)} videos skipped when it was made"
+        f"{manifest.num_records} records, {size / MIB:.1f} MiB, "
+        f"{len(manifest.skipped)} videos skipped during preparation"
     )
     if manifest.frame_rates:
         rates = ((rate if float(rate) else "unknown", count) for rate, count in manifest.frame_rates.items())
@@ -303,7 +304,7 @@ def main(options: VerifyOptions, runner: RunnerOptions = LOCAL) -> int:
     listed = {shard.file for shard in manifest.shards}
     for name in storage.names(options.data_dir):
         if name.endswith(".tfrecord") and name not in listed:
-            print(f"note: {name} is not in {MANIFEST_FILE}, and nothing reads it")
+            print(f"note: {name} is not in {MANIFEST_FILE} and is never read")
     print(summary(manifest, verification.videos.values()))
     if verification.tiles:
         captions, tiles = zip(*verification.tiles)

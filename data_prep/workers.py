@@ -116,7 +116,7 @@ def run_supervised(
                 elif worker.attempt < ATTEMPTS:
                     queue.appendleft((worker.task, worker.attempt + 1))
                 else:
-                    error = UserError(f"{reason}, {ATTEMPTS} times, at no video; try a smaller --num_workers")
+                    error = UserError(f"{reason}, {ATTEMPTS} times, outside of any video; try a smaller --num_workers")
             if error is not None:  # raised after the loop, so that results of other workers are not lost
                 raise error
 

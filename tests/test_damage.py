@@ -111,7 +111,7 @@ def test_training_stops_at_it_by_name(damaged: tuple[pathlib.Path, Manifest], ki
         _videos(folder, alone, 3, skip=False)
     line = explain(caught.value, alone, tiny_config(data={"data_dir": str(folder)}).data)
     assert line is not None and line.startswith(f"{folder / alone.shards[0].file}: record {record} "), line
-    assert line.endswith("or leave such records out with --skip_corrupt_records")
+    assert line.endswith("or skip such records with --skip_corrupt_records")
 
 
 def test_other_sizes_stop_training_before_it_begins(damaged: tuple[pathlib.Path, Manifest]) -> None:
@@ -131,7 +131,7 @@ def test_training_that_skips_gets_all_that_is_sound_and_counts_the_rest(
     logged: list[tuple[Any, ...]] = []
 
     def warning(text: str, *words: Any) -> None:
-        if "left out" in text:
+        if "; skipped. " in text:
             logged.append(words)
 
     monkeypatch.setattr(logging, "warning", warning)

@@ -57,8 +57,8 @@ def test_colleagues_may_read_what_the_umask_lets_them(tmp_path):
         ("folder", True, ""),
         ("new", True, ""),
         ("folder", False, "it is a folder; name a file"),
-        ("file.png/x.png", False, "cannot be written: Not a directory; name another place"),
-        ("file.png/x/y", True, "cannot be written: Not a directory; name another place"),
+        ("file.png/x.png", False, "cannot be written: Not a directory; choose another path"),
+        ("file.png/x/y", True, "cannot be written: Not a directory; choose another path"),
     ],
 )
 def test_a_destination_is_looked_at_before_the_work(tmp_path, name, is_folder, reason):
@@ -81,5 +81,5 @@ def test_a_disk_that_is_read_only_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
     with pytest.raises(UserError, match=r"^--output=x: cannot be written: Read-only file system; buy a disk$"):
         check_destination(tmp_path / "x", "--output=x", "buy a disk")
-    with pytest.raises(UserError, match=r"^--output=x: cannot be written: nothing can be written over http"):
+    with pytest.raises(UserError, match=r"^--output=x: cannot be written: http is read-only"):
         check_destination("http://localhost/x", "--output=x")

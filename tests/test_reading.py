@@ -117,7 +117,7 @@ DAMAGE = {
         lambda folder: rewrite(folder, SHARDS[0], [b"not a record", *read_records(folder / SHARDS[0])[1:]]),
         0,
         0,
-        "is damaged: not a record of a video: ",
+        "is damaged: not a video record: ",
     ),
     "no picture": (
         lambda folder: _bad_frames(folder, [GOOD, b"x"] * 4),
@@ -135,7 +135,7 @@ DAMAGE = {
         lambda folder: _bad_frames(folder, [encode_frame(np.zeros((16, 18, 3), np.uint8))] * 8),
         1,
         1,
-        "is damaged: frame 0 has 18x16 pixels, those of the data set 16x16",
+        "is damaged: frame 0 has 18x16 pixels, but those of the data set have 16x16",
     ),
 }
 
@@ -205,13 +205,13 @@ def test_a_run_that_ends_at_damage_names_it(tmp_path: pathlib.Path, kind: str) -
     data = tiny_config(data={"data_dir": str(tmp_path)}).data
     line = explain(caught.value, Manifest.load(tmp_path), data)
     assert line is not None and line.startswith(f"{tmp_path / SHARDS[shard]}: record {number} {fault}")
-    assert line.endswith(", or leave such records out with --skip_corrupt_records") and "\n" not in line
+    assert line.endswith(", or skip such records with --skip_corrupt_records") and "\n" not in line
 
 
 def test_damage_in_the_first_record_ends_a_run_before_it_begins(tmp_path: pathlib.Path) -> None:
     write_data_set(tmp_path, [8] * 10)
     DAMAGE["another file"][0](tmp_path)
-    with pytest.raises(UserError, match=f"^{tmp_path / SHARDS[0]}: record 0 is damaged: not a record of a video: "):
+    with pytest.raises(UserError, match=f"^{tmp_path / SHARDS[0]}: record 0 is damaged: not a video record: "):
         _training(tmp_path, 1)
 
 
@@ -268,5 +268,5 @@ def test_nothing_but_damage_ends_the_run_with_one_line(tmp_path: pathlib.Path) -
     assert line is not None and line.startswith(f"{tmp_path}: only damaged records are left; copy the data set again")
     for file in SHARDS:
         flip_byte(tmp_path / file, record=0)
-    with pytest.raises(UserError, match=f"^{tmp_path}: not one record can be read; copy"):
+    with pytest.raises(UserError, match=f"^{tmp_path}: no record can be read; copy"):
         _training(tmp_path, 1, skip_corrupt_records=True)

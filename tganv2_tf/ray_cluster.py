@@ -33,8 +33,8 @@ LOOK_SECONDS = 1.0
 CODE = ("tganv2_tf", "data_prep")
 # Help of --ray_address.
 ADDRESS = (
-    "of a cluster that this machine is a node of: auto, or HOST:6379 where it is in several; none = RAY_ADDRESS, or a "
-    "new one of this machine"
+    "address of a cluster that contains this machine: auto, or HOST:6379 if there are several; none = RAY_ADDRESS, or "
+    "a new cluster on this machine"
 )
 # Otherwise TensorFlow would reserve the whole GPU, which tasks may share.
 ENVIRONMENT = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
@@ -46,8 +46,8 @@ class RunnerOptions:
 
     runner: str = option("local = on this machine; ray = on a Ray cluster", "local", ("local", "ray"))
     ray_address: str = option(ADDRESS, "")
-    cpus_per_task: float = option("processors that Ray keeps for each task", 1.0)
-    gpus_per_task: float = option("GPUs that Ray keeps for each task; 0.5 = two tasks share one", 0.0)
+    cpus_per_task: float = option("processors that Ray reserves per task", 1.0)
+    gpus_per_task: float = option("GPUs that Ray reserves per task; 0.5 = two tasks share one", 0.0)
 
     def __post_init__(self) -> None:
         require(self.cpus_per_task > 0, "cpus_per_task", self.cpus_per_task, "a number above 0")
@@ -78,7 +78,7 @@ def connected(address: str = "") -> Iterator[None]:
         import ray
     except ImportError as error:
         raise ConfigError(f"Ray cannot be imported ({error}); {lanes.install_command('ray')}") from error
-    where = address or os.environ.get("RAY_ADDRESS") or "a new cluster of this machine"
+    where = address or os.environ.get("RAY_ADDRESS") or "a new cluster on this machine"
     host, _, port = where.rpartition(":")
     if host and port.isdigit():  # Ray itself would retry for 15 minutes
         try:
@@ -105,7 +105,7 @@ def connected(address: str = "") -> Iterator[None]:
     except Exception as error:
         said = " ".join(str(error).split())[:200]
         if isinstance(error, ConnectionError):
-            said += "; if it asks for a token, ~/.ray/auth_token must be the same here, and RAY_AUTH_MODE=token be set"
+            said += "; if it requires a token, copy its ~/.ray/auth_token to this machine and set RAY_AUTH_MODE=token"
         raise UserError(f"--ray_address={address}: cannot use {where}: {said}") from error
     try:
         with _sigterm_interrupts():
@@ -162,7 +162,7 @@ def run_tasks(
         try:
             kind, value = ray.get(done[0])
         except ray.exceptions.RayError as error:
-            raise UserError(f"Ray gave a task up: {' '.join(str(error).split())[:300]}") from error
+            raise UserError(f"Ray gave up a task: {' '.join(str(error).split())[:300]}") from error
         task = running.pop(done[0])
         if kind == "user_error":
             raise UserError(value)
@@ -193,7 +193,7 @@ class Watch:
         names = {f"{node['NodeName']} ({node['NodeID'][:8]})" for node in alive}
         if self._nodes - names:
             gone = ", ".join(sorted(self._nodes - names))
-            logging.warning("Ray: node %s is gone; others take its work over.", gone)
+            logging.warning("Ray: node %s is lost; others take over its work.", gone)
         self._nodes = names
         room = sum(
             min(math.floor(node["Resources"].get(name, 0) / number) for name, number in self.needs.items())
@@ -202,7 +202,7 @@ class Watch:
         if room < self.pieces and not self._waiting:
             each = " and ".join(f"{number:g} {name}" for name, number in self.needs.items())
             what = f"{self.pieces} times {each}" if self.pieces > 1 else each
-            logging.warning("Ray: no room for %s on the nodes that are there; waiting for others.", what)
+            logging.warning("Ray: no resources for %s on the current nodes; waiting for others.", what)
         self._waiting = room < self.pieces
 
 

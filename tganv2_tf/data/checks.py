@@ -37,12 +37,13 @@ def load_manifest(model: ModelConfig, data: DataConfig) -> Manifest:
         )
     if model.conditional and len(manifest.labels) < 2:
         raise ConfigError(
-            f"--conditional: the videos in {data.data_dir} have no classes to tell apart; prepare them with "
-            "data_prep.ucf101, or with data_prep.video_folder from a folder a class"
+            f"--conditional: the videos in {data.data_dir} have fewer than two classes; prepare them with "
+            "data_prep.ucf101, or with data_prep.video_folder and one folder per class"
         )
     if model.num_classes not in (0, len(manifest.labels)):
         raise ConfigError(
-            f"--num_classes={model.num_classes}: {data.data_dir} has {len(manifest.labels)} classes; valid: that, or 0"
+            f"--num_classes={model.num_classes}: {data.data_dir} has {len(manifest.labels)} classes; "
+            f"valid: {len(manifest.labels)} or 0"
         )
     _require_long_enough(manifest, Share.of(manifest, data.data_dir), model.num_frames, data)
     return manifest
@@ -64,7 +65,7 @@ def _require_long_enough(manifest: Manifest, share: Share, num_frames: int, data
         if length < 0 and not data.skip_corrupt_records:
             raise UserError(f"{describe(path, number, record, manifest.height, manifest.width)}; {WHAT_TO_DO}")
     if longest < 0:
-        raise UserError(f"{data.data_dir}: not one record can be read; {WHAT_TO_DO}")
+        raise UserError(f"{data.data_dir}: no record can be read; {WHAT_TO_DO}")
     raise ConfigError(
         f"--num_frames={num_frames} with --frame_step={data.frame_step}: no video in {data.data_dir} has the "
         f"{least} frames that a clip spans; the longest has {longest}"

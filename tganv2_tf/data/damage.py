@@ -20,7 +20,7 @@ ATTEMPTS_AT_ONCE = 16
 HOPELESS_EPOCHS = 20
 HOPELESS = "only damaged records"
 # TFRecord cannot find the next record after damage.
-UNREADABLE = "cannot be read (in a file that breaks off, neither can what follows)"
+UNREADABLE = "cannot be read (in a truncated file, neither can later records)"
 
 
 def attempt(dataset: tf.data.Dataset, function: Callable[..., Any], substitute: Callable[..., Any]) -> tf.data.Dataset:
@@ -71,7 +71,7 @@ class SkippedRecords:
         if (path, int(number)) not in self._seen:
             self._seen.add((path, int(number)))
             words = (path.decode(), number, fault.decode(), len(self._seen))
-            logging.warning("%s: record %d %s; left out. Damaged records so far: %d.", *words)
+            logging.warning("%s: record %d %s; skipped. Damaged records so far: %d.", *words)
         return in_a_row + 1
 
 
@@ -100,7 +100,7 @@ def describe(path: bytes, number: int, record: bytes, height: int, width: int) -
     fault = UNREADABLE
     try:
         if record:
-            fault = "was damaged when it was read first"
+            fault = "was damaged when it was first read"
             collections.deque(read_frames(read_record(record)["frames"], height, width), 0)
     except DamagedError as error:
         fault = f"is damaged: {error}"
@@ -115,4 +115,4 @@ def explain(error: tf.errors.OpError, manifest: Manifest, data: DataConfig) -> s
         return None
     logging.info("Looking for a damaged record in %s ...", data.data_dir)
     damage = find_damage(manifest, data.data_dir)
-    return damage and f"{damage}; {WHAT_TO_DO}, or leave such records out with --skip_corrupt_records"
+    return damage and f"{damage}; {WHAT_TO_DO}, or skip such records with --skip_corrupt_records"

@@ -223,8 +223,10 @@ class Manifest:
             if storage.is_folder(storage.join(directory, UNFINISHED_DIR)):
                 raise UserError(f"{directory}: its preparation is not finished; run the same data_prep command again")
             if not storage.is_remote(directory) and holds_videos(directory):
-                raise UserError(f"{directory}: videos, and no data set; {how_to_prepare(directory, command)}")
-            raise UserError(f"{directory}: no {MANIFEST_FILE} in it, so no data set; {how_to_make(directory, command)}")
+                raise UserError(f"{directory}: contains videos, but no data set; {how_to_prepare(directory, command)}")
+            raise UserError(
+                f"{directory}: no {MANIFEST_FILE} in it, so not a data set; {how_to_make(directory, command)}"
+            )
         try:
             return _from_json(storage.read_text(path))
         except (OSError, ValueError) as error:
@@ -273,7 +275,7 @@ def _from_json(text: str) -> Manifest:
     fields = _checked({**_LATER_FIELDS, **loaded}, _kinds(Manifest), "")
     for key, kind in (("labels", str), ("videos_per_class", int), ("sources", str)):
         if not all(type(value) is kind for value in fields[key]):
-            raise ValueError(f"the field {key} has values of another kind")
+            raise ValueError(f"the field {key} has values of the wrong type")
     if len(fields["videos_per_class"]) not in (0, len(fields["labels"])):
         raise ValueError(f"the field videos_per_class has {len(fields['videos_per_class'])} values")
     for key, made in (("shards", Shard), ("skipped", Skipped), ("damaged", Damaged)):

@@ -47,7 +47,7 @@ def _slots(share: Share, model: ModelConfig, data: DataConfig, seeds: np.ndarray
         seed = tf.stack([windows_seed, index])
         windows = cut_windows(parsed["frames"], count, model.num_frames, data.frame_step, seed)
         if model.conditional:
-            text = tf.strings.format("{}: record {} has no label of the manifest", (path, number))
+            text = tf.strings.format("{}: record {} has a label that is not in the manifest", (path, number))
             tf.debugging.Assert((parsed["label"] >= 0) & (parsed["label"] < model.num_classes), [text])
         too_short = tf.shape(windows)[0] == 0
         windows = tf.cond(too_short, lambda: tf.fill([count, model.num_frames], ""), lambda: windows)
@@ -146,7 +146,7 @@ def training_dataset(
     slots = _slots(share, model, data, seeds[:3], first.slot)
     slots = slots.filter(lambda slot, path, number, label, frames: number >= 0)
     if data.skip_corrupt_records:
-        undecodable = f"has frames that are no pictures of {manifest.width}x{manifest.height} pixels"
+        undecodable = f"has frames that are not images of {manifest.width}x{manifest.height} pixels"
         no_clip = tf.zeros([model.num_frames, model.resolution, model.resolution, 3], tf.uint8)
         tried = attempt(
             slots,

@@ -77,7 +77,7 @@ def prepare() -> None:
     if has_legacy_keras():
         if "tensorflow" in sys.modules and os.environ.get(LEGACY_KERAS) not in ("1", "true", "True"):
             raise ImportError(
-                "TensorFlow is imported already, and its tf.keras is Keras 3: import tganv2_tf first, or set "
+                "TensorFlow is already imported, with Keras 3 as tf.keras: import tganv2_tf first, or set "
                 f"{LEGACY_KERAS}=1"
             )
         os.environ[LEGACY_KERAS] = "1"
@@ -89,7 +89,7 @@ def onednn_state() -> tuple[bool, str]:
     """Returns whether TensorFlow may use oneDNN, and a description of who set this."""
     value = os.environ.get(ONEDNN, "")
     enabled = value.lower() not in ("0", "false")
-    return enabled, f"{ONEDNN}={value}, {'the default here' if _ONEDNN_OF_USER is None else 'as the environment says'}"
+    return enabled, f"{ONEDNN}={value}, {'default' if _ONEDNN_OF_USER is None else 'set in the environment'}"
 
 
 def name() -> str:

@@ -54,7 +54,7 @@ def whole_file(path: Path) -> Iterator[pathlib.Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_destination(path: Path, what: str, advice: str = "name another place", *, is_folder: bool = False) -> None:
+def check_destination(path: Path, what: str, advice: str = "choose another path", *, is_folder: bool = False) -> None:
     """Checks, before long work, that its result can be written. Leaves no files.
 
     Args:
@@ -104,7 +104,7 @@ def whole_folder(path: Path) -> Iterator[pathlib.Path]:
     """
     target = pathlib.Path(path)
     if target.exists():
-        raise UserError(f"{target} is already there; choose another name, or delete it")
+        raise UserError(f"{target} already exists; choose another name, or delete it")
     temporary = target.with_name(f".unfinished-{target.name}.{storage.unique()}")
     try:
         temporary.mkdir(parents=True)
@@ -137,7 +137,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise InUseError(f"{what}: another process of this machine is writing to it") from error
+                raise InUseError(f"{what}: another process on this machine is writing to it") from error
         yield
 
 
@@ -164,7 +164,7 @@ def read_npz(path: Path, whose: str) -> dict[str, np.ndarray]:
         with storage.on_disk(path) as local:
             loaded = np.load(local, allow_pickle=False)
             if not isinstance(loaded, np.lib.npyio.NpzFile):
-                raise UserError(f"{path}: a single array; valid: an .npz that {whose} saved")
+                raise UserError(f"{path}: a single array; valid: an .npz saved by {whose}")
             with loaded:
                 for name in loaded.files:
                     arrays[name] = loaded[name]

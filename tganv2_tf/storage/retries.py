@@ -40,7 +40,7 @@ def patiently(path: Path, function: Callable[[], T], as_os_error: AsOSError) -> 
             pause = next(pauses, None) if isinstance(known, ServerError) else None
             if pause is None:
                 raise known from error
-        logging.warning("%s: %s; trying again in %g s", path, known.strerror, pause)
+        logging.warning("%s: %s; retrying in %g s", path, known.strerror, pause)
         time.sleep(pause)
 
 

@@ -41,7 +41,7 @@ def size(address: str) -> int:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             length = response.headers.get("Content-Length")
         if length is None:
-            raise OSError(errno.EOPNOTSUPP, "its server does not tell how long files are", address)
+            raise OSError(errno.EOPNOTSUPP, "its server does not report file sizes", address)
         return int(length)
 
     return patiently(address, head, as_os_error)

@@ -50,7 +50,7 @@ def open_video(path: Path, fps: float = 0.0) -> VideoFrames:
     """
     if os.path.isdir(path):
         if fps:
-            raise VideoError("a folder of frames has no rate, so that it cannot be resampled to another")
+            raise VideoError("a folder of frames has no frame rate, so it cannot be resampled")
         return open_frames(path)
     container, stream = _open(path)
     display, damage = Display(stream), Damage(header_frames=stream.frames)
@@ -118,7 +118,7 @@ def _frames(
         except (av.FFmpegError, ValueError) as error:
             raise VideoError("its frames cannot be converted to RGB") from error
         if not damage.num_frames:
-            raise VideoError("no frame of it can be decoded")
+            raise VideoError("none of its frames can be decoded")
 
 
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream, damage: Damage) -> Iterator[av.VideoFrame]:
