@@ -244,7 +244,7 @@ def test_a_video_cut_by_a_full_disk_is_an_error(
         ({"num_frames": 1}, "--num_frames=1"),
         ({"height": 8}, "--height=8: valid: 16 to 4096"),
         ({"seed": -1}, "--seed=-1"),
-        ({"num_classes": 10}, "--num_classes=10: valid: 0 with --content=shapes, which are always 12 classes"),
+        ({"num_classes": 10}, "--num_classes=10: valid: 0 with --content=shapes, which always has 12 classes"),
         ({"content": "glyphs", "num_classes": 35}, "--num_classes=35: valid: 0, or 2 to 34"),
         ({"content": "glyphs", "num_classes": 1}, "--num_classes=1: valid: 0, or 2 to 34"),
     ],
