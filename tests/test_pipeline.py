@@ -206,7 +206,7 @@ def test_conditional_models_need_labels(tmp_path):
     write_data_set(tmp_path / "labelled", [6, 9], labels=["a", "b"])
     write_data_set(tmp_path / "plain", [6, 9])
     for folder, model, message in (
-        ("plain", {"conditional": True}, "--conditional: the videos in .* have no classes"),
+        ("plain", {"conditional": True}, "--conditional: the videos in .* have fewer than two classes"),
         ("labelled", {"conditional": True, "num_classes": 3}, "--num_classes=3: .* has 2 classes; valid: 2 or 0"),
     ):
         config = tiny_config(model=model, data={"data_dir": str(tmp_path / folder)})
