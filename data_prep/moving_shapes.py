@@ -122,7 +122,7 @@ def split_lists(options: MovingShapesOptions) -> dict[str, str]:
         "trainlist01.txt": train,
         "testlist01.txt": test,
     }
-    return {name: "".join(f"{line}\r\n" for line in of_file) for name, of_file in lines.items()}
+    return {name: "".join(f"{line}\r\n" for line in rows) for name, rows in lines.items()}
 
 
 def write_video(path: pathlib.Path, frames: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from tganv2_tf.video_io.geometry import GEOMETRIES
 
 FPS_HELP = "frames per second to resample all videos to, by the nearest frame in time; 0 = keep every coded frame"
 MAX_FPS = 1000
-LEAST_RESOLUTION, MAX_RESOLUTION = 2**FIRST_LEVEL_BLOCKS, 8192  # the smallest one of a single level, see PyramidSpec
+MIN_RESOLUTION, MAX_RESOLUTION = 2**FIRST_LEVEL_BLOCKS, 8192  # the smallest one of a single level, see PyramidSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +34,8 @@ class VideoDirOptions:
 
 def require_resolution(resolution: int) -> None:
     """Raises ConfigError if no recipe can train on frames of --resolution pixels with any number of levels."""
-    valid = f"a multiple of {LEAST_RESOLUTION} up to {MAX_RESOLUTION}; no recipe can train on others"
-    fits = LEAST_RESOLUTION <= resolution <= MAX_RESOLUTION and resolution % LEAST_RESOLUTION == 0
+    valid = f"a multiple of {MIN_RESOLUTION} up to {MAX_RESOLUTION}; no recipe can train on others"
+    fits = MIN_RESOLUTION <= resolution <= MAX_RESOLUTION and resolution % MIN_RESOLUTION == 0
     require(fits, "resolution", resolution, valid)
 
 

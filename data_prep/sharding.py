@@ -24,9 +24,9 @@ from data_prep import ray_shards, sources
 from data_prep.data_set import DataSet
 from data_prep.options import ShardingOptions
 from data_prep.output_folder import finished, lock, make_folder, read_json, refuse_other_options, remove_unfinished
-from data_prep.planning import MIB, bytes_a_video, num_shards, shuffled
-from data_prep.report import manifest_of, print_empty_classes, print_report
-from data_prep.shard_writer import WHAT_TO_DO, ShardReport, ShardTask, write_shard
+from data_prep.planning import MIB, bytes_per_video, num_shards, shuffled
+from data_prep.report import make_manifest, print_empty_classes, print_report
+from data_prep.shard_writer import REMEDY, ShardReport, ShardTask, write_shard
 from data_prep.workers import WorkerPool, num_processors, run_supervised
 from tganv2_tf import storage
 from tganv2_tf.data.manifest import UNFINISHED_DIR, Damaged, Shard, checksum, shard_name
@@ -84,7 +84,7 @@ def prepare(data_set: DataSet, options: ShardingOptions, runner: RunnerOptions =
         print(f"{data_set.name}: {message}", file=sys.stderr)
         return 130
     except OSError as error:
-        raise UserError(f"--output_dir={folder}: {error.strerror or error}; {WHAT_TO_DO}") from error
+        raise UserError(f"--output_dir={folder}: {error.strerror or error}; {REMEDY}") from error
     return 0
 
 
@@ -189,7 +189,7 @@ class _Preparation:
                     item_timeout=timeout,
                     on_begin=on_begin,
                     on_done=upload,
-                    on_lost=ray_shards.without,
+                    on_lost=ray_shards.without_video,
                     pool=pool,
                 )
 
@@ -203,7 +203,7 @@ class _Preparation:
             count = plan["num_shards"]
         else:
             self._remove_all()
-            size = bytes_a_video(videos, self.data_set.reader, self.options, pool)
+            size = bytes_per_video(videos, self.data_set.reader, self.options, pool)
             count = num_shards(len(videos), size, self.options.shard_mib)
             write_atomically(path, json.dumps({"made_with": self.made_with, "num_shards": count}, indent=2))
         names = [shard_name(self.data_set.name, self.data_set.split, index, count) for index in range(count)]
@@ -248,7 +248,7 @@ class _Preparation:
     def _finish(self) -> None:
         reports = [self.reports[index] for index in sorted(self.reports)]
         states = [self.states[index] for index in sorted(self.states)]
-        manifest = manifest_of(self.data_set, self.made_with, reports, states)
+        manifest = make_manifest(self.data_set, self.made_with, reports, states)
         print_report(manifest, self.data_set)
         skipped = manifest.skipped
         full_list = storage.join(self.work, "skipped.json")

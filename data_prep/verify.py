@@ -27,7 +27,7 @@ import tqdm
 from tganv2_tf import cli, ray_cluster, storage
 from tganv2_tf.config import option, require
 from tganv2_tf.data.inspection import DamagedError, read_frames, read_record, read_shard
-from tganv2_tf.data.manifest import MANIFEST_FILE, WHAT_TO_DO, Manifest, Shard, checksum
+from tganv2_tf.data.manifest import MANIFEST_FILE, REMEDY, Manifest, Shard, checksum
 from tganv2_tf.data.records import NO_LABEL, source_video
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
@@ -168,9 +168,9 @@ def _verify_records(path: str, task: ShardTask, report: ShardReport) -> None:
         return
     found = {"num_videos": len(report.videos), "num_records": num_records, "num_frames": num_frames}
     for name, count in found.items():
-        said = getattr(task.shard, name)
-        if count != said and (all_read or name == "num_records"):
-            report.faults.append(f"{name} is {count}, but {MANIFEST_FILE} says {said}")
+        expected = getattr(task.shard, name)
+        if count != expected and (all_read or name == "num_records"):
+            report.faults.append(f"{name} is {count}, but {MANIFEST_FILE} says {expected}")
 
 
 def _faults(record: dict[str, Any], task: ShardTask) -> Iterator[str]:
@@ -212,14 +212,14 @@ class Verification:
         self.tiles: list[tuple[str, np.ndarray]] = []
         self._record_ids: set[str] = set()
         interval = 0.5 if sys.stderr.isatty() else 30  # few lines in a log file
-        bar_of = functools.partial(tqdm.tqdm, unit="record", desc=manifest.name, mininterval=interval)
+        make_bar = functools.partial(tqdm.tqdm, unit="record", desc=manifest.name, mininterval=interval)
         with contextlib.ExitStack() as stack:
             if runner.runner == "ray":
                 stack.enter_context(ray_cluster.connected(runner.ray_address))
                 reports = ray_cluster.run_tasks(verify_shard, _tasks(manifest, options), runner, ordered=True)
             else:
                 reports = ((task, verify_shard(task)) for task in _tasks(manifest, options))
-            bar = stack.enter_context(bar_of(total=manifest.num_records))
+            bar = stack.enter_context(make_bar(total=manifest.num_records))
             for task, report in reports:
                 self._add(task.shard.file, report)
                 bar.update(task.shard.num_records)
@@ -243,7 +243,7 @@ def _tasks(manifest: Manifest, options: VerifyOptions) -> Iterator[ShardTask]:
     """Yields one task per shard; the sampled records do not depend on the process that reads them."""
     draw = np.random.default_rng(options.seed)
     on_sheet = _sample(draw, manifest.num_records, SHEET_VIDEOS if options.contact_sheet else 0)
-    folder, labels, first = ray_cluster.placed(options.data_dir), tuple(manifest.labels), 0
+    folder, labels, first = ray_cluster.absolute_path(options.data_dir), tuple(manifest.labels), 0
     for shard in manifest.shards:
         decoded = _sample(draw, shard.num_records, options.num_decoded)
         shown = frozenset(number - first for number in on_sheet if 0 <= number - first < shard.num_records)
@@ -312,7 +312,7 @@ def main(options: VerifyOptions, runner: RunnerOptions = LOCAL) -> int:
         write_image(options.contact_sheet, sheet[0])
         print(f"{options.contact_sheet}: first, middle and last frame of {len(verification.tiles)} videos")
     if verification.num_faults:
-        raise UserError(f"{options.data_dir}: {verification.num_faults} faults; {WHAT_TO_DO}")
+        raise UserError(f"{options.data_dir}: {verification.num_faults} faults; {REMEDY}")
     print(f"{options.data_dir}: no faults")
     return 0
 

@@ -82,7 +82,7 @@ def _id(folder: pathlib.Path, path: str) -> str:
     return os.fsencode(relative).decode("utf-8", "backslashreplace")
 
 
-def is_for_test(video_id: str, test_fraction: float, split_seed: int) -> bool:
+def is_test_video(video_id: str, test_fraction: float, split_seed: int) -> bool:
     """Returns whether a video belongs to the test split; true for a random fraction of about `test_fraction`."""
     digest = hashlib.sha256(f"split {split_seed} {video_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < test_fraction * 2**64
@@ -160,7 +160,7 @@ def data_set(options: VideoFolderOptions) -> DataSet:
     numbers = {"": NO_LABEL, **{name: number for number, name in enumerate(classes)}}
     videos = []
     for video_id, path in paths.items():
-        for_test = is_for_test(video_id, options.test_fraction, options.split_seed)
+        for_test = is_test_video(video_id, options.test_fraction, options.split_seed)
         if options.split in ("all", "test" if for_test else "train"):
             videos.append(Video(video_id, path, numbers[labels[video_id]], labels[video_id]))
     if not videos:

@@ -166,7 +166,7 @@ def test_processor_and_onednn(monkeypatch, instructions, variable, of_user, leve
     monkeypatch.setattr(machine, "instruction_set", lambda: instructions)
     monkeypatch.setattr(machine, "processor", lambda: ", ".join(filter(None, ["a processor", instructions])))
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", variable)
-    monkeypatch.setattr(lanes, "_ONEDNN_OF_USER", of_user)
+    monkeypatch.setattr(lanes, "_USER_ONEDNN", of_user)
     finding = check_processor()
     assert (finding.level, finding.subject) == (level, "processor") and text in finding.text
 

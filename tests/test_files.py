@@ -7,14 +7,14 @@ import tempfile
 import pytest
 
 from tganv2_tf.errors import UserError
-from tganv2_tf.storage.files import check_destination, whole_file, write_atomically
+from tganv2_tf.storage.files import atomic_file, check_destination, write_atomically
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "file.json"
     path.write_text("old")
     inode = path.stat().st_ino
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text("half")
         assert path.read_text() == "old"
         assert (temporary.parent, temporary.suffix) == (tmp_path, ".json")
@@ -29,7 +29,7 @@ def test_what_fails_leaves_nothing(tmp_path):
     path.write_bytes(b"old")
 
     def interrupted():
-        with whole_file(path) as temporary:
+        with atomic_file(path) as temporary:
             temporary.write_bytes(b"half")
             raise KeyboardInterrupt
 

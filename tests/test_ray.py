@@ -193,24 +193,24 @@ def test_what_ray_waits_for_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pyt
         for name, gpus in (("a", 0.0), ("b", 1.0))
     ]
     monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(nodes=lambda: nodes))
-    monkeypatch.setattr(ray_cluster, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(ray_cluster, "POLL_SECONDS", 0.0)
 
     def said() -> list[str]:
         lines = [record.getMessage() for record in caplog.records]
         caplog.clear()
         return lines
 
-    ray_cluster.Watch({"CPU": 4.0, "GPU": 0.0}, 2)
+    ray_cluster.ClusterMonitor({"CPU": 4.0, "GPU": 0.0}, 2)
     assert said() == []
-    ray_cluster.Watch({"CPU": 3.0, "GPU": 0.5}, 2)
+    ray_cluster.ClusterMonitor({"CPU": 3.0, "GPU": 0.5}, 2)
     assert said() == ["Ray: no resources for 2 times 3 CPU and 0.5 GPU on the current nodes; waiting for others."]
-    watch = ray_cluster.Watch({"CPU": 8.0})
+    monitor = ray_cluster.ClusterMonitor({"CPU": 8.0})
     assert said() == ["Ray: no resources for 8 CPU on the current nodes; waiting for others."]
     nodes.append({**nodes[0], "NodeName": "c", "Resources": {"CPU": 8.0}})
-    watch.look()
+    monitor.check()
     assert said() == []
     nodes[2] = {**nodes[2], "Alive": False}
-    watch.look()
+    monitor.check()
     gone = "Ray: node c (a-012345) is lost; others take over its work."
     assert said() == [gone, "Ray: no resources for 8 CPU on the current nodes; waiting for others."]
 

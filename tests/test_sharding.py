@@ -401,7 +401,7 @@ def test_a_kill_while_the_manifest_is_written_leaves_nothing(
     inline: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _prepare_half(_data_set(["20"] * 64), _options(tmp_path), monkeypatch)
-    (tmp_path / ".manifest.123.json").write_text("{")  # named as by `files.whole_file`
+    (tmp_path / ".manifest.123.json").write_text("{")  # named as by `files.atomic_file`
     assert sharding.prepare(_data_set(["20"] * 64), _options(tmp_path)) == 0
     assert set(_bytes(tmp_path)) == {"manifest.json"} | _names(4)
 

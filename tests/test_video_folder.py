@@ -136,7 +136,7 @@ def test_a_video_stays_in_its_split(tmp_path: pathlib.Path) -> None:
     assert len(_ids(tmp_path, split="test", test_fraction=0.2, split_seed=1) & after["test"]) < 0.5 * len(after["test"])
     assert _ids(tmp_path, split="test", test_fraction=1.0) == _ids(tmp_path)
     # Pinned, as it must be the same on every machine and in every version.
-    chosen = [video_folder.is_for_test(f"{number}.mp4", 0.5, 0) for number in range(8)]
+    chosen = [video_folder.is_test_video(f"{number}.mp4", 0.5, 0) for number in range(8)]
     assert chosen == [False, True, False, True, False, False, True, True]
 
 

@@ -27,7 +27,7 @@ MANIFEST_FILE = "manifest.json"
 UNFINISHED_DIR = ".unfinished"  # working folder of a preparation, until the manifest is written
 CHUNK_BYTES = 1 << 20
 SHOWN_CLASSES = 3
-LOOKS_AT_ONCE = 16  # parallel requests: a bucket takes tens of milliseconds per file size
+PARALLEL_REQUESTS = 16  # a bucket takes tens of milliseconds per file size
 MAX_PIXELS = 65535  # largest width or height of a JPEG
 
 
@@ -193,7 +193,7 @@ class Manifest:
 
     def faults(self, folder: Path) -> dict[str, str]:
         """Returns the results of `Shard.fault` for faulty shards in `folder`, keyed by file name."""
-        with concurrent.futures.ThreadPoolExecutor(LOOKS_AT_ONCE) as pool:
+        with concurrent.futures.ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
             found = pool.map(lambda shard: shard.fault(folder), self.shards)
         return {shard.file: fault for shard, fault in zip(self.shards, found) if fault}
 
@@ -245,7 +245,7 @@ class Manifest:
         faults = manifest.faults(folder)
         if faults:
             file, fault = next(iter(faults.items()))
-            raise UserError(f"{storage.join(folder, file)}: {fault}; {WHAT_TO_DO}")
+            raise UserError(f"{storage.join(folder, file)}: {fault}; {REMEDY}")
         return manifest
 
 
@@ -263,7 +263,7 @@ def describe_empty_classes(labels: Sequence[str], counts: Sequence[int]) -> str:
     return f"{len(names)} of {len(labels)} classes {have} no video: {quoted(names, SHOWN_CLASSES)}"
 
 
-WHAT_TO_DO = "copy the data set again, or prepare it again in an empty folder"
+REMEDY = "copy the data set again, or prepare it again in an empty folder"
 
 
 def _from_json(text: str) -> Manifest:

@@ -21,7 +21,7 @@ class ServerError(OSError):
     """A possibly temporary error of a server or the network. Raised to callers after all attempts have failed."""
 
 
-def patiently(path: Path, function: Callable[[], T], as_os_error: AsOSError) -> T:
+def with_retries(path: Path, function: Callable[[], T], as_os_error: AsOSError) -> T:
     """Calls a function, returns its result, and retries it after `ServerError`s, with the pauses of `BACK_OFF`.
 
     Args:
