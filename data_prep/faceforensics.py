@@ -41,7 +41,7 @@ class FaceForensicsOptions:
     root: str = option("folder that holds train, val and test, e.g. FaceForensics_compressed")
     split: str = option("folder to prepare, in --root", "train", ("train", "val", "test"))
     box: str = option(
-        "smoothed = one square that follows the face without jitter; official = a separate square per frame",
+        "smoothed = the square follows the face without jitter; official = a separate square per frame",
         "smoothed",
         BOX_RULES,
     )
