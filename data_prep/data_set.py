@@ -43,17 +43,17 @@ class DataSet:
     def made_with(self, options: ShardingOptions) -> dict[str, Any]:
         """Returns every option that affects the bytes of the shards, by flag name."""
         listed = "\n".join(sorted(f"{video.id} {video.label} {video.label_name}" for video in self.videos))
-        ours = ("encoding", "jpeg_quality", "shard_mib", "min_frames", "max_record_frames", "seed")
+        recorded = ("encoding", "jpeg_quality", "shard_mib", "min_frames", "max_record_frames", "seed")
         return {
             "data_set": self.name,
             "split": self.split,
             **self.options,
-            **{name: getattr(options, name) for name in ours},
+            **{name: getattr(options, name) for name in recorded},
             "videos": f"{len(self.videos)} with digest {hashlib.sha256(listed.encode()).hexdigest()[:16]}",
         }
 
     def videos_per_class(self, without: Sequence[str] = ()) -> list[int]:
         """Returns the number of videos per class, ordered as `labels`, excluding the ids in `without`."""
-        left_out = set(without)
-        counts = collections.Counter(video.label for video in self.videos if video.id not in left_out)
+        excluded = set(without)
+        counts = collections.Counter(video.label for video in self.videos if video.id not in excluded)
         return [counts[label] for label in range(len(self.labels))]

@@ -17,9 +17,9 @@ SUBPIXEL_BITS = 4
 class Streams(NamedTuple):
     """Random generators shared by the videos of a class, by those of a group, and used by one clip only."""
 
-    of_class: np.random.Generator
-    of_group: np.random.Generator
-    of_clip: np.random.Generator
+    class_rng: np.random.Generator
+    group_rng: np.random.Generator
+    clip_rng: np.random.Generator
 
     @classmethod
     def of(cls, seed: int, class_index: int, group: int, clip: int) -> Streams:
@@ -41,14 +41,14 @@ class Scene(NamedTuple):
     @classmethod
     def draw(cls, streams: Streams, group: int, height: int, width: int) -> Scene:
         """Draws a bright colour and a dark background; the group determines the hue and the kind of background."""
-        of_class, of_group, of_clip = streams
-        hue = of_class.permutation(HUES)[(group - 1) % len(HUES)]  # cycled, so that every class has every colour
-        background_hue, horizontal, slope = of_group.uniform(), of_group.integers(2), of_group.integers(2) * 0.12
-        colour = _rgb(hue + of_clip.uniform(-0.02, 0.02), of_clip.uniform(0.8, 1.0), of_clip.uniform(0.85, 1.0))
-        dark = of_clip.uniform(0.08, 0.22)
+        class_rng, group_rng, clip_rng = streams
+        hue = class_rng.permutation(HUES)[(group - 1) % len(HUES)]  # cycled, so that every class has every colour
+        background_hue, horizontal, slope = group_rng.uniform(), group_rng.integers(2), group_rng.integers(2) * 0.12
+        colour = _rgb(hue + clip_rng.uniform(-0.02, 0.02), clip_rng.uniform(0.8, 1.0), clip_rng.uniform(0.85, 1.0))
+        dark = clip_rng.uniform(0.08, 0.22)
         ramp = np.linspace(-0.5, 0.5, width if horizontal else height)
         values = np.clip(dark + slope * (ramp if horizontal else ramp[:, None]), 0, 1)
-        tint = _rgb(background_hue, of_clip.uniform(0.1, 0.4), 1.0)
+        tint = _rgb(background_hue, clip_rng.uniform(0.1, 0.4), 1.0)
         return cls(colour, np.broadcast_to(values[..., None], (height, width, 1)) * tint)
 
     def frame(self, coverage: np.ndarray) -> np.ndarray:

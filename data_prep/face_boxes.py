@@ -21,7 +21,7 @@ NO_BOX = (math.nan,) * 4
 
 # Masks are white outside the face. Compression and colour conversion make white darker by less than this.
 MASK_NOISE = 32
-LEAST_MASK = 1e-3  # smaller regions, as a fraction of the frame, are noise
+MIN_MASK_AREA = 1e-3  # smaller regions, as a fraction of the frame, are noise
 OFFICIAL_THRESHOLD = 5
 
 HALF_WINDOW = 7  # frames before and after the smoothed one; the window is half a second long
@@ -30,8 +30,8 @@ CASCADE = "haarcascade_frontalface_alt.xml"  # the one of OpenCV's four frontal 
 TILTS = (0, 25, -25)  # degrees; the cascade detects upright faces only
 DETECT_EVERY = 5  # frames
 DETECT_SIDE = 240  # pixels, shorter side of the image in which faces are detected
-LEAST_FACE = DETECT_SIDE // 8  # pixels in that image
-LEAST_SHARE = 0.25  # of the inspected frames must show the face; fewer may be false positives
+MIN_FACE_SIZE = DETECT_SIDE // 8  # pixels in that image
+MIN_FRACTION_WITH_FACE = 0.25  # of the inspected frames must show the face; fewer may be false positives
 
 
 def mask_box(mask: np.ndarray) -> tuple[float, ...]:
@@ -41,7 +41,7 @@ def mask_box(mask: np.ndarray) -> tuple[float, ...]:
     if not len(regions):
         return NO_BOX
     left, top, width, height, area = regions[regions[:, cv2.CC_STAT_AREA].argmax()].astype(float)
-    return (left, top, left + width, top + height) if area >= LEAST_MASK * face.size else NO_BOX
+    return (left, top, left + width, top + height) if area >= MIN_MASK_AREA * face.size else NO_BOX
 
 
 def official_mask_box(mask: np.ndarray) -> tuple[float, ...]:
@@ -82,7 +82,7 @@ def interpolated(boxes: np.ndarray) -> np.ndarray:
     Raises:
       VideoError: No row has a box.
     """
-    times, there = np.arange(len(boxes)), _there(boxes)
+    times, there = np.arange(len(boxes)), _rows_with_box(boxes)
     return np.stack([np.interp(times, there, column[there]) for column in boxes.T], axis=-1)
 
 
@@ -92,12 +92,12 @@ def nearest(boxes: np.ndarray) -> np.ndarray:
     Raises:
       VideoError: No row has a box.
     """
-    there = _there(boxes)
+    there = _rows_with_box(boxes)
     index = np.interp(np.arange(len(boxes)), there, np.arange(there.size))
     return boxes[there[np.ceil(index - 0.5).astype(int)]]
 
 
-def _there(boxes: np.ndarray) -> np.ndarray:
+def _rows_with_box(boxes: np.ndarray) -> np.ndarray:
     there = np.flatnonzero(~np.isnan(boxes[:, 0]))
     if not there.size:
         raise VideoError("there is no face in any of its frames")
@@ -185,12 +185,12 @@ def detect_boxes(frames: Iterable[np.ndarray]) -> np.ndarray:
                 tracks.append({time: box})
             else:
                 track.setdefault(time, box)
-    looks = -(-length // DETECT_EVERY)
-    often = [track for track in tracks if len(track) >= LEAST_SHARE * looks]
-    if not often:
+    num_inspected = -(-length // DETECT_EVERY)
+    frequent = [track for track in tracks if len(track) >= MIN_FRACTION_WITH_FACE * num_inspected]
+    if not frequent:
         most = max(map(len, tracks), default=0)
-        raise VideoError(f"a face was found in {most} of the {looks} frames looked at, which is too few")
-    main = max(often, key=lambda track: sum((box[2] - box[0]) ** 2 for box in track.values()))
+        raise VideoError(f"a face was found in only {most} of the {num_inspected} inspected frames")
+    main = max(frequent, key=lambda track: sum((box[2] - box[0]) ** 2 for box in track.values()))
     boxes = np.full((length, 4), math.nan)
     boxes[list(main)] = list(main.values())
     return boxes
@@ -217,7 +217,9 @@ def find_faces(frame: np.ndarray) -> np.ndarray:
     for tilt in TILTS:
         turn = cv2.getRotationMatrix2D((width / 2, height / 2), tilt, 1)
         upright = cv2.warpAffine(grey, turn, (width, height))
-        faces = np.array(_cascade().detectMultiScale(upright, 1.1, minNeighbors=4, minSize=(LEAST_FACE, LEAST_FACE)))
+        faces = np.array(
+            _cascade().detectMultiScale(upright, 1.1, minNeighbors=4, minSize=(MIN_FACE_SIZE, MIN_FACE_SIZE))
+        )
         if len(faces):
             half = faces[:, 2:] / 2
             centres = cv2.transform((faces[:, :2] + half)[None], cv2.invertAffineTransform(turn))[0]

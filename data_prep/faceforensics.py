@@ -39,18 +39,18 @@ class FaceForensicsOptions:
     """Videos and crops."""
 
     root: str = option("folder that holds train, val and test, e.g. FaceForensics_compressed")
-    split: str = option("which of these folders", "train", ("train", "val", "test"))
+    split: str = option("folder to prepare, in --root", "train", ("train", "val", "test"))
     box: str = option(
-        "smoothed = the square follows the face calmly; official = a square of its own for each frame",
+        "smoothed = the square follows the face without jitter; official = a separate square per frame",
         "smoothed",
         BOX_RULES,
     )
     mask_kind: str = option(
-        "faceforensics = white where there is no face; faceforensics++ = white where the face is",
+        "faceforensics = white outside the face; faceforensics++ = white inside the face",
         MASK_KINDS[0],
         MASK_KINDS,
     )
-    face_margin: float = option("widens the square on each side, as a share of its side", 0.0)
+    face_margin: float = option("margin added to each side of the square, as a fraction of its side", 0.0)
     resolution: int = option("R, height and width of the frames in pixels", 256)
     fps: float = option(FPS_HELP, 0.0)
 

@@ -79,17 +79,17 @@ def render(
     """
     streams = drawing.Streams.of(seed, CLASSES.index(class_name), group, clip)
     scene = drawing.Scene.draw(streams, group, height, width)
-    of_clip = streams.of_clip
+    clip_rng = streams.clip_rng
     side = min(height, width)
-    rows = of_clip.uniform(*HEIGHT) * side
-    columns = of_clip.uniform(*WIDTH) * rows
-    thickness = of_clip.uniform(*THICKNESS) * side
-    drawn = strokes(class_name, columns, rows, streams.of_group.uniform(*SLANT))
+    rows = clip_rng.uniform(*HEIGHT) * side
+    columns = clip_rng.uniform(*WIDTH) * rows
+    thickness = clip_rng.uniform(*THICKNESS) * side
+    drawn = strokes(class_name, columns, rows, streams.group_rng.uniform(*SLANT))
     points = np.concatenate(drawn)
     least, most = points.min(0) - thickness / 2, points.max(0) + thickness / 2
     room = side - (most - least)
-    start, angle = of_clip.uniform(size=2) * room, of_clip.uniform(0, 2 * np.pi)
-    step = of_clip.uniform(*SPEED) * side * np.array([np.cos(angle), np.sin(angle)])
+    start, angle = clip_rng.uniform(size=2) * room, clip_rng.uniform(0, 2 * np.pi)
+    step = clip_rng.uniform(*SPEED) * side * np.array([np.cos(angle), np.sin(angle)])
     corner = (np.array([width, height]) - side) / 2 - least
     frames = np.empty((num_frames, height, width, 3), np.uint8)
     for t in range(num_frames):

@@ -46,25 +46,25 @@ class MovingShapesOptions:
 
     output_dir: str = option("folder for the videos and their split lists")
     content: str = option(
-        "what moves: 12 classes of shapes, or glyphs, thin digits and letters", "shapes", tuple(CONTENTS)
+        "moving objects: shapes of 12 classes, or glyphs, i.e. thin digits and letters", "shapes", tuple(CONTENTS)
     )
     num_classes: int = option(
-        f"of glyphs, up to {len(glyphs.CLASSES)}: the ten digits, then letters; 0 = the digits", 0
+        f"classes of glyphs, up to {len(glyphs.CLASSES)}: the ten digits, then letters; 0 = the digits", 0
     )
-    videos_per_class: int = option("videos of each class", 40)
-    test_fraction: float = option("share of the groups that goes to the test list", 0.2)
-    num_frames: int = option("frames of a video", 32)
-    height: int = option("of the frames, in pixels", 72)
-    width: int = option("of the frames, in pixels", 96)
+    videos_per_class: int = option("videos per class", 40)
+    test_fraction: float = option("fraction of the groups in the test list", 0.2)
+    num_frames: int = option("frames per video", 32)
+    height: int = option("height of the frames in pixels", 72)
+    width: int = option("width of the frames in pixels", 96)
     seed: int = option("seed of colours, sizes, speeds and backgrounds", 0)
 
     def __post_init__(self) -> None:
-        require(bool(self.output_dir), "output_dir", self.output_dir, "the folder to make")
+        require(bool(self.output_dir), "output_dir", self.output_dir, "the folder to create")
         most = len(glyphs.CLASSES) if self.content == "glyphs" else 0
-        valid = f"0, or 2 to {most}" if most else "0 with --content=shapes, which are always 12 classes"
+        valid = f"0, or 2 to {most}" if most else "0 with --content=shapes, which always has 12 classes"
         require(self.num_classes == 0 or 2 <= self.num_classes <= most, "num_classes", self.num_classes, valid)
         require(self.videos_per_class >= 1, "videos_per_class", self.videos_per_class, "a whole number of at least 1")
-        require(0 <= self.test_fraction < 1, "test_fraction", self.test_fraction, "from 0 up to, not including, 1")
+        require(0 <= self.test_fraction < 1, "test_fraction", self.test_fraction, "at least 0 and below 1")
         require(self.num_frames >= 2, "num_frames", self.num_frames, "a whole number of at least 2")
         for name in ("height", "width"):
             require(16 <= getattr(self, name) <= 4096, name, getattr(self, name), "16 to 4096")
@@ -122,7 +122,7 @@ def split_lists(options: MovingShapesOptions) -> dict[str, str]:
         "trainlist01.txt": train,
         "testlist01.txt": test,
     }
-    return {name: "".join(f"{line}\r\n" for line in of_file) for name, of_file in lines.items()}
+    return {name: "".join(f"{line}\r\n" for line in rows) for name, rows in lines.items()}
 
 
 def write_video(path: pathlib.Path, frames: np.ndarray) -> None:
@@ -147,7 +147,7 @@ def write_video(path: pathlib.Path, frames: np.ndarray) -> None:
     with open(path, "rb") as file:
         riff, size = file.read(4), int.from_bytes(file.read(4), "little")
     if riff != b"RIFF" or size + 8 != path.stat().st_size:
-        raise UserError(f"{path}: could not be written to its end; is the disk full?")
+        raise UserError(f"{path}: not completely written; is the disk full?")
 
 
 def main(options: MovingShapesOptions) -> int:
@@ -160,10 +160,10 @@ def main(options: MovingShapesOptions) -> int:
         del wanted["content"], wanted["num_classes"]
     count = len(list(videos(options)))
     if _is_complete(target, wanted, count):
-        print(f"{target}: complete already, nothing to do")
+        print(f"{target}: already complete, nothing to do")
         return 0
     if target.exists() and not (target / MARKER).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"--output_dir={target}: holds something else; name a new or an empty folder")
+        raise UserError(f"--output_dir={target}: already exists with other contents; choose a new or empty folder")
     target = target.resolve()
     # Everything is written next to the target and renamed at the end, so the target is never incomplete.
     unfinished = target.parent / f".{target.name}.unfinished"

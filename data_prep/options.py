@@ -8,9 +8,9 @@ from tganv2_tf.config import option, require
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS
 from tganv2_tf.video_io.geometry import GEOMETRIES
 
-FPS_HELP = "frames per second to resample all videos to, by the nearest frame in time; 0 = every coded frame, as it is"
+FPS_HELP = "frames per second to resample all videos to, by the nearest frame in time; 0 = keep every coded frame"
 MAX_FPS = 1000
-LEAST_RESOLUTION, MAX_RESOLUTION = 2**FIRST_LEVEL_BLOCKS, 8192  # the smallest one of a single level, see PyramidSpec
+MIN_RESOLUTION, MAX_RESOLUTION = 2**FIRST_LEVEL_BLOCKS, 8192  # the smallest one of a single level, see PyramidSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +34,8 @@ class VideoDirOptions:
 
 def require_resolution(resolution: int) -> None:
     """Raises ConfigError if no recipe can train on frames of --resolution pixels with any number of levels."""
-    valid = f"a multiple of {LEAST_RESOLUTION} up to {MAX_RESOLUTION}; no recipe can train on others"
-    fits = LEAST_RESOLUTION <= resolution <= MAX_RESOLUTION and resolution % LEAST_RESOLUTION == 0
+    valid = f"a multiple of {MIN_RESOLUTION} up to {MAX_RESOLUTION}; no recipe can train on others"
+    fits = MIN_RESOLUTION <= resolution <= MAX_RESOLUTION and resolution % MIN_RESOLUTION == 0
     require(fits, "resolution", resolution, valid)
 
 
@@ -54,18 +54,20 @@ class ShardingOptions:
     """Shards and how they are made."""
 
     output_dir: str = option("folder for the shards and their manifest.json")
-    encoding: str = option("how frames are stored: png is lossless and several times larger", "jpeg", ("jpeg", "png"))
+    encoding: str = option(
+        "format of the stored frames; png is lossless and several times larger", "jpeg", ("jpeg", "png")
+    )
     jpeg_quality: int = option("quality of JPEG frames, 1 to 100", 92)
-    shard_mib: int = option("rough size of a shard in MiB", 128)
-    min_frames: int = option("shorter videos are skipped, in frames", 16)
-    max_record_frames: int = option("longer videos become several records, each of at most so many frames", 1024)
+    shard_mib: int = option("approximate size of a shard in MiB", 128)
+    min_frames: int = option("minimum number of frames per video; shorter ones are skipped", 16)
+    max_record_frames: int = option("maximum number of frames per record; longer videos are split", 1024)
     seed: int = option("seed of the order of the videos in the shards", 0)
-    num_workers: int = option("worker processes; 0 = one a processor", 0)
-    video_timeout: float = option("a video that takes longer is skipped, in seconds", 120.0)
-    max_failures: int = option("with more skipped videos than this, the data set is not finished", 10)
+    num_workers: int = option("worker processes; 0 = one per processor", 0)
+    video_timeout: float = option("time limit per video in seconds; slower ones are skipped", 120.0)
+    max_failures: int = option("maximum number of skipped videos; with more, the data set is not finished", 10)
 
     def __post_init__(self) -> None:
-        require(bool(self.output_dir), "output_dir", self.output_dir, "the folder to make")
+        require(bool(self.output_dir), "output_dir", self.output_dir, "the folder to create")
         require(1 <= self.jpeg_quality <= 100, "jpeg_quality", self.jpeg_quality, "1 to 100")
         for name in ("shard_mib", "min_frames"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")

@@ -48,10 +48,10 @@ def make_folder(folder: str, work: str) -> None:
         others = [name for name in storage.names(folder) if not name.startswith(".")]
         is_file = storage.exists(folder) and not storage.is_folder(folder)
         if not storage.is_folder(work) and (is_file or others):
-            raise UserError(f"--output_dir={folder}: holds something else; name a new or an empty folder")
+            raise UserError(f"--output_dir={folder}: already exists with other contents; choose a new or empty folder")
         storage.make_folder(work)
     except OSError as error:
-        raise UserError(f"--output_dir={folder}: {error.strerror}; name a folder that you may write to") from error
+        raise UserError(f"--output_dir={folder}: {error.strerror}; choose a writable folder") from error
 
 
 def lock(work: str) -> contextlib.AbstractContextManager[None]:

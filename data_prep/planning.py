@@ -22,8 +22,8 @@ from tganv2_tf.video_io.decoding import claimed_num_frames
 MIB = 2**20
 PROBED_VIDEOS, PROBED_FRAMES = 16, 8
 # Small data sets, too, must keep several workers busy, and later the readers of several replicas.
-LEAST_SHARDS = 8
-LEAST_VIDEOS_A_SHARD = 16
+MIN_SHARDS = 8
+MIN_VIDEOS_PER_SHARD = 16
 
 
 def shuffled(videos: Sequence[Video], seed: int) -> list[Video]:
@@ -34,10 +34,10 @@ def shuffled(videos: Sequence[Video], seed: int) -> list[Video]:
     return sorted(videos, key=lambda video: hashlib.sha256(f"{seed} {video.id}".encode()).digest())
 
 
-def num_shards(num_videos: int, bytes_a_video: float, shard_mib: int) -> int:
+def num_shards(num_videos: int, bytes_per_video: float, shard_mib: int) -> int:
     """Returns the number of shards: by size, but enough for several workers, and with at least one video per shard."""
-    by_size = round(num_videos * bytes_a_video / (shard_mib * MIB))
-    return max(1, min(num_videos, max(by_size, min(LEAST_SHARDS, num_videos // LEAST_VIDEOS_A_SHARD))))
+    by_size = round(num_videos * bytes_per_video / (shard_mib * MIB))
+    return max(1, min(num_videos, max(by_size, min(MIN_SHARDS, num_videos // MIN_VIDEOS_PER_SHARD))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Probe:
     """Result of reading the first frames of a sample of videos.
 
     Attributes:
-      bytes_a_video: Estimated encoded size per video, from the frame counts in the headers; 0 for a video that failed.
+      bytes_per_video: Estimated encoded size, from the frame counts in the headers; a video that failed counts 0.
       failed: Videos that cannot be read.
     """
 
-    bytes_a_video: float
+    bytes_per_video: float
     failed: tuple[Skipped, ...]
 
 
@@ -81,7 +81,7 @@ def probe(task: ProbeTask, announce: Callable[[str | None], None]) -> Probe:
     return Probe(total / max(1, len(task.videos)), tuple(failed))
 
 
-def bytes_a_video(videos: Sequence[Video], reader: Reader, options: ShardingOptions, pool: WorkerPool) -> float:
+def bytes_per_video(videos: Sequence[Video], reader: Reader, options: ShardingOptions, pool: WorkerPool) -> float:
     """Estimates the mean size of a video in the shards, from the first videos of the shuffled list.
 
     Raises:
@@ -104,7 +104,7 @@ def bytes_a_video(videos: Sequence[Video], reader: Reader, options: ShardingOpti
     failed = answers[0].failed
     if len(failed) > options.max_failures:
         raise UserError(
-            f"{len(failed)} of the {len(sample)} videos that were tried first cannot be used, more than --max_failures="
+            f"{len(failed)} of the first {len(sample)} videos cannot be used, more than --max_failures="
             f"{options.max_failures}, e.g. {in_one_line(failed[0].video)}: {in_one_line(failed[0].reason)}"
         )
-    return answers[0].bytes_a_video
+    return answers[0].bytes_per_video

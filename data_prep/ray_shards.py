@@ -46,13 +46,13 @@ def run(
         return
     function = functools.partial(write_on_node, folder=folder, item_timeout=item_timeout)
     with ray_cluster.connected(options.ray_address):
-        for task, report in ray_cluster.run_tasks(function, map(placed, tasks), options, at_once=at_once):
+        for task, report in ray_cluster.run_tasks(function, map(with_absolute_paths, tasks), options, at_once=at_once):
             on_done(task, report)
 
 
-def placed(task: ShardTask) -> ShardTask:
+def with_absolute_paths(task: ShardTask) -> ShardTask:
     """Returns the task with paths that are valid in processes with another working directory."""
-    at = ray_cluster.placed
+    at = ray_cluster.absolute_path
     videos = tuple(dataclasses.replace(video, path=at(video.path), mask=at(video.mask)) for video in task.videos)
     return dataclasses.replace(task, videos=videos, file=at(task.file), temporary=at(task.temporary))
 
@@ -82,13 +82,13 @@ def write_on_node(task: ShardTask, folder: str, item_timeout: float) -> ShardRep
             num_workers=1,
             item_timeout=item_timeout,
             on_done=lambda done, report: reports.append(report),
-            on_lost=without,
+            on_lost=without_video,
         )
         if storage.is_remote(folder):
             storage.copy(task.file, storage.join(folder, name))
     return reports[0]
 
 
-def without(task: ShardTask, video_id: str, reason: str) -> ShardTask:
+def without_video(task: ShardTask, video_id: str, reason: str) -> ShardTask:
     """Returns the task without a lost video."""
     return dataclasses.replace(task, lost=(*task.lost, Skipped(video_id, reason)))

@@ -63,7 +63,7 @@ def read_masked_face(
         if masks.damage.reason:  # its frames would not match those of the video
             raise VideoError(masks.damage.reason)
     except VideoError as error:
-        raise VideoError(f"of its mask video: {error}") from error
+        raise VideoError(f"mask video: {error}") from error
     opened = open_video(video.path, fps)
     crops = _masked_faces(opened.frames, squares, mask_shape, margin)
     resize = _resize_official if box_rule == "official" else resize_square
@@ -103,10 +103,12 @@ def _masked_faces(
         down, across = frame.shape[0] / mask_shape[0], frame.shape[1] / mask_shape[1]
         if abs(down / across - 1) > MAX_SHAPE_DIFFERENCE:
             sizes = [f"{width}x{height}" for height, width in (frame.shape[:2], mask_shape)]
-            raise VideoError(f"its frames have {sizes[0]} pixels, those of its mask video {sizes[1]}: another shape")
+            raise VideoError(
+                f"its frames have {sizes[0]} pixels, those of its mask video {sizes[1]}: different aspect ratios"
+            )
         yield face_boxes.crop(frame, squares[count - 1] * (across, down, max(across, down)), margin)
     if abs(count - len(squares)) > MAX_LENGTH_DIFFERENCE:
-        raise VideoError(f"it has {count} frames, its mask video {len(squares)}")
+        raise VideoError(f"it has {count} frames, but its mask video has {len(squares)}")
 
 
 def _resize_official(square: np.ndarray, resolution: int) -> np.ndarray:

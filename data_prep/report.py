@@ -14,7 +14,7 @@ from tganv2_tf.data.manifest import Damaged, Manifest, Skipped, describe_empty_c
 SHOWN_VIDEOS = 20
 
 
-def manifest_of(
+def make_manifest(
     data_set: DataSet, made_with: dict[str, Any], reports: Sequence[ShardReport], states: Sequence[Sequence[str]]
 ) -> Manifest:
     """Returns the manifest of a finished data set.
@@ -59,9 +59,9 @@ def print_empty_classes(data_set: DataSet) -> None:
 def print_report(manifest: Manifest, data_set: DataSet) -> None:
     """Prints skipped and damaged videos; also the classes without videos if skipping has added to them."""
     skipped, damaged = manifest.skipped, manifest.damaged
-    of_all = f"of {len(data_set.videos) + len(data_set.missing)} videos are"
-    _print_reasons(f"{len(skipped)} {of_all} skipped:", skipped)
-    _print_reasons(f"{len(damaged)} {of_all} damaged, and in the data set without what cannot be decoded:", damaged)
+    of_total = f"of {len(data_set.videos) + len(data_set.missing)} videos are"
+    _print_reasons(f"{len(skipped)} {of_total} skipped:", skipped)
+    _print_reasons(f"{len(damaged)} {of_total} damaged; only their decodable frames are in the data set:", damaged)
     if manifest.videos_per_class.count(0) > data_set.videos_per_class().count(0):
         print(f"warning: {manifest.empty_classes}")
 

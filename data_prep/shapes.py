@@ -46,11 +46,11 @@ def render(
     """
     streams = drawing.Streams.of(seed, CLASSES.index(class_name), group, clip)
     scene = drawing.Scene.draw(streams, group, height, width)
-    of_clip = streams.of_clip
+    clip_rng = streams.clip_rng
     side = min(height, width)
-    radius = of_clip.uniform(*RADIUS) * side
-    speed = min(of_clip.uniform(*TRAVEL) / 15, MAX_PATH / (num_frames - 1)) * side  # pixels per frame
-    sideways = of_clip.uniform(-SIDEWAYS, SIDEWAYS) * side
+    radius = clip_rng.uniform(*RADIUS) * side
+    speed = min(clip_rng.uniform(*TRAVEL) / 15, MAX_PATH / (num_frames - 1)) * side  # pixels per frame
+    sideways = clip_rng.uniform(-SIDEWAYS, SIDEWAYS) * side
     shape, direction = _split_class(class_name)
     dx, dy = DIRECTIONS[direction]
     frames = np.empty((num_frames, height, width, 3), np.uint8)

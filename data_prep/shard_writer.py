@@ -18,7 +18,7 @@ from tganv2_tf.storage.files import sync_folder
 from tganv2_tf.video_io.video_frames import VideoFrames
 
 READ_ERRORS = (VideoError, OSError, MemoryError, cv2.error)
-WHAT_TO_DO = "mend this and run the same command again, finished shards are kept"
+REMEDY = "fix this and run the same command again; finished shards are kept"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def write_shard(task: ShardTask, announce: Callable[[str | None], None]) -> Shar
         os.replace(task.temporary, task.file)
         sync_folder(os.path.dirname(task.file))
     except OSError as error:
-        raise UserError(f"{task.file}: cannot be written: {error.strerror or error}; {WHAT_TO_DO}") from error
+        raise UserError(f"{task.file}: cannot be written: {error.strerror or error}; {REMEDY}") from error
     finally:
         pathlib.Path(task.temporary).unlink(missing_ok=True)
     return report

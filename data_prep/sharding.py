@@ -24,9 +24,9 @@ from data_prep import ray_shards, sources
 from data_prep.data_set import DataSet
 from data_prep.options import ShardingOptions
 from data_prep.output_folder import finished, lock, make_folder, read_json, refuse_other_options, remove_unfinished
-from data_prep.planning import MIB, bytes_a_video, num_shards, shuffled
-from data_prep.report import manifest_of, print_empty_classes, print_report
-from data_prep.shard_writer import WHAT_TO_DO, ShardReport, ShardTask, write_shard
+from data_prep.planning import MIB, bytes_per_video, num_shards, shuffled
+from data_prep.report import make_manifest, print_empty_classes, print_report
+from data_prep.shard_writer import REMEDY, ShardReport, ShardTask, write_shard
 from data_prep.workers import WorkerPool, num_processors, run_supervised
 from tganv2_tf import storage
 from tganv2_tf.data.manifest import UNFINISHED_DIR, Damaged, Shard, checksum, shard_name
@@ -60,15 +60,19 @@ def prepare(data_set: DataSet, options: ShardingOptions, runner: RunnerOptions =
         raise UserError(f"there are no videos to prepare; check {data_set.source}")
     for video in data_set.videos:
         if source_video(video.id) != video.id:
-            raise UserError(f"{video.id}: the name of a video may not end as a segment's does, with #0001; rename it")
+            raise UserError(f"{video.id}: the name of a video must not end like that of a segment (#0001); rename it")
     folder = _output_folder(options)
     work = storage.join(folder, UNFINISHED_DIR)
     made_with = data_set.made_with(options)
     complete = finished(folder, made_with)
     if complete:
         changed = sources.changed(shuffled(data_set.videos, options.seed), complete, folder)
-        but = f"; but {len(changed)} videos have changed since, e.g. {changed[0]}: delete it first" if changed else ""
-        print(f"{folder}: complete already, nothing to do{but}")
+        but = (
+            f"; but {len(changed)} videos have changed since, e.g. {changed[0]}: delete the folder first"
+            if changed
+            else ""
+        )
+        print(f"{folder}: already complete, nothing to do{but}")
         return 0
     print_empty_classes(data_set)
     make_folder(folder, work)
@@ -76,11 +80,11 @@ def prepare(data_set: DataSet, options: ShardingOptions, runner: RunnerOptions =
         with lock(work), tempfile.TemporaryDirectory() as staging:
             _Preparation(data_set, options, runner, made_with, staging).run()
     except KeyboardInterrupt:
-        message = "interrupted; finished shards are kept, the same command continues"
+        message = "interrupted; finished shards are kept, run the same command again to resume"
         print(f"{data_set.name}: {message}", file=sys.stderr)
         return 130
     except OSError as error:
-        raise UserError(f"--output_dir={folder}: {error.strerror or error}; {WHAT_TO_DO}") from error
+        raise UserError(f"--output_dir={folder}: {error.strerror or error}; {REMEDY}") from error
     return 0
 
 
@@ -140,7 +144,7 @@ class _Preparation:
         begun = {video.id for task in tasks if task.index in self.reports for video in task.videos}
         done = len(begun)
         if done:
-            print(f"{self.folder}: going on, {len(self.reports)} of {len(tasks)} shards are finished")
+            print(f"{self.folder}: resuming, {len(self.reports)} of {len(tasks)} shards are finished")
         interval = 0.5 if sys.stderr.isatty() else 30  # few lines in a log file
         with tqdm.tqdm(
             total=len(self.data_set.videos), initial=done, unit="video", desc=self.data_set.name, mininterval=interval
@@ -185,7 +189,7 @@ class _Preparation:
                     item_timeout=timeout,
                     on_begin=on_begin,
                     on_done=upload,
-                    on_lost=ray_shards.without,
+                    on_lost=ray_shards.without_video,
                     pool=pool,
                 )
 
@@ -199,7 +203,7 @@ class _Preparation:
             count = plan["num_shards"]
         else:
             self._remove_all()
-            size = bytes_a_video(videos, self.data_set.reader, self.options, pool)
+            size = bytes_per_video(videos, self.data_set.reader, self.options, pool)
             count = num_shards(len(videos), size, self.options.shard_mib)
             write_atomically(path, json.dumps({"made_with": self.made_with, "num_shards": count}, indent=2))
         names = [shard_name(self.data_set.name, self.data_set.split, index, count) for index in range(count)]
@@ -244,7 +248,7 @@ class _Preparation:
     def _finish(self) -> None:
         reports = [self.reports[index] for index in sorted(self.reports)]
         states = [self.states[index] for index in sorted(self.states)]
-        manifest = manifest_of(self.data_set, self.made_with, reports, states)
+        manifest = make_manifest(self.data_set, self.made_with, reports, states)
         print_report(manifest, self.data_set)
         skipped = manifest.skipped
         full_list = storage.join(self.work, "skipped.json")
@@ -255,7 +259,7 @@ class _Preparation:
         if len(skipped) > self.options.max_failures:
             raise UserError(
                 f"{len(skipped)} videos are skipped, more than --max_failures={self.options.max_failures}; {full_list} "
-                "lists them; mend them or raise the limit, and run the same command again"
+                "lists them; fix them or raise the limit, and run the same command again"
             )
         manifest.save(self.folder)
         remove_unfinished(self.work)

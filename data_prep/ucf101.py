@@ -38,9 +38,9 @@ NAME = re.compile(rf"(?P<id>v_(?P<class_name>[^/\\]+)_g\d+_c\d+)\.({EXTENSIONS})
 class Ucf101Options(VideoDirOptions):
     """Videos and frames."""
 
-    video_dir: str = option("folder of the videos, flat or one folder a class")
-    split_dir: str = option("folder of the split lists (ucfTrainTestlist); with --split=all it may be left out", "")
-    split: str = option("videos of which list; all = of both", "train", ("train", "test", "all"))
+    video_dir: str = option("folder of the videos, flat or one folder per class")
+    split_dir: str = option("folder of the split lists (ucfTrainTestlist); optional with --split=all", "")
+    split: str = option("split list of the videos; all = both lists", "train", ("train", "test", "all"))
     fold: int = option("number of the split lists: 1 = trainlist01.txt and testlist01.txt", 1)
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ import tqdm
 from tganv2_tf import cli, ray_cluster, storage
 from tganv2_tf.config import option, require
 from tganv2_tf.data.inspection import DamagedError, read_frames, read_record, read_shard
-from tganv2_tf.data.manifest import MANIFEST_FILE, WHAT_TO_DO, Manifest, Shard, checksum
+from tganv2_tf.data.manifest import MANIFEST_FILE, REMEDY, Manifest, Shard, checksum
 from tganv2_tf.data.records import NO_LABEL, source_video
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
@@ -44,8 +44,8 @@ class VerifyOptions:
     """Verification options."""
 
     data_dir: str = option("folder of the shards and their manifest.json")
-    num_decoded: int = option("records a shard of which all frames are decoded, drawn at random", 2)
-    contact_sheet: str = option("PNG file to make, with frames of some videos", "", destination="file")
+    num_decoded: int = option("records per shard, drawn at random, of which all frames are decoded", 2)
+    contact_sheet: str = option("PNG file to write, with frames of some videos", "", destination="file")
     seed: int = option("seed of the choice of records and videos", 0)
 
     def __post_init__(self) -> None:
@@ -130,7 +130,7 @@ def verify_shard(task: ShardTask) -> ShardReport:
     if storage.exists(path):
         with storage.on_disk(path) as local:
             if fault is None and checksum(local) != task.shard.checksum:
-                report.faults.append(f"its checksum is not the one in {MANIFEST_FILE}: other bytes than were written")
+                report.faults.append(f"its checksum differs from {MANIFEST_FILE}: its contents have changed")
             _verify_records(local, task, report)
     return report
 
@@ -168,16 +168,16 @@ def _verify_records(path: str, task: ShardTask, report: ShardReport) -> None:
         return
     found = {"num_videos": len(report.videos), "num_records": num_records, "num_frames": num_frames}
     for name, count in found.items():
-        said = getattr(task.shard, name)
-        if count != said and (all_read or name == "num_records"):
-            report.faults.append(f"{name} is {count}, but {MANIFEST_FILE} says {said}")
+        expected = getattr(task.shard, name)
+        if count != expected and (all_read or name == "num_records"):
+            report.faults.append(f"{name} is {count}, but {MANIFEST_FILE} says {expected}")
 
 
 def _faults(record: dict[str, Any], task: ShardTask) -> Iterator[str]:
     """Yields the faults of a parsed record, except those of its frames."""
     label, labels = int(record["label"]), task.labels
     if record["num_frames"] != len(record["frames"]):
-        yield f"it has {len(record['frames'])} frames and says {record['num_frames']}"
+        yield f"it has {len(record['frames'])} frames, but its num_frames is {record['num_frames']}"
     if (record["height"], record["width"]) != (task.height, task.width):
         yield f"{record['width']}x{record['height']} pixels, but {MANIFEST_FILE} says {task.width}x{task.height}"
     if not 0 <= label < len(labels):
@@ -212,14 +212,14 @@ class Verification:
         self.tiles: list[tuple[str, np.ndarray]] = []
         self._record_ids: set[str] = set()
         interval = 0.5 if sys.stderr.isatty() else 30  # few lines in a log file
-        bar_of = functools.partial(tqdm.tqdm, unit="record", desc=manifest.name, mininterval=interval)
+        make_bar = functools.partial(tqdm.tqdm, unit="record", desc=manifest.name, mininterval=interval)
         with contextlib.ExitStack() as stack:
             if runner.runner == "ray":
                 stack.enter_context(ray_cluster.connected(runner.ray_address))
                 reports = ray_cluster.run_tasks(verify_shard, _tasks(manifest, options), runner, ordered=True)
             else:
                 reports = ((task, verify_shard(task)) for task in _tasks(manifest, options))
-            bar = stack.enter_context(bar_of(total=manifest.num_records))
+            bar = stack.enter_context(make_bar(total=manifest.num_records))
             for task, report in reports:
                 self._add(task.shard.file, report)
                 bar.update(task.shard.num_records)
@@ -227,7 +227,7 @@ class Verification:
     def _add(self, file: str, report: ShardReport) -> None:
         for number, record_id in report.record_ids.items():
             if record_id in self._record_ids:
-                report.faults.append(f"record {number}: video_id {record_id} is there a second time")
+                report.faults.append(f"record {number}: duplicate video_id {record_id}")
             self._record_ids.add(record_id)
         for fault in report.faults:
             tqdm.tqdm.write(f"{file}: {fault}")
@@ -243,7 +243,7 @@ def _tasks(manifest: Manifest, options: VerifyOptions) -> Iterator[ShardTask]:
     """Yields one task per shard; the sampled records do not depend on the process that reads them."""
     draw = np.random.default_rng(options.seed)
     on_sheet = _sample(draw, manifest.num_records, SHEET_VIDEOS if options.contact_sheet else 0)
-    folder, labels, first = ray_cluster.placed(options.data_dir), tuple(manifest.labels), 0
+    folder, labels, first = ray_cluster.absolute_path(options.data_dir), tuple(manifest.labels), 0
     for shard in manifest.shards:
         decoded = _sample(draw, shard.num_records, options.num_decoded)
         shown = frozenset(number - first for number in on_sheet if 0 <= number - first < shard.num_records)
@@ -287,7 +287,8 @@ def summary(manifest: Manifest, videos: Collection[SourceVideo]) -> str:
     size = sum(shard.bytes for shard in manifest.shards)
     lines.append(
         f"{len(manifest.labels)} classes, {manifest.width}x{manifest.height} pixels, {manifest.num_shards} shards, "
-        f"{manifest.num_records} records, {size / MIB:.1f} MiB, {len(manifest.skipped)} videos skipped when it was made"
+        f"{manifest.num_records} records, {size / MIB:.1f} MiB, "
+        f"{len(manifest.skipped)} videos skipped during preparation"
     )
     if manifest.frame_rates:
         rates = ((rate if float(rate) else "unknown", count) for rate, count in manifest.frame_rates.items())
@@ -303,7 +304,7 @@ def main(options: VerifyOptions, runner: RunnerOptions = LOCAL) -> int:
     listed = {shard.file for shard in manifest.shards}
     for name in storage.names(options.data_dir):
         if name.endswith(".tfrecord") and name not in listed:
-            print(f"note: {name} is not in {MANIFEST_FILE}, and nothing reads it")
+            print(f"note: {name} is not in {MANIFEST_FILE} and is never read")
     print(summary(manifest, verification.videos.values()))
     if verification.tiles:
         captions, tiles = zip(*verification.tiles)
@@ -311,7 +312,7 @@ def main(options: VerifyOptions, runner: RunnerOptions = LOCAL) -> int:
         write_image(options.contact_sheet, sheet[0])
         print(f"{options.contact_sheet}: first, middle and last frame of {len(verification.tiles)} videos")
     if verification.num_faults:
-        raise UserError(f"{options.data_dir}: {verification.num_faults} faults; {WHAT_TO_DO}")
+        raise UserError(f"{options.data_dir}: {verification.num_faults} faults; {REMEDY}")
     print(f"{options.data_dir}: no faults")
     return 0
 

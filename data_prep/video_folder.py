@@ -52,19 +52,20 @@ from tganv2_tf.video_io.geometry import frame_size
 class VideoFolderOptions(VideoDirOptions):
     """Videos and frames."""
 
-    split: str = option("which videos; all = train and test", "all", ("train", "test", "all"))
-    test_fraction: float = option("rough share of the videos that is for tests", 0.1)
-    split_seed: int = option("another seed, another choice of videos for tests", 0)
+    split: str = option("videos to prepare; all = train and test", "all", ("train", "test", "all"))
+    test_fraction: float = option("approximate fraction of the videos in the test split", 0.1)
+    split_seed: int = option("seed of the choice of test videos", 0)
     class_level: int = option(
-        "which folder on the way to a video is its class: 1 = the first below --video_dir; 0 = all, as sports/tennis", 0
+        "level of the folder that is the class of a video: 1 = the first below --video_dir; 0 = all, as sports/tennis",
+        0,
     )
     classes: str = option(
-        "the classes in the order of their numbers: a text file, one name per line, or the folder of a prepared data "
-        "set; without it those that are found, sorted",
+        "classes in the order of their numbers: a text file, one name per line, or the folder of a prepared data set; "
+        "none = the classes found, sorted",
         "",
     )
     face_box: bool = option("crop the main face of each video instead of the centre", False)
-    face_margin: float = option("widens the square of --face_box on each side, as a share of its side", 0.3)
+    face_margin: float = option("margin added to each side of the square of --face_box, as a fraction of its side", 0.3)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,7 +73,7 @@ class VideoFolderOptions(VideoDirOptions):
         require(0 <= self.face_margin <= 2, "face_margin", self.face_margin, "0 to 2")
         require(self.class_level >= 0, "class_level", self.class_level, "a whole number of at least 0")
         if self.face_box and self.geometry != "paper":
-            raise ConfigError(f"--geometry={self.geometry}: --face_box makes squares; leave one of the two out")
+            raise ConfigError(f"--geometry={self.geometry}: --face_box makes squares; omit one of the two")
 
 
 def _id(folder: pathlib.Path, path: str) -> str:
@@ -81,7 +82,7 @@ def _id(folder: pathlib.Path, path: str) -> str:
     return os.fsencode(relative).decode("utf-8", "backslashreplace")
 
 
-def is_for_test(video_id: str, test_fraction: float, split_seed: int) -> bool:
+def is_test_video(video_id: str, test_fraction: float, split_seed: int) -> bool:
     """Returns whether a video belongs to the test split; true for a random fraction of about `test_fraction`."""
     digest = hashlib.sha256(f"split {split_seed} {video_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < test_fraction * 2**64
@@ -123,7 +124,7 @@ def read_classes(path: str) -> list[str]:
         raise UserError(f"--classes={path}: there are no classes in it")
     for name, count in collections.Counter(classes).items():
         if count > 1:
-            raise UserError(f"--classes={path}: {name!r} is there {count} times")
+            raise UserError(f"--classes={path}: {name!r} is listed {count} times")
     return classes
 
 
@@ -150,7 +151,8 @@ def data_set(options: VideoFolderOptions) -> DataSet:
     found = find_videos(folder, "--video_dir=")
     if options.fps and found.frame_folders:
         raise ConfigError(
-            f"--fps={options.fps:g}: {found.frame_folders[0]} is a folder of frames, which has no rate; leave --fps out"
+            f"--fps={options.fps:g}: {found.frame_folders[0]} is a folder of frames, which has no frame rate; "
+            "omit --fps"
         )
     paths = {_id(folder, path): path for path in found.videos}
     labels = {video_id: label_of(video_id, options.class_level) for video_id in paths}
@@ -158,12 +160,12 @@ def data_set(options: VideoFolderOptions) -> DataSet:
     numbers = {"": NO_LABEL, **{name: number for number, name in enumerate(classes)}}
     videos = []
     for video_id, path in paths.items():
-        for_test = is_for_test(video_id, options.test_fraction, options.split_seed)
+        for_test = is_test_video(video_id, options.test_fraction, options.split_seed)
         if options.split in ("all", "test" if for_test else "train"):
             videos.append(Video(video_id, path, numbers[labels[video_id]], labels[video_id]))
     if not videos:
         raise UserError(
-            f"--split={options.split}: none of the {len(paths)} videos fell into it; try another --split_seed or "
+            f"--split={options.split}: none of the {len(paths)} videos are in it; try another --split_seed or "
             "--test_fraction"
         )
     frames = f"; folders of frames: {len(found.frame_folders)}" if found.frame_folders else ""

@@ -102,7 +102,7 @@ def run_supervised(
             error: Exception | None = None
             for worker in [worker for worker in workers if worker.busy]:
                 error = worker.listen(item_timeout, on_begin, on_done) or error
-                reason = worker.trouble(item_timeout) if worker.busy else None
+                reason = worker.failure(item_timeout) if worker.busy else None
                 if reason is None:
                     continue
                 was_killed = worker.process.exitcode == -signal.SIGKILL  # by another process
@@ -116,7 +116,7 @@ def run_supervised(
                 elif worker.attempt < ATTEMPTS:
                     queue.appendleft((worker.task, worker.attempt + 1))
                 else:
-                    error = UserError(f"{reason}, {ATTEMPTS} times, at no video; try a smaller --num_workers")
+                    error = UserError(f"{reason}, {ATTEMPTS} times, outside of any video; try a smaller --num_workers")
             if error is not None:  # raised after the loop, so that results of other workers are not lost
                 raise error
 
@@ -132,18 +132,18 @@ class _Worker:
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")  # fork would copy locks held by threads of OpenCV and TensorFlow
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.connection, child_connection = context.Pipe()
+        self.process = context.Process(target=_serve, args=(child_connection,), daemon=True)
         self.busy, self.attempt, self.deadline = False, 0, 0.0
         self.task: Any = None
         self.item: Any = None
         with _ignored_in_children(signal.SIGINT):
             self.process.start()
-        theirs.close()  # otherwise the pipe would stay open when the worker ends
+        child_connection.close()  # otherwise the pipe would stay open when the worker ends
 
     def assign(self, function: Callable[[Any, Announce], Any], task: Any, attempt: int) -> None:
         self.busy, self.task, self.attempt, self.item = True, task, attempt, None
-        with contextlib.suppress(OSError):  # it died while idle; `trouble` will report it
+        with contextlib.suppress(OSError):  # it died while idle; `failure` will report it
             self.connection.send((function, task))
 
     def listen(
@@ -170,7 +170,7 @@ class _Worker:
         except (EOFError, OSError):  # it died, perhaps in the middle of a message
             self.process.join()
 
-    def trouble(self, item_timeout: float) -> str | None:
+    def failure(self, item_timeout: float) -> str | None:
         """Returns why to replace this worker, or None. Call after `listen`: it may have finished before it died."""
         code = self.process.exitcode
         if code is not None:

@@ -61,7 +61,7 @@ def test_what_is_said_depends_on_the_recipe(tmp_path: pathlib.Path, recipe: str,
         ("", ["--data_dir is missing", makes]),
         ("none", ["none: no such folder", makes]),
         ("empty", ["no manifest.json in it", makes]),
-        ("videos", ["videos: videos, and no data set", prepares.format(tmp_path / "videos")]),
+        ("videos", ["videos: contains videos, but no data set", prepares.format(tmp_path / "videos")]),
     ):
         of_folder = DataConfig(str(tmp_path / folder) if folder else "", data.data_prep)
         with pytest.raises(UserError) as error:

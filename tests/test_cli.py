@@ -381,13 +381,13 @@ def test_the_list_of_commands_has_their_first_lines(capsys, monkeypatch, tmp_pat
     [
         ("trian", "did you mean train?"),
         ("data_perp.ucf101", "did you mean data_prep.ucf101?"),
-        ("--x", "without arguments, all are listed"),
+        ("--x", "run tganv2 without arguments for a list"),
     ],
 )
 def test_an_unknown_command_is_one_line(capsys, name, advice):
     assert __main__.main([name]) == 2
     output = capsys.readouterr()
-    assert output.out == "" and output.err == f"tganv2: {name!r} is no command; {advice}\n"
+    assert output.out == "" and output.err == f"tganv2: {name!r} is not a command; {advice}\n"
 
 
 @pytest.mark.parametrize(
@@ -421,7 +421,9 @@ def test_a_last_part_that_is_not_unique_is_refused(monkeypatch, tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "paint.py").write_text('"""Paints."""\nsys.exit(cli.run(main))\n')
     monkeypatch.setattr(__main__, "ROOT", tmp_path)
-    with pytest.raises(LookupError, match=r"paint is the last part of several: tganv2_tf\.paint, data_prep\.paint"):
+    with pytest.raises(
+        LookupError, match=r"paint is the last part of several commands: tganv2_tf\.paint, data_prep\.paint"
+    ):
         __main__.find("paint")
     assert __main__.find("data_prep.paint") == "data_prep.paint"
 
@@ -470,7 +472,7 @@ def test_an_import_that_fails_is_one_line_unless_it_is_a_bug(capsys, error, reas
         raise error
 
     assert cli.run(main, (Options,), "pkg.tool", "", ["--path=x"]) == 1
-    assert capsys.readouterr().err == f"tool: {reason}; to install what is missing: {lanes.install_command()}\n"
+    assert capsys.readouterr().err == f"tool: {reason}; to install missing packages: {lanes.install_command()}\n"
     error.name = "tganv2_tf.nothing"
     with pytest.raises(ImportError):
         cli.run(main, (Options,), "pkg.tool", "", ["--path=x"])

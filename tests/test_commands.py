@@ -189,7 +189,7 @@ def test_a_damaged_record_ends_training_with_one_line(tmp_path: pathlib.Path) ->
     skipping = [f"--model_dir={tmp_path}/skip", "--train_steps=2", "--skip_corrupt_records"]
     result = fork_command("tests.quickly", "tganv2_tf.train", *MODEL, *RUN, where[0], *skipping)
     assert result.returncode == 0, result.stderr
-    assert re.search(rf"{shard.name}: record \d .*left out", result.stderr)
+    assert re.search(rf"{shard.name}: record \d .*; skipped\.", result.stderr)
 
 
 def test_dry_run_shows_the_levels_of_the_papers_recipe() -> None:

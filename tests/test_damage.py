@@ -20,7 +20,7 @@ from tests.conftest import tiny_config
 from tests.data_sets import read_records, write_data_set
 from tganv2_tf.data import pipeline
 from tganv2_tf.data.checks import load_manifest
-from tganv2_tf.data.damage import explain
+from tganv2_tf.data.damage import cause_of_error
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
 
@@ -93,7 +93,7 @@ def test_verify_finds_every_byte(damaged: tuple[pathlib.Path, Manifest], capsys:
     for shard, (kind, (_, record)) in zip(manifest.shards, DAMAGE.items()):
         faults = [line.removeprefix(f"{shard.file}: ") for line in lines if line.startswith(f"{shard.file}: ")]
         size_changed = kind.startswith(("cut", "more"))
-        assert ("but manifest.json says" if size_changed else "its checksum is not the one") in faults[0], kind
+        assert ("but manifest.json says" if size_changed else "its checksum differs") in faults[0], kind
         if kind.startswith("cut"):
             assert f"num_records is {record}, but manifest.json says {RECORDS}" in faults, kind
         elif kind.startswith("more"):
@@ -109,9 +109,9 @@ def test_training_stops_at_it_by_name(damaged: tuple[pathlib.Path, Manifest], ki
     alone = dataclasses.replace(manifest, shards=[manifest.shards[index]])
     with pytest.raises(tf.errors.OpError) as caught:
         _videos(folder, alone, 3, skip=False)
-    line = explain(caught.value, alone, tiny_config(data={"data_dir": str(folder)}).data)
+    line = cause_of_error(caught.value, alone, tiny_config(data={"data_dir": str(folder)}).data)
     assert line is not None and line.startswith(f"{folder / alone.shards[0].file}: record {record} "), line
-    assert line.endswith("or leave such records out with --skip_corrupt_records")
+    assert line.endswith("or skip such records with --skip_corrupt_records")
 
 
 def test_other_sizes_stop_training_before_it_begins(damaged: tuple[pathlib.Path, Manifest]) -> None:
@@ -131,7 +131,7 @@ def test_training_that_skips_gets_all_that_is_sound_and_counts_the_rest(
     logged: list[tuple[Any, ...]] = []
 
     def warning(text: str, *words: Any) -> None:
-        if "left out" in text:
+        if "; skipped. " in text:
             logged.append(words)
 
     monkeypatch.setattr(logging, "warning", warning)

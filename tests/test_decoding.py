@@ -203,7 +203,7 @@ def test_hdr_is_refused_with_a_way_out(tmp_path: pathlib.Path, curve: tuple[str,
     tags = f"log-level=none:colorprim=bt2020:transfer={name}:colormatrix=bt2020nc"
     options = ["-pix_fmt", "yuv420p10le", "-c:v", "libx265", "-x265-params", tags]
     path = _encode(tmp_path / "hdr.mp4", _quarters(), *options)
-    with pytest.raises(VideoError, match=rf"^it is HDR \({short}\), which has to be converted first: ffmpeg ") as error:
+    with pytest.raises(VideoError, match=rf"^it is HDR \({short}\); convert it first: ffmpeg ") as error:
         open_video(path)
     command = str(error.value).partition(": ffmpeg ")[2]
     words = command.replace("IN.mp4", str(path)).replace("OUT.mp4", str(tmp_path / "sdr.mp4")).split()
@@ -302,7 +302,7 @@ def test_sound_frames_before_and_after_damage_are_kept(
     damage = opened.damage
     assert damage.bad_packets and damage.num_frames == len(frames)
     header = {"a.mp4": 48, "a.avi": 48}.get(name, 0)
-    expected = f" of the {header} that its header promises" if header else ""
+    expected = f" of the {header} that its header states" if header else ""
     assert damage.header_frames == header
     assert damage.reason == (
         f"damaged: {len(frames)} frames{expected} were decoded, {damage.bad_packets} packets with errors"
@@ -317,7 +317,7 @@ def test_one_lost_frame_is_told(tmp_path: pathlib.Path) -> None:
     path.write_bytes(content[:frame] + b"JUNK" + content[frame + 4 :])
     opened = open_video(path)
     assert len(list(opened.frames)) == 47
-    assert opened.damage.reason == "damaged: 47 frames of the 48 that its header promises were decoded"
+    assert opened.damage.reason == "damaged: 47 frames of the 48 that its header states were decoded"
 
 
 def test_a_frame_that_breaks_off_is_told(tmp_path: pathlib.Path) -> None:
@@ -370,7 +370,7 @@ def test_the_missing_end_is_told(tmp_path: pathlib.Path, name: str, options: tup
     num_frames = len(list(opened.frames))
     assert 15 <= num_frames <= 40
     assert opened.damage.header_frames == 48
-    assert opened.damage.reason.startswith(f"damaged: {num_frames} frames of the 48 that its header promises")
+    assert opened.damage.reason.startswith(f"damaged: {num_frames} frames of the 48 that its header states")
 
 
 @pytest.mark.parametrize("sound", [False, True])
@@ -458,7 +458,7 @@ def test_damage_and_rates_from_files_to_the_manifest_and_back(tmp_path: pathlib.
     (damaged,) = manifest.damaged
     assert damaged.video == "a damaged.mp4" and damaged.header_frames == 48 and 40 <= damaged.num_frames <= 47
     lines = result.stdout.splitlines()
-    at = lines.index("1 of 3 videos are damaged, and in the data set without what cannot be decoded:")
+    at = lines.index("1 of 3 videos are damaged; only their decodable frames are in the data set:")
     assert lines[at + 1] == f"  a damaged.mp4: {damaged.reason}"
     assert manifest.frame_rates == {"10": 1, "25": 2} and manifest.fps == 25 and manifest.num_videos == 3
     result = fork_command("tests.quickly", "data_prep.verify", f"--data_dir={data}")

@@ -31,7 +31,7 @@ from tests.forking import fork_command
 from tests.test_i3d import means, save_module
 from tganv2_tf import __main__, cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
-from tganv2_tf.data.damage import explain
+from tganv2_tf.data.damage import cause_of_error
 from tganv2_tf.data.manifest import UNFINISHED_DIR, Manifest, shard_name
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation import metrics, validity
@@ -457,7 +457,7 @@ def damaged_record():
     data = DataConfig(data_dir="data/own/train")
     manifest = Manifest.read(data.data_dir)
     flip_byte(pathlib.Path(data.data_dir) / manifest.shards[0].file, 3)
-    found = explain(tf.errors.DataLossError(None, None, "corrupted record at 12345"), manifest, data)
+    found = cause_of_error(tf.errors.DataLossError(None, None, "corrupted record at 12345"), manifest, data)
     assert found is not None
     return found
 

@@ -149,14 +149,14 @@ def test_memory_that_cannot_be_found_out(tmp_path):
 @pytest.mark.parametrize(
     ("instructions", "variable", "of_user", "level", "text"),
     [
-        ("AVX2", "1", None, OK, "a processor, AVX2; oneDNN is on (TF_ENABLE_ONEDNN_OPTS=1, the default here)"),
-        ("AVX", "1", "1", OK, "a processor, AVX; oneDNN is on (TF_ENABLE_ONEDNN_OPTS=1, as the environment says)"),
+        ("AVX2", "1", None, OK, "a processor, AVX2; oneDNN is on (TF_ENABLE_ONEDNN_OPTS=1, default)"),
+        ("AVX", "1", "1", OK, "a processor, AVX; oneDNN is on (TF_ENABLE_ONEDNN_OPTS=1, set in the environment)"),
         (
             "AVX",
             "0",
             "0",
             NOTE,
-            "oneDNN is off (TF_ENABLE_ONEDNN_OPTS=0, as the environment says): a training step takes",
+            "oneDNN is off (TF_ENABLE_ONEDNN_OPTS=0, set in the environment): a training step takes",
         ),
         ("SSE41", "1", None, PROBLEM, "no AVX"),
         ("", "1", None, OK, "a processor; oneDNN: TF_ENABLE_ONEDNN_OPTS=1"),
@@ -166,7 +166,7 @@ def test_processor_and_onednn(monkeypatch, instructions, variable, of_user, leve
     monkeypatch.setattr(machine, "instruction_set", lambda: instructions)
     monkeypatch.setattr(machine, "processor", lambda: ", ".join(filter(None, ["a processor", instructions])))
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", variable)
-    monkeypatch.setattr(lanes, "_ONEDNN_OF_USER", of_user)
+    monkeypatch.setattr(lanes, "_USER_ONEDNN", of_user)
     finding = check_processor()
     assert (finding.level, finding.subject) == (level, "processor") and text in finding.text
 

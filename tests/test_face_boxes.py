@@ -192,7 +192,7 @@ def test_a_face_must_be_seen_often(monkeypatch: pytest.MonkeyPatch, seen: int, e
     if enough:
         assert np.isnan(_fake_detections(monkeypatch, found)[:, 0]).sum() == 37 - seen
         return
-    with pytest.raises(VideoError, match=f"in {seen} of the 8 frames looked at"):
+    with pytest.raises(VideoError, match=f"in only {seen} of the 8 inspected frames"):
         _fake_detections(monkeypatch, found)
 
 

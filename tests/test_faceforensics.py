@@ -161,9 +161,9 @@ def test_smoothed_jitters_less_than_official(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("no_face", "of its mask video: there is no face in any of its frames"),
-        ("short_mask", "it has 24 frames, its mask video 21"),
-        ("other_shape", "its frames have 160x120 pixels, those of its mask video 120x120: another shape"),
+        ("no_face", "mask video: there is no face in any of its frames"),
+        ("short_mask", "it has 24 frames, but its mask video has 21"),
+        ("other_shape", "its frames have 160x120 pixels, those of its mask video 120x120: different aspect ratios"),
     ],
 )
 def test_videos_that_cannot_be_used(root: pathlib.Path, name: str, reason: str) -> None:
@@ -174,7 +174,7 @@ def test_videos_that_cannot_be_used(root: pathlib.Path, name: str, reason: str) 
 def test_a_broken_mask_video_is_named(tmp_path: pathlib.Path) -> None:
     _write(tmp_path / "train", "a")
     (tmp_path / "train" / "mask" / "a.avi").write_bytes(b"no video")
-    with pytest.raises(VideoError, match="of its mask video: it cannot be opened"):
+    with pytest.raises(VideoError, match="mask video: it cannot be opened"):
         _read(tmp_path, "a")
 
 
@@ -197,7 +197,7 @@ def test_both_kinds_of_masks_show_the_same_faces(root: pathlib.Path, tmp_path: p
 def test_masks_of_the_other_kind_are_refused(tmp_path: pathlib.Path, box: str) -> None:
     _write(tmp_path / "train", "old", masks=_masks(empty=[3]))
     _write(tmp_path / "train", "new", masks=_inverted(_masks(empty=[3])))
-    touches = "of its mask video: the face touches all four borders in 24 of 24 frames, as in masks of the other kind: "
+    touches = "mask video: the face touches all four borders in 24 of 24 frames, as in masks of the other kind: "
     with pytest.raises(VideoError) as caught:
         _read(tmp_path, "new", box=box)
     assert str(caught.value) == f"{touches}--mask_kind=faceforensics++"
@@ -221,8 +221,8 @@ def test_masks_of_the_other_kind_end_before_any_work(root: pathlib.Path, tmp_pat
     result = _command(tmp_path, tmp_path / "data", "--num_workers=1")
     assert result.returncode == 1 and not list((tmp_path / "data").glob("*.tfrecord"))
     assert re.fullmatch(
-        r"faceforensics: 12 of the 12 videos that were tried first cannot be used, more than --max_failures=10, e\.g\. "
-        r"\d\d: of its mask video: the face touches all four borders in 24 of 24 .*--mask_kind=faceforensics\+\+\n",
+        r"faceforensics: 12 of the first 12 videos cannot be used, more than --max_failures=10, e\.g\. "
+        r"\d\d: mask video: the face touches all four borders in 24 of 24 .*--mask_kind=faceforensics\+\+\n",
         result.stderr,
     )
     result = _command(tmp_path, tmp_path / "data", "--num_workers=1", "--mask_kind=faceforensics++")
@@ -240,7 +240,7 @@ def test_a_damaged_mask_video_is_refused(root: pathlib.Path, tmp_path: pathlib.P
     original, mask = (root / "train" / part / "steady.avi" for part in ("original", "mask"))
     content = mask.read_bytes()
     (tmp_path / "mask.avi").write_bytes(content[: len(content) * 9 // 10])
-    with pytest.raises(VideoError, match=r"^of its mask video: damaged: \d+ frames"):
+    with pytest.raises(VideoError, match=r"^mask video: damaged: \d+ frames"):
         readers.read_masked_face(Video("a", str(original), mask=str(tmp_path / "mask.avi")), "smoothed", 0.0, 16)
 
 
@@ -321,7 +321,7 @@ def test_command_gives_the_same_bytes_with_one_and_two_workers(root: pathlib.Pat
     lines = result.stdout.splitlines()
     assert lines[0] == "4 of 12 videos are skipped:"
     assert "  mask/no_mask: the file is missing" in lines
-    assert "  no_face: of its mask video: there is no face in any of its frames" in lines
+    assert "  no_face: mask video: there is no face in any of its frames" in lines
     assert "8 videos, 191 frames of 32x32, 1 shards" in lines[-1] and lines[-1].endswith("4 skipped")
     manifest = Manifest.load(tmp_path / "2")
     assert (manifest.num_videos, manifest.num_frames) == (8, 8 * FRAMES - 1)

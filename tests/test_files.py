@@ -7,14 +7,14 @@ import tempfile
 import pytest
 
 from tganv2_tf.errors import UserError
-from tganv2_tf.storage.files import check_destination, whole_file, write_atomically
+from tganv2_tf.storage.files import atomic_file, check_destination, write_atomically
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "file.json"
     path.write_text("old")
     inode = path.stat().st_ino
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text("half")
         assert path.read_text() == "old"
         assert (temporary.parent, temporary.suffix) == (tmp_path, ".json")
@@ -29,7 +29,7 @@ def test_what_fails_leaves_nothing(tmp_path):
     path.write_bytes(b"old")
 
     def interrupted():
-        with whole_file(path) as temporary:
+        with atomic_file(path) as temporary:
             temporary.write_bytes(b"half")
             raise KeyboardInterrupt
 
@@ -57,8 +57,8 @@ def test_colleagues_may_read_what_the_umask_lets_them(tmp_path):
         ("folder", True, ""),
         ("new", True, ""),
         ("folder", False, "it is a folder; name a file"),
-        ("file.png/x.png", False, "cannot be written: Not a directory; name another place"),
-        ("file.png/x/y", True, "cannot be written: Not a directory; name another place"),
+        ("file.png/x.png", False, "cannot be written: Not a directory; choose another path"),
+        ("file.png/x/y", True, "cannot be written: Not a directory; choose another path"),
     ],
 )
 def test_a_destination_is_looked_at_before_the_work(tmp_path, name, is_folder, reason):
@@ -81,5 +81,5 @@ def test_a_disk_that_is_read_only_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
     with pytest.raises(UserError, match=r"^--output=x: cannot be written: Read-only file system; buy a disk$"):
         check_destination(tmp_path / "x", "--output=x", "buy a disk")
-    with pytest.raises(UserError, match=r"^--output=x: cannot be written: nothing can be written over http"):
+    with pytest.raises(UserError, match=r"^--output=x: cannot be written: http is read-only"):
         check_destination("http://localhost/x", "--output=x")

@@ -116,7 +116,7 @@ def test_damaged_frames_are_left_out_and_told(tmp_path: pathlib.Path) -> None:
     assert [int(frame[0, 0, 0]) for frame in opened.frames] == [10, 30, 50]
     damage = opened.damage
     assert (damage.header_frames, damage.num_frames, damage.bad_packets) == (5, 3, 2)
-    told = r"damaged: 3 of its 5 images can be read; the first that cannot: 2\.jpg: .*[Tt]runcated.*"
+    told = r"damaged: 3 of its 5 images can be read; first unreadable image: 2\.jpg: .*[Tt]runcated.*"
     assert re.fullmatch(told, damage.reason)
 
 
@@ -136,7 +136,7 @@ def test_what_no_image_is(tmp_path: pathlib.Path, kind: str) -> None:
         path.write_bytes(path.read_bytes()[:-40])
     else:
         path.write_bytes(b"" if kind == "empty" else b"not an image")
-    with pytest.raises(VideoError, match=r"^no frame of it can be decoded; 1\.png: [^\n/]+$"):
+    with pytest.raises(VideoError, match=r"^none of its frames can be decoded; 1\.png: [^\n/]+$"):
         list(open_video(tmp_path).frames)
 
 
@@ -147,7 +147,7 @@ def test_what_no_folder_of_frames_is(tmp_path: pathlib.Path) -> None:
         open_video(tmp_path / "nowhere")
     write_frames(tmp_path, range(3))
     assert open_video(tmp_path).fps == 0 and claimed_num_frames(tmp_path) == 3
-    with pytest.raises(VideoError, match="a folder of frames has no rate"):
+    with pytest.raises(VideoError, match="a folder of frames has no frame rate"):
         open_video(tmp_path, fps=25)
 
 

@@ -154,7 +154,7 @@ def test_keras_3_is_refused_in_one_line() -> None:
     )
     assert (result.returncode == 1) is lanes.has_legacy_keras()
     if lanes.has_legacy_keras():
-        text = "ImportError: TensorFlow is imported already, and its tf.keras is Keras 3: import tganv2_tf first"
+        text = "ImportError: TensorFlow is already imported, with Keras 3 as tf.keras: import tganv2_tf first"
         assert result.stderr.splitlines()[-1].startswith(text)
 
 

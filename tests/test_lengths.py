@@ -57,9 +57,7 @@ def test_videos_are_counted_by_their_longest_record(tmp_path: pathlib.Path) -> N
     (tmp_path / made.shards[0].file).unlink()
     assert lengths.count_shorter(made, tmp_path, 6) is None
     said = lengths.describe_too_short(made, DataConfig(str(tmp_path)), 6)
-    assert said.startswith(
-        f"{tmp_path}: it is not known how many of the 5 videos are shorter than the 6 frames of a clip"
-    )
+    assert said.startswith(f"{tmp_path}: unknown how many of the 5 videos are shorter than the 6 frames of a clip")
 
 
 def test_data_prep_records_the_lengths_segments_included(tmp_path: pathlib.Path) -> None:

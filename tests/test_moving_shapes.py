@@ -167,7 +167,7 @@ def test_glyphs_are_digits_then_letters(tmp_path: pathlib.Path, capsys: pytest.C
             small = _options(tmp_path / name, content="glyphs", num_classes=number, videos_per_class=1, num_frames=2)
             moving_shapes.main(small)
     made = capsys.readouterr().out.splitlines()
-    assert "10 videos of 10 classes" in made[0] and "complete already" in made[1]
+    assert "10 videos of 10 classes" in made[0] and "already complete" in made[1]
     a, b = (_files(tmp_path / name) for name in "ab")
     assert {name for name in b if name.endswith(".avi")} - set(a) == {"videos/LetterA/v_LetterA_g01_c01.avi"}
     assert all(a[name] == b[name] for name in a if name.endswith(".avi")), "more classes leave the others as they are"
@@ -183,7 +183,7 @@ def test_second_run_is_quick_and_other_options_render_anew(
     with monkeypatch.context() as patch:
         patch.setattr(moving_shapes, "render", lambda *_: pytest.fail("rendered again"))
         assert moving_shapes.main(options) == 0
-    assert "complete already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     next(folder.glob("videos/*/*.avi")).unlink()
     moving_shapes.main(options)  # incomplete
     assert _files(folder) == before
@@ -212,7 +212,7 @@ def test_failures_leave_the_old_data_set_and_no_debris(tmp_path: pathlib.Path, m
 def test_foreign_folders_are_left_alone(tmp_path: pathlib.Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     for target in (tmp_path, tmp_path / "thesis.tex"):
-        with pytest.raises(UserError, match="holds something else"):
+        with pytest.raises(UserError, match="already exists with other contents"):
             moving_shapes.main(_options(target))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -232,7 +232,7 @@ def test_a_video_cut_by_a_full_disk_is_an_error(
         isOpened = set = write = release = lambda self, *_: True
 
     monkeypatch.setattr(moving_shapes.cv2, "VideoWriter", type("W", (CutWriter,), {"fourcc": lambda *_: 0}))
-    with pytest.raises(UserError, match="could not be written to its end; is the disk full"):
+    with pytest.raises(UserError, match="not completely written; is the disk full"):
         moving_shapes.write_video(path, frames)
 
 
@@ -244,7 +244,7 @@ def test_a_video_cut_by_a_full_disk_is_an_error(
         ({"num_frames": 1}, "--num_frames=1"),
         ({"height": 8}, "--height=8: valid: 16 to 4096"),
         ({"seed": -1}, "--seed=-1"),
-        ({"num_classes": 10}, "--num_classes=10: valid: 0 with --content=shapes, which are always 12 classes"),
+        ({"num_classes": 10}, "--num_classes=10: valid: 0 with --content=shapes, which always has 12 classes"),
         ({"content": "glyphs", "num_classes": 35}, "--num_classes=35: valid: 0, or 2 to 34"),
         ({"content": "glyphs", "num_classes": 1}, "--num_classes=1: valid: 0, or 2 to 34"),
     ],
@@ -268,4 +268,8 @@ def test_command(tmp_path: pathlib.Path) -> None:
     result = _command()
     assert result.returncode == 2 and result.stderr.startswith("moving_shapes: --output_dir is missing")
     result = _command(f"--output_dir={ROOT}")
-    assert result.returncode == 1 and result.stderr.count("\n") == 1 and "holds something else" in result.stderr
+    assert (
+        result.returncode == 1
+        and result.stderr.count("\n") == 1
+        and "already exists with other contents" in result.stderr
+    )

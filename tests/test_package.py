@@ -136,7 +136,7 @@ def test_the_console_command_lists_and_runs_all_commands(work: pathlib.Path) -> 
     assert result.stdout == listed
     assert tganv2("train", "--help").stdout.startswith("Trains TGANv2")
     wrong = tganv2("trian", status=2)
-    assert (wrong.stdout, wrong.stderr) == ("", "tganv2: 'trian' is no command; did you mean train?\n")
+    assert (wrong.stdout, wrong.stderr) == ("", "tganv2: 'trian' is not a command; did you mean train?\n")
     wrong = tganv2("train", "--flagfile=demo.flags", "--resolutoin=32", status=2)
     assert wrong.stderr == "train: --resolutoin: no such flag; did you mean --resolution?\n"
 

@@ -13,8 +13,8 @@ from tganv2_tf.data import pipeline
 from tganv2_tf.data.checks import load_manifest
 from tganv2_tf.data.clips import cut_windows, decode_clip, normalize
 from tganv2_tf.data.labelled import labelled_clips
-from tganv2_tf.data.pipeline import START, Position
-from tganv2_tf.data.reading import Share
+from tganv2_tf.data.pipeline import START, StreamPosition
+from tganv2_tf.data.reading import RecordPartition
 from tganv2_tf.errors import ConfigError, UserError
 
 
@@ -129,7 +129,7 @@ def test_a_data_set_from_the_middle_gives_what_one_from_the_beginning_gives_from
     slot = 0
     for batch, (_, used) in enumerate(all_at_once):
         if batch in (1, 8, 15):
-            again = elements(config, 3, n_dis=2, first=Position(batch, slot))
+            again = elements(config, 3, n_dis=2, first=StreamPosition(batch, slot))
             for (expected, slots), (found, used_again) in zip(all_at_once[batch : batch + 3], again):
                 assert slots == used_again
                 for a, b in zip(expected, found):
@@ -180,10 +180,10 @@ def test_an_epoch_has_so_many_windows_of_each_record_and_the_buffer_parts_them(t
 
 
 def test_the_blocks_that_are_shuffled_hold_windows_and_no_whole_records(config):
-    share = Share.of(load_manifest(config.model, config.data), config.data.data_dir)
+    share = RecordPartition.of(load_manifest(config.model, config.data), config.data.data_dir)
     for count in (1, 3):
         data = dataclasses.replace(config.data, windows_per_record=count)
-        slots = pipeline._slots(share, config.model, data, np.arange(3), 0)
+        slots = pipeline._slot_stream(share, config.model, data, np.arange(3), 0)
         assert slots.element_spec[-1] == tf.TensorSpec([4], tf.string)
         assert {len(frames) for *_, frames in slots.take(20).as_numpy_iterator()} == {4}
 
@@ -206,8 +206,8 @@ def test_conditional_models_need_labels(tmp_path):
     write_data_set(tmp_path / "labelled", [6, 9], labels=["a", "b"])
     write_data_set(tmp_path / "plain", [6, 9])
     for folder, model, message in (
-        ("plain", {"conditional": True}, "--conditional: the videos in .* have no classes"),
-        ("labelled", {"conditional": True, "num_classes": 3}, "--num_classes=3: .* has 2 classes; valid: that, or 0"),
+        ("plain", {"conditional": True}, "--conditional: the videos in .* have fewer than two classes"),
+        ("labelled", {"conditional": True, "num_classes": 3}, "--num_classes=3: .* has 2 classes; valid: 2 or 0"),
     ):
         config = tiny_config(model=model, data={"data_dir": str(tmp_path / folder)})
         with pytest.raises(ConfigError, match=message):
@@ -219,7 +219,7 @@ def test_a_record_without_a_label_ends_a_conditional_run(tmp_path):
     config = tiny_config(model={"conditional": True, "num_classes": 2}, data={"data_dir": str(tmp_path)})
     manifest = pipeline.Manifest.load(tmp_path)
     dataset = pipeline.training_dataset(manifest, config.model, config.data, 4, 1, 0)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="record 0 has no label of the manifest"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="record 0 has a label that is not in the manifest"):
         next(iter(dataset))
 
 

@@ -106,7 +106,7 @@ def test_a_lost_node_costs_nothing_but_time(cluster: Nodes, tmp_path: pathlib.Pa
     command = start(cluster, "data_prep.ucf101", *how, f"--output_dir={BUCKET}/prepared")
     wait_until(lambda: cluster.busy(1) or command.poll() is not None)
     cluster.kill(1)
-    assert "is gone; others take its work over" in finish(command)
+    assert "is lost; others take over its work" in finish(command)
     local = fork_command("data_prep.ucf101", *how, f"--output_dir={tmp_path / 'local'}")
     assert local.returncode == 0, local.stderr
     expected = bytes_in(str(tmp_path / "local"))
@@ -114,7 +114,7 @@ def test_a_lost_node_costs_nothing_but_time(cluster: Nodes, tmp_path: pathlib.Pa
     assert bytes_in(f"{BUCKET}/prepared") == expected
     cluster.add(1)
     # Existing outputs are not made again, wherever they were made.
-    assert "complete already" in fork_command("data_prep.ucf101", *how, f"--output_dir={BUCKET}/prepared").stdout
+    assert "already complete" in fork_command("data_prep.ucf101", *how, f"--output_dir={BUCKET}/prepared").stdout
 
 
 def test_the_same_faults_are_found(cluster: Nodes, tmp_path: pathlib.Path) -> None:
@@ -193,26 +193,26 @@ def test_what_ray_waits_for_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pyt
         for name, gpus in (("a", 0.0), ("b", 1.0))
     ]
     monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(nodes=lambda: nodes))
-    monkeypatch.setattr(ray_cluster, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(ray_cluster, "POLL_SECONDS", 0.0)
 
     def said() -> list[str]:
         lines = [record.getMessage() for record in caplog.records]
         caplog.clear()
         return lines
 
-    ray_cluster.Watch({"CPU": 4.0, "GPU": 0.0}, 2)
+    ray_cluster.ClusterMonitor({"CPU": 4.0, "GPU": 0.0}, 2)
     assert said() == []
-    ray_cluster.Watch({"CPU": 3.0, "GPU": 0.5}, 2)
-    assert said() == ["Ray: no room for 2 times 3 CPU and 0.5 GPU on the nodes that are there; waiting for others."]
-    watch = ray_cluster.Watch({"CPU": 8.0})
-    assert said() == ["Ray: no room for 8 CPU on the nodes that are there; waiting for others."]
+    ray_cluster.ClusterMonitor({"CPU": 3.0, "GPU": 0.5}, 2)
+    assert said() == ["Ray: no resources for 2 times 3 CPU and 0.5 GPU on the current nodes; waiting for others."]
+    monitor = ray_cluster.ClusterMonitor({"CPU": 8.0})
+    assert said() == ["Ray: no resources for 8 CPU on the current nodes; waiting for others."]
     nodes.append({**nodes[0], "NodeName": "c", "Resources": {"CPU": 8.0}})
-    watch.look()
+    monitor.check()
     assert said() == []
     nodes[2] = {**nodes[2], "Alive": False}
-    watch.look()
-    gone = "Ray: node c (a-012345) is gone; others take its work over."
-    assert said() == [gone, "Ray: no room for 8 CPU on the nodes that are there; waiting for others."]
+    monitor.check()
+    gone = "Ray: node c (a-012345) is lost; others take over its work."
+    assert said() == [gone, "Ray: no resources for 8 CPU on the current nodes; waiting for others."]
 
 
 def test_a_node_that_does_not_see_the_folder_of_the_output(tmp_path: pathlib.Path) -> None:

@@ -16,7 +16,7 @@ from tests.conftest import tiny_config
 from tests.data_sets import encode_frame, flip_byte, read_records, rewrite, write_data_set
 from tganv2_tf.data import pipeline, reading
 from tganv2_tf.data.checks import load_manifest
-from tganv2_tf.data.damage import UNREADABLE, explain, find_damage
+from tganv2_tf.data.damage import UNREADABLE, cause_of_error, find_damage
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.records import encode_record
 from tganv2_tf.errors import ConfigError, UserError
@@ -42,7 +42,9 @@ def test_shares_are_disjoint_and_together_everything(
     tmp_path: pathlib.Path, num_shards: int, num_pipelines: int, sizes: list[int]
 ) -> None:
     manifest = write_data_set(tmp_path, [4] * 10, num_shards=num_shards)
-    shares = [reading.Share.of(manifest, str(tmp_path), num_pipelines, index) for index in range(num_pipelines)]
+    shares = [
+        reading.RecordPartition.of(manifest, str(tmp_path), num_pipelines, index) for index in range(num_pipelines)
+    ]
     read = [_numbers(share.read()) for share in shares]
     assert [len(of_one) for of_one in read] == sizes
     everything = {(shard.file, number) for shard in manifest.shards for number in range(shard.num_records)}
@@ -61,7 +63,7 @@ def test_shares_are_disjoint_and_together_everything(
 
 def test_going_on_in_the_midst_of_an_epoch_reads_no_shard_that_is_done(tmp_path: pathlib.Path) -> None:
     manifest = write_data_set(tmp_path, [4] * 40, num_shards=20)
-    share = reading.Share.of(manifest, str(tmp_path))
+    share = reading.RecordPartition.of(manifest, str(tmp_path))
     epoch = _numbers(share.read_endlessly(3).take(40))
     # Eight shards are interleaved: after 16 of these two records each, 12 shards are still unread.
     assert [len(set(epoch[start : start + 8])) for start in (0, 8)] == [8, 8]
@@ -76,7 +78,7 @@ def test_going_on_in_the_midst_of_an_epoch_reads_no_shard_that_is_done(tmp_path:
 def test_a_shard_with_fewer_records_than_the_manifest_says_is_an_error(tmp_path: pathlib.Path) -> None:
     manifest = write_data_set(tmp_path, [4] * 10)
     rewrite(tmp_path, SHARDS[0], read_records(tmp_path / SHARDS[0])[:-1])
-    share = reading.Share.of(manifest, str(tmp_path))
+    share = reading.RecordPartition.of(manifest, str(tmp_path))
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"{SHARDS[0]}: it ends early"):
         list(share.read())
     assert sum(len(record) == 0 for _, _, record in share.read(tolerant=True).as_numpy_iterator()) == 1
@@ -84,17 +86,17 @@ def test_a_shard_with_fewer_records_than_the_manifest_says_is_an_error(tmp_path:
 
 def test_many_shards_are_dealt_out_whole_even_where_some_get_one_more(tmp_path: pathlib.Path) -> None:
     manifest = write_data_set(tmp_path, [4] * 33, num_shards=33)
-    shares = [reading.Share.of(manifest, str(tmp_path), 2, index) for index in range(2)]
+    shares = [reading.RecordPartition.of(manifest, str(tmp_path), 2, index) for index in range(2)]
     assert [len(share.files) for share in shares] == [17, 16]
     with pytest.raises(ConfigError, match="33 records are too few for 34 workers"):
-        reading.Share.of(manifest, str(tmp_path), 34, 0)
+        reading.RecordPartition.of(manifest, str(tmp_path), 34, 0)
 
 
 def test_lost_records_are_empty_strings(tmp_path: pathlib.Path) -> None:
     manifest = write_data_set(tmp_path, [4] * 10)
     flip_byte(tmp_path / SHARDS[0], record=3)
     (tmp_path / SHARDS[1]).unlink()
-    share = reading.Share.of(manifest, str(tmp_path))
+    share = reading.RecordPartition.of(manifest, str(tmp_path))
     lengths = collections.defaultdict(list)
     for path, _, record in share.read(tolerant=True).as_numpy_iterator():
         lengths[pathlib.Path(path.decode()).name].append(len(record) > 0)
@@ -117,7 +119,7 @@ DAMAGE = {
         lambda folder: rewrite(folder, SHARDS[0], [b"not a record", *read_records(folder / SHARDS[0])[1:]]),
         0,
         0,
-        "is damaged: not a record of a video: ",
+        "is damaged: not a video record: ",
     ),
     "no picture": (
         lambda folder: _bad_frames(folder, [GOOD, b"x"] * 4),
@@ -135,7 +137,7 @@ DAMAGE = {
         lambda folder: _bad_frames(folder, [encode_frame(np.zeros((16, 18, 3), np.uint8))] * 8),
         1,
         1,
-        "is damaged: frame 0 has 18x16 pixels, those of the data set 16x16",
+        "is damaged: frame 0 has 18x16 pixels, but those of the data set have 16x16",
     ),
 }
 
@@ -203,15 +205,15 @@ def test_a_run_that_ends_at_damage_names_it(tmp_path: pathlib.Path, kind: str) -
     with pytest.raises((tf.errors.DataLossError, tf.errors.InvalidArgumentError)) as caught:
         _training(tmp_path, 50)
     data = tiny_config(data={"data_dir": str(tmp_path)}).data
-    line = explain(caught.value, Manifest.load(tmp_path), data)
+    line = cause_of_error(caught.value, Manifest.load(tmp_path), data)
     assert line is not None and line.startswith(f"{tmp_path / SHARDS[shard]}: record {number} {fault}")
-    assert line.endswith(", or leave such records out with --skip_corrupt_records") and "\n" not in line
+    assert line.endswith(", or skip such records with --skip_corrupt_records") and "\n" not in line
 
 
 def test_damage_in_the_first_record_ends_a_run_before_it_begins(tmp_path: pathlib.Path) -> None:
     write_data_set(tmp_path, [8] * 10)
     DAMAGE["another file"][0](tmp_path)
-    with pytest.raises(UserError, match=f"^{tmp_path / SHARDS[0]}: record 0 is damaged: not a record of a video: "):
+    with pytest.raises(UserError, match=f"^{tmp_path / SHARDS[0]}: record 0 is damaged: not a video record: "):
         _training(tmp_path, 1)
 
 
@@ -219,7 +221,7 @@ def test_what_is_not_of_the_data_is_left_to_others(tmp_path: pathlib.Path) -> No
     manifest = write_data_set(tmp_path, [8])
     data = tiny_config(data={"data_dir": str(tmp_path)}).data
     for error in (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError):
-        assert explain(error(None, None, "shapes differ"), manifest, data) is None
+        assert cause_of_error(error(None, None, "shapes differ"), manifest, data) is None
 
 
 @pytest.mark.parametrize(("kind", "count"), zip(DAMAGE, (2, 1, 1, 2, 1)))
@@ -264,9 +266,9 @@ def test_nothing_but_damage_ends_the_run_with_one_line(tmp_path: pathlib.Path) -
     with pytest.raises(tf.errors.OpError) as caught:
         _training(tmp_path, 1, skip_corrupt_records=True)
     data = tiny_config(data={"data_dir": str(tmp_path), "skip_corrupt_records": True}).data
-    line = explain(caught.value, Manifest.load(tmp_path), data)
+    line = cause_of_error(caught.value, Manifest.load(tmp_path), data)
     assert line is not None and line.startswith(f"{tmp_path}: only damaged records are left; copy the data set again")
     for file in SHARDS:
         flip_byte(tmp_path / file, record=0)
-    with pytest.raises(UserError, match=f"^{tmp_path}: not one record can be read; copy"):
+    with pytest.raises(UserError, match=f"^{tmp_path}: no record can be read; copy"):
         _training(tmp_path, 1, skip_corrupt_records=True)

@@ -263,7 +263,7 @@ def test_too_many_missing_videos_end_before_any_work(tmp_path: pathlib.Path) -> 
 def test_too_many_failures_among_the_first_videos_end_before_any_work(inline: None, tmp_path: pathlib.Path) -> None:
     data_set = _data_set(["20"] * 16 + ["broken"] * 48)
     failing = [video.id for video in planning.shuffled(data_set.videos, 0)[:16] if video.path == "broken"]
-    told = f"{len(failing)} of the 16 videos that were tried first cannot be used, more than --max_failures=3, e.g. "
+    told = f"{len(failing)} of the first 16 videos cannot be used, more than --max_failures=3, e.g. "
     with pytest.raises(UserError) as caught:
         sharding.prepare(data_set, _options(tmp_path, max_failures=3))
     assert len(failing) > 3 and str(caught.value) == f"{told}{failing[0]}: it is broken"
@@ -288,7 +288,7 @@ def test_second_run_of_a_finished_set_touches_nothing(
     sharding.prepare(data_set, _options(tmp_path))
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert sharding.prepare(data_set, _options(tmp_path, num_workers=2, max_failures=0, video_timeout=3.0)) == 0
-    assert "complete already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
@@ -401,7 +401,7 @@ def test_a_kill_while_the_manifest_is_written_leaves_nothing(
     inline: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _prepare_half(_data_set(["20"] * 64), _options(tmp_path), monkeypatch)
-    (tmp_path / ".manifest.123.json").write_text("{")  # named as by `files.whole_file`
+    (tmp_path / ".manifest.123.json").write_text("{")  # named as by `files.atomic_file`
     assert sharding.prepare(_data_set(["20"] * 64), _options(tmp_path)) == 0
     assert set(_bytes(tmp_path)) == {"manifest.json"} | _names(4)
 
@@ -448,7 +448,7 @@ def test_a_disk_that_is_full_or_read_only_at_any_file(
         patch.setattr(os, "replace", fails)
         with pytest.raises(UserError) as caught:
             sharding.prepare(data_set, _options(tmp_path / "a"))
-    assert f"{os.strerror(number)}; mend this and run the same command again" in str(caught.value)
+    assert f"{os.strerror(number)}; fix this and run the same command again" in str(caught.value)
     assert "\n" not in str(caught.value) and not (tmp_path / "a" / "manifest.json").exists()
     for folder in "ab":
         assert sharding.prepare(data_set, _options(tmp_path / folder)) == 0
@@ -472,8 +472,8 @@ def test_videos_that_changed_since_the_end_are_named(
             os.utime(path, (0, 2**33 if path == changed else 0))
         capsys.readouterr()
         assert sharding.prepare(data_set, _options(folder)) == 0
-        since = "; but 1 videos have changed since, e.g. v000: delete it first" if changed else ""
-        assert capsys.readouterr().out == f"{folder}: complete already, nothing to do{since}\n"
+        since = "; but 1 videos have changed since, e.g. v000: delete the folder first" if changed else ""
+        assert capsys.readouterr().out == f"{folder}: already complete, nothing to do{since}\n"
     assert _bytes(folder) == before
 
 
@@ -502,18 +502,18 @@ def test_videos_that_were_replaced_by_older_files_are_named(
     def said() -> str:
         capsys.readouterr()
         assert sharding.prepare(data_set, _options(folder)) == 0
-        return capsys.readouterr().out.removeprefix(f"{folder}: complete already, nothing to do").rstrip("\n")
+        return capsys.readouterr().out.removeprefix(f"{folder}: already complete, nothing to do").rstrip("\n")
 
     assert said() == ""
     os.utime(paths[7], (0, 10**9 - 1))
-    assert said() == "; but 1 videos have changed since, e.g. v007: delete it first"
+    assert said() == "; but 1 videos have changed since, e.g. v007: delete the folder first"
     paths[30].write_text("2")  # shorter, with the same modification time
     os.utime(paths[30], (0, 10**9))
     assert said().startswith("; but 2 videos have changed since, e.g. v0")
     _without_states(folder)
     assert said() == ""
     os.utime(paths[7], (0, 2**33))
-    assert said() == "; but 1 videos have changed since, e.g. v007: delete it first"
+    assert said() == "; but 1 videos have changed since, e.g. v007: delete the folder first"
 
 
 def test_a_changed_frame_is_a_changed_video(tmp_path: pathlib.Path) -> None:
@@ -569,7 +569,7 @@ def test_shards_whose_videos_changed_are_made_again_and_no_others(
 def test_videos_named_like_segments_are_refused(tmp_path: pathlib.Path) -> None:
     data_set = _data_set(["20"])
     named = dataclasses.replace(data_set, videos=[Video("v#0001", "20")])
-    with pytest.raises(UserError, match=r"^v#0001: the name of a video may not end as"):
+    with pytest.raises(UserError, match=r"^v#0001: the name of a video must not end like"):
         sharding.prepare(named, _options(tmp_path / "data"))
     assert not (tmp_path / "data").exists()
 
@@ -614,7 +614,7 @@ def test_disk_full_leaves_nothing_half_written(
         with pytest.raises(UserError) as caught:
             sharding.prepare(data_set, _options(tmp_path))
     third = str(tmp_path / "made_up-train-00002-of-00004.tfrecord")
-    assert str(caught.value).startswith(f"{third}: cannot be written: No space left on device; mend this and run")
+    assert str(caught.value).startswith(f"{third}: cannot be written: No space left on device; fix this and run")
     finished = _times(tmp_path)
     assert set(finished) == {f"made_up-train-0000{index}-of-00004.tfrecord" for index in (0, 1)}
     assert not list(tmp_path.rglob("*.tmp"))
@@ -657,16 +657,16 @@ def test_a_report_that_cannot_be_written_is_one_line(
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(sharding, "write_atomically", no_space)
-    with pytest.raises(UserError, match=f"^--output_dir={tmp_path}: No space left on device; mend this"):
+    with pytest.raises(UserError, match=f"^--output_dir={tmp_path}: No space left on device; fix this"):
         sharding.prepare(_data_set(["20"]), _options(tmp_path))
 
 
 def test_foreign_folders_are_refused(inline: None, tmp_path: pathlib.Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     for target in (tmp_path, tmp_path / "thesis.tex"):
-        with pytest.raises(UserError, match="holds something else; name a new or an empty folder"):
+        with pytest.raises(UserError, match="already exists with other contents; choose a new or empty folder"):
             sharding.prepare(_data_set(["20"]), _options(target))
-    with pytest.raises(UserError, match=r"^--output_dir=.*Not a directory; name a folder that you may write to"):
+    with pytest.raises(UserError, match=r"^--output_dir=.*Not a directory; choose a writable folder"):
         sharding.prepare(_data_set(["20"]), _options(tmp_path / "thesis.tex" / "data"))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -674,7 +674,7 @@ def test_foreign_folders_are_refused(inline: None, tmp_path: pathlib.Path) -> No
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
 def test_folders_without_permission(tmp_path: pathlib.Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(UserError, match="Permission denied; name a folder that you may write to"):
+    with pytest.raises(UserError, match="Permission denied; choose a writable folder"):
         sharding.prepare(_data_set(["20"]), _options(tmp_path / "data"))
 
 
@@ -683,7 +683,7 @@ def test_two_runs_do_not_share_a_folder(inline: None, tmp_path: pathlib.Path) ->
     (tmp_path / ".unfinished").mkdir()
     with open(tmp_path / ".unfinished" / "lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another process of this machine is writing to it"):
+        with pytest.raises(UserError, match="another process on this machine is writing to it"):
             sharding.prepare(_data_set(["20"]), _options(tmp_path))
     assert sharding.prepare(_data_set(["20"]), _options(tmp_path)) == 0
 

@@ -390,7 +390,7 @@ def test_data_that_cannot_be_used_are_one_line(data, tmp_path, capsys):
     folder = write_labelled(tmp_path / "damaged", [0, 1])
     shard = tmp_path / "damaged" / "colours-train-00000-of-00001.tfrecord"
     flip_byte(shard, 1)
-    lost = "record 1 cannot be read (in a file that breaks off, neither can what follows)"
+    lost = "record 1 cannot be read (in a truncated file, neither can later records)"
     remedy = "copy the data set again, or prepare it again in an empty folder"
     fails(f"{shard}: {lost}; {remedy}", f"--data_dir={folder}", status=1)
 

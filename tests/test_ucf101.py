@@ -348,7 +348,9 @@ def test_interrupted_command_goes_on_and_gives_the_same_bytes(
             break
         shutil.rmtree(folder)  # on a busy machine the signal may come after the end
     assert code == 130 and "Traceback" not in stderr
-    assert stderr.splitlines()[-1] == "ucf101: interrupted; finished shards are kept, the same command continues"
+    assert (
+        stderr.splitlines()[-1] == "ucf101: interrupted; finished shards are kept, run the same command again to resume"
+    )
     assert not (folder / "manifest.json").exists() and not list(folder.rglob("*.tmp"))
     times = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tfrecord")}
     sidecars = len(list(folder.glob(".unfinished/shard-*.json")))
@@ -359,7 +361,7 @@ def test_interrupted_command_goes_on_and_gives_the_same_bytes(
     assert (folder / "manifest.json").exists() == (code == 0)
     result = _command(*arguments)
     assert result.returncode == 0, result.stderr
-    assert code == 0 or re.search(r"going on, \d+ of \d+ shards are finished", result.stdout)
+    assert code == 0 or re.search(r"resuming, \d+ of \d+ shards are finished", result.stdout)
     assert {name: (folder / name).stat().st_mtime_ns for name in times} == times
     assert _bytes(folder) == _bytes(prepared)  # made by two workers, without interruption
 
@@ -372,7 +374,7 @@ def test_disk_full_is_one_line(shapes: pathlib.Path, tmp_path: pathlib.Path) -> 
     result = _command(*_arguments(shapes, folder, num_workers=1), preexec_fn=limit_file_size)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert re.fullmatch(
-        rf"ucf101: {folder}/ucf101-train-\d+-of-\d+.tfrecord: cannot be written: .*File too large; mend this and run "
+        rf"ucf101: {folder}/ucf101-train-\d+-of-\d+.tfrecord: cannot be written: .*File too large; fix this and run "
         "the same command again, finished shards are kept",
         result.stderr.splitlines()[-1],
     )

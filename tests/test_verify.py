@@ -82,7 +82,7 @@ def test_command_on_a_sound_data_set(folder: pathlib.Path, tmp_path: pathlib.Pat
     assert "13/13" in result.stderr, "progress over all records"
     lines = result.stdout.splitlines()
     assert [re.split(r"  +", line) for line in lines[:5]] == [
-        ["note: other.tfrecord is not in manifest.json, and nothing reads it"],
+        ["note: other.tfrecord is not in manifest.json and is never read"],
         ["class", "videos", "frames", "seconds: min", "median", "max"],
         # The even ones: 40 frames and five times 20; the odd ones: five times 20, and 50 of which ten are duplicates.
         ["Archery", "6", "140", "2.00", "2.00", "4.00"],
@@ -90,7 +90,7 @@ def test_command_on_a_sound_data_set(folder: pathlib.Path, tmp_path: pathlib.Pat
         ["all", "12", "300", "2.00", "2.00", "5.00"],
     ]
     assert lines[5].startswith(f"2 classes, {WIDTH}x{HEIGHT} pixels, 6 shards, 13 records, ")
-    assert lines[5].endswith(" 1 videos skipped when it was made")
+    assert lines[5].endswith(" 1 videos skipped during preparation")
     assert lines[6:] == [f"{png}: first, middle and last frame of 13 videos", f"{folder}: no faults"]
 
     # Thirteen records in four columns of three frames and a caption, with two black pixels between the videos.
@@ -125,11 +125,11 @@ def test_command_lists_every_fault_and_goes_on(folder: pathlib.Path) -> None:
     assert result.returncode == 1 and "Traceback" not in result.stderr
     manifest = Manifest.read(folder)
     found = [line for line in result.stdout.splitlines() if line.startswith("made_up-")]
-    lost = "; whatever follows in the file is lost"
+    lost = "; the rest of the file cannot be read"
     for line, pattern in zip(
         found,
         [
-            f"{FILES[0]}: its checksum is not the one in manifest.json: other bytes than were written",
+            f"{FILES[0]}: its checksum differs from manifest.json: its contents have changed",
             rf"{FILES[0]}: record 1: corrupted record at \d+{lost}",
             rf"{FILES[1]}: {sizes[1]} bytes, but manifest.json says {sizes[1] + 3}: damaged",
             rf"{FILES[1]}: record 1: truncated record at \d+.*{lost}",
@@ -163,21 +163,21 @@ SAYS_21.context.feature["num_frames"].int64_list.value[0] = 21
 @pytest.mark.parametrize(
     ("change", "faults"),
     [
-        (_replace(0, b"not a record"), ["record 0: not a record of a video: "]),
+        (_replace(0, b"not a record"), ["record 0: not a video record: "]),
         (_replace(0, PARTS.SerializeToString()), ["record 0: frame 13 cannot be decoded: Unknown image file format"]),
         (_replace(0, NO_TEXT.SerializeToString()), ["record 0: label 0 is called '\\\\xff', but 'Archery' in"]),
-        (_replace(0, SAYS_21.SerializeToString()), ["record 0: it has 20 frames and says 21"]),
+        (_replace(0, SAYS_21.SerializeToString()), ["record 0: it has 20 frames, but its num_frames is 21"]),
         (_replace(1, _record(9, height=9)), ["record 1: 12x9 pixels, but manifest.json says 12x8"]),
         (_replace(1, _record(9, label=2)), ["record 1: label 2, but manifest.json has 2 labels"]),
         (_replace(1, _record(9, label=-2)), ["record 1: label -2, but manifest.json has 2 labels"]),
         (_replace(1, _record(9, label=0)), ["record 1: label 0 is called 'YoYo', but 'Archery' in manifest.json"]),
         (_replace(1, _record(9, label=-1, label_name="")), []),
-        (_replace(1, _record(1)), ["record 1: video_id v1 is there a second time"]),
+        (_replace(1, _record(1)), ["record 1: duplicate video_id v1"]),
         (_replace(1, _record(9, 19)), ["num_frames is 39, but manifest.json says 40"]),
         (lambda records: records[:1], ["num_videos is 1,", "num_records is 1,", "num_frames is 20,"]),
         (
             _replace(1, encode_record([_frame(9, t, 8, 8) for t in range(20)], video_id="v9", height=8, width=12)),
-            ["record 1: frame 0 has 8x8 pixels, those of the data set 12x8"],
+            ["record 1: frame 0 has 8x8 pixels, but those of the data set have 12x8"],
         ),
     ],
 )
@@ -208,8 +208,8 @@ def test_swapped_shards_and_edited_counts(folder: pathlib.Path, capsys: pytest.C
         f"{FILES[0]}: num_videos is 2, but manifest.json says 3",
         f"{FILES[0]}: num_records is 2, but manifest.json says 4",
         f"{FILES[0]}: num_frames is 60, but manifest.json says 61",
-        f"{FILES[2]}: its checksum is not the one in manifest.json: other bytes than were written",
-        f"{FILES[3]}: its checksum is not the one in manifest.json: other bytes than were written",
+        f"{FILES[2]}: its checksum differs from manifest.json: its contents have changed",
+        f"{FILES[3]}: its checksum differs from manifest.json: its contents have changed",
     ]
 
 
@@ -260,7 +260,7 @@ def test_wrong_commands_end_in_one_line(arguments: list[str], status: int, line:
 
 def test_what_is_no_data_set(folder: pathlib.Path) -> None:
     (folder / "manifest.json").unlink()
-    with pytest.raises(UserError, match=r"no manifest\.json in it, so no data set"):
+    with pytest.raises(UserError, match=r"no manifest\.json in it, so not a data set"):
         verify.main(verify.VerifyOptions(str(folder)))
     (folder / ".unfinished").mkdir()
     with pytest.raises(UserError, match="its preparation is not finished; run the same"):

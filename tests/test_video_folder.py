@@ -136,7 +136,7 @@ def test_a_video_stays_in_its_split(tmp_path: pathlib.Path) -> None:
     assert len(_ids(tmp_path, split="test", test_fraction=0.2, split_seed=1) & after["test"]) < 0.5 * len(after["test"])
     assert _ids(tmp_path, split="test", test_fraction=1.0) == _ids(tmp_path)
     # Pinned, as it must be the same on every machine and in every version.
-    chosen = [video_folder.is_for_test(f"{number}.mp4", 0.5, 0) for number in range(8)]
+    chosen = [video_folder.is_test_video(f"{number}.mp4", 0.5, 0) for number in range(8)]
     assert chosen == [False, True, False, True, False, False, True, True]
 
 
@@ -150,7 +150,7 @@ def test_wrong_input_is_named(tmp_path: pathlib.Path) -> None:
     assert error(video_dir=str(tmp_path / "x")) == f"--video_dir={tmp_path / 'x'}: no such folder"
     assert error() == f"--video_dir={tmp_path}: no videos in it or below"
     _touch(tmp_path, "a.mp4")
-    assert error(split="test", test_fraction=0.0).startswith("--split=test: none of the 1 videos fell into it; try")
+    assert error(split="test", test_fraction=0.0).startswith("--split=test: none of the 1 videos are in it; try")
     for changes in ({"test_fraction": 1.5}, {"face_margin": -1.0}, {"resolution": 0}, {"video_dir": ""}):
         with pytest.raises(ConfigError, match=f"--{next(iter(changes))}="):
             _options(tmp_path, **changes)
@@ -211,7 +211,7 @@ def test_a_list_of_classes_fixes_their_numbers(tmp_path: pathlib.Path) -> None:
     assert str(caught.value) == f"--classes={listed}: 'tennis', the class of tennis/d.mp4, is not in it"
     for content, told in (
         (b"\n", "there are no classes in it"),
-        (b"a\nb\na", "'a' is there 2 times"),
+        (b"a\nb\na", "'a' is listed 2 times"),
         (b"\xff", "text"),
     ):
         listed.write_bytes(content)
@@ -248,7 +248,7 @@ def test_folders_of_frames_are_videos(tmp_path: pathlib.Path, capsys: pytest.Cap
     with pytest.raises(ConfigError) as caught:
         video_folder.data_set(_options(tmp_path, fps=25.0))
     clip = tmp_path / "sky" / "clip#1"
-    assert str(caught.value) == f"--fps=25: {clip} is a folder of frames, which has no rate; leave --fps out"
+    assert str(caught.value) == f"--fps=25: {clip} is a folder of frames, which has no frame rate; omit --fps"
 
 
 @pytest.mark.parametrize("resolution", [65, 4, 100, 8200])
@@ -341,9 +341,7 @@ def test_command_on_containers_of_several_kinds(folder: pathlib.Path, tmp_path: 
 def test_command_crops_faces(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     result = _command(folder, tmp_path / "data", "--face_box", "--num_workers=2")
     assert result.returncode == 0, result.stderr
-    assert (
-        "  empty.MOV: a face was found in 0 of the 5 frames looked at, which is too few" in result.stdout.splitlines()
-    )
+    assert "  empty.MOV: a face was found in only 0 of the 5 inspected frames" in result.stdout.splitlines()
     found = _records(tmp_path / "data")
     assert set(found) == {"upright/a.mp4", "upright/a.avi", "tilted/more/a.mkv"}
     for _, frames in found.values():
@@ -368,8 +366,8 @@ def test_command_on_folders_of_frames(tmp_path: pathlib.Path) -> None:
         f"{folder}: 3 of 3 videos for --split=all; folders of frames: 3",
         "1 of 3 videos are skipped:",
         "  sky/short: it has 5 frames, fewer than --min_frames=8",
-        "1 of 3 videos are damaged, and in the data set without what cannot be decoded:",
-        "  sky/long: damaged: 11 of its 12 images can be read; the first that cannot: frame_5.png: not an image",
+        "1 of 3 videos are damaged; only their decodable frames are in the data set:",
+        "  sky/long: damaged: 11 of its 12 images can be read; first unreadable image: frame_5.png: not an image",
     ]
     assert result.stdout.splitlines()[:5] == told
     found = _records(data)
@@ -384,10 +382,10 @@ def test_command_on_folders_of_frames(tmp_path: pathlib.Path) -> None:
     assert manifest.frame_rates == {"0": 2} and manifest.damaged[0].header_frames == 12
     assert manifest.videos_per_class == [1, 1]
 
-    assert _command(folder, data).stdout.endswith(f"{data}: complete already, nothing to do\n")
+    assert _command(folder, data).stdout.endswith(f"{data}: already complete, nothing to do\n")
     write(folder / "sky" / "long" / "frame_5.png", 5)
     said = _command(folder, data).stdout
-    assert said.endswith("nothing to do; but 1 videos have changed since, e.g. sky/long: delete it first\n")
+    assert said.endswith("nothing to do; but 1 videos have changed since, e.g. sky/long: delete the folder first\n")
 
 
 def test_wrong_commands_end_in_one_line(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -143,7 +143,7 @@ def test_a_folder_of_frames(tmp_path):
     assert names == [f"frame-0000{t}.png" for t in range(5)]
     frames = np.stack([iio.imread(tmp_path / "new" / "frames" / name) for name in names])
     np.testing.assert_array_equal(frames, videos.grid(made, 3))
-    with pytest.raises(UserError, match="frames is already there; choose another name, or delete it"):
+    with pytest.raises(UserError, match="frames already exists; choose another name, or delete it"):
         written(folder, made, [5])
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["frames"]
 

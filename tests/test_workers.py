@@ -166,7 +166,9 @@ def test_errors_end_the_run(item: str, error: type[Exception], message: str) -> 
 
 
 def test_dying_at_no_item_is_not_tried_for_ever() -> None:
-    with pytest.raises(UserError, match="ended with code 3, 3 times, at no video; try a smaller --num_workers"):
+    with pytest.raises(
+        UserError, match="ended with code 3, 3 times, outside of any video; try a smaller --num_workers"
+    ):
         _run([Task(("die late",))])
 
 

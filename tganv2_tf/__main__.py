@@ -46,7 +46,10 @@ def listing() -> str:
     for title, group in groups.items():
         if group:
             lines += ["", title, *cli.table(list(group.items()), second)]
-    lines += ["", "tganv2 takes the last part of a name too: tganv2 train --help shows the flags of tganv2_tf.train."]
+    lines += [
+        "",
+        "tganv2 also accepts the last part of a name: tganv2 train --help shows the flags of tganv2_tf.train.",
+    ]
     return "\n".join(lines)
 
 
@@ -63,11 +66,11 @@ def find(name: str) -> str:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise LookupError(f"{name} is the last part of several: {', '.join(matches)}")
+        raise LookupError(f"{name} is the last part of several commands: {', '.join(matches)}")
     short = [command.rpartition(".")[2] for command in known]
     near = difflib.get_close_matches(name, [*short, *known], 1)
-    advice = f"did you mean {near[0]}?" if near else "without arguments, all are listed"
-    raise LookupError(f"{name!r} is no command; {advice}")
+    advice = f"did you mean {near[0]}?" if near else "run tganv2 without arguments for a list"
+    raise LookupError(f"{name!r} is not a command; {advice}")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -33,7 +33,7 @@ from tganv2_tf.evaluation import score_names
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
 from tganv2_tf.runs import Run
 from tganv2_tf.storage.files import check_destination, write_atomically
-from tganv2_tf.video_io.folders import files_of
+from tganv2_tf.video_io.folders import video_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -163,7 +163,7 @@ def source(
     if command.video_dir:
         paths = samples.videos_in(command.video_dir)
         about |= {"video_dir": command.video_dir, "num_videos": len(paths)}
-        files = [pathlib.Path(file) for path in paths for file in files_of(path)]
+        files = [pathlib.Path(file) for path in paths for file in video_files(path)]
         about["checksum"] = folder_checksum(command.video_dir, files)
         about["framing"] = framing and dataclasses.asdict(framing)
         return samples.of_folder(paths, batch_size, data.normalization, framing), data, about, ()

@@ -238,9 +238,9 @@ def write_on_ray(command: Command, runner: RunnerOptions, progress: tqdm) -> str
     # All tasks must use the same checkpoint, even if training continues meanwhile.
     command = dataclasses.replace(
         command,
-        model_dir=ray_cluster.placed(command.model_dir and Run.open(command.model_dir).pinned().name),
-        saved_model=ray_cluster.placed(command.saved_model),
-        output=ray_cluster.placed(command.output),
+        model_dir=ray_cluster.absolute_path(command.model_dir and Run.open(command.model_dir).pinned().name),
+        saved_model=ray_cluster.absolute_path(command.saved_model),
+        output=ray_cluster.absolute_path(command.output),
     )
     seeds, size = parse_seeds(command.seeds), command.batch_size
     parts = (

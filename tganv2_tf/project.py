@@ -103,7 +103,7 @@ def main(command: Command) -> int:
     from tganv2_tf.evaluation import projection
     from tganv2_tf.pretrained import load_generator
     from tganv2_tf.runs import Run
-    from tganv2_tf.storage.files import whole_file
+    from tganv2_tf.storage.files import atomic_file
     from tganv2_tf.video_io import videos
 
     run = Run.open(command.model_dir)
@@ -163,7 +163,7 @@ def main(command: Command) -> int:
         arrays["label"], whose = np.array(found.label), f" of class {class_names[found.label]}"
     metadata = {**result, "restart": found.restart, "step": step, "options": dataclasses.asdict(command)}
     arrays["metadata"] = np.array(json.dumps(metadata))
-    with whole_file(output.with_suffix(".npz")) as temporary:
+    with atomic_file(output.with_suffix(".npz")) as temporary:
         np.savez(temporary, **arrays)
     print(f"{output}: the clip and, beside it or below, its reconstruction{whose}")
     print(f"{output.with_suffix('.npz')}: its latent")

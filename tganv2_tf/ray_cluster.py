@@ -29,12 +29,12 @@ from tganv2_tf.runtime import lanes
 
 ATTEMPTS = 10  # per task, if nodes or processes are lost
 CONNECT_SECONDS = 10
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 CODE = ("tganv2_tf", "data_prep")
 # Help of --ray_address.
-ADDRESS = (
-    "of a cluster that this machine is a node of: auto, or HOST:6379 where it is in several; none = RAY_ADDRESS, or a "
-    "new one of this machine"
+ADDRESS_HELP = (
+    "address of a cluster that contains this machine: auto, or HOST:6379 if there are several; none = RAY_ADDRESS, or "
+    "a new cluster on this machine"
 )
 # Otherwise TensorFlow would reserve the whole GPU, which tasks may share.
 ENVIRONMENT = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
@@ -45,9 +45,9 @@ class RunnerOptions:
     """Where to compute."""
 
     runner: str = option("local = on this machine; ray = on a Ray cluster", "local", ("local", "ray"))
-    ray_address: str = option(ADDRESS, "")
-    cpus_per_task: float = option("processors that Ray keeps for each task", 1.0)
-    gpus_per_task: float = option("GPUs that Ray keeps for each task; 0.5 = two tasks share one", 0.0)
+    ray_address: str = option(ADDRESS_HELP, "")
+    cpus_per_task: float = option("processors that Ray reserves per task", 1.0)
+    gpus_per_task: float = option("GPUs that Ray reserves per task; 0.5 = two tasks share one", 0.0)
 
     def __post_init__(self) -> None:
         require(self.cpus_per_task > 0, "cpus_per_task", self.cpus_per_task, "a number above 0")
@@ -78,7 +78,7 @@ def connected(address: str = "") -> Iterator[None]:
         import ray
     except ImportError as error:
         raise ConfigError(f"Ray cannot be imported ({error}); {lanes.install_command('ray')}") from error
-    where = address or os.environ.get("RAY_ADDRESS") or "a new cluster of this machine"
+    where = address or os.environ.get("RAY_ADDRESS") or "a new cluster on this machine"
     host, _, port = where.rpartition(":")
     if host and port.isdigit():  # Ray itself would retry for 15 minutes
         try:
@@ -87,8 +87,8 @@ def connected(address: str = "") -> Iterator[None]:
             raise UserError(f"--ray_address={address}: nothing answers at {where}: {error}") from error
     modules = {name: importlib.util.find_spec(name) for name in CODE}
     folders = [os.path.dirname(spec.origin) for spec in modules.values() if spec and spec.origin]
-    there_is_one = address or os.environ.get("RAY_ADDRESS")
-    if not there_is_one:
+    given_address = address or os.environ.get("RAY_ADDRESS")
+    if not given_address:
         # Ray Train asks the dashboard whether the driver is alive, and aborts its workers if not. The new cluster has
         # no dashboard, and Ray would ask that of another cluster on this machine.
         os.environ.setdefault("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
@@ -96,17 +96,17 @@ def connected(address: str = "") -> Iterator[None]:
         with _sigterm_interrupts():
             ray.init(
                 # Without an address, Ray would join any cluster it finds on this machine.
-                address=there_is_one or "local",
+                address=given_address or "local",
                 runtime_env={"py_modules": folders, "excludes": ["__pycache__"], "env_vars": ENVIRONMENT},
                 log_to_driver=False,
                 logging_level="ERROR",
-                **({} if there_is_one else {"include_dashboard": False}),
+                **({} if given_address else {"include_dashboard": False}),
             )
     except Exception as error:
-        said = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
         if isinstance(error, ConnectionError):
-            said += "; if it asks for a token, ~/.ray/auth_token must be the same here, and RAY_AUTH_MODE=token be set"
-        raise UserError(f"--ray_address={address}: cannot use {where}: {said}") from error
+            reason += "; if it requires a token, copy its ~/.ray/auth_token to this machine and set RAY_AUTH_MODE=token"
+        raise UserError(f"--ray_address={address}: cannot use {where}: {reason}") from error
     try:
         with _sigterm_interrupts():
             yield
@@ -114,7 +114,7 @@ def connected(address: str = "") -> Iterator[None]:
         ray.shutdown()
 
 
-def placed(path: str) -> str:
+def absolute_path(path: str) -> str:
     """Makes a path absolute, for processes with other working directories; keeps addresses and the empty string."""
     if not path or "://" in path:
         return path
@@ -147,7 +147,7 @@ def run_tasks(
     needs = {"num_cpus": options.cpus_per_task, "num_gpus": options.gpus_per_task}
     # By default, Ray ends a process after each GPU task, which would discard what tasks cache.
     remote = ray.remote(**needs, max_retries=ATTEMPTS, max_calls=0)(_reported)
-    watch = Watch({"CPU": options.cpus_per_task, "GPU": options.gpus_per_task})
+    monitor = ClusterMonitor({"CPU": options.cpus_per_task, "GPU": options.gpus_per_task})
     left, running = iter(tasks), collections.OrderedDict[Any, Any]()
     while True:
         room = (at_once or 2 * _slots(options, ray.cluster_resources())) - len(running)
@@ -156,13 +156,13 @@ def run_tasks(
         if not running:
             return
         awaited = [next(iter(running))] if ordered else list(running)
-        while not (done := ray.wait(awaited, num_returns=1, timeout=LOOK_SECONDS)[0]):
-            watch.look()
-        watch.look()
+        while not (done := ray.wait(awaited, num_returns=1, timeout=POLL_SECONDS)[0]):
+            monitor.check()
+        monitor.check()
         try:
             kind, value = ray.get(done[0])
         except ray.exceptions.RayError as error:
-            raise UserError(f"Ray gave a task up: {' '.join(str(error).split())[:300]}") from error
+            raise UserError(f"Ray gave up a task: {' '.join(str(error).split())[:300]}") from error
         task = running.pop(done[0])
         if kind == "user_error":
             raise UserError(value)
@@ -171,7 +171,7 @@ def run_tasks(
         yield task, value
 
 
-class Watch:
+class ClusterMonitor:
     """Warns about lost nodes and missing resources, which Ray does not report.
 
     Attributes:
@@ -181,19 +181,19 @@ class Watch:
 
     def __init__(self, needs: dict[str, float], pieces: int = 1) -> None:
         self.needs, self.pieces = {name: number for name, number in needs.items() if number}, pieces
-        self._nodes, self._waiting, self._looked = set[str](), False, -math.inf
-        self.look()
+        self._nodes, self._waiting, self._checked_at = set[str](), False, -math.inf
+        self.check()
 
-    def look(self) -> None:
-        """Warns of changes for the worse since the last call, at most once per LOOK_SECONDS."""
-        if time.monotonic() - self._looked < LOOK_SECONDS:
+    def check(self) -> None:
+        """Warns of changes for the worse since the last call, at most once per POLL_SECONDS."""
+        if time.monotonic() - self._checked_at < POLL_SECONDS:
             return
-        self._looked = time.monotonic()
+        self._checked_at = time.monotonic()
         alive = [node for node in sys.modules["ray"].nodes() if node["Alive"]]
         names = {f"{node['NodeName']} ({node['NodeID'][:8]})" for node in alive}
         if self._nodes - names:
             gone = ", ".join(sorted(self._nodes - names))
-            logging.warning("Ray: node %s is gone; others take its work over.", gone)
+            logging.warning("Ray: node %s is lost; others take over its work.", gone)
         self._nodes = names
         room = sum(
             min(math.floor(node["Resources"].get(name, 0) / number) for name, number in self.needs.items())
@@ -202,7 +202,7 @@ class Watch:
         if room < self.pieces and not self._waiting:
             each = " and ".join(f"{number:g} {name}" for name, number in self.needs.items())
             what = f"{self.pieces} times {each}" if self.pieces > 1 else each
-            logging.warning("Ray: no room for %s on the nodes that are there; waiting for others.", what)
+            logging.warning("Ray: no resources for %s on the current nodes; waiting for others.", what)
         self._waiting = room < self.pieces
 
 

@@ -29,7 +29,7 @@ from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option, require
 from tganv2_tf.errors import UserError
 from tganv2_tf.runtime import lanes
-from tganv2_tf.storage.files import whole_file, write_atomically
+from tganv2_tf.storage.files import atomic_file, write_atomically
 
 RECIPE = "demo.flags"
 SCORES = ("inception_score", "c3d_fid")
@@ -225,7 +225,7 @@ def plot(path: pathlib.Path, plans: list[Plan], found: dict[str, dict[str, float
         axis.set_xticks(range(len(ROWS)), [row.name for row in ROWS])
         axis.set_title(title)
         axis.legend()
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 

@@ -224,10 +224,10 @@ class Measurement:
 
     def reading(self) -> Iterator[Finding]:
         """Measures the order of an epoch."""
-        from tganv2_tf.data.reading import Share
+        from tganv2_tf.data.reading import RecordPartition
 
         def begin(number: int) -> float:
-            share = Share.of(made_up_manifest(number), str(self.folder))
+            share = RecordPartition.of(made_up_manifest(number), str(self.folder))
             return min(timed(lambda: share.read_endlessly(0))[0] for _ in range(2))
 
         number = min(4000, self.shards // 2)

@@ -24,7 +24,7 @@ from benchmarks.speed.rows import Row, markdown
 from tganv2_tf import cli
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
-from tganv2_tf.storage.files import whole_file, write_atomically
+from tganv2_tf.storage.files import atomic_file, write_atomically
 
 FACES, BFLOAT16 = "--flagfile_of_run=faceforensics.flags", "--dtype=bfloat16"
 # Parts with `_avx2` in their names emulate a processor without AVX-512, for oneDNN (in TensorFlow and PyTorch) and
@@ -138,7 +138,7 @@ def plot(path: pathlib.Path, found: dict[str, dict[str, Any]]) -> None:
     axis.axvline(1, color="gray", linewidth=1)
     axis.set_yticks(places, [row["what"] for row in rows], fontsize=8)
     axis.set_xlabel("times better than the baseline")
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 

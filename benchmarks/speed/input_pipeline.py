@@ -83,7 +83,7 @@ def stages(data: DataConfig, model: ModelConfig, batch_size: int) -> dict[str, t
     from tganv2_tf.data import pipeline
     from tganv2_tf.data.checks import load_manifest
     from tganv2_tf.data.clips import cut_windows, decode_clip, normalize, random_crop_and_flip
-    from tganv2_tf.data.reading import Share
+    from tganv2_tf.data.reading import RecordPartition
     from tganv2_tf.data.records import parse_record
     from tganv2_tf.subsampling import video_pyramid
 
@@ -103,7 +103,7 @@ def stages(data: DataConfig, model: ModelConfig, batch_size: int) -> dict[str, t
         levels = video_pyramid(clips, model.pyramid, seed)
         return [normalize(level, data.normalization) for level in levels]
 
-    read = Share.of(manifest, data.data_dir).read_endlessly(0)
+    read = RecordPartition.of(manifest, data.data_dir).read_endlessly(0)
     encoded = read.map(windows).unbatch().take(batch_size).cache().repeat()
     decoded = encoded.take(batch_size).map(decode).cache().repeat()
     cropped = decoded.take(batch_size).enumerate().map(augment).cache().repeat()

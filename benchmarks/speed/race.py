@@ -104,7 +104,7 @@ class Entrant(NamedTuple):
 def prepare(config: Config, folder: pathlib.Path) -> None:
     """Writes the initial weights of both sides, `weights.npz`, and all videos for the baseline, `videos.npz`."""
     from tganv2_tf.data.manifest import Manifest
-    from tganv2_tf.data.reading import Share
+    from tganv2_tf.data.reading import RecordPartition
     from tganv2_tf.data.records import decode_frame, parse_record
     from tganv2_tf.interop.chainer import discriminator_weights, generator_weights
 
@@ -113,7 +113,7 @@ def prepare(config: Config, folder: pathlib.Path) -> None:
     arrays = {name: weight.theirs(weight.variable.numpy()) for name, weight in weights.items()}
     np.savez(folder / "weights.npz", **arrays)
     manifest = Manifest.load(config.data.data_dir)
-    records = Share.of(manifest, config.data.data_dir).read()
+    records = RecordPartition.of(manifest, config.data.data_dir).read()
     videos = [parse_record(serialized)["frames"] for _, _, serialized in records]
     frames = np.stack([decode_frame(frame).numpy() for video in videos for frame in video])
     np.savez(folder / "videos.npz", frames=frames, lengths=np.array([len(video) for video in videos]))

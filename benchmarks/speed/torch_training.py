@@ -28,7 +28,7 @@ from benchmarks.speed.torch_baseline import (
 )
 from tganv2_tf.config import Config, ModelConfig
 from tganv2_tf.errors import ConfigError
-from tganv2_tf.storage.files import read_npz, whole_file
+from tganv2_tf.storage.files import atomic_file, read_npz
 
 
 class FreeDiscriminator(Discriminator):
@@ -135,7 +135,7 @@ def batches(frames: torch.Tensor, lengths: torch.Tensor, config: Config) -> Iter
 def save_average(step: RecipeStep, number: int, path: pathlib.Path) -> None:
     """Writes the averaged generator by the authors' names, and its number of steps as `step`."""
     arrays = {name: weight.detach().numpy() for name, weight in named_weights(step.average.module, None).items()}
-    with whole_file(path) as temporary, open(temporary, "wb") as file:
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, step=number, **arrays)
 
 

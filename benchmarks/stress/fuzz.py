@@ -435,7 +435,7 @@ class Bench:
         """Returns how training misreads one damaged shard, or ""; `expected` are its clips, if they must be intact."""
         import tensorflow as tf
 
-        from tganv2_tf.data.damage import explain
+        from tganv2_tf.data.damage import cause_of_error
 
         shard, read = alone.shards[0], 0
         try:
@@ -444,7 +444,7 @@ class Bench:
                     return f"training is given another clip at {read}"
                 read += 1
         except tf.errors.OpError as error:
-            line = explain(error, alone, self._config(False)[1]) or ""
+            line = cause_of_error(error, alone, self._config(False)[1]) or ""
             named = line.startswith(f"{self.folder / shard.file}: record ") and "\n" not in line
             return "" if named else f"training stops with: {line or error.message}"
         if expected is not None and not shard.fault(self.folder):
@@ -529,7 +529,7 @@ def _logged() -> Iterator[set[tuple[str, int]]]:
     handler = logging.Handler()
 
     def emit(record: logging.LogRecord) -> None:
-        if "left out" in str(record.msg) and isinstance(record.args, tuple):
+        if "; skipped. " in str(record.msg) and isinstance(record.args, tuple):
             left_out.add((os.path.basename(str(record.args[0])), int(str(record.args[1]))))
 
     handler.emit = emit  # type: ignore[method-assign]

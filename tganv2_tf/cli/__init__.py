@@ -30,7 +30,7 @@ from tganv2_tf.storage import files
 OWN_PACKAGES = ("tganv2_tf", "data_prep", "benchmarks")
 USAGE = (
     "Usage: python -m {} [--name=value ...]. Switches are --name and --noname. --flagfile=FILE reads flags from a "
-    "file, or from a recipe of the package; what comes later wins."
+    "file, or from a recipe of the package; later values win."
 )
 INT_TUPLE = tuple[int, ...]
 VALID = {
@@ -38,7 +38,7 @@ VALID = {
     float: "a number",
     bool: "true or false",
     str: "text",
-    INT_TUPLE: "whole numbers separated by commas, or nothing for none",
+    INT_TUPLE: "whole numbers separated by commas, or empty for none",
 }
 
 
@@ -295,5 +295,5 @@ def _status_of(
         # TensorFlow's message contains a traceback; the reason precedes its last paragraph.
         reasons = re.findall(r"^ImportError: (.+)", str(error), re.MULTILINE) or str(error).splitlines()
         reason = reasons[-1] if reasons else type(error).__name__
-        print(f"{program}: {reason}; to install what is missing: {lanes.install_command()}", file=sys.stderr)
+        print(f"{program}: {reason}; to install missing packages: {lanes.install_command()}", file=sys.stderr)
         return 1

@@ -10,7 +10,7 @@ from tganv2_tf.storage.files import Path
 from tganv2_tf.video_io.folders import VIDEO_NAME, walk
 
 MODULE = "python -m data_prep."
-OF_ANY_VIDEOS = "video_folder --video_dir=VIDEOS"
+DEFAULT_COMMAND = "video_folder --video_dir=VIDEOS"
 
 
 def preparation(model: ModelConfig, data: DataConfig) -> str:
@@ -32,9 +32,9 @@ def how_to_make(folder: str, command: str = "") -> str:
 
 def how_to_prepare(videos: str, command: str = "") -> str:
     """Returns instructions to make a data set from the videos in a folder. `command` is as in `how_to_make`."""
-    of_videos = (command or OF_ANY_VIDEOS).rpartition(MODULE)[2]  # the last step, whose input is videos
+    of_videos = (command or DEFAULT_COMMAND).rpartition(MODULE)[2]  # the last step, whose input is videos
     chosen = re.sub(r"--(video_dir|root)=\S+", lambda flag: f"--{flag[1]}={videos}", of_videos)
-    return f"make shards of them with: {MODULE}{chosen} --output_dir=SHARDS, and name SHARDS by --data_dir"
+    return f"prepare them with: {MODULE}{chosen} --output_dir=SHARDS, then set --data_dir=SHARDS"
 
 
 def holds_videos(folder: Path) -> bool:

@@ -7,10 +7,10 @@ from absl import logging
 
 from tganv2_tf.config import DataConfig, ModelConfig
 from tganv2_tf.data.advice import preparation, require_data_dir
-from tganv2_tf.data.damage import attempt, describe
+from tganv2_tf.data.damage import damage_message, map_or_substitute
 from tganv2_tf.data.lengths import span
-from tganv2_tf.data.manifest import WHAT_TO_DO, Manifest
-from tganv2_tf.data.reading import Share
+from tganv2_tf.data.manifest import REMEDY, Manifest
+from tganv2_tf.data.reading import RecordPartition
 from tganv2_tf.data.records import parse_record
 from tganv2_tf.errors import ConfigError, UserError
 
@@ -37,22 +37,23 @@ def load_manifest(model: ModelConfig, data: DataConfig) -> Manifest:
         )
     if model.conditional and len(manifest.labels) < 2:
         raise ConfigError(
-            f"--conditional: the videos in {data.data_dir} have no classes to tell apart; prepare them with "
-            "data_prep.ucf101, or with data_prep.video_folder from a folder a class"
+            f"--conditional: the videos in {data.data_dir} have fewer than two classes; prepare them with "
+            "data_prep.ucf101, or with data_prep.video_folder and one folder per class"
         )
     if model.num_classes not in (0, len(manifest.labels)):
         raise ConfigError(
-            f"--num_classes={model.num_classes}: {data.data_dir} has {len(manifest.labels)} classes; valid: that, or 0"
+            f"--num_classes={model.num_classes}: {data.data_dir} has {len(manifest.labels)} classes; "
+            f"valid: {len(manifest.labels)} or 0"
         )
-    _require_long_enough(manifest, Share.of(manifest, data.data_dir), model.num_frames, data)
+    _require_long_enough(manifest, RecordPartition.of(manifest, data.data_dir), model.num_frames, data)
     return manifest
 
 
-def _require_long_enough(manifest: Manifest, share: Share, num_frames: int, data: DataConfig) -> None:
+def _require_long_enough(manifest: Manifest, partition: RecordPartition, num_frames: int, data: DataConfig) -> None:
     """Reads records until one is long enough for a clip. Raises UserError if a damaged record precedes it."""
     least = span(num_frames, data.frame_step)
-    lengths = attempt(
-        share.read(tolerant=True),
+    lengths = map_or_substitute(
+        partition.read(tolerant=True),
         lambda *record: (*record, parse_record(record[2])["num_frames"]),
         lambda *record: (*record, np.int64(-1)),
     )
@@ -62,9 +63,9 @@ def _require_long_enough(manifest: Manifest, share: Share, num_frames: int, data
         if longest >= least:
             return
         if length < 0 and not data.skip_corrupt_records:
-            raise UserError(f"{describe(path, number, record, manifest.height, manifest.width)}; {WHAT_TO_DO}")
+            raise UserError(f"{damage_message(path, number, record, manifest.height, manifest.width)}; {REMEDY}")
     if longest < 0:
-        raise UserError(f"{data.data_dir}: not one record can be read; {WHAT_TO_DO}")
+        raise UserError(f"{data.data_dir}: no record can be read; {REMEDY}")
     raise ConfigError(
         f"--num_frames={num_frames} with --frame_step={data.frame_step}: no video in {data.data_dir} has the "
         f"{least} frames that a clip spans; the longest has {longest}"

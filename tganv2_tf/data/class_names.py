@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-MOST = 10  # maximum number of classes listed in a message
+MAX_LISTED = 10  # maximum number of classes listed in a message
 
 
 def quoted(names: Sequence[str], most: int | None = None) -> str:
@@ -25,7 +25,7 @@ def difference(names: Sequence[str], others: Sequence[str], where: str, elsewher
     lists = ((where, names, others), (elsewhere, others, names))
     only = [(place, [name for name in own if name not in other]) for place, own, other in lists]
     if any(missing for _, missing in only):
-        return "; ".join(f"only in {place}: {quoted(missing, MOST)}" for place, missing in only if missing)
+        return "; ".join(f"only in {place}: {quoted(missing, MAX_LISTED)}" for place, missing in only if missing)
     for label, (name, other) in enumerate(zip(names, others)):
         if name != other:
             return f"label {label} is {name!r} in {where} and {other!r} in {elsewhere}"

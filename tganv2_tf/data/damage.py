@@ -12,18 +12,20 @@ from absl import logging
 
 from tganv2_tf.config import DataConfig
 from tganv2_tf.data.inspection import DamagedError, read_frames, read_record
-from tganv2_tf.data.manifest import WHAT_TO_DO, Manifest
-from tganv2_tf.data.reading import Share
+from tganv2_tf.data.manifest import REMEDY, Manifest
+from tganv2_tf.data.reading import RecordPartition
 from tganv2_tf.data.records import decode_frame, parse_record
 
-ATTEMPTS_AT_ONCE = 16
-HOPELESS_EPOCHS = 20
-HOPELESS = "only damaged records"
+PARALLEL_CALLS = 16
+MAX_EPOCHS_WITHOUT_VALID = 20
+NO_VALID_RECORDS = "only damaged records"
 # TFRecord cannot find the next record after damage.
-UNREADABLE = "cannot be read (in a file that breaks off, neither can what follows)"
+UNREADABLE = "cannot be read (in a truncated file, neither can later records)"
 
 
-def attempt(dataset: tf.data.Dataset, function: Callable[..., Any], substitute: Callable[..., Any]) -> tf.data.Dataset:
+def map_or_substitute(
+    dataset: tf.data.Dataset, function: Callable[..., Any], substitute: Callable[..., Any]
+) -> tf.data.Dataset:
     """Returns `dataset.map(function)`, using `substitute`, of the same types, for elements on which it fails."""
 
     def one(*element: Any) -> tf.data.Dataset:
@@ -31,9 +33,7 @@ def attempt(dataset: tf.data.Dataset, function: Callable[..., Any], substitute: 
         return alone.map(function).ignore_errors().concatenate(alone.map(substitute)).take(1)
 
     # Only in a nested data set can tf.data catch an error and still associate it with its element.
-    return dataset.interleave(
-        one, cycle_length=ATTEMPTS_AT_ONCE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    return dataset.interleave(one, cycle_length=PARALLEL_CALLS, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 class SkippedRecords:
@@ -45,22 +45,22 @@ class SkippedRecords:
     """
 
     def __init__(self, epoch: int) -> None:
-        self._patience = HOPELESS_EPOCHS * epoch
+        self._max_in_a_row = MAX_EPOCHS_WITHOUT_VALID * epoch
         self._seen: set[tuple[bytes, int]] = set()
 
-    def leave_out(self, clips: tf.data.Dataset) -> tf.data.Dataset:
+    def keep_valid(self, clips: tf.data.Dataset) -> tf.data.Dataset:
         """Filters elements (path string [], number int64 [], fault string [], empty if valid, clip) to valid clips.
 
         If there are no valid clips, the data set raises an error instead of searching indefinitely.
         """
 
         def count(in_a_row: tf.Tensor, element: Any) -> Any:
-            hope = tf.debugging.Assert(in_a_row < self._patience, [HOPELESS])
+            any_valid = tf.debugging.Assert(in_a_row < self._max_in_a_row, [NO_VALID_RECORDS])
 
             def report() -> tf.Tensor:
                 return tf.ensure_shape(tf.numpy_function(self._report, [*element[:3], in_a_row], tf.int64), [])
 
-            with tf.control_dependencies([hope]):
+            with tf.control_dependencies([any_valid]):
                 return tf.cond(element[2] == "", lambda: tf.zeros([], tf.int64), report), element
 
         counted = clips.scan(tf.zeros([], tf.int64), count)
@@ -71,7 +71,7 @@ class SkippedRecords:
         if (path, int(number)) not in self._seen:
             self._seen.add((path, int(number)))
             words = (path.decode(), number, fault.decode(), len(self._seen))
-            logging.warning("%s: record %d %s; left out. Damaged records so far: %d.", *words)
+            logging.warning("%s: record %d %s; skipped. Damaged records so far: %d.", *words)
         return in_a_row + 1
 
 
@@ -88,31 +88,33 @@ def find_damage(manifest: Manifest, folder: str) -> str | None:
         shapes = tf.map_fn(lambda frame: tf.shape(decode_frame(frame)), frames, fn_output_signature=tf.int32)
         return path, number, record, tf.reduce_all(shapes == [*size, 3])
 
-    records = Share.of(manifest, folder).read(tolerant=True)
-    for path, number, record, sound in attempt(records, check, lambda *element: (*element, False)).as_numpy_iterator():
+    records = RecordPartition.of(manifest, folder).read(tolerant=True)
+    for path, number, record, sound in map_or_substitute(
+        records, check, lambda *element: (*element, False)
+    ).as_numpy_iterator():
         if not sound:
-            return describe(path, number, record, *size)
+            return damage_message(path, number, record, *size)
     return None
 
 
-def describe(path: bytes, number: int, record: bytes, height: int, width: int) -> str:
-    """Returns `FILE: record NUMBER` and the fault of a damaged record from a tolerant `Share.read`."""
+def damage_message(path: bytes, number: int, record: bytes, height: int, width: int) -> str:
+    """Returns `FILE: record NUMBER` and the fault of a damaged record from a tolerant `RecordPartition.read`."""
     fault = UNREADABLE
     try:
         if record:
-            fault = "was damaged when it was read first"
+            fault = "was damaged when it was first read"
             collections.deque(read_frames(read_record(record)["frames"], height, width), 0)
     except DamagedError as error:
         fault = f"is damaged: {error}"
     return f"{path.decode()}: record {number} {fault}"
 
 
-def explain(error: tf.errors.OpError, manifest: Manifest, data: DataConfig) -> str | None:
+def cause_of_error(error: tf.errors.OpError, manifest: Manifest, data: DataConfig) -> str | None:
     """Returns the fault in the data that caused a TensorFlow error, in one line; None if there is none."""
-    if HOPELESS in error.message:
-        return f"{data.data_dir}: {HOPELESS} are left; {WHAT_TO_DO}"
+    if NO_VALID_RECORDS in error.message:
+        return f"{data.data_dir}: {NO_VALID_RECORDS} are left; {REMEDY}"
     if data.skip_corrupt_records or not isinstance(error, (tf.errors.DataLossError, tf.errors.InvalidArgumentError)):
         return None
     logging.info("Looking for a damaged record in %s ...", data.data_dir)
     damage = find_damage(manifest, data.data_dir)
-    return damage and f"{damage}; {WHAT_TO_DO}, or leave such records out with --skip_corrupt_records"
+    return damage and f"{damage}; {REMEDY}, or skip such records with --skip_corrupt_records"

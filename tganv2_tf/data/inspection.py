@@ -36,7 +36,7 @@ def read_shard(path: str) -> Iterator[bytes]:
     try:
         yield from tf.data.TFRecordDataset(path).as_numpy_iterator()
     except tf.errors.OpError as error:
-        raise DamagedError(f"{_reason(error)}; whatever follows in the file is lost") from error
+        raise DamagedError(f"{_reason(error)}; the rest of the file cannot be read") from error
 
 
 def read_record(serialized: bytes) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def read_record(serialized: bytes) -> dict[str, Any]:
     try:
         return {name: value.numpy() for name, value in parse_record(tf.constant(serialized)).items()}
     except tf.errors.OpError as error:
-        raise DamagedError(f"not a record of a video: {_reason(error)}") from error
+        raise DamagedError(f"not a video record: {_reason(error)}") from error
 
 
 def read_lengths(path: str) -> list[tuple[str, int]]:
@@ -69,7 +69,7 @@ def read_lengths(path: str) -> list[tuple[str, int]]:
                 (length,) = struct.unpack_from("<Q", framing)
                 end = file.tell() + length + FRAMING_TAIL
                 if end > size:
-                    raise ValueError("it breaks off")
+                    raise ValueError("truncated")
                 contexts.append(_context(file, length))
                 file.seek(end)
         # A context with its tag has the wire format of a `tf.train.Example`.
@@ -77,7 +77,7 @@ def read_lengths(path: str) -> list[tuple[str, int]]:
         features = {name: tf.io.FixedLenFeature([], kind) for name, kind in fields.items()}
         parsed = tf.io.parse_example(tf.constant(contexts, tf.string), features)
     except (struct.error, ValueError, tf.errors.OpError) as error:
-        raise DamagedError("not a whole shard of videos") from error
+        raise DamagedError("not a complete shard of videos") from error
     ids = [video_id.decode() for video_id in parsed["video_id"].numpy()]
     return list(zip(ids, parsed["num_frames"].numpy().tolist()))
 
@@ -112,7 +112,7 @@ def read_frames(encoded: Iterable[bytes], height: int, width: int) -> Iterator[n
             raise DamagedError(f"frame {number} cannot be decoded: {_reason(error)}") from error
         if decoded.shape != (height, width, 3):
             size = f"{decoded.shape[1]}x{decoded.shape[0]}"
-            raise DamagedError(f"frame {number} has {size} pixels, those of the data set {width}x{height}")
+            raise DamagedError(f"frame {number} has {size} pixels, but those of the data set have {width}x{height}")
         yield decoded
 
 

@@ -11,9 +11,9 @@ import tensorflow as tf
 from tganv2_tf.config import DataConfig
 from tganv2_tf.data.checks import _require_long_enough
 from tganv2_tf.data.clips import cut_windows, decode_clip, random_crop_and_flip
-from tganv2_tf.data.damage import attempt
+from tganv2_tf.data.damage import map_or_substitute
 from tganv2_tf.data.manifest import Manifest
-from tganv2_tf.data.reading import Share
+from tganv2_tf.data.reading import RecordPartition
 from tganv2_tf.data.records import parse_record
 
 
@@ -47,7 +47,7 @@ def labelled_clips(
     seeds = [int(number) for number in np.random.SeedSequence([seed]).generate_state(4)]
     files_seed, records_seed, windows_seed, augmentation_seed = seeds
 
-    def clips_of(index: tf.Tensor, record: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def record_clips(index: tf.Tensor, record: Any) -> tuple[tf.Tensor, tf.Tensor]:
         parsed = parse_record(record[2])
         seed = tf.stack([windows_seed, index])
         windows = cut_windows(parsed["frames"], data.windows_per_record, num_frames, data.frame_step, seed)
@@ -60,17 +60,19 @@ def labelled_clips(
         clip = decode_clip(frames, num_frames, manifest.height, manifest.width)
         return random_crop_and_flip(clip, resolution, data.flip, tf.stack([augmentation_seed, index])), label
 
-    share = Share.of(manifest, data.data_dir)
-    _require_long_enough(manifest, share, num_frames, data)
+    partition = RecordPartition.of(manifest, data.data_dir)
+    _require_long_enough(manifest, partition, num_frames, data)
     tolerant = data.skip_corrupt_records
-    records = (share.read_endlessly(files_seed, tolerant) if endless else share.read(tolerant)).enumerate()
+    records = (partition.read_endlessly(files_seed, tolerant) if endless else partition.read(tolerant)).enumerate()
     if data.skip_corrupt_records:
-        windows = attempt(records, clips_of, lambda *_: (tf.fill([0, num_frames], ""), tf.zeros([0], tf.int64)))
+        windows = map_or_substitute(
+            records, record_clips, lambda *_: (tf.fill([0, num_frames], ""), tf.zeros([0], tf.int64))
+        )
     else:
-        windows = records.map(clips_of, num_parallel_calls=tf.data.AUTOTUNE)
+        windows = records.map(record_clips, num_parallel_calls=tf.data.AUTOTUNE)
     windows = windows.unbatch().shuffle(data.shuffle_buffer, records_seed).enumerate()
     if data.skip_corrupt_records:
         none = tf.zeros([num_frames, resolution, resolution, 3], tf.uint8), tf.zeros([], tf.int64)
-        tried = attempt(windows, lambda *window: (*decode(*window), True), lambda *_: (*none, False))
+        tried = map_or_substitute(windows, lambda *window: (*decode(*window), True), lambda *_: (*none, False))
         return tried.filter(lambda clip, label, sound: sound).map(lambda clip, label, sound: (clip, label))
     return windows.map(decode, num_parallel_calls=tf.data.AUTOTUNE)

@@ -57,8 +57,8 @@ def describe_too_short(manifest: Manifest, data: DataConfig, num_frames: int) ->
     count = count_shorter(manifest, data.data_dir, least)
     if count is None:
         return (
-            f"{data.data_dir}: it is not known how many of the {manifest.num_videos} videos are shorter than the "
-            f"{least} frames of a clip and so never used; data_prep records that now"
+            f"{data.data_dir}: unknown how many of the {manifest.num_videos} videos are shorter than the "
+            f"{least} frames of a clip and therefore never used; newer data sets record this"
         )
     if not count:
         return ""

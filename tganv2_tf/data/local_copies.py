@@ -13,7 +13,7 @@ from tganv2_tf import storage
 SHARDS_READ_AT_ONCE = 8
 
 
-class Copies:
+class LocalShardCache:
     """Cache of remote shards on the local disk.
 
     Without copies, a transient server error would look like a damaged shard, and each epoch would download shards
@@ -41,4 +41,4 @@ class Copies:
         return path
 
 
-COPIES = Copies(4 * SHARDS_READ_AT_ONCE)
+SHARD_CACHE = LocalShardCache(4 * SHARDS_READ_AT_ONCE)

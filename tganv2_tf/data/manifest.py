@@ -27,7 +27,7 @@ MANIFEST_FILE = "manifest.json"
 UNFINISHED_DIR = ".unfinished"  # working folder of a preparation, until the manifest is written
 CHUNK_BYTES = 1 << 20
 SHOWN_CLASSES = 3
-LOOKS_AT_ONCE = 16  # parallel requests: a bucket takes tens of milliseconds per file size
+PARALLEL_REQUESTS = 16  # a bucket takes tens of milliseconds per file size
 MAX_PIXELS = 65535  # largest width or height of a JPEG
 
 
@@ -193,7 +193,7 @@ class Manifest:
 
     def faults(self, folder: Path) -> dict[str, str]:
         """Returns the results of `Shard.fault` for faulty shards in `folder`, keyed by file name."""
-        with concurrent.futures.ThreadPoolExecutor(LOOKS_AT_ONCE) as pool:
+        with concurrent.futures.ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
             found = pool.map(lambda shard: shard.fault(folder), self.shards)
         return {shard.file: fault for shard, fault in zip(self.shards, found) if fault}
 
@@ -223,8 +223,10 @@ class Manifest:
             if storage.is_folder(storage.join(directory, UNFINISHED_DIR)):
                 raise UserError(f"{directory}: its preparation is not finished; run the same data_prep command again")
             if not storage.is_remote(directory) and holds_videos(directory):
-                raise UserError(f"{directory}: videos, and no data set; {how_to_prepare(directory, command)}")
-            raise UserError(f"{directory}: no {MANIFEST_FILE} in it, so no data set; {how_to_make(directory, command)}")
+                raise UserError(f"{directory}: contains videos, but no data set; {how_to_prepare(directory, command)}")
+            raise UserError(
+                f"{directory}: no {MANIFEST_FILE} in it, so not a data set; {how_to_make(directory, command)}"
+            )
         try:
             return _from_json(storage.read_text(path))
         except (OSError, ValueError) as error:
@@ -243,7 +245,7 @@ class Manifest:
         faults = manifest.faults(folder)
         if faults:
             file, fault = next(iter(faults.items()))
-            raise UserError(f"{storage.join(folder, file)}: {fault}; {WHAT_TO_DO}")
+            raise UserError(f"{storage.join(folder, file)}: {fault}; {REMEDY}")
         return manifest
 
 
@@ -261,7 +263,7 @@ def describe_empty_classes(labels: Sequence[str], counts: Sequence[int]) -> str:
     return f"{len(names)} of {len(labels)} classes {have} no video: {quoted(names, SHOWN_CLASSES)}"
 
 
-WHAT_TO_DO = "copy the data set again, or prepare it again in an empty folder"
+REMEDY = "copy the data set again, or prepare it again in an empty folder"
 
 
 def _from_json(text: str) -> Manifest:
@@ -273,7 +275,7 @@ def _from_json(text: str) -> Manifest:
     fields = _checked({**_LATER_FIELDS, **loaded}, _kinds(Manifest), "")
     for key, kind in (("labels", str), ("videos_per_class", int), ("sources", str)):
         if not all(type(value) is kind for value in fields[key]):
-            raise ValueError(f"the field {key} has values of another kind")
+            raise ValueError(f"the field {key} has values of the wrong type")
     if len(fields["videos_per_class"]) not in (0, len(fields["labels"])):
         raise ValueError(f"the field videos_per_class has {len(fields['videos_per_class'])} values")
     for key, made in (("shards", Shard), ("skipped", Skipped), ("damaged", Damaged)):

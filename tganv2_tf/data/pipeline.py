@@ -20,14 +20,16 @@ import tensorflow as tf
 from tganv2_tf.config import DataConfig, ModelConfig
 from tganv2_tf.data.checks import _require_long_enough
 from tganv2_tf.data.clips import cut_windows, decode_clip, normalize, random_crop_and_flip
-from tganv2_tf.data.damage import UNREADABLE, SkippedRecords, attempt
+from tganv2_tf.data.damage import UNREADABLE, SkippedRecords, map_or_substitute
 from tganv2_tf.data.manifest import Manifest
-from tganv2_tf.data.reading import Share
+from tganv2_tf.data.reading import RecordPartition
 from tganv2_tf.data.records import parse_record
 from tganv2_tf.subsampling import video_pyramid
 
 
-def _slots(share: Share, model: ModelConfig, data: DataConfig, seeds: np.ndarray, first: int) -> tf.data.Dataset:
+def _slot_stream(
+    partition: RecordPartition, model: ModelConfig, data: DataConfig, seeds: np.ndarray, first: int
+) -> tf.data.Dataset:
     """Returns the endless stream of slots with their encoded windows, starting at slot `first`.
 
     Returns:
@@ -47,7 +49,7 @@ def _slots(share: Share, model: ModelConfig, data: DataConfig, seeds: np.ndarray
         seed = tf.stack([windows_seed, index])
         windows = cut_windows(parsed["frames"], count, model.num_frames, data.frame_step, seed)
         if model.conditional:
-            text = tf.strings.format("{}: record {} has no label of the manifest", (path, number))
+            text = tf.strings.format("{}: record {} has a label that is not in the manifest", (path, number))
             tf.debugging.Assert((parsed["label"] >= 0) & (parsed["label"] < model.num_classes), [text])
         too_short = tf.shape(windows)[0] == 0
         windows = tf.cond(too_short, lambda: tf.fill([count, model.num_frames], ""), lambda: windows)
@@ -64,9 +66,9 @@ def _slots(share: Share, model: ModelConfig, data: DataConfig, seeds: np.ndarray
 
     block = first // size
     record, windows_before = divmod(block * size, count)
-    records = share.read_endlessly(files_seed, data.skip_corrupt_records, record).enumerate(record)
+    records = partition.read_endlessly(files_seed, data.skip_corrupt_records, record).enumerate(record)
     if data.skip_corrupt_records:
-        windows = attempt(records, windows_of, unreadable)
+        windows = map_or_substitute(records, windows_of, unreadable)
     else:
         windows = records.map(windows_of, num_parallel_calls=tf.data.AUTOTUNE)
     blocks = windows.unbatch().skip(windows_before).batch(size, drop_remainder=True).enumerate(block).prefetch(1)
@@ -74,7 +76,7 @@ def _slots(share: Share, model: ModelConfig, data: DataConfig, seeds: np.ndarray
     return slots.enumerate(first).map(lambda slot, window: (slot, *window))
 
 
-class Position(NamedTuple):
+class StreamPosition(NamedTuple):
     """Position of an input pipeline in its stream.
 
     Attributes:
@@ -86,7 +88,7 @@ class Position(NamedTuple):
     slot: int
 
 
-START = Position(0, 0)
+START = StreamPosition(0, 0)
 
 
 @tf.autograph.experimental.do_not_convert  # not needed here; conversion takes a second
@@ -97,7 +99,7 @@ def training_dataset(
     batch_size: int,
     n_dis: int,
     seed: int,
-    first: Position = START,
+    first: StreamPosition = START,
     num_pipelines: int = 1,
     pipeline: int = 0,
 ) -> tf.data.Dataset:
@@ -121,9 +123,9 @@ def training_dataset(
       ConfigError: No video of this pipeline's part is long enough.
     """
     spec = model.pyramid
-    share = Share.of(manifest, data.data_dir, num_pipelines, pipeline)
+    partition = RecordPartition.of(manifest, data.data_dir, num_pipelines, pipeline)
     if num_pipelines > 1:  # `load_manifest` has checked the whole data set
-        _require_long_enough(manifest, share, model.num_frames, data)
+        _require_long_enough(manifest, partition, model.num_frames, data)
     seeds = np.random.SeedSequence([seed, pipeline]).generate_state(5)
     augmentation_seed, offsets_seed = (int(number) for number in seeds[3:])
 
@@ -143,12 +145,12 @@ def training_dataset(
         slots, clips, labels = batch
         return slots[-1] + 1, (clips, labels, slots[-1] + 1 - before)
 
-    slots = _slots(share, model, data, seeds[:3], first.slot)
+    slots = _slot_stream(partition, model, data, seeds[:3], first.slot)
     slots = slots.filter(lambda slot, path, number, label, frames: number >= 0)
     if data.skip_corrupt_records:
-        undecodable = f"has frames that are no pictures of {manifest.width}x{manifest.height} pixels"
+        undecodable = f"has frames that are not images of {manifest.width}x{manifest.height} pixels"
         no_clip = tf.zeros([model.num_frames, model.resolution, model.resolution, 3], tf.uint8)
-        tried = attempt(
+        tried = map_or_substitute(
             slots,
             lambda slot, path, number, label, frames: (path, number, "", (slot, clip(slot, frames), label)),
             lambda slot, path, number, label, frames: (
@@ -158,8 +160,8 @@ def training_dataset(
                 (slot, no_clip, label),
             ),
         )
-        slots_of_an_epoch = share.num_records * data.windows_per_record
-        clips = SkippedRecords(max(slots_of_an_epoch, data.shuffle_buffer)).leave_out(tried)
+        slots_of_an_epoch = partition.num_records * data.windows_per_record
+        clips = SkippedRecords(max(slots_of_an_epoch, data.shuffle_buffer)).keep_valid(tried)
     else:
         clips = slots.map(
             lambda slot, path, number, label, frames: (slot, clip(slot, frames), label),

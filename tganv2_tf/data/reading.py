@@ -16,11 +16,11 @@ import numpy as np
 import tensorflow as tf
 
 from tganv2_tf import storage
-from tganv2_tf.data.local_copies import COPIES, SHARDS_READ_AT_ONCE
+from tganv2_tf.data.local_copies import SHARD_CACHE, SHARDS_READ_AT_ONCE
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import ConfigError
 
-FAIR_SHARDS = 16  # per pipeline
+MIN_SHARDS_PER_PIPELINE = 16
 
 
 class ShardFile(NamedTuple):
@@ -32,7 +32,7 @@ class ShardFile(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class RecordPartition:
     """The fixed, disjoint part of a data set that one input pipeline reads.
 
     Attributes:
@@ -47,7 +47,7 @@ class Share:
     pipeline: int = 0
 
     @classmethod
-    def of(cls, manifest: Manifest, folder: str, num_pipelines: int = 1, pipeline: int = 0) -> Share:
+    def of(cls, manifest: Manifest, folder: str, num_pipelines: int = 1, pipeline: int = 0) -> RecordPartition:
         """Assigns whole shards to pipelines if the parts are about equal, otherwise single records.
 
         Raises:
@@ -59,7 +59,7 @@ class Share:
         firsts = [0, *itertools.accumulate(counts)]
         files = [ShardFile(*columns) for columns in zip(manifest.shard_paths(folder), counts, firsts)]
         # Uneven shard counts make epochs differ in length between pipelines; with many shards the difference is small.
-        if manifest.num_shards % num_pipelines and manifest.num_shards < FAIR_SHARDS * num_pipelines:
+        if manifest.num_shards % num_pipelines and manifest.num_shards < MIN_SHARDS_PER_PIPELINE * num_pipelines:
             return cls(files, num_pipelines, pipeline)
         return cls(files[pipeline::num_pipelines])
 
@@ -99,16 +99,16 @@ class Share:
         counts = self.counts
         epoch, record = divmod(first_record, sum(counts))
 
-        def of_epoch(number: tf.Tensor | int) -> tf.Tensor:
+        def epoch_order(number: tf.Tensor | int) -> tf.Tensor:
             # Not `Dataset.shuffle`, which also depends on TensorFlow's global seed.
             return tf.argsort(tf.random.stateless_uniform([len(self.files)], tf.stack([seed, number])))
 
-        order = of_epoch(epoch)
-        rounds, rest = _rounds([sum(counts[i] for i in lane) for lane in _lanes(order.numpy().tolist())], record)
-        begun = self._epoch(order, tf.constant(rounds, tf.int64), tolerant).skip(rest)
+        order = epoch_order(epoch)
+        rounds, rest = _resume_offset([sum(counts[i] for i in lane) for lane in _lanes(order.numpy().tolist())], record)
+        current = self._epoch(order, tf.constant(rounds, tf.int64), tolerant).skip(rest)
         later = tf.data.Dataset.counter(tf.constant(epoch + 1, tf.int64))
         none = tf.zeros([], tf.int64)
-        return begun.concatenate(later.flat_map(lambda number: self._epoch(of_epoch(number), none, tolerant)))
+        return current.concatenate(later.flat_map(lambda number: self._epoch(epoch_order(number), none, tolerant)))
 
     def _epoch(self, order: tf.Tensor, rounds: tf.Tensor, tolerant: bool) -> tf.data.Dataset:
         """Reads all records once. Lanes take turns to yield a record; each lane reads its shards sequentially.
@@ -121,10 +121,10 @@ class Share:
 
         remote = storage.is_remote(self.files[0].path)
 
-        def of_shard(path: tf.Tensor, num_records: tf.Tensor, first: tf.Tensor, skip: tf.Tensor) -> tf.data.Dataset:
+        def read_shard(path: tf.Tensor, num_records: tf.Tensor, first: tf.Tensor, skip: tf.Tensor) -> tf.data.Dataset:
             if tolerant or remote:
                 can_be_opened = tf.ensure_shape(
-                    tf.numpy_function(_if_it_opens, [path], tf.string, stateful=False), [None]
+                    tf.numpy_function(_readable_paths, [path], tf.string, stateful=False), [None]
                 )
             if tolerant:
                 readable = tf.data.TFRecordDataset(can_be_opened).ignore_errors()
@@ -142,7 +142,7 @@ class Share:
         counts = tf.constant(self.counts, tf.int64)
         num_lanes = len(_lanes(self.files))
 
-        def of_lane(lane: tf.Tensor) -> tf.data.Dataset:
+        def read_lane(lane: tf.Tensor) -> tf.data.Dataset:
             chosen = order[lane::num_lanes]
             before = tf.cumsum(tf.gather(counts, chosen), exclusive=True)
             skips = tf.clip_by_value(rounds - before, 0, tf.gather(counts, chosen))
@@ -150,10 +150,10 @@ class Share:
                 (*(tf.gather(column, chosen) for column in columns), skips, tf.gather(counts, chosen))
             )
             unread = shards.filter(lambda *shard: shard[-2] < shard[-1])
-            return unread.flat_map(lambda *shard: of_shard(*shard[:-1]))
+            return unread.flat_map(lambda *shard: read_shard(*shard[:-1]))
 
         return tf.data.Dataset.range(num_lanes, output_type=tf.int32).interleave(
-            of_lane, cycle_length=num_lanes, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            read_lane, cycle_length=num_lanes, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
 
 
@@ -163,7 +163,7 @@ def _lanes(files: Sequence[Any]) -> list[Sequence[Any]]:
     return [files[lane::num_lanes] for lane in range(num_lanes)]
 
 
-def _rounds(lengths: list[int], record: int) -> tuple[int, int]:
+def _resume_offset(lengths: list[int], record: int) -> tuple[int, int]:
     """Returns the number of complete rounds before a record, and of turns before it in its round, if lanes take turns.
 
     Args:
@@ -186,7 +186,7 @@ def _ends_early(path: tf.Tensor) -> tf.Tensor:
         return tf.constant(b"")
 
 
-def _if_it_opens(path: bytes) -> np.ndarray:
+def _readable_paths(path: bytes) -> np.ndarray:
     """Returns [path], or [path of a local copy] if remote, or [] if the file cannot be opened.
 
     With `ignore_errors`, tf.data would retry a file that cannot be opened indefinitely.
@@ -196,7 +196,7 @@ def _if_it_opens(path: bytes) -> np.ndarray:
     """
     if storage.is_remote(path.decode()):
         try:
-            return np.array([COPIES.of(path.decode()).encode()])
+            return np.array([SHARD_CACHE.of(path.decode()).encode()])
         except FileNotFoundError:
             return np.array([], "S")
     try:

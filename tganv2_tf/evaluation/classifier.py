@@ -14,7 +14,7 @@ import scipy.stats
 
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig
-from tganv2_tf.storage.files import Path, read_npz, whole_file
+from tganv2_tf.storage.files import Path, atomic_file, read_npz
 
 METADATA = "metadata"
 FORMAT_VERSION = 1
@@ -29,7 +29,7 @@ def save_classifier(network: C3D, metadata: dict[str, Any], path: Path) -> None:
       OSError: the file cannot be written.
     """
     arrays = {**network.to_arrays(), METADATA: np.array(json.dumps(metadata))}
-    with whole_file(path) as temporary, open(temporary, "wb") as file:
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
 
 

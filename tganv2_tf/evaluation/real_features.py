@@ -20,7 +20,7 @@ from tganv2_tf.evaluation import metrics
 from tganv2_tf.evaluation.c3d import NUM_FRAMES
 from tganv2_tf.evaluation.networks import Answers, Network, described, enough_memory
 from tganv2_tf.evaluation.samples import Batches, Stream, of_shards
-from tganv2_tf.storage.files import read_npz, whole_file
+from tganv2_tf.storage.files import atomic_file, read_npz
 
 NEIGHBOURS = 5  # the largest k of the scores; there must be more samples
 REAL_SEED = 0  # all evaluations use the same real clips
@@ -108,7 +108,7 @@ def real_features(
     real = Real(moments, np.concatenate(kept))
     if path is not None:
         try:
-            with whole_file(path) as temporary, open(temporary, "wb") as file:
+            with atomic_file(path) as temporary, open(temporary, "wb") as file:
                 np.savez(file, identity=json.dumps(identity), sample=real.sample, **moments.to_arrays())
         except OSError as error:
             logging.warning("%s: the features of the real clips are not kept: %s.", path, error)

@@ -18,7 +18,7 @@ from absl import logging
 
 from tganv2_tf.config import DataConfig
 from tganv2_tf.data.clips import normalize
-from tganv2_tf.data.damage import explain
+from tganv2_tf.data.damage import cause_of_error
 from tganv2_tf.data.labelled import labelled_clips
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
@@ -193,5 +193,5 @@ def of_shards(manifest: Manifest, data: DataConfig, seed: int, batch_size: int) 
     try:
         yield from batches.prefetch(tf.data.AUTOTUNE)
     except tf.errors.OpError as error:
-        damage = explain(error, manifest, data)
+        damage = cause_of_error(error, manifest, data)
         raise UserError(damage or f"{data.data_dir}: {error.message.splitlines()[0]}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tganv2_tf.data.class_names import MOST, quoted
+from tganv2_tf.data.class_names import MAX_LISTED, quoted
 from tganv2_tf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ def classifier_columns(class_names: Sequence[str], labels: Sequence[str]) -> lis
     if len(columns) < len(class_names):
         unknown = [name for name in class_names if name not in columns]
         raise ConfigError(
-            f"--classifier: it knows no class {quoted(unknown, MOST)}; its classes are {quoted(labels, MOST)}; train "
-            "one on the same classes"
+            f"--classifier: it knows no class {quoted(unknown, MAX_LISTED)}; its classes are {quoted(labels, MAX_LISTED)}; "
+            "train one on the same classes"
         )
     return [columns[name] for name in class_names]
 
@@ -49,8 +49,8 @@ def other_classes(class_names: Sequence[str], labels: Sequence[str]) -> Iterator
     unknown = [name for name in class_names if name not in columns]
     if labels and unknown:
         yield (
-            f"The classifier was not trained on the classes of the data: it knows no {quoted(unknown, MOST)}. Its "
-            "probabilities mean little for such videos; scores compare only with others of the same classifier."
+            f"The classifier was not trained on the classes of the data: it knows no {quoted(unknown, MAX_LISTED)}. "
+            "Its probabilities mean little for such videos; scores compare only with others of the same classifier."
         )
 
 

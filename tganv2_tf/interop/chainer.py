@@ -23,7 +23,7 @@ import numpy as np
 from tganv2_tf.config import ModelConfig
 from tganv2_tf.errors import UserError
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS
-from tganv2_tf.storage.files import Path, read_npz, whole_file
+from tganv2_tf.storage.files import Path, atomic_file, read_npz
 
 if TYPE_CHECKING:  # imported at run time only after the checks of the flags
     from tganv2_tf.models.discriminator import Discriminator
@@ -302,7 +302,7 @@ def load_discriminator(path: Path) -> Discriminator:
 
 
 def _save(arrays: Arrays, path: Path) -> None:
-    with whole_file(path) as temporary, open(temporary, "wb") as file:  # given a name, NumPy would append a suffix
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:  # given a name, NumPy would append a suffix
         np.savez_compressed(file, **arrays)
 
 

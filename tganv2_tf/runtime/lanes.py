@@ -30,7 +30,7 @@ ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 ONEDNN_DEFAULT = "1"  # of this package; TensorFlow's own depends on the processor
 MIN_GPU_DRIVER = "525.60.13"  # NVIDIA's, on Linux, by CUDA 12's minor version compatibility; the same in both lanes
 LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
-_ONEDNN_OF_USER = os.environ.get(ONEDNN)
+_USER_ONEDNN = os.environ.get(ONEDNN)
 
 
 def python_fault(version: tuple[int, ...] = sys.version_info[:2]) -> str:
@@ -77,7 +77,7 @@ def prepare() -> None:
     if has_legacy_keras():
         if "tensorflow" in sys.modules and os.environ.get(LEGACY_KERAS) not in ("1", "true", "True"):
             raise ImportError(
-                "TensorFlow is imported already, and its tf.keras is Keras 3: import tganv2_tf first, or set "
+                "TensorFlow is already imported, with Keras 3 as tf.keras: import tganv2_tf first, or set "
                 f"{LEGACY_KERAS}=1"
             )
         os.environ[LEGACY_KERAS] = "1"
@@ -89,7 +89,7 @@ def onednn_state() -> tuple[bool, str]:
     """Returns whether TensorFlow may use oneDNN, and a description of who set this."""
     value = os.environ.get(ONEDNN, "")
     enabled = value.lower() not in ("0", "false")
-    return enabled, f"{ONEDNN}={value}, {'the default here' if _ONEDNN_OF_USER is None else 'as the environment says'}"
+    return enabled, f"{ONEDNN}={value}, {'default' if _USER_ONEDNN is None else 'set in the environment'}"
 
 
 def name() -> str:

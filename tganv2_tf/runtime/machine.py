@@ -138,10 +138,10 @@ def num_cpus() -> int:
 
 def memory(root: str = "/") -> Memory | None:
     """Returns the main memory, from Linux's `root`/proc and `root`/sys/fs/cgroup; None if unknown."""
-    of_machine = dict(re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB", _read(f"{root}/proc/meminfo"), re.MULTILINE))
-    if len(of_machine) < 2:
+    meminfo = dict(re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB", _read(f"{root}/proc/meminfo"), re.MULTILINE))
+    if len(meminfo) < 2:
         return None
-    total, available = (1024 * int(of_machine[key]) for key in ("MemTotal", "MemAvailable"))
+    total, available = (1024 * int(meminfo[key]) for key in ("MemTotal", "MemAvailable"))
     limited = False
     for limit, used in _cgroup_limits(root):
         if limit < total:

@@ -170,5 +170,5 @@ def _files_for_nodes(files: NetworkFiles) -> NetworkFiles:
 
 
 def _placed(paths: T, *names: str) -> T:
-    changes = {name: ray_cluster.placed(getattr(paths, name)) for name in names}
+    changes = {name: ray_cluster.absolute_path(getattr(paths, name)) for name in names}
     return dataclasses.replace(paths, **changes)  # type: ignore[type-var]

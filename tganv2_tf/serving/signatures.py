@@ -42,7 +42,7 @@ from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import latents_from_seeds
 from tganv2_tf.serving.folding import folded
 from tganv2_tf.serving.warmup import write_warmup
-from tganv2_tf.storage.files import whole_folder
+from tganv2_tf.storage.files import atomic_folder
 
 MAX_PIXEL_BYTES = 2**26  # per response: 606 frames of 192x192 pixels, or 21,845 of 32x32
 
@@ -220,7 +220,7 @@ def export(
         with tempfile.TemporaryDirectory() as local:
             storage.copy_folder(export(generator, local, int(number), class_names, fps), target, "saved_model.pb")
         return target
-    with whole_folder(target) as temporary:
+    with atomic_folder(target) as temporary:
         module = ServedGenerator(folded(generator), class_names, fps)
         tf.saved_model.save(module, str(temporary), signatures=dict(module.functions))
         write_warmup(temporary, generator.config)

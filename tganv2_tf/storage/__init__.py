@@ -191,5 +191,5 @@ def _fetch(source: Path, target: pathlib.Path) -> None:
 
 def _refuse_http(path: Path) -> None:
     if is_read_only(path):
-        reason = "nothing can be written over http; name a folder of this machine or s3://"
+        reason = "http is read-only; choose a local folder or s3://"
         raise OSError(errno.EROFS, reason, os.fspath(path))

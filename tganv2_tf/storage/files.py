@@ -29,7 +29,7 @@ Path = Union[str, "os.PathLike[str]"]
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[pathlib.Path]:
+def atomic_file(path: Path) -> Iterator[pathlib.Path]:
     """Writes a file atomically. Yields a temporary path beside `path`, with its suffix, which is renamed to `path`.
 
     `path` is never incomplete, not even after a power failure. If the block raises, `path` is unchanged and the
@@ -54,7 +54,7 @@ def whole_file(path: Path) -> Iterator[pathlib.Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_destination(path: Path, what: str, advice: str = "name another place", *, is_folder: bool = False) -> None:
+def check_destination(path: Path, what: str, advice: str = "choose another path", *, is_folder: bool = False) -> None:
     """Checks, before long work, that its result can be written. Leaves no files.
 
     Args:
@@ -96,7 +96,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[pathlib.Path]:
+def atomic_folder(path: Path) -> Iterator[pathlib.Path]:
     """Writes a folder atomically. Yields a new folder beside `path`, which is renamed to `path`, or removed on errors.
 
     Raises:
@@ -104,7 +104,7 @@ def whole_folder(path: Path) -> Iterator[pathlib.Path]:
     """
     target = pathlib.Path(path)
     if target.exists():
-        raise UserError(f"{target} is already there; choose another name, or delete it")
+        raise UserError(f"{target} already exists; choose another name, or delete it")
     temporary = target.with_name(f".unfinished-{target.name}.{storage.unique()}")
     try:
         temporary.mkdir(parents=True)
@@ -137,22 +137,22 @@ def locked(path: Path, what: str) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise InUseError(f"{what}: another process of this machine is writing to it") from error
+                raise InUseError(f"{what}: another process on this machine is writing to it") from error
         yield
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a UTF-8 text file atomically."""
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_npz(path: Path, whose: str) -> dict[str, np.ndarray]:
+def read_npz(path: Path, producer: str) -> dict[str, np.ndarray]:
     """Reads all arrays of an .npz by name, without unpickling.
 
     Args:
       path: the file.
-      whose: the program that should have written it, for the message, such as `the authors' code`.
+      producer: the program that should have written it, for the message, such as `the authors' code`.
     Raises:
       UserError: the file does not exist, is not an .npz, or is damaged; the message names the unreadable array.
     """
@@ -164,7 +164,7 @@ def read_npz(path: Path, whose: str) -> dict[str, np.ndarray]:
         with storage.on_disk(path) as local:
             loaded = np.load(local, allow_pickle=False)
             if not isinstance(loaded, np.lib.npyio.NpzFile):
-                raise UserError(f"{path}: a single array; valid: an .npz that {whose} saved")
+                raise UserError(f"{path}: a single array; valid: an .npz saved by {producer}")
             with loaded:
                 for name in loaded.files:
                     arrays[name] = loaded[name]
@@ -173,5 +173,5 @@ def read_npz(path: Path, whose: str) -> dict[str, np.ndarray]:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         where = f" at {name!r}" if name else ""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read as an .npz of {whose}{where}: {reason}") from error
+        raise UserError(f"{path}: cannot be read as an .npz of {producer}{where}: {reason}") from error
     return arrays

@@ -21,7 +21,7 @@ class ServerError(OSError):
     """A possibly temporary error of a server or the network. Raised to callers after all attempts have failed."""
 
 
-def patiently(path: Path, function: Callable[[], T], as_os_error: AsOSError) -> T:
+def with_retries(path: Path, function: Callable[[], T], as_os_error: AsOSError) -> T:
     """Calls a function, returns its result, and retries it after `ServerError`s, with the pauses of `BACK_OFF`.
 
     Args:
@@ -40,7 +40,7 @@ def patiently(path: Path, function: Callable[[], T], as_os_error: AsOSError) -> 
             pause = next(pauses, None) if isinstance(known, ServerError) else None
             if pause is None:
                 raise known from error
-        logging.warning("%s: %s; trying again in %g s", path, known.strerror, pause)
+        logging.warning("%s: %s; retrying in %g s", path, known.strerror, pause)
         time.sleep(pause)
 
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from tganv2_tf.storage.retries import TEMPORARY_STATUSES, Path, ServerError, patiently
+from tganv2_tf.storage.retries import TEMPORARY_STATUSES, Path, ServerError, with_retries
 
 T = TypeVar("T")
 
@@ -202,7 +202,7 @@ def _new_client() -> Any:
 
 
 def _retried(path: Path, function: Callable[[Any], T]) -> T:
-    return patiently(path, lambda: function(CLIENTS.get()), as_os_error)
+    return with_retries(path, lambda: function(CLIENTS.get()), as_os_error)
 
 
 def _missing(address: str) -> FileNotFoundError:
@@ -213,26 +213,26 @@ def as_os_error(error: Exception, address: str) -> OSError | None:
     """Maps an error of boto3 to the OSError to raise instead; None if it is not one."""
     from botocore import exceptions
 
-    said = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, exceptions.ClientError):
         code, status = error.response["Error"].get("Code", ""), error.response["ResponseMetadata"]["HTTPStatusCode"]
-        said = error.response["Error"].get("Message", "").rstrip(".") or code
+        reason = error.response["Error"].get("Message", "").rstrip(".") or code
         if code == "NoSuchBucket":
             return FileNotFoundError(errno.ENODEV, "no such bucket", f"s3://{split(address)[0]}")
         if status in (404, 410):
             return _missing(address)
         if status in (401, 403):
-            return PermissionError(errno.EACCES, f"{said} {KEYS}", address)
+            return PermissionError(errno.EACCES, f"{reason} {KEYS}", address)
         temporary = status in TEMPORARY_STATUSES or code == "RequestTimeout"  # RequestTimeout has status 400
-        return (ServerError if temporary else OSError)(errno.EIO, said, address)
+        return (ServerError if temporary else OSError)(errno.EIO, reason, address)
     if isinstance(error, (exceptions.NoCredentialsError, exceptions.PartialCredentialsError)):
-        return PermissionError(errno.EACCES, f"{said} {KEYS}", address)
+        return PermissionError(errno.EACCES, f"{reason} {KEYS}", address)
     if isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError, exceptions.IncompleteReadError)):
-        cause = f"{said} {getattr(error, 'kwargs', {}).get('error', '')}"
-        lasting = re.search(r"certificate|\[Errno -\d", cause, re.IGNORECASE)  # negative numbers are DNS errors
-        return (OSError if lasting else ServerError)(errno.EIO, said, address)
+        cause = f"{reason} {getattr(error, 'kwargs', {}).get('error', '')}"
+        permanent = re.search(r"certificate|\[Errno -\d", cause, re.IGNORECASE)  # negative numbers are DNS errors
+        return (OSError if permanent else ServerError)(errno.EIO, reason, address)
     if isinstance(error, (ConnectionError, TimeoutError, socket.timeout)):
-        return ServerError(errno.EIO, said, address)
+        return ServerError(errno.EIO, reason, address)
     if isinstance(error, (exceptions.BotoCoreError, ValueError)):  # ValueError: an endpoint without a scheme
-        return OSError(errno.EINVAL, said, address)
+        return OSError(errno.EINVAL, reason, address)
     return None

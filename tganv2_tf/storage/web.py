@@ -9,7 +9,7 @@ import socket
 import urllib.error
 import urllib.request
 
-from tganv2_tf.storage.retries import TEMPORARY_STATUSES, ServerError, patiently
+from tganv2_tf.storage.retries import TEMPORARY_STATUSES, ServerError, with_retries
 
 TIMEOUT = 30.0  # seconds without a byte
 
@@ -21,7 +21,7 @@ def read(address: str) -> bytes:
         with urllib.request.urlopen(address, timeout=TIMEOUT) as response:
             return response.read()
 
-    return patiently(address, get, as_os_error)
+    return with_retries(address, get, as_os_error)
 
 
 def exists(address: str) -> bool:
@@ -41,10 +41,10 @@ def size(address: str) -> int:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             length = response.headers.get("Content-Length")
         if length is None:
-            raise OSError(errno.EOPNOTSUPP, "its server does not tell how long files are", address)
+            raise OSError(errno.EOPNOTSUPP, "its server does not report file sizes", address)
         return int(length)
 
-    return patiently(address, head, as_os_error)
+    return with_retries(address, head, as_os_error)
 
 
 def as_os_error(error: Exception, address: str) -> OSError | None:
@@ -58,8 +58,8 @@ def as_os_error(error: Exception, address: str) -> OSError | None:
         return kind(errno.EIO, str(error), address)
     if isinstance(error, urllib.error.URLError):
         # DNS errors (negative numbers) and certificate errors (other numbers) are not temporary.
-        lasting = isinstance(error.reason, OSError) and error.reason.errno in (None, 1, -2, -3, -5)
-        return (OSError if lasting else ServerError)(errno.EIO, str(error.reason), address)
+        permanent = isinstance(error.reason, OSError) and error.reason.errno in (None, 1, -2, -3, -5)
+        return (OSError if permanent else ServerError)(errno.EIO, str(error.reason), address)
     if isinstance(error, (http.client.HTTPException, ConnectionError, TimeoutError, socket.timeout)):
         return ServerError(errno.EIO, str(error) or type(error).__name__, address)
     return None

@@ -17,10 +17,10 @@ from tganv2_tf import storage
 from tganv2_tf.config import Config
 from tganv2_tf.data.advice import require_folders
 from tganv2_tf.data.checks import load_manifest
-from tganv2_tf.data.damage import explain
+from tganv2_tf.data.damage import cause_of_error
 from tganv2_tf.data.lengths import describe_too_short
 from tganv2_tf.data.manifest import Manifest
-from tganv2_tf.data.pipeline import Position, training_dataset
+from tganv2_tf.data.pipeline import StreamPosition, training_dataset
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.events import EventWriter
 from tganv2_tf.models.discriminator import Discriminator
@@ -249,7 +249,7 @@ class _Run:
         if num_workers(self.model.distribute_strategy) > 1 and is_loss_of_worker(error):
             step = int(self.model.step.numpy())
             return UserError(f"the run ended at step {step}: another worker is gone, or cannot be reached")
-        damage = explain(error, self.manifest, self.config.data)
+        damage = cause_of_error(error, self.manifest, self.config.data)
         return UserError(damage or f"the run ended at step {int(self.model.step.numpy())}: {reason(error)}")
 
     def _dataset(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -264,7 +264,7 @@ class _Run:
             self.batch_size,
             train.n_dis,
             train.seed,
-            Position(int(self.model.step.numpy()) * replicas, slot),
+            StreamPosition(int(self.model.step.numpy()) * replicas, slot),
             pipelines,
             context.input_pipeline_id,
         )

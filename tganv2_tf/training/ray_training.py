@@ -36,7 +36,7 @@ class Cluster:
     """Workers of --distribution=ray."""
 
     num_workers: int = option("processes that train together", 1)
-    ray_address: str = option(ray_cluster.ADDRESS, "")
+    ray_address: str = option(ray_cluster.ADDRESS_HELP, "")
     cpus_per_worker: float = option("processors that Ray keeps for each worker", 1.0)
     gpus_per_worker: int = option("GPUs that Ray gives to each worker", 0)
     worker_restarts: int = option(
@@ -109,7 +109,7 @@ def train(config: Config, cluster: Cluster) -> int:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         needs = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
-        watch = ray_cluster.Watch(needs, cluster.num_workers)
+        monitor = ray_cluster.ClusterMonitor(needs, cluster.num_workers)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
         # Ray Train requires a storage folder; it is not used, because the run saves its own checkpoints.
@@ -127,7 +127,7 @@ def train(config: Config, cluster: Cluster) -> int:
             while fitting.is_alive():
                 fitting.join(FOLLOW_SECONDS)
                 news = terminal.follow(board)
-                watch.look()
+                monitor.check()
     if "failure" in news:
         kind, message = news["failure"]
         raise {"bug": RuntimeError, "flags": ConfigError}.get(kind, UserError)(message)
@@ -156,7 +156,7 @@ def _last_line(error: Exception) -> str:
 def _placed(config: Config) -> Config:
     """Returns the config with absolute paths, because workers have other working directories."""
     run, data, scores = config.train, config.data, config.eval
-    placed = ray_cluster.placed
+    placed = ray_cluster.absolute_path
     return dataclasses.replace(
         config,
         train=dataclasses.replace(run, model_dir=placed(run.model_dir), init_from=placed(run.init_from)),

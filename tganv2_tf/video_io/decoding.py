@@ -28,7 +28,7 @@ av.logging.set_skip_repeated(False)  # _Log must see every message
 
 TEXT_BYTES = 64
 TEXT = bytes([*b"\t\n\r\f", *range(32, 127)])
-LEAST_FRAME_BYTES = 16  # per compressed frame; bounds the number of frames that a damaged header can claim
+MIN_FRAME_BYTES = 16  # per compressed frame; bounds the number of frames that a damaged header can claim
 MAX_READ_ERRORS = 100  # consecutive; a damaged index can list any number of packets
 
 
@@ -50,7 +50,7 @@ def open_video(path: Path, fps: float = 0.0) -> VideoFrames:
     """
     if os.path.isdir(path):
         if fps:
-            raise VideoError("a folder of frames has no rate, so that it cannot be resampled to another")
+            raise VideoError("a folder of frames has no frame rate, so it cannot be resampled")
         return open_frames(path)
     container, stream = _open(path)
     display, damage = Display(stream), Damage(header_frames=stream.frames)
@@ -118,17 +118,17 @@ def _frames(
         except (av.FFmpegError, ValueError) as error:
             raise VideoError("its frames cannot be converted to RGB") from error
         if not damage.num_frames:
-            raise VideoError("no frame of it can be decoded")
+            raise VideoError("none of its frames can be decoded")
 
 
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream, damage: Damage) -> Iterator[av.VideoFrame]:
     """Yields all frames that can be decoded, and records the damage."""
     packets, errors = container.demux(stream), 0
-    heard = container.format.name, stream.codec_context.name
+    log_names = container.format.name, stream.codec_context.name
     num_packets = end = longest = 0  # the latter two in units of the stream's time base
     while errors < MAX_READ_ERRORS:
         packet, frames = None, []
-        with _Log(*heard) as log:
+        with _Log(*log_names) as log:
             try:
                 packet = next(packets, None)
                 if packet is None:
@@ -136,16 +136,16 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream, dam
                 errors = 0
                 frames = packet.decode()
             except av.FFmpegError:
-                log.complained = True
+                log.has_errors = True
                 if packet is None:
                     errors += 1
                     packets = container.demux(stream)  # an iterator that has raised is exhausted
         if packet is not None:
-            log.complained |= packet.is_corrupt
+            log.has_errors |= packet.is_corrupt
             num_packets += packet.dts is not None or packet.size > 0
             if packet.pts is not None and packet.duration and not packet.is_discard:
                 end, longest = max(end, packet.pts + packet.duration), max(longest, packet.duration)
-        damage.bad_packets += log.complained
+        damage.bad_packets += log.has_errors
         damage.num_frames += len(frames)
         yield from frames
     if errors == MAX_READ_ERRORS:
@@ -184,7 +184,7 @@ class _Log:
 
     def __init__(self, *names: str) -> None:
         """Args are the names of the format and the codec whose errors count."""
-        self._names, self.complained = names, False
+        self._names, self.has_errors = names, False
 
     def __enter__(self) -> _Log:
         self._level = av.logging.get_level()
@@ -198,7 +198,7 @@ class _Log:
         av.logging.set_level(self._level)
         for level, name, text in self._messages:
             if name in self._names and (level <= av.logging.ERROR or text.startswith("concealing ")):
-                self.complained = True
+                self.has_errors = True
 
 
 def claimed_num_frames(path: Path) -> int:
@@ -216,4 +216,4 @@ def claimed_num_frames(path: Path) -> int:
         if length is None and container.duration:
             length = Fraction(container.duration, av.time_base)
         claimed = max(0, stream.frames or int((length or 0) * _rate(stream)))
-    return min(claimed, os.path.getsize(path) // LEAST_FRAME_BYTES)
+    return min(claimed, os.path.getsize(path) // MIN_FRAME_BYTES)

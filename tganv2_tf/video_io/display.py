@@ -36,11 +36,11 @@ class Display:
         context = stream.codec_context
         curve = HDR.get(context.color_trc)
         if curve:
-            raise VideoError(f"it is HDR ({curve}), which has to be converted first: {TO_SDR}")
+            raise VideoError(f"it is HDR ({curve}); convert it first: {TO_SDR}")
         self._matrix, self._range = context.colorspace, context.color_range
         self._pixel = Fraction(stream.sample_aspect_ratio or 1)
         if not 1 / MAX_PIXEL_RATIO <= self._pixel <= MAX_PIXEL_RATIO:
-            raise VideoError(f"its pixels are said to be {self._pixel} times as wide as high; correct its header")
+            raise VideoError(f"its header declares pixels {self._pixel} times as wide as high; correct it")
         self._square, self._reformatter = self._pixel == 1, VideoReformatter()
 
     def shown(self, frame: av.VideoFrame) -> np.ndarray:
@@ -72,7 +72,7 @@ class Display:
         if matrix == UNSPECIFIED:
             matrix = BT709 if frame.height >= HD_HEIGHT or frame.width >= HD_WIDTH else BT601
         if matrix not in MATRICES:
-            raise VideoError(f"its colours have a matrix (number {matrix} of ITU-T H.273) that cannot be converted")
+            raise VideoError(f"its colour matrix (number {matrix} of ITU-T H.273) is not supported")
         source = MATRICES[matrix]
         return {
             "src_colorspace": source,

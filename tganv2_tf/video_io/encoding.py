@@ -19,7 +19,7 @@ import numpy as np
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from tganv2_tf.errors import UserError
-from tganv2_tf.storage.files import Path, whole_file
+from tganv2_tf.storage.files import Path, atomic_file
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def encoder(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
       OSError: the disk is full.
       UserError: ffmpeg failed for another reason.
     """
-    with whole_file(path) as temporary, tempfile.TemporaryFile() as log:
+    with atomic_file(path) as temporary, tempfile.TemporaryFile() as log:
         process = _Encoder(path, temporary, fps, log)
         try:
             yield process.write

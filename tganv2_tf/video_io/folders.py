@@ -74,7 +74,7 @@ def find_videos(folder: Path, flag: str = "") -> Found:
     return found
 
 
-def files_of(video: Path) -> list[str]:
+def video_files(video: Path) -> list[str]:
     """Returns the paths of a video's files: the file itself, or the images of its frames."""
     return frame_paths(video) if os.path.isdir(video) else [os.fspath(video)]
 

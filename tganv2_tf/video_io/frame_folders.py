@@ -35,7 +35,7 @@ class LostImages(Damage):
     def reason(self) -> str:
         """One-line description of the damage; empty if there is none."""
         read = f"damaged: {self.num_frames} of its {self.header_frames} images can be read"
-        return f"{read}; the first that cannot: {self.first}" if self.first else ""
+        return f"{read}; first unreadable image: {self.first}" if self.first else ""
 
 
 def open_frames(folder: Path) -> VideoFrames:
@@ -68,7 +68,7 @@ def _frames(paths: Sequence[str], damage: LostImages) -> Iterator[np.ndarray]:
         damage.num_frames += 1
         yield frame
     if not damage.num_frames:
-        raise VideoError(f"no frame of it can be decoded; {damage.first}")
+        raise VideoError(f"none of its frames can be decoded; {damage.first}")
 
 
 def _read(path: str) -> np.ndarray:

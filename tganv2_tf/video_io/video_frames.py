@@ -30,7 +30,7 @@ class Damage:
         """One-line description of the damage; empty if there is none."""
         if not self.bad_packets and not self.incomplete:
             return ""
-        expected = f" of the {self.header_frames} that its header promises" if self.header_frames else ""
+        expected = f" of the {self.header_frames} that its header states" if self.header_frames else ""
         errors = f", {self.bad_packets} packets with errors" if self.bad_packets else ""
         return f"damaged: {self.num_frames} frames{expected} were decoded{errors}"
 

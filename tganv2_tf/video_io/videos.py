@@ -17,7 +17,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from tganv2_tf.errors import UserError
-from tganv2_tf.storage.files import Path, whole_file, whole_folder
+from tganv2_tf.storage.files import Path, atomic_file, atomic_folder
 from tganv2_tf.video_io.captions import captioned
 from tganv2_tf.video_io.encoding import encoder
 
@@ -186,7 +186,7 @@ def write_video(path: Path, video: np.ndarray, fps: float) -> None:
 
 def write_image(path: Path, image: np.ndarray) -> None:
     """Writes an image, uint8 [H, W, 3], atomically."""
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         iio.imwrite(temporary, image)
 
 
@@ -211,7 +211,7 @@ def _picture(path: Path, num_frames: int, shown: int, columns: int, captions: Se
 @contextlib.contextmanager
 def _frames(folder: Path) -> Iterator[Write]:
     seen = 0
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
 
         def write(frames: np.ndarray) -> None:
             nonlocal seen
@@ -225,7 +225,7 @@ def _frames(folder: Path) -> Iterator[Write]:
 @contextlib.contextmanager
 def _npz(path: Path, num_frames: int, arrays: Mapping[str, np.ndarray]) -> Iterator[Write]:
     """Collects the videos in a temporary file, because an archive stores all frames of a video together."""
-    with whole_file(path) as temporary, tempfile.TemporaryFile(dir=temporary.parent) as gathered:
+    with atomic_file(path) as temporary, tempfile.TemporaryFile(dir=temporary.parent) as gathered:
         start = seen = 0
 
         def write(videos: np.ndarray) -> None:

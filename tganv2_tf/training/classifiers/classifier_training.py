@@ -26,7 +26,7 @@ from tganv2_tf.config import DataConfig
 from tganv2_tf.data.damage import find_damage
 from tganv2_tf.data.labelled import labelled_clips
 from tganv2_tf.data.lengths import describe_too_short
-from tganv2_tf.data.manifest import MANIFEST_FILE, WHAT_TO_DO, Manifest, checksum
+from tganv2_tf.data.manifest import MANIFEST_FILE, REMEDY, Manifest, checksum
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.evaluation.c3d import C3D, NUM_FRAMES, C3DConfig
 from tganv2_tf.evaluation.classifier import FORMAT_VERSION, accuracy_summary, doubt, read_metadata, save_classifier
@@ -210,7 +210,7 @@ def _explained_errors(*data_sets: tuple[Manifest, str]) -> Iterator[None]:
         damage = next(filter(None, (find_damage(manifest, folder) for manifest, folder in data_sets)), None)
         if damage is None:
             raise
-        raise UserError(f"{damage}; {WHAT_TO_DO}") from error
+        raise UserError(f"{damage}; {REMEDY}") from error
 
 
 def _require_same(recipe: dict[str, Any], other: dict[str, Any], where: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 import tensorflow as tf
 
 from tganv2_tf.data.manifest import Manifest
-from tganv2_tf.data.reading import Share
+from tganv2_tf.data.reading import RecordPartition
 from tganv2_tf.data.records import NO_LABEL, parse_record, source_group
 from tganv2_tf.errors import ConfigError
 
@@ -38,7 +38,7 @@ def labels_of(flag: str, manifest: Manifest, folder: str, num_frames: int) -> di
         parsed = parse_record(record)
         return parsed["video_id"], parsed["label"], parsed["num_frames"]
 
-    records = Share.of(manifest, folder).read().map(label_and_length, num_parallel_calls=tf.data.AUTOTUNE)
+    records = RecordPartition.of(manifest, folder).read().map(label_and_length, num_parallel_calls=tf.data.AUTOTUNE)
     longest, labels = 0, {}
     for video_id, label, length in records.as_numpy_iterator():
         longest = max(longest, length)
