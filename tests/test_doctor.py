@@ -258,7 +258,7 @@ def test_libraries_are_looked_for_in_nvidias_packages_too(monkeypatch, tmp_path)
                 "OK      packages: 1 of 4 as pinned: a 1",
             ],
         ),
-        ([], ["NOTE    packages: neither requirements.txt nor the installed distribution tells which are needed"]),
+        ([], ["NOTE    packages: neither requirements.txt nor the installed distribution lists them"]),
     ],
 )
 def test_versions_are_held_against_the_pins(monkeypatch, pins, lines):
@@ -296,7 +296,7 @@ def test_an_old_processor_and_a_missing_ffmpeg_are_problems(monkeypatch, tmp_pat
             ["libcusparse.so.12"],
             "libcusparse.so.12 cannot be loaded; pip install -r requirements-gpu.txt -c constraints",
         ),
-        (None, {"is_cuda_build": True}, [], "look at nvidia-smi"),
+        (None, {"is_cuda_build": True}, [], "with nvidia-smi"),
     ],
 )
 def test_why_tensorflow_does_not_see_a_gpu(monkeypatch, visible, build, missing, advice):
@@ -308,7 +308,9 @@ def test_why_tensorflow_does_not_see_a_gpu(monkeypatch, visible, build, missing,
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     finding, device = check_devices(Memory(8 * GIB, 4 * GIB, False))
     assert finding.level == NOTE
-    assert finding.text.startswith("NVIDIA T4 is there, but TensorFlow does not see it: ") and advice in finding.text
+    assert (
+        finding.text.startswith("NVIDIA T4 is installed, but TensorFlow does not see it: ") and advice in finding.text
+    )
     assert device == Device("CPU", 1, f"{machine.num_cpus()} processors", 4 * GIB)
 
 
@@ -320,7 +322,7 @@ def test_gpus_that_tensorflow_sees(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: seen)
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {"device_name": gpu.name.upper()})
     finding, device = check_devices(None)
-    assert str(finding) == "OK      devices: 2 GPUs, of 3 that the driver knows: GPU0, GPU1"
+    assert str(finding) == "OK      devices: 2 GPUs, of 3 known to the driver: GPU0, GPU1"
     assert device == Device("GPU", 2, "GPU0", 8 * GIB)
 
 
@@ -334,7 +336,7 @@ def test_room_for_checkpoints(monkeypatch, tmp_path):
         assert ("checkpoints" in finding.text.replace(str(tmp_path), "")) == (needed > 0)
     (tmp_path / "file").write_text("")
     finding = check_folder("--model_dir", str(tmp_path / "file" / "run"))
-    assert finding.level == PROBLEM and "is no folder that can be written" in finding.text
+    assert finding.level == PROBLEM and "is not a writable folder" in finding.text
 
 
 def test_shards(tmp_path):
@@ -396,7 +398,7 @@ def test_what_a_step_takes_by_hand():
             1,
             1,
             0,
-            "no batch would fit; take narrower networks, a lower --resolution, or a machine with more memory",
+            "no batch would fit; use narrower networks, a lower --resolution, or a machine with more memory",
         ),
     ],
 )
@@ -487,9 +489,9 @@ def test_time_by_hand():
     config = tiny_config(train_steps=7200)
     finding = check_time(config, Device("CPU", 1, "", None), STEP, 10e9)
     assert finding.level == OK
-    assert finding.text.startswith("about 1 s a step, 2 hours for --train_steps=7200, reckoned from 10 billion")
+    assert finding.text.startswith("about 1 s per step, 2 hours for --train_steps=7200, estimated from 10 billion")
     slow = check_time(config, Device("CPU", 1, "", None), STEP, 10e6)
-    assert slow.level == NOTE and "about 16.7 minutes a step, 83.3 days" in slow.text and "a GPU" in slow.text
+    assert slow.level == NOTE and "about 16.7 minutes per step, 83.3 days" in slow.text and "a GPU" in slow.text
 
 
 @pytest.mark.parametrize(
@@ -566,7 +568,7 @@ def test_a_run_that_fits(sound, capsys, tmp_path):
     subjects = [line.split(":")[0] for line in lines]
     names = ("Python", "lane", "packages", "processor", "OpenCV", "ffmpeg", "machine", "data", "TensorFlow", "devices")
     assert subjects == [f"OK      {name}" for name in (*names, "run", "--model_dir", "memory", "time")]
-    assert lines[10] == "OK      run: a new one"
+    assert lines[10] == "OK      run: new"
     assert re.search("about .* MiB at the peak of .* GiB free", lines[-2])
 
 
@@ -617,15 +619,15 @@ def test_devices_share_the_batch(sound, capsys, monkeypatch, distribution, clips
 
 def test_another_run_in_the_folder_is_a_problem(sound, capsys, monkeypatch):
     def check_run(config):
-        raise ConfigError("RUN holds another run")
+        raise ConfigError("RUN contains another run")
 
     monkeypatch.setattr(compatibility, "check_run", check_run)
     monkeypatch.setattr(cost, "step_cost", lambda config, clips: STEP)
     status, lines, _ = run(*TINY, capsys=capsys)
-    assert status == 1 and "PROBLEM run: RUN holds another run" in lines
+    assert status == 1 and "PROBLEM run: RUN contains another run" in lines
 
 
-def test_without_a_recipe_nothing_is_reckoned(sound, capsys, monkeypatch, tmp_path):
+def test_without_a_recipe_nothing_is_estimated(sound, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(cost, "step_cost", None)
     status, lines, _ = run(f"--model_dir={tmp_path}", capsys=capsys)
     assert status == 0 and lines[-1].startswith("OK      run: no recipe was given; with --flagfile=")

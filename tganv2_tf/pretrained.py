@@ -49,7 +49,7 @@ def save_generator(generator: Generator, run: Run, step: int, folder: str | os.P
       UserError: The folder exists already.
     """
     if storage.exists(folder):
-        raise UserError(f"{folder} is already there; name a new folder")
+        raise UserError(f"{folder} already exists; choose a new folder")
     if storage.is_remote(folder):
         with tempfile.TemporaryDirectory() as local:
             save_generator(generator, run, step, os.path.join(local, "run"))

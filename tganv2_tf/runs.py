@@ -78,8 +78,8 @@ class Run:
             return Config.from_json(storage.read_text(path))
         except (FileNotFoundError, NotADirectoryError) as error:
             if not storage.exists(folder) and not storage.is_read_only(folder):
-                raise UserError(f"{folder}: no such folder, and no checkpoint") from error
-            text = f"{folder} is not a run: no {CONFIG_FILE} in it; `python -m tganv2_tf.train` makes one"
+                raise UserError(f"{folder}: no such folder or checkpoint") from error
+            text = f"{folder} is not a run: no {CONFIG_FILE} in it; `python -m tganv2_tf.train` creates one"
             raise UserError(text) from error
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -100,7 +100,7 @@ class Run:
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read: {error}") from error
         if not isinstance(names, list) or len(names) != num_classes or not all(isinstance(name, str) for name in names):
-            raise UserError(f"{path}: not a list of the {num_classes} names of the run's classes")
+            raise UserError(f"{path}: not a list of the names of the run's {num_classes} classes")
         return tuple(names)
 
     @functools.cached_property

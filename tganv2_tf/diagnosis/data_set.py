@@ -30,7 +30,7 @@ def check_shards(model: ModelConfig, data: DataConfig) -> tuple[Finding, Manifes
     if faults:
         level, advice = (NOTE, "") if data.skip_corrupt_records else (PROBLEM, "; copy or prepare the data set again")
         return Finding(level, "data", f"{text}; {len(faults)} are damaged, the first {faults[0]}{advice}"), manifest
-    verify = f"`python -m data_prep.verify --data_dir={data.data_dir}` reads them"
+    verify = f"`python -m data_prep.verify --data_dir={data.data_dir}` checks their contents"
     return Finding(OK, "data", f"{text}; all have the right size; {verify}"), manifest
 
 

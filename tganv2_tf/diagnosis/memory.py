@@ -68,7 +68,7 @@ def what_would_fit(
     ways += [f"--global_batch_size={largest}"] if largest else []
     if ways:
         return " or ".join(ways) + " would fit"
-    return "no batch would fit; take narrower networks, a lower --resolution, or a machine with more memory"
+    return "no batch would fit; use narrower networks, a lower --resolution, or a machine with more memory"
 
 
 def check_memory_of_run(
@@ -125,7 +125,7 @@ def check_memory_of_run(
         fits = what_would_fit(config, device.count, cost, step_cost(config, unit), room, recomputed)
         advice = f"; {fits}"
         if device.kind == "GPU" and train.mixed_precision == "float32":
-            advice += "; --mixed_precision=mixed_float16 stores most activations in half of the bytes"
+            advice += "; --mixed_precision=mixed_float16 halves the memory of most activations"
     yield Finding(level, subject, f"{_share(needed, available)}: {detail}{advice}")
 
 

@@ -183,7 +183,7 @@ class SaveCheckpoints(StepCallback):
                 message = error.message if isinstance(error, tf.errors.OpError) else error
                 raise UserError(f"{train.model_dir}: step {step} cannot be saved: {message}") from error
         if stopped:
-            logging.info("Stopped at step %d and saved; the same command goes on from there.", step)
+            logging.info("Stopped at step %d and saved; the same command resumes from there.", step)
             self.model.stop_training = True
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:

@@ -133,11 +133,13 @@ class CheckpointFolder:
             train, position = self.model.config.train, self.model.data_position
             used = int(self.model.step) * train.global_batch_size * train.n_dis
             position.assign(tf.fill(position.shape, tf.cast(used // position.shape[0], tf.int64)))
-            logging.warning("%s is of other code or another number of workers; the order of the data is new.", prefix)
+            logging.warning(
+                "%s: saved by an older version or another number of workers; the order of the data changes.", prefix
+            )
         networks = (self.model.generator, self.model.discriminator, self.model.ema_generator)
         for variable in (variable for network in networks for variable in network.variables):
             if not np.isfinite(variable.numpy()).all():
-                raise UserError(f"{prefix}: {variable.name} has values that are not finite")
+                raise UserError(f"{prefix}: {variable.name} contains non-finite values")
 
     def newest_step(self) -> int:
         """Returns the step of the newest checkpoint, readable or not; 0 if there are none."""
@@ -155,7 +157,7 @@ class CheckpointFolder:
         restored = next(filter(self._can_restore, prefixes), None)
         if prefixes and not restored:
             raise UserError(
-                f"{self.folder}: none of its {len(prefixes)} checkpoints can be read; copy them again, or begin a new "
+                f"{self.folder}: none of its {len(prefixes)} checkpoints can be read; copy them again, or start a new "
                 f"run with --init_from={os.path.join(os.path.dirname(self.folder), SNAPSHOT_DIR, 'ckpt-STEP')}"
             )
         return restored
@@ -164,6 +166,6 @@ class CheckpointFolder:
         try:
             self.restore(prefix)
         except UserError as error:
-            logging.warning("%s. The run goes back to the checkpoint before it.", error)
+            logging.warning("%s. The run falls back to the previous checkpoint.", error)
             return False
         return True

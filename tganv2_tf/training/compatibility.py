@@ -52,7 +52,9 @@ def check_run(config: Config) -> list[str]:
             allowed[name] = text
     allowed |= differences(config.eval, old.eval, "the run has")
     if refused:
-        raise ConfigError(f"{run.folder} holds another run: {', '.join(refused.values())}; choose another --model_dir")
+        raise ConfigError(
+            f"{run.folder} contains another run: {', '.join(refused.values())}; choose another --model_dir"
+        )
     return list(allowed.values())
 
 
@@ -82,13 +84,15 @@ def initialize(model: TGANv2) -> str:
     source = Run.open(config.train.init_from)
     if source.checkpoint is None:
         raise ConfigError(
-            f"--init_from={config.train.init_from}: no checkpoint there; valid: the folder of a run, RUN/{BEST_DIR}, "
+            f"--init_from={config.train.init_from}: no checkpoint found; valid: the folder of a run, RUN/{BEST_DIR}, "
             f"or RUN/{SNAPSHOT_DIR}/ckpt-STEP"
         )
-    other = differences(config.model, source.config.model, "there")
+    other = differences(config.model, source.config.model, "it has")
     shapes = [text for name, text in other.items() if name in SHAPES]
     if shapes:
-        raise ConfigError(f"--init_from={config.train.init_from}: its networks have other shapes: {', '.join(shapes)}")
+        raise ConfigError(
+            f"--init_from={config.train.init_from}: its networks have different shapes: {', '.join(shapes)}"
+        )
     networks = {"generator": model.generator, "discriminator": model.discriminator}
     if model.ema_generator is not model.generator:
         networks["ema_generator"] = model.ema_generator

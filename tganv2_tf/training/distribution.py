@@ -82,7 +82,7 @@ def cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         source = "TF_CONFIG" if os.environ.get("TF_CONFIG") else "Slurm's environment"
         raise ConfigError(f"{flag}: {source} cannot be used: {error}") from error
-    raise ConfigError(f"{flag}: set TF_CONFIG on every worker, or start the workers with srun; neither is there")
+    raise ConfigError(f"{flag}: TF_CONFIG is not set, nor is this a Slurm step; set it on every worker, or use srun")
 
 
 def _watch_workers(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> None:
@@ -191,7 +191,7 @@ def warn_without_gpu(config: Config) -> None:
     """Logs a warning if a model of high resolution would be trained on a CPU."""
     if config.model.resolution >= LARGE_RESOLUTION and not tf.config.list_logical_devices("GPU"):
         logging.warning(
-            "NO GPU FOUND: %dx%d pixels on this CPU will take many seconds a step, and months for a run. "
+            "NO GPU FOUND: %dx%d pixels on this CPU will take many seconds per step, and months for a run. "
             "On a machine with a GPU: %s. Or try `make demo` first.",
             config.model.resolution,
             config.model.resolution,
@@ -214,7 +214,7 @@ def check_bfloat16(config: Config) -> None:
     if machine.withholds_avx512():
         raise UserError(
             "--mixed_precision=mixed_bfloat16 needs AVX-512, which ONEDNN_MAX_CPU_ISA="
-            f"{os.environ['ONEDNN_MAX_CPU_ISA']} withholds: unset it, or use --mixed_precision=float32"
+            f"{os.environ['ONEDNN_MAX_CPU_ISA']} disables: unset it, or use --mixed_precision=float32"
         )
     found = machine.instruction_set()
     if found and not found.startswith("AVX512"):

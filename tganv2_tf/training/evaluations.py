@@ -144,4 +144,4 @@ class Evaluations(StepCallback):
                 # Last, because the report marks the step as scored.
                 write_atomically(self._report(step), report(scores, generated, self.described, config))
             except OSError as error:
-                raise UserError(f"{train.model_dir}: the scores of step {step} cannot be kept: {error}") from error
+                raise UserError(f"{train.model_dir}: the scores of step {step} cannot be saved: {error}") from error

@@ -72,7 +72,7 @@ def multiply_adds(outputs: Iterable[tf.Tensor]) -> int:
             inner = rows if op.get_attr(MATRIX_PRODUCTS[op.type]) else columns
             total += math.prod(_shape(op, ("outputs", 0))) * inner
         elif NOT_COUNTED.search(op.type):
-            raise ValueError(f"{op.name}: operations of the type {op.type} are not counted")
+            raise ValueError(f"{op.name}: operations of type {op.type} are not supported")
     return total
 
 

@@ -146,7 +146,7 @@ def train(
             with strategy.scope():
                 model = make_model(config)
         except tf.errors.OpError as error:
-            raise UserError(f"the networks cannot be made: {reason(error)}") from error
+            raise UserError(f"the networks cannot be created: {reason(error)}") from error
         logging.info("%d videos in %s.", manifest.num_videos, config.data.data_dir)
         too_short = describe_too_short(manifest, config.data, config.model.num_frames)
         if too_short:
@@ -157,19 +157,19 @@ def train(
         steps = {int(step) for step in gatherer(strategy)(np.array(checkpoints.newest_step()))}
         if len(steps) > 1:
             raise UserError(
-                f"--model_dir={train.model_dir}: workers see different checkpoints, of the steps {sorted(steps)}; put "
-                "the run on a disk that all of them mount, or in a bucket"
+                f"--model_dir={train.model_dir}: workers see different checkpoints, of steps {sorted(steps)}; put the "
+                "run on a disk that all of them mount, or in a bucket"
             )
         if checkpoints.restore_newest():
-            logging.info("Going on from step %d.", int(model.step.numpy()))
+            logging.info("Resuming from step %d.", int(model.step.numpy()))
             for change in changes:
                 logging.info("Changed: %s.", change)
         elif train.init_from:
-            logging.info("A new run with the networks of %s.", initialize(model))
+            logging.info("New run, initialised from %s.", initialize(model))
             if chief:
                 warn_of_other_classes(config, manifest.labels)
         else:
-            logging.info("A new run.")
+            logging.info("New run.")
         if not chief:
             checkpoints.folder, checkpoints.keep = stack.enter_context(tempfile.TemporaryDirectory()), 1
         return _Run(config, model, checkpoints, manifest, batch_size, chief, tell).train()
@@ -236,19 +236,19 @@ class _Run:
                 if wait is None:
                     raise self._explained(error) from error
                 step = int(model.step.numpy())
-                logging.warning("Step %d: %s. Going on from the newest checkpoint in %s s.", step, reason(error), wait)
+                logging.warning("Step %d: %s. Resuming from the newest checkpoint in %s s.", step, reason(error), wait)
                 time.sleep(wait)
                 self.checkpoints.restore_newest()
                 if int(model.step.numpy()) > first_step:  # progress since the last error: resets the back-off
                     waits = iter(storage.retries.BACK_OFF)
-            logging.info("Going on from step %d.", int(model.step.numpy()))
+            logging.info("Resuming from step %d.", int(model.step.numpy()))
 
     def _explained(self, error: tf.errors.OpError) -> UserError:
         if isinstance(error, tf.errors.ResourceExhaustedError):
             return UserError(f"out of memory: {reason(error)}; lower --global_batch_size")
         if num_workers(self.model.distribute_strategy) > 1 and is_loss_of_worker(error):
             step = int(self.model.step.numpy())
-            return UserError(f"the run ended at step {step}: another worker is gone, or cannot be reached")
+            return UserError(f"the run ended at step {step}: another worker was lost or cannot be reached")
         damage = explain(error, self.manifest, self.config.data)
         return UserError(damage or f"the run ended at step {int(self.model.step.numpy())}: {reason(error)}")
 

@@ -35,12 +35,12 @@ END_SECONDS = 20.0
 class Cluster:
     """Workers of --distribution=ray."""
 
-    num_workers: int = option("processes that train together", 1)
+    num_workers: int = option("number of worker processes", 1)
     ray_address: str = option(ray_cluster.ADDRESS, "")
-    cpus_per_worker: float = option("processors that Ray keeps for each worker", 1.0)
-    gpus_per_worker: int = option("GPUs that Ray gives to each worker", 0)
+    cpus_per_worker: float = option("processors reserved per worker", 1.0)
+    gpus_per_worker: int = option("GPUs reserved per worker", 0)
     worker_restarts: int = option(
-        "times that all workers begin anew, from the newest checkpoint, because some were lost", 3
+        "maximum restarts of all workers, from the newest checkpoint, after some were lost", 3
     )
 
     def __post_init__(self) -> None:
@@ -138,9 +138,7 @@ def train(config: Config, cluster: Cluster) -> int:
             raise UserError(f"Ray cannot start the workers: {_last_line(result)}")
         said = "; ".join(sorted({_last_line(failure) for failure in failures.values()}))
         restarts = cluster.worker_restarts
-        raise UserError(
-            f"the workers failed more often than --worker_restarts={restarts} allows; the last time: {said}"
-        )
+        raise UserError(f"the workers failed more often than --worker_restarts={restarts} allows; last errors: {said}")
     status, step, metrics = result.return_value
     if metrics:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
@@ -210,7 +208,7 @@ def _trainer(config: Config, cluster: Cluster, board: Any, folder: str) -> Any:
             if self.count <= cluster.worker_restarts:
                 ranks = ", ".join(map(str, sorted(worker_exceptions)))
                 line = (
-                    f"Ray: lost worker {ranks}; all begin anew, restart {self.count} of {cluster.worker_restarts} "
+                    f"Ray: lost worker {ranks}; all workers restart, {self.count} of {cluster.worker_restarts} "
                     f"({'; '.join(sorted({_last_line(error) for error in worker_exceptions.values()}))})."
                 )
                 board.log.remote(std_logging.LogRecord("absl", std_logging.WARNING, __file__, 0, line, None, None))
@@ -245,7 +243,7 @@ def _signals_to(board: Any) -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
         restore()
         board.stop.remote(number)
-        logging.info("The run stops when its step is saved; once more, and it ends at once.")
+        logging.info("The run stops when its step is saved; a second signal ends it at once.")
 
     def restore() -> None:
         for number, handler in before.items():
@@ -273,7 +271,7 @@ class _Terminal:
         try:
             news, records = ray.get(board.read.remote())
         except ray.exceptions.RayError as error:
-            raise UserError(f"the Ray cluster has gone: {' '.join(str(error).split())[:200]}") from error
+            raise UserError(f"the Ray cluster is lost: {' '.join(str(error).split())[:200]}") from error
         for record in records:
             if self.bar is not None:
                 self.bar.clear()

@@ -52,9 +52,7 @@ def best_score(model_dir: str, name: str, protocol: str) -> float | None:
         best = json.loads(storage.read_text(path))
         return float(best["value"]) if (best["score"], best["protocol"]) == (name, protocol) else None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path}: cannot be read: {error}; delete it, and the next evaluation writes it anew"
-        ) from error
+        raise UserError(f"{path}: cannot be read: {error}; delete it; the next evaluation rewrites it") from error
 
 
 def keep_best(path: str, name: str, value: float, protocol: str) -> None:
