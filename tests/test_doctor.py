@@ -26,9 +26,9 @@ from tganv2_tf.diagnosis.environment import (
     check_processor,
     check_versions,
 )
-from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, duration, in_bytes
-from tganv2_tf.diagnosis.memory import check_memory_of_run, what_would_fit
-from tganv2_tf.diagnosis.recipe import check_time, examine
+from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, format_bytes, format_duration
+from tganv2_tf.diagnosis.memory import check_memory_of_run, suggest_flags
+from tganv2_tf.diagnosis.recipe import check_time, run_checks
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator
@@ -364,7 +364,7 @@ def test_classes_without_a_video_are_a_note(tmp_path):
     assert list(check_classes(counted, conditional=True)) == [(NOTE, "classes", text + learns)]
     counted.save(tmp_path)
     config = tiny_config(model={"conditional": True}, data={"data_dir": str(tmp_path)})
-    findings = examine(config, has_recipe=False)
+    findings = run_checks(config, has_recipe=False)
     assert next(finding.text for finding in findings if finding.subject == "classes") == text + learns
 
 
@@ -405,14 +405,14 @@ def test_what_a_step_takes_by_hand():
 def test_what_would_fit_by_hand(room, replicas, parts, trained, advice):
     config = tiny_config(PLAIN, global_batch_size=32, gradient_accumulation_steps=parts)
     step, least = (dataclasses.replace(c, trained_bytes=int(trained * GIB)) for c in (STEP, LEAST))
-    assert what_would_fit(config, replicas, step, least, lambda _: room * GIB) == advice
+    assert suggest_flags(config, replicas, step, least, lambda _: room * GIB) == advice
 
 
 def test_what_would_fit_keeps_to_strides_replicas_and_parts():
     # 128 clips: 32 on each of two replicas in two parts, of which the second level uses every second one.
     config = tiny_config(global_batch_size=128, gradient_accumulation_steps=2)
     least = dataclasses.replace(LEAST, activation_bytes=GIB // 8)
-    text = what_would_fit(config, 2, STEP, least, lambda _: 2.1 * GIB)
+    text = suggest_flags(config, 2, STEP, least, lambda _: 2.1 * GIB)
     assert text == "--gradient_accumulation_steps=8 or --global_batch_size=56 would fit"
 
 
@@ -498,7 +498,7 @@ def test_time_by_hand():
     ("size", "text"), [(0, "0 MiB"), (12.4 * 2**20, "12 MiB"), (1.5 * GIB, "1.5 GiB"), (2345 * GIB, "2,345.0 GiB")]
 )
 def test_sizes(size, text):
-    assert in_bytes(size) == text
+    assert format_bytes(size) == text
 
 
 @pytest.mark.parametrize(
@@ -506,7 +506,7 @@ def test_sizes(size, text):
     [(0.2564, "0.26 s"), (119, "1.2e+02 s"), (120, "2 minutes"), (9000, "2.5 hours"), (1e7, "116 days")],
 )
 def test_durations(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_state_and_gradients_are_those_of_the_networks():
@@ -630,7 +630,7 @@ def test_another_run_in_the_folder_is_a_problem(sound, capsys, monkeypatch):
 def test_without_a_recipe_nothing_is_estimated(sound, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(cost, "step_cost", None)
     status, lines, _ = run(f"--model_dir={tmp_path}", capsys=capsys)
-    assert status == 0 and lines[-1].startswith("OK      run: no recipe was given; with --flagfile=")
+    assert status == 0 and lines[-1].startswith("OK      run: no recipe given; with one, such as --flagfile=")
 
 
 def test_a_tensorflow_that_does_not_load_ends_the_examination(sound, capsys, monkeypatch):

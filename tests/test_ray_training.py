@@ -22,7 +22,7 @@ from tests.worker_processes import Server, on_loopback
 from tganv2_tf import cli, storage, train
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.runs import files_of, latest_checkpoint, record_config
+from tganv2_tf.runs import checkpoint_files, latest_checkpoint, record_config
 from tganv2_tf.storage import files
 from tganv2_tf.training import ray_training
 from tganv2_tf.training.compatibility import check_run
@@ -115,7 +115,7 @@ def chiefs(model_dir: str) -> list[int]:
 def copy_checkpoint(prefix: str, folder: pathlib.Path) -> pathlib.Path:
     """Copies it from a bucket; returns the new prefix."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in files_of(prefix):
+    for path in checkpoint_files(prefix):
         storage.copy(path, str(folder / os.path.basename(path)))
     return folder / os.path.basename(prefix)
 
@@ -264,7 +264,7 @@ def test_workers_find_what_the_driver_has_named(monkeypatch: pytest.MonkeyPatch,
         train=TrainConfig(model_dir="run", init_from="../first"),
         eval=EvalConfig(classifier="own.npz", cache_dir="~/cache"),
     )
-    placed = ray_training._placed(config)
+    placed = ray_training._with_absolute_paths(config)
     assert placed.data == config.data
     assert (placed.train.model_dir, placed.train.init_from) == (f"{tmp_path}/run", f"{tmp_path.parent}/first")
     assert (placed.eval.classifier, placed.eval.c3d_mean) == (f"{tmp_path}/own.npz", "")

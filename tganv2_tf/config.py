@@ -257,7 +257,7 @@ class TrainConfig:
             not self.jit_compile or self.distribution == "one_device",
             "jit_compile",
             "true",
-            f"only with --distribution=one_device, not {self.distribution}",
+            f"with --distribution=one_device only, not {self.distribution}",
         )
         for name in ("train_steps", *(f"{what}_every_steps" for what in ("log", "preview", "checkpoint"))):
             require(

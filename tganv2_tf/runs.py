@@ -150,12 +150,12 @@ def checkpoints_in(folder: str) -> list[str]:
     return [storage.join(folder, f"ckpt-{number}") for number in sorted(numbers, reverse=True)]
 
 
-def step_of(prefix: str) -> int:
+def checkpoint_step(prefix: str) -> int:
     """Returns the step of a checkpoint, given its prefix."""
     return int(prefix.rpartition("-")[2])
 
 
-def name_newest(prefix: str) -> None:
+def write_checkpoint_state(prefix: str) -> None:
     """Writes the `checkpoint` file, which `tf.train.latest_checkpoint` reads."""
     folder, name = os.path.split(prefix)
     write_atomically(storage.join(folder, "checkpoint"), f'model_checkpoint_path: "{name}"\n')
@@ -166,7 +166,7 @@ def latest_checkpoint(model_dir: str | os.PathLike[str]) -> str | None:
     return next(iter(checkpoints_in(storage.join(model_dir, CHECKPOINT_DIR))), None)
 
 
-def files_of(prefix: str) -> list[str]:
+def checkpoint_files(prefix: str) -> list[str]:
     """Returns the files of a checkpoint. The index is last: without it the checkpoint does not exist."""
     folder, name = os.path.split(prefix)
     files = [file for file in storage.names(folder) if file.startswith(f"{name}.")]

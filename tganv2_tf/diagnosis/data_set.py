@@ -8,7 +8,7 @@ from tganv2_tf.config import Config, DataConfig, ModelConfig
 from tganv2_tf.data.advice import how_to_make, preparation
 from tganv2_tf.data.lengths import describe_too_short
 from tganv2_tf.data.manifest import Manifest
-from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, in_bytes
+from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, format_bytes
 from tganv2_tf.errors import UserError
 
 
@@ -24,7 +24,7 @@ def check_shards(model: ModelConfig, data: DataConfig) -> tuple[Finding, Manifes
     size = sum(shard.bytes for shard in manifest.shards)
     text = (
         f"{manifest.name}, {manifest.split}: {manifest.num_videos} videos, {len(manifest.labels)} labels, "
-        f"{manifest.width}x{manifest.height} pixels, {manifest.num_shards} shards, {in_bytes(size)}"
+        f"{manifest.width}x{manifest.height} pixels, {manifest.num_shards} shards, {format_bytes(size)}"
     )
     faults = [f"{file}: {fault}" for file, fault in manifest.faults(data.data_dir).items()]
     if faults:

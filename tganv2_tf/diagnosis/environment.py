@@ -8,7 +8,7 @@ import platform
 import sys
 from collections.abc import Iterator
 
-from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, in_bytes
+from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, format_bytes
 from tganv2_tf.errors import InstallError
 from tganv2_tf.runtime import lanes, machine
 
@@ -103,7 +103,7 @@ def check_memory(memory: machine.Memory | None) -> Finding:
         return Finding(NOTE, "machine", f"{cpus}; the amount of memory is unknown")
     source = " (control group limit)" if memory.is_limited else ""
     return Finding(
-        OK, "machine", f"{cpus}, {in_bytes(memory.total)} of memory{source}, {in_bytes(memory.available)} free"
+        OK, "machine", f"{cpus}, {format_bytes(memory.total)} of memory{source}, {format_bytes(memory.available)} free"
     )
 
 
@@ -120,15 +120,17 @@ def check_folder(flag: str, folder: str, needed: float = 0, wanted: float = 0) -
         existing, free = machine.free_disk(folder)
     except OSError as error:
         return Finding(PROBLEM, flag, f"{folder}: {error.strerror}")
-    text = f"{in_bytes(free)} free at {existing}"
+    text = f"{format_bytes(free)} free at {existing}"
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         return Finding(PROBLEM, flag, f"{existing} is not a writable folder; choose another")
     if free < needed:
-        return Finding(PROBLEM, flag, f"{text}, and checkpoints need {in_bytes(needed)}; free some or choose another")
+        return Finding(
+            PROBLEM, flag, f"{text}, and checkpoints need {format_bytes(needed)}; free some or choose another"
+        )
     if free < wanted:
         advice = "raise --keep_checkpoint_every_steps, or free some"
-        return Finding(NOTE, flag, f"{text}, and all checkpoints of the run will take {in_bytes(wanted)}; {advice}")
-    return Finding(OK, flag, text + (f"; checkpoints will take {in_bytes(max(needed, wanted))}" if needed else ""))
+        return Finding(NOTE, flag, f"{text}, and all checkpoints of the run will take {format_bytes(wanted)}; {advice}")
+    return Finding(OK, flag, text + (f"; checkpoints will take {format_bytes(max(needed, wanted))}" if needed else ""))
 
 
 def check_tensorflow() -> Finding:

@@ -17,7 +17,7 @@ from tganv2_tf.diagnosis.environment import (
     check_tensorflow,
     check_versions,
 )
-from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, duration
+from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, format_duration
 from tganv2_tf.diagnosis.memory import check_memory_of_run
 from tganv2_tf.errors import UserError
 from tganv2_tf.runtime import machine
@@ -33,8 +33,8 @@ def check_time(config: Config, device: Device, cost: StepCost, throughput: float
     step = cost.seconds(throughput)
     whole = step * config.train.train_steps
     text = (
-        f"about {duration(step)} per step, {duration(whole)} for --train_steps={config.train.train_steps}, estimated "
-        f"from {throughput / 1e9:.0f} billion multiply-adds per second, just measured on this {device.kind}"
+        f"about {format_duration(step)} per step, {format_duration(whole)} for --train_steps={config.train.train_steps}, "
+        f"estimated from {throughput / 1e9:.0f} billion multiply-adds per second, just measured on this {device.kind}"
     )
     if whole <= LONG_RUN:
         return Finding(OK, "time", text)
@@ -64,7 +64,7 @@ def check_run_folder(config: Config, class_names: Sequence[str] = ()) -> Finding
     return Finding(OK, "run", f"resumes from {newest}{changed}")
 
 
-def examine(config: Config, has_recipe: bool) -> Iterator[Finding]:
+def run_checks(config: Config, has_recipe: bool) -> Iterator[Finding]:
     """Runs all checks, the fast ones first.
 
     Args:

@@ -16,7 +16,7 @@ from tganv2_tf.errors import UserError
 from tganv2_tf.models.loss_scaling import uses_loss_scaling
 from tganv2_tf.models.tganv2 import TGANv2
 from tganv2_tf.pretrained import read, readable
-from tganv2_tf.runs import CHECKPOINT_DIR, SNAPSHOT_DIR, checkpoints_in, name_newest, step_of
+from tganv2_tf.runs import CHECKPOINT_DIR, SNAPSHOT_DIR, checkpoint_step, checkpoints_in, write_checkpoint_state
 from tganv2_tf.storage.files import sync_folder
 
 
@@ -85,8 +85,8 @@ class CheckpointFolder:
         else:
             self._write_whole(prefix)
         # Checkpoints of later steps are unreadable; otherwise restore_newest() would have used them.
-        newest = [other for other in checkpoints_in(self.folder) if step_of(other) <= step][: self.keep]
-        name_newest(prefix)
+        newest = [other for other in checkpoints_in(self.folder) if checkpoint_step(other) <= step][: self.keep]
+        write_checkpoint_state(prefix)
         keep = {os.path.basename(other) for other in newest}
         self._delete(lambda name, there: name not in keep)
         return prefix
@@ -143,7 +143,7 @@ class CheckpointFolder:
 
     def newest_step(self) -> int:
         """Returns the step of the newest checkpoint, readable or not; 0 if there are none."""
-        return max(map(step_of, checkpoints_in(self.folder)), default=0)
+        return max(map(checkpoint_step, checkpoints_in(self.folder)), default=0)
 
     def restore_newest(self) -> str | None:
         """Restores the newest readable checkpoint; logs a warning for each newer one that is unreadable.

@@ -34,7 +34,7 @@ def make_strategy(distribution: str = "mirrored") -> tf.distribute.Strategy:
     """
     if distribution == "multi_worker":
         resolver = cluster_resolver()
-        _watch_workers(resolver)
+        _configure_heartbeat(resolver)
         # By default TensorFlow 2.15 uses the gRPC ring between GPUs too. Listing physical devices does not initialise
         # them, which would be too early here.
         kinds = tf.distribute.experimental.CommunicationImplementation
@@ -85,7 +85,7 @@ def cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
     raise ConfigError(f"{flag}: TF_CONFIG is not set, nor is this a Slurm step; set it on every worker, or use srun")
 
 
-def _watch_workers(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> None:
+def _configure_heartbeat(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> None:
     """Configures TensorFlow's coordination service as the strategy would, but with another heartbeat timeout.
 
     Raises:
@@ -132,7 +132,7 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
 
 
 def worker_number(strategy: tf.distribute.Strategy) -> int:
-    """Returns the index of this process among the workers, from 0, in the order of the results of `gatherer`."""
+    """Returns the index of this process among the workers, from 0, in the order of the results of `make_all_gather`."""
     resolver = strategy.cluster_resolver
     if resolver is None or resolver.task_id is None:
         return 0
@@ -140,7 +140,7 @@ def worker_number(strategy: tf.distribute.Strategy) -> int:
     return int(resolver.task_id) + (chiefs if resolver.task_type == "worker" else 0)
 
 
-def gatherer(strategy: tf.distribute.Strategy) -> Callable[[np.ndarray], list[np.ndarray]]:
+def make_all_gather(strategy: tf.distribute.Strategy) -> Callable[[np.ndarray], list[np.ndarray]]:
     """Returns a function that gathers the arrays of all workers. All must call it together, with equal shapes."""
     if num_workers(strategy) == 1:
         return lambda array: [array]
@@ -151,13 +151,13 @@ def gatherer(strategy: tf.distribute.Strategy) -> Callable[[np.ndarray], list[np
     gathered = tf.function(lambda array: strategy.run(gather, (array,)), autograph=False, reduce_retracing=True)
     each = strategy.num_replicas_in_sync // num_workers(strategy)  # replicas per worker, all with the same array
 
-    def of_all(array: np.ndarray) -> list[np.ndarray]:
+    def all_gather(array: np.ndarray) -> list[np.ndarray]:
         return list(strategy.experimental_local_results(gathered(tf.constant(array)))[0].numpy()[::each])
 
-    return of_all
+    return all_gather
 
 
-def any_worker(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
+def make_any_reduce(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
     """Returns a function that tells whether a flag is true on any worker. All workers must call it together."""
     if num_workers(strategy) == 1:
         return lambda flag: flag

@@ -27,8 +27,8 @@ from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.storage import files
 from tganv2_tf.training import ray_worker
 
-FOLLOW_SECONDS = 0.5
-END_SECONDS = 20.0
+POLL_SECONDS = 0.5
+SHUTDOWN_SECONDS = 20.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Cluster:
         return tuple(f"/job:worker/replica:0/task:0/device:{kind}:{i}" for i in range(self.gpus_per_worker or 1))
 
 
-class Board:
+class DriverMailbox:
     """Actor through which workers report to the driver, and the driver requests a stop."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Board:
         self.news: dict[str, Any] = {}
         self.records: list[std_logging.LogRecord] = []
 
-    def tell(self, step: int, metrics: dict[str, float]) -> int | None:
+    def report(self, step: int, metrics: dict[str, float]) -> int | None:
         """Stores the chief's latest step. Returns the signal with which to stop the run, or None."""
         self.news |= {"step": step, "metrics": metrics}
         return self.signal
@@ -102,7 +102,7 @@ def train(config: Config, cluster: Cluster) -> int:
     Raises:
       UserError: As in `loop.train`; or the cluster is not available, or workers were lost too often.
     """
-    config = _checked(_placed(config), cluster)
+    config = _checked(_with_absolute_paths(config), cluster)
     with contextlib.ExitStack() as stack:
         stack.enter_context(ray_cluster.connected(cluster.ray_address))
         import ray
@@ -111,22 +111,22 @@ def train(config: Config, cluster: Cluster) -> int:
         needs = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
         watch = ray_cluster.Watch(needs, cluster.num_workers)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+        mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(DriverMailbox).remote()
         # Ray Train requires a storage folder; it is not used, because the run saves its own checkpoints.
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        trainer = _trainer(config, cluster, board, folder)
+        trainer = _trainer(config, cluster, mailbox, folder)
         outcome: list[Any] = []
-        fitting = threading.Thread(target=_fit, args=(trainer, outcome), daemon=True)
-        fitting.start()
+        fit_thread = threading.Thread(target=_fit, args=(trainer, outcome), daemon=True)
+        fit_thread.start()
         logging.info("Ray starts %d workers.", cluster.num_workers)
         # Ray ends the whole process if a thread waits for it while it is shut down.
-        stack.callback(fitting.join, END_SECONDS)
-        terminal = _Terminal(config.train.train_steps)
-        stack.callback(terminal.close)
-        with _signals_to(board):
-            while fitting.is_alive():
-                fitting.join(FOLLOW_SECONDS)
-                news = terminal.follow(board)
+        stack.callback(fit_thread.join, SHUTDOWN_SECONDS)
+        display = _ProgressDisplay(config.train.train_steps)
+        stack.callback(display.close)
+        with _signals_to(mailbox):
+            while fit_thread.is_alive():
+                fit_thread.join(POLL_SECONDS)
+                news = display.follow(mailbox)
                 watch.look()
     if "failure" in news:
         kind, message = news["failure"]
@@ -151,7 +151,7 @@ def _last_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
 
 
-def _placed(config: Config) -> Config:
+def _with_absolute_paths(config: Config) -> Config:
     """Returns the config with absolute paths, because workers have other working directories."""
     run, data, scores = config.train, config.data, config.eval
     placed = ray_cluster.placed
@@ -190,7 +190,7 @@ def _checked(config: Config, cluster: Cluster) -> Config:
     return config
 
 
-def _trainer(config: Config, cluster: Cluster, board: Any, folder: str) -> Any:
+def _trainer(config: Config, cluster: Cluster, mailbox: Any, folder: str) -> Any:
     """Returns Ray's trainer, which runs `ray_worker.work` in each worker."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.tensorflow import TensorflowTrainer
@@ -202,7 +202,7 @@ def _trainer(config: Config, cluster: Cluster, board: Any, folder: str) -> Any:
             self.count = 0
 
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            if sys.modules["ray"].get(board.failed.remote()):
+            if sys.modules["ray"].get(mailbox.failed.remote()):
                 os._exit(1)  # ends this process, which would restart the workers
             self.count += 1
             if self.count <= cluster.worker_restarts:
@@ -211,10 +211,10 @@ def _trainer(config: Config, cluster: Cluster, board: Any, folder: str) -> Any:
                     f"Ray: lost worker {ranks}; all workers restart, {self.count} of {cluster.worker_restarts} "
                     f"({'; '.join(sorted({_last_line(error) for error in worker_exceptions.values()}))})."
                 )
-                board.log.remote(std_logging.LogRecord("absl", std_logging.WARNING, __file__, 0, line, None, None))
+                mailbox.log.remote(std_logging.LogRecord("absl", std_logging.WARNING, __file__, 0, line, None, None))
 
     return TensorflowTrainer(
-        lambda: ray_worker.work(config, board),
+        lambda: ray_worker.work(config, mailbox),
         scaling_config=ScalingConfig(
             num_workers=cluster.num_workers,
             use_gpu=cluster.gpus_per_worker > 0,
@@ -237,12 +237,12 @@ def _fit(trainer: Any, outcome: list[Any]) -> None:
 
 
 @contextlib.contextmanager
-def _signals_to(board: Any) -> Iterator[None]:
+def _signals_to(mailbox: Any) -> Iterator[None]:
     """Within the block, SIGTERM and Ctrl-C request save and stop; a second signal ends the process at once."""
 
     def stop(number: int, frame: Any) -> None:
         restore()
-        board.stop.remote(number)
+        mailbox.stop.remote(number)
         logging.info("The run stops when its step is saved; a second signal ends it at once.")
 
     def restore() -> None:
@@ -256,20 +256,20 @@ def _signals_to(board: Any) -> Iterator[None]:
         restore()
 
 
-class _Terminal:
+class _ProgressDisplay:
     """Shows the workers' logs, and a progress bar once the first step is done."""
 
     def __init__(self, train_steps: int) -> None:
         self.train_steps = train_steps
         self.bar: tqdm.tqdm | None = None
 
-    def follow(self, board: Any) -> dict[str, Any]:
-        """Shows new log records and progress from the board. Returns the latest news."""
+    def follow(self, mailbox: Any) -> dict[str, Any]:
+        """Shows new log records and progress from the mailbox. Returns the latest news."""
         from tganv2_tf.training.progress import BAR_FORMAT, bar_interval, shown_losses
 
         ray = sys.modules["ray"]
         try:
-            news, records = ray.get(board.read.remote())
+            news, records = ray.get(mailbox.read.remote())
         except ray.exceptions.RayError as error:
             raise UserError(f"the Ray cluster is lost: {' '.join(str(error).split())[:200]}") from error
         for record in records:
