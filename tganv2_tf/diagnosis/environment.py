@@ -154,18 +154,20 @@ def check_devices(memory: machine.Memory | None) -> tuple[Finding, Device]:
     """Reports the devices for training, and why a GPU that exists is not used."""
     import tensorflow as tf
 
-    there, seen = machine.nvidia_gpus(), tf.config.list_physical_devices("GPU")
-    if seen:
-        sizes = [gpu.memory for gpu in there if gpu.memory is not None]
-        names = [str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)) for gpu in seen]
-        device = Device("GPU", len(seen), names[0], min(sizes, default=None))
-        unused = f", of {len(there)} known to the driver" if len(there) > len(seen) else ""
-        return Finding(OK, "devices", f"{len(seen)} GPUs{unused}: {', '.join(names)}"), device
+    driver_gpus, visible_gpus = machine.nvidia_gpus(), tf.config.list_physical_devices("GPU")
+    if visible_gpus:
+        sizes = [gpu.memory for gpu in driver_gpus if gpu.memory is not None]
+        names = [
+            str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)) for gpu in visible_gpus
+        ]
+        device = Device("GPU", len(visible_gpus), names[0], min(sizes, default=None))
+        unused = f", of {len(driver_gpus)} known to the driver" if len(driver_gpus) > len(visible_gpus) else ""
+        return Finding(OK, "devices", f"{len(visible_gpus)} GPUs{unused}: {', '.join(names)}"), device
     device = Device("CPU", 1, f"{machine.num_cpus()} processors", memory.available if memory else None)
-    if not there:
+    if not driver_gpus:
         return Finding(OK, "devices", f"no NVIDIA GPU; the CPU, with {device.name}"), device
     return Finding(
-        NOTE, "devices", f"{there[0].name} is installed, but TensorFlow does not see it: {_why_no_gpu()}"
+        NOTE, "devices", f"{driver_gpus[0].name} is installed, but TensorFlow does not see it: {_why_no_gpu()}"
     ), device
 
 

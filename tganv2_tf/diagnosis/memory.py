@@ -56,18 +56,18 @@ def suggest_flags(
         return smallest.device_bytes + (number - unit) * bytes_per_clip
 
     # The first split also needs memory for the sum of the gradients.
-    sum_so_far = MEMORY_OVERHEAD * cost.trained_bytes if parts == 1 else 0
-    ways = ["--recompute"] if recomputed and recomputed.device_bytes <= now else []
-    ways += [
+    accumulator_bytes = MEMORY_OVERHEAD * cost.trained_bytes if parts == 1 else 0
+    options = ["--recompute"] if recomputed and recomputed.device_bytes <= now else []
+    options += [
         f"--gradient_accumulation_steps={parts * split}"
         for split in range(2, clips // unit + 1)
-        if clips % (split * unit) == 0 and required_bytes(clips // split) + sum_so_far <= now
+        if clips % (split * unit) == 0 and required_bytes(clips // split) + accumulator_bytes <= now
     ][:1]
     batches = ((number, number * parts * replicas) for number in range(clips - unit, 0, -unit))
     largest = next((batch for number, batch in batches if required_bytes(number) <= available_bytes(batch)), None)
-    ways += [f"--global_batch_size={largest}"] if largest else []
-    if ways:
-        return " or ".join(ways) + " would fit"
+    options += [f"--global_batch_size={largest}"] if largest else []
+    if options:
+        return " or ".join(options) + " would fit"
     return "no batch would fit; use narrower networks, a lower --resolution, or a machine with more memory"
 
 
@@ -97,21 +97,21 @@ def check_memory_of_run(
     def host_bytes(batch: int) -> int:
         return PROCESS_BYTES + pipeline(batch)
 
-    input_bytes, fed = pipeline(train.global_batch_size), host_bytes(train.global_batch_size)
+    input_bytes, process_bytes = pipeline(train.global_batch_size), host_bytes(train.global_batch_size)
     step_bytes = cost.device_bytes - cost.state_bytes
     step = f"networks and Adam {format_bytes(cost.state_bytes)}, the step {format_bytes(step_bytes)}"
     process = f"input {format_bytes(input_bytes)}, the process itself {format_bytes(PROCESS_BYTES)}"
     if device.kind == "CPU":
-        subject, needed, available, detail = "memory", fed + cost.device_bytes, host, f"{step}, {process}"
+        subject, needed, available, detail = "memory", process_bytes + cost.device_bytes, host, f"{step}, {process}"
     else:
         subject, needed, available, detail = "memory of a GPU", cost.device_bytes, device.memory, step
-        level, advice = severity(fed, host), ""
+        level, advice = severity(process_bytes, host), ""
         if level != OK:
             smaller = range(train.global_batch_size - unit * device.count, 0, -unit * device.count)
             largest = next((batch for batch in smaller if host_bytes(batch) <= usable_host_bytes), None)
             advice = f"; --global_batch_size={largest} would fit, or" if largest else ";"
             advice += f" lower --shuffle_buffer={config.data.shuffle_buffer}"
-        yield Finding(level, "main memory", f"{_usage(fed, host)}: {process}{advice}")
+        yield Finding(level, "main memory", f"{_usage(process_bytes, host)}: {process}{advice}")
     level, advice = severity(needed, available), ""
     if level != OK:
 

@@ -33,8 +33,9 @@ def check_time(config: Config, device: Device, cost: StepCost, throughput: float
     step = cost.seconds(throughput)
     whole = step * config.train.train_steps
     text = (
-        f"about {format_duration(step)} per step, {format_duration(whole)} for --train_steps={config.train.train_steps}, "
-        f"estimated from {throughput / 1e9:.0f} billion multiply-adds per second, just measured on this {device.kind}"
+        f"about {format_duration(step)} per step, {format_duration(whole)} for "
+        f"--train_steps={config.train.train_steps}, estimated from {throughput / 1e9:.0f} billion multiply-adds per "
+        f"second, just measured on this {device.kind}"
     )
     if whole <= LONG_RUN:
         return Finding(OK, "time", text)

@@ -67,12 +67,12 @@ class DriverMailbox:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self.news: dict[str, Any] = {}
+        self.state: dict[str, Any] = {}
         self.records: list[std_logging.LogRecord] = []
 
     def report(self, step: int, metrics: dict[str, float]) -> int | None:
         """Stores the chief's latest step. Returns the signal with which to stop the run, or None."""
-        self.news |= {"step": step, "metrics": metrics}
+        self.state |= {"step": step, "metrics": metrics}
         return self.signal
 
     def log(self, record: std_logging.LogRecord) -> None:
@@ -80,18 +80,18 @@ class DriverMailbox:
 
     def fail(self, kind: str, message: str) -> None:
         """Stores the error that ends the run. Only the first counts, as it may cause the others."""
-        self.news.setdefault("failure", (kind, message))
+        self.state.setdefault("failure", (kind, message))
 
     def stop(self, number: int) -> None:
         self.signal = number
 
     def failed(self) -> bool:
-        return "failure" in self.news
+        return "failure" in self.state
 
     def read(self) -> tuple[dict[str, Any], list[std_logging.LogRecord]]:
-        """Returns the latest news, and the log records since the last call."""
+        """Returns the latest state, and the log records since the last call."""
         records, self.records = self.records, []
-        return self.news, records
+        return self.state, records
 
 
 def train(config: Config, cluster: Cluster) -> int:
@@ -110,8 +110,8 @@ def train(config: Config, cluster: Cluster) -> int:
 
         needs = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
         watch = ray_cluster.Watch(needs, cluster.num_workers)
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(DriverMailbox).remote()
+        driver_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        mailbox = ray.remote(num_cpus=0, scheduling_strategy=driver_node)(DriverMailbox).remote()
         # Ray Train requires a storage folder; it is not used, because the run saves its own checkpoints.
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         trainer = _trainer(config, cluster, mailbox, folder)
@@ -126,19 +126,21 @@ def train(config: Config, cluster: Cluster) -> int:
         with _signals_to(mailbox):
             while fit_thread.is_alive():
                 fit_thread.join(POLL_SECONDS)
-                news = display.follow(mailbox)
+                state = display.follow(mailbox)
                 watch.look()
-    if "failure" in news:
-        kind, message = news["failure"]
+    if "failure" in state:
+        kind, message = state["failure"]
         raise {"bug": RuntimeError, "flags": ConfigError}.get(kind, UserError)(message)
     result = outcome[0]
     if isinstance(result, Exception):
         failures = getattr(result, "worker_failures", {})
         if not failures:
             raise UserError(f"Ray cannot start the workers: {_last_line(result)}")
-        said = "; ".join(sorted({_last_line(failure) for failure in failures.values()}))
+        errors = "; ".join(sorted({_last_line(failure) for failure in failures.values()}))
         restarts = cluster.worker_restarts
-        raise UserError(f"the workers failed more often than --worker_restarts={restarts} allows; last errors: {said}")
+        raise UserError(
+            f"the workers failed more often than --worker_restarts={restarts} allows; last errors: {errors}"
+        )
     status, step, metrics = result.return_value
     if metrics:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
@@ -195,7 +197,7 @@ def _trainer(config: Config, cluster: Cluster, mailbox: Any, folder: str) -> Any
     from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.tensorflow import TensorflowTrainer
 
-    class Losses(UserCallback):
+    class WorkerFailures(UserCallback):
         """Logs that workers were lost. Runs in Ray's controller, which restarts them."""
 
         def __init__(self) -> None:
@@ -223,7 +225,7 @@ def _trainer(config: Config, cluster: Cluster, mailbox: Any, folder: str) -> Any
         run_config=RunConfig(
             storage_path=folder,
             failure_config=FailureConfig(max_failures=cluster.worker_restarts),
-            callbacks=[Losses()],
+            callbacks=[WorkerFailures()],
         ),
     )
 
@@ -264,25 +266,25 @@ class _ProgressDisplay:
         self.bar: tqdm.tqdm | None = None
 
     def follow(self, mailbox: Any) -> dict[str, Any]:
-        """Shows new log records and progress from the mailbox. Returns the latest news."""
+        """Shows new log records and progress from the mailbox. Returns the latest state."""
         from tganv2_tf.training.progress import BAR_FORMAT, bar_interval, shown_losses
 
         ray = sys.modules["ray"]
         try:
-            news, records = ray.get(mailbox.read.remote())
+            state, records = ray.get(mailbox.read.remote())
         except ray.exceptions.RayError as error:
             raise UserError(f"the Ray cluster is lost: {' '.join(str(error).split())[:200]}") from error
         for record in records:
             if self.bar is not None:
                 self.bar.clear()
             logging.get_absl_logger().handle(record)
-        if "step" in news:
+        if "step" in state:
             if self.bar is None:
-                look = {"bar_format": BAR_FORMAT, "dynamic_ncols": True, "mininterval": bar_interval()}
-                self.bar = tqdm.tqdm(initial=news["step"], total=self.train_steps, **look)
-            self.bar.desc = shown_losses(news["metrics"])
-            self.bar.update(news["step"] - self.bar.n)
-        return news
+                options = {"bar_format": BAR_FORMAT, "dynamic_ncols": True, "mininterval": bar_interval()}
+                self.bar = tqdm.tqdm(initial=state["step"], total=self.train_steps, **options)
+            self.bar.desc = shown_losses(state["metrics"])
+            self.bar.update(state["step"] - self.bar.n)
+        return state
 
     def close(self) -> None:
         if self.bar is not None:
