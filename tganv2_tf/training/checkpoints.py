@@ -75,7 +75,7 @@ class CheckpointFolder:
           OSError, tf.errors.OpError: The checkpoint cannot be written. Earlier checkpoints are unchanged.
         """
         storage.make_folder(self.folder)
-        self._delete(lambda name, there: name not in there)  # leftovers of a save that was killed
+        self._delete(lambda name, complete: name not in complete)  # leftovers of a save that was killed
         prefix = storage.join(self.folder, f"ckpt-{step}")
         if storage.is_remote(self.folder):
             name = os.path.basename(prefix)
@@ -88,7 +88,7 @@ class CheckpointFolder:
         newest = [other for other in checkpoints_in(self.folder) if checkpoint_step(other) <= step][: self.keep]
         write_checkpoint_state(prefix)
         keep = {os.path.basename(other) for other in newest}
-        self._delete(lambda name, there: name not in keep)
+        self._delete(lambda name, complete: name not in keep)
         return prefix
 
     def _write_whole(self, prefix: str) -> None:
@@ -111,10 +111,10 @@ class CheckpointFolder:
 
     def _delete(self, unwanted: Callable[[str, set[str]], bool]) -> None:
         """Deletes the files of each checkpoint for which unwanted(name, names of checkpoints with an index) is true."""
-        there = {os.path.basename(prefix) for prefix in checkpoints_in(self.folder)}
+        complete = {os.path.basename(prefix) for prefix in checkpoints_in(self.folder)}
         # The index is deleted first, because files without an index do not count as a checkpoint.
         for name in sorted(storage.names(self.folder), key=lambda name: (not name.endswith(".index"), name)):
-            if name.startswith("ckpt-") and unwanted(re.split(r"[._]", name)[0], there):
+            if name.startswith("ckpt-") and unwanted(re.split(r"[._]", name)[0], complete):
                 path = storage.join(self.folder, name)
                 (storage.remove_folder if storage.is_folder(path) else storage.remove)(path)
 

@@ -136,12 +136,16 @@ def train(
     config = with_classes(config, manifest)
     if chief:
         warn_of_empty_classes(config, manifest)
+    # Decides whether the run resumes or starts. The order of the steps is important.
     with contextlib.ExitStack() as stack:
+        # 1. Lock the run's folder, so that no other process trains the same run.
         if chief:
             storage.make_folder(train.model_dir)  # fails early if it is not writable
             stack.enter_context(files.locked(storage.join(train.model_dir, LOCK), f"--model_dir={train.model_dir}"))
+        # 2. Compare classes and settings with those of the checkpoints in the folder; some must not change.
         check_classes(config, manifest.labels)
         changes = check_run(config)
+        # 3. Create networks and optimisers, initialised from the seed, so that their variables can be restored.
         try:
             with strategy.scope():
                 model = make_model(config)
@@ -151,27 +155,31 @@ def train(
         too_short = describe_too_short(manifest, config.data, config.model.num_frames)
         if too_short:
             logging.warning("%s.", too_short)
-        # All workers save, because some variables are means over workers; only the chief's files are kept.
+        # 4. Check that all workers see the same newest checkpoint, because restoring is a collective operation.
         checkpoints = CheckpointFolder(model)
-        # Checked before restoring, which is a collective operation.
         steps = {int(step) for step in make_all_gather(strategy)(np.array(checkpoints.newest_step()))}
         if len(steps) > 1:
             raise UserError(
                 f"--model_dir={train.model_dir}: workers see different checkpoints, of steps {sorted(steps)}; put the "
                 "run on a disk that all of them mount, or in a bucket"
             )
+        # 5. Always resume from the newest readable checkpoint: networks, optimisers, step and position in the data.
         if checkpoints.restore_newest():
             logging.info("Resuming from step %d.", int(model.step.numpy()))
             for change in changes:
                 logging.info("Changed: %s.", change)
+        # 6. Without checkpoints, initialise the networks from --init_from, e.g. for fine-tuning; begin at step 0.
         elif train.init_from:
             logging.info("New run, initialised from %s.", initialize(model))
             if chief:
                 warn_of_other_classes(config, manifest.labels)
+        # 7. Else train from scratch.
         else:
             logging.info("New run.")
+        # All workers save, because some variables are means over workers; only the chief's files are kept.
         if not chief:
             checkpoints.folder, checkpoints.keep = stack.enter_context(tempfile.TemporaryDirectory()), 1
+        # 8. Train from the model's step and position in the data.
         return _Run(config, model, checkpoints, manifest, batch_size, chief, on_step).train()
 
 
