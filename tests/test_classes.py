@@ -74,7 +74,7 @@ def test_how_lists_differ(names: str, others: str, expected: str) -> None:
     ],
 )
 def test_a_run_is_not_resumed_with_other_classes(run: pathlib.Path, names: list[str], text: str) -> None:
-    message = f"^{run} holds a run with other classes than those of --data_dir=DATA: {text}; choose .*$"
+    message = f"^{run} contains a run with other classes than --data_dir=DATA: {text}; choose .*$"
     with pytest.raises(ConfigError, match=message):
         check_classes(conditional(run, len(names)), names)
     finding = check_run_folder(conditional(run, len(names)), names)
@@ -97,7 +97,7 @@ def test_a_run_is_resumed_with_the_same_classes_or_without_any(run: pathlib.Path
     assert not warned
     (run / "classes.json").unlink()
     check_classes(conditional(run), ["biking", "diving"])
-    assert warned == [f"{run}/classes.json: missing; the run's classes are taken to be those of the data."]
+    assert warned == [f"{run}/classes.json: missing; the run's classes are assumed to be those of the data."]
     (run / "classes.json").write_text('["archery"')
     with pytest.raises(UserError, match=r"classes\.json: cannot be read"):
         check_classes(conditional(run), ["biking", "diving"])
@@ -111,8 +111,8 @@ def test_a_new_run_may_begin_with_networks_of_other_classes(
         assert not warned
         warn_of_other_classes(conditional(tmp_path / "new", init_from=str(source)), ["biking", "diving"])
         assert warned == [
-            f"--init_from={source}: its classes are not those of --data_dir=DATA: only in the run: 'archery'; only in "
-            "the data: 'diving'. Each label begins with the weights that it has there."
+            f"--init_from={source}: its classes differ from those of --data_dir=DATA: only in the run: 'archery'; only "
+            "in the data: 'diving'. Each label starts with the weights of the same label in --init_from."
         ]
         warned.clear()
 

@@ -118,7 +118,7 @@ def test_the_same_command_goes_on_and_a_finished_run_is_left_alone(
     first = load_generator(Run.open(f"{tmp_path}/run"))[0].get_weights()
     result = fork_command("tests.quickly", "tganv2_tf.train", *arguments, "--train_steps=2")
     assert result.returncode == 0, result.stderr
-    assert "Going on from step 1" in result.stderr
+    assert "Resuming from step 1" in result.stderr
     assert "2/2" in result.stderr
     generator, step = load_generator(Run.open(f"{tmp_path}/run"))
     assert step == 2

@@ -67,7 +67,7 @@ def test_a_run_keeps_its_classes(folder, tmp_path):
     result = fork_command(*command, "--train_steps=4", f"--model_dir={tmp_path}/run")
     difference = "only in the run: 'a'; only in the data: 'd'"
     assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert result.stderr.splitlines()[-1].startswith(f"train: {tmp_path}/run holds a run with other classes")
+    assert result.stderr.splitlines()[-1].startswith(f"train: {tmp_path}/run contains a run with other classes")
     assert difference in result.stderr.splitlines()[-1]
     after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert after == before and Run.open(f"{tmp_path}/run").class_names == ("a", "b", "c")
@@ -141,7 +141,7 @@ def test_the_generator_alone_is_a_small_run(folder, tmp_path, capsys):
         assert file.is_dir() or str(tmp_path).encode() not in file.read_bytes(), file
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["alone"]
     assert cli.run(export.main, *options, argv) == 1
-    assert "export: " in (said := capsys.readouterr().err) and "alone is already there; name a new folder" in said
+    assert "export: " in (said := capsys.readouterr().err) and "alone already exists; choose a new folder" in said
     recalibrated = [f"--model_dir={run}", f"--output_dir={tmp_path}/other", "--weights_only"]
     assert cli.run(export.main, *options, [*recalibrated, "--recalibration_batches=1"]) == 0
     other, _ = load_generator(Run.open(f"{tmp_path}/other"))

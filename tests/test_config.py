@@ -53,7 +53,7 @@ def test_defaults_are_the_papers_model():
         ),
         (
             lambda: Config(train=TrainConfig(eval_every_steps=1000)),
-            "--eval_every_steps=1000: valid: 0, or a --classifier",
+            "--eval_every_steps=1000: valid: 0 without --classifier",
         ),
         (
             lambda: TrainConfig(checkpoint_every_steps=0, keep_checkpoint_every_steps=150),

@@ -71,7 +71,7 @@ def test_gradients_of_pooled_kernels_by_products(lengths, graph, monkeypatch):
     pool = tuple(length % 2 == 0 for length in lengths)
     inputs, kernel = normal(2, *lengths, 2), normal(3, 3, 3, 2, 3)
     expected = derivatives(lambda x, k: definition(x, k, pool), inputs, kernel)
-    monkeypatch.setattr(convolutions, "CHANNELS_FOR_PRODUCTS", 1)
+    monkeypatch.setattr(convolutions, "MIN_CHANNELS_FOR_MATMUL", 1)
     ours = lambda x, k: derivatives(lambda x, k: convolve(x, k, pool), x, k)  # noqa: E731
     for one, other in zip((tf.function(ours) if graph else ours)(inputs, kernel), expected):
         np.testing.assert_allclose(one, other, atol=2e-6 * np.abs(other).max())
@@ -103,7 +103,7 @@ def test_small_maps_with_many_channels_take_no_convolution():
 @pytest.mark.parametrize("products", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_upsampling_and_convolution_are_the_two_steps(size, products, monkeypatch):
-    monkeypatch.setattr(convolutions, "CHANNELS_FOR_PRODUCTS", 1 if products else 64)
+    monkeypatch.setattr(convolutions, "MIN_CHANNELS_FOR_MATMUL", 1 if products else 64)
     inputs, kernel = normal(2, size, size, 3), normal(3, 3, 3, 4)
     expected = derivatives(lambda x, k: definition(upsample(x), k), inputs, kernel)
     for one, other in zip(derivatives(upsample_convolve, inputs, kernel), expected):

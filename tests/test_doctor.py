@@ -26,9 +26,9 @@ from tganv2_tf.diagnosis.environment import (
     check_processor,
     check_versions,
 )
-from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, duration, in_bytes
-from tganv2_tf.diagnosis.memory import check_memory_of_run, what_would_fit
-from tganv2_tf.diagnosis.recipe import check_time, examine
+from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, format_bytes, format_duration
+from tganv2_tf.diagnosis.memory import check_memory_of_run, suggest_flags
+from tganv2_tf.diagnosis.recipe import check_time, run_checks
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator
@@ -258,7 +258,7 @@ def test_libraries_are_looked_for_in_nvidias_packages_too(monkeypatch, tmp_path)
                 "OK      packages: 1 of 4 as pinned: a 1",
             ],
         ),
-        ([], ["NOTE    packages: neither requirements.txt nor the installed distribution tells which are needed"]),
+        ([], ["NOTE    packages: neither requirements.txt nor the installed distribution lists them"]),
     ],
 )
 def test_versions_are_held_against_the_pins(monkeypatch, pins, lines):
@@ -296,7 +296,7 @@ def test_an_old_processor_and_a_missing_ffmpeg_are_problems(monkeypatch, tmp_pat
             ["libcusparse.so.12"],
             "libcusparse.so.12 cannot be loaded; pip install -r requirements-gpu.txt -c constraints",
         ),
-        (None, {"is_cuda_build": True}, [], "look at nvidia-smi"),
+        (None, {"is_cuda_build": True}, [], "with nvidia-smi"),
     ],
 )
 def test_why_tensorflow_does_not_see_a_gpu(monkeypatch, visible, build, missing, advice):
@@ -308,7 +308,9 @@ def test_why_tensorflow_does_not_see_a_gpu(monkeypatch, visible, build, missing,
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     finding, device = check_devices(Memory(8 * GIB, 4 * GIB, False))
     assert finding.level == NOTE
-    assert finding.text.startswith("NVIDIA T4 is there, but TensorFlow does not see it: ") and advice in finding.text
+    assert (
+        finding.text.startswith("NVIDIA T4 is installed, but TensorFlow does not see it: ") and advice in finding.text
+    )
     assert device == Device("CPU", 1, f"{machine.num_cpus()} processors", 4 * GIB)
 
 
@@ -320,7 +322,7 @@ def test_gpus_that_tensorflow_sees(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: seen)
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {"device_name": gpu.name.upper()})
     finding, device = check_devices(None)
-    assert str(finding) == "OK      devices: 2 GPUs, of 3 that the driver knows: GPU0, GPU1"
+    assert str(finding) == "OK      devices: 2 GPUs, of 3 known to the driver: GPU0, GPU1"
     assert device == Device("GPU", 2, "GPU0", 8 * GIB)
 
 
@@ -334,7 +336,7 @@ def test_room_for_checkpoints(monkeypatch, tmp_path):
         assert ("checkpoints" in finding.text.replace(str(tmp_path), "")) == (needed > 0)
     (tmp_path / "file").write_text("")
     finding = check_folder("--model_dir", str(tmp_path / "file" / "run"))
-    assert finding.level == PROBLEM and "is no folder that can be written" in finding.text
+    assert finding.level == PROBLEM and "is not a writable folder" in finding.text
 
 
 def test_shards(tmp_path):
@@ -362,7 +364,7 @@ def test_classes_without_a_video_are_a_note(tmp_path):
     assert list(check_classes(counted, conditional=True)) == [(NOTE, "classes", text + learns)]
     counted.save(tmp_path)
     config = tiny_config(model={"conditional": True}, data={"data_dir": str(tmp_path)})
-    findings = examine(config, has_recipe=False)
+    findings = run_checks(config, has_recipe=False)
     assert next(finding.text for finding in findings if finding.subject == "classes") == text + learns
 
 
@@ -396,21 +398,21 @@ def test_what_a_step_takes_by_hand():
             1,
             1,
             0,
-            "no batch would fit; take narrower networks, a lower --resolution, or a machine with more memory",
+            "no batch would fit; use narrower networks, a lower --resolution, or a machine with more memory",
         ),
     ],
 )
 def test_what_would_fit_by_hand(room, replicas, parts, trained, advice):
     config = tiny_config(PLAIN, global_batch_size=32, gradient_accumulation_steps=parts)
     step, least = (dataclasses.replace(c, trained_bytes=int(trained * GIB)) for c in (STEP, LEAST))
-    assert what_would_fit(config, replicas, step, least, lambda _: room * GIB) == advice
+    assert suggest_flags(config, replicas, step, least, lambda _: room * GIB) == advice
 
 
 def test_what_would_fit_keeps_to_strides_replicas_and_parts():
     # 128 clips: 32 on each of two replicas in two parts, of which the second level uses every second one.
     config = tiny_config(global_batch_size=128, gradient_accumulation_steps=2)
     least = dataclasses.replace(LEAST, activation_bytes=GIB // 8)
-    text = what_would_fit(config, 2, STEP, least, lambda _: 2.1 * GIB)
+    text = suggest_flags(config, 2, STEP, least, lambda _: 2.1 * GIB)
     assert text == "--gradient_accumulation_steps=8 or --global_batch_size=56 would fit"
 
 
@@ -487,16 +489,16 @@ def test_time_by_hand():
     config = tiny_config(train_steps=7200)
     finding = check_time(config, Device("CPU", 1, "", None), STEP, 10e9)
     assert finding.level == OK
-    assert finding.text.startswith("about 1 s a step, 2 hours for --train_steps=7200, reckoned from 10 billion")
+    assert finding.text.startswith("about 1 s per step, 2 hours for --train_steps=7200, estimated from 10 billion")
     slow = check_time(config, Device("CPU", 1, "", None), STEP, 10e6)
-    assert slow.level == NOTE and "about 16.7 minutes a step, 83.3 days" in slow.text and "a GPU" in slow.text
+    assert slow.level == NOTE and "about 16.7 minutes per step, 83.3 days" in slow.text and "a GPU" in slow.text
 
 
 @pytest.mark.parametrize(
     ("size", "text"), [(0, "0 MiB"), (12.4 * 2**20, "12 MiB"), (1.5 * GIB, "1.5 GiB"), (2345 * GIB, "2,345.0 GiB")]
 )
 def test_sizes(size, text):
-    assert in_bytes(size) == text
+    assert format_bytes(size) == text
 
 
 @pytest.mark.parametrize(
@@ -504,7 +506,7 @@ def test_sizes(size, text):
     [(0.2564, "0.26 s"), (119, "1.2e+02 s"), (120, "2 minutes"), (9000, "2.5 hours"), (1e7, "116 days")],
 )
 def test_durations(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_state_and_gradients_are_those_of_the_networks():
@@ -566,7 +568,7 @@ def test_a_run_that_fits(sound, capsys, tmp_path):
     subjects = [line.split(":")[0] for line in lines]
     names = ("Python", "lane", "packages", "processor", "OpenCV", "ffmpeg", "machine", "data", "TensorFlow", "devices")
     assert subjects == [f"OK      {name}" for name in (*names, "run", "--model_dir", "memory", "time")]
-    assert lines[10] == "OK      run: a new one"
+    assert lines[10] == "OK      run: new"
     assert re.search("about .* MiB at the peak of .* GiB free", lines[-2])
 
 
@@ -617,18 +619,18 @@ def test_devices_share_the_batch(sound, capsys, monkeypatch, distribution, clips
 
 def test_another_run_in_the_folder_is_a_problem(sound, capsys, monkeypatch):
     def check_run(config):
-        raise ConfigError("RUN holds another run")
+        raise ConfigError("RUN contains another run")
 
     monkeypatch.setattr(compatibility, "check_run", check_run)
     monkeypatch.setattr(cost, "step_cost", lambda config, clips: STEP)
     status, lines, _ = run(*TINY, capsys=capsys)
-    assert status == 1 and "PROBLEM run: RUN holds another run" in lines
+    assert status == 1 and "PROBLEM run: RUN contains another run" in lines
 
 
-def test_without_a_recipe_nothing_is_reckoned(sound, capsys, monkeypatch, tmp_path):
+def test_without_a_recipe_nothing_is_estimated(sound, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(cost, "step_cost", None)
     status, lines, _ = run(f"--model_dir={tmp_path}", capsys=capsys)
-    assert status == 0 and lines[-1].startswith("OK      run: no recipe was given; with --flagfile=")
+    assert status == 0 and lines[-1].startswith("OK      run: no recipe given; with one, such as --flagfile=")
 
 
 def test_a_tensorflow_that_does_not_load_ends_the_examination(sound, capsys, monkeypatch):

@@ -366,4 +366,4 @@ def test_what_is_wrong_with_the_classifier_ends_training_before_it_begins(folder
     assert latest_checkpoint(tmp_path / "run") is None
     result = fork_command("tganv2_tf.train", *flags)
     assert result.returncode == 2
-    assert "--eval_every_steps=2: valid: 0, or a --classifier" in result.stderr
+    assert "--eval_every_steps=2: valid: 0 without --classifier" in result.stderr

@@ -251,7 +251,7 @@ def test_a_snapshot_becomes_a_run_that_every_command_accepts(snapshots, tmp_path
     changed += ["--checkpoint_every_steps=4", "--num_previews=1"]
     result = fork_command("tests.quickly", "tganv2_tf.train", *flags, *changed)
     assert result.returncode == 0, result.stderr
-    assert "Going on from step 3" in result.stderr
+    assert "Resuming from step 3" in result.stderr
     trained, step = load_generator(Run.open(str(run)))
     assert step == 4
     moved = [np.abs(a - b).max() for a, b in zip(trained.get_weights(), original.get_weights())]

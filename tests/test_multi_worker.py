@@ -28,7 +28,7 @@ from tganv2_tf.runs import Run
 from tganv2_tf.training.distribution import HEARTBEAT_SECONDS, HEARTBEAT_VARIABLE, make_strategy
 
 NO_NAMESPACES = why_no_namespaces()
-LOST = re.compile(r"train: the run ended at step \d+: another worker is gone, or cannot be reached")
+LOST = re.compile(r"train: the run ended at step \d+: another worker was lost or cannot be reached")
 TRAIN = [*MODEL, *SMALL, *RUN, "--r1_weight=0", "--distribution=multi_worker", "--deterministic"]
 
 
@@ -148,7 +148,7 @@ def test_a_killed_chief_that_comes_back_costs_only_the_steps_since_the_last_chec
                 assert worker.returncode == 1 and len(lines) == 1 and LOST.fullmatch(lines[0]), worker.stderr
             else:
                 assert worker.returncode in (1, 2) and len(lines) == 1, worker.stderr
-    going_on = re.search(r"Going on from step (\d+)\.", lives[0][-1].stderr)
+    going_on = re.search(r"Resuming from step (\d+)\.", lives[0][-1].stderr)
     assert going_on and 2 <= int(going_on[1]) < STEPS
     # Only complete checkpoints, all written by the chief.
     kept = [f"ckpt-{step}.{part}" for step in (4, 6, 8) for part in ("data-00000-of-00001", "index")]
@@ -170,7 +170,7 @@ def test_workers_that_see_different_checkpoints_do_not_go_on(
     for worker, run in zip(workers, runs):
         assert (worker.returncode, worker.stderr.splitlines()[-1]) == (
             1,
-            f"train: --model_dir={run}: workers see different checkpoints, of the steps [0, {STEPS}]; put the run on a "
+            f"train: --model_dir={run}: workers see different checkpoints, of steps [0, {STEPS}]; put the run on a "
             "disk that all of them mount, or in a bucket",
         )
     assert load_generator(Run.open(str(undisturbed)))[1] == STEPS

@@ -267,7 +267,7 @@ def test_the_picture_shows_the_clip_above_what_the_latent_renders(made, tmp_path
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--model_dir=nowhere"], "nowhere: no such folder, and no checkpoint"),
+        (["--model_dir=nowhere"], "nowhere: no such folder or checkpoint"),
         (["--video=nowhere.mp4"], "nowhere.mp4: the file is missing"),
         (["--video=pyproject.toml"], "pyproject.toml: it cannot be opened as a video"),
         (["--first_frame=3"], "clip.avi: 33 frames; a clip of 16 takes 34, from its first frame on"),

@@ -22,7 +22,7 @@ from tganv2_tf.pretrained import load_generator
 from tganv2_tf.runs import Run, record_config
 from tganv2_tf.storage.files import read_npz
 from tganv2_tf.training.checkpoints import CheckpointFolder
-from tganv2_tf.training.snapshots import keep_for_ever
+from tganv2_tf.training.snapshots import keep_snapshot
 
 RECIPE = [
     *TINY_FLAGS,
@@ -256,7 +256,7 @@ def test_both_are_rendered_and_scored_alike(facts: dict[str, np.ndarray], work: 
     np.testing.assert_allclose(videos, facts["videos"], atol=1e-3)
 
     model.step.assign(14)
-    keep_for_ever(CheckpointFolder(model).save(14), "after-1")
+    keep_snapshot(CheckpointFolder(model).save(14), "after-1")
     record_config(command.config)
     entered = race.entrants(command)
     ours, theirs = entered[1.0]

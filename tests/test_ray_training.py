@@ -22,7 +22,7 @@ from tests.worker_processes import Server, on_loopback
 from tganv2_tf import cli, storage, train
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.runs import files_of, latest_checkpoint, record_config
+from tganv2_tf.runs import checkpoint_files, latest_checkpoint, record_config
 from tganv2_tf.storage import files
 from tganv2_tf.training import ray_training
 from tganv2_tf.training.compatibility import check_run
@@ -115,7 +115,7 @@ def chiefs(model_dir: str) -> list[int]:
 def copy_checkpoint(prefix: str, folder: pathlib.Path) -> pathlib.Path:
     """Copies it from a bucket; returns the new prefix."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in files_of(prefix):
+    for path in checkpoint_files(prefix):
         storage.copy(path, str(folder / os.path.basename(path)))
     return folder / os.path.basename(prefix)
 
@@ -135,8 +135,8 @@ def test_a_chief_that_is_killed_costs_nothing_but_time(bucket: str, tmp_path: pa
     try:
         driver.wait_until(lambda: step(run) >= 3 and chiefs(run))
         ray_nodes.end(chiefs(run)[-1])
-        driver.wait_until(lambda: "Going on from step" in driver.said)
-        resumed = int(re.findall(r"Going on from step (\d+)\.", driver.said)[-1])
+        driver.wait_until(lambda: "Resuming from step" in driver.said)
+        resumed = int(re.findall(r"Resuming from step (\d+)\.", driver.said)[-1])
         driver.wait_until(lambda: step(run) >= resumed + 3)
         processes = driver.descendants()
         driver.process.send_signal(signal.SIGINT)
@@ -145,7 +145,7 @@ def test_a_chief_that_is_killed_costs_nothing_but_time(bucket: str, tmp_path: pa
         driver.close()
     said = driver.said
     assert "Traceback" not in said
-    assert re.search(r"Ray: lost worker [01, ]+; all begin anew, restart 1 of 3 \(", said)
+    assert re.search(r"Ray: lost worker [01, ]+; all workers restart, 1 of 3 \(", said)
     assert resumed >= 3, "it begins at the newest checkpoint"
     last = step(run)
     assert f"Stopped at step {last} and saved" in said
@@ -160,7 +160,7 @@ def test_a_chief_that_is_killed_costs_nothing_but_time(bucket: str, tmp_path: pa
     workers = [server.start(*flags, "--distribution=multi_worker", env=task) for task in on_loopback(2)]
     server.wait(workers)
     assert [worker.returncode for worker in workers] == [0, 0], workers[0].stderr
-    assert f"Going on from step {resumed - 1}." in workers[0].stderr
+    assert f"Resuming from step {resumed - 1}." in workers[0].stderr
     assert "Changed: --distribution=multi_worker (the run has ray)." in workers[0].stderr
     assert "the order of the data is new" not in workers[0].stderr
     kept = f"snapshots/ckpt-{resumed + 2}"
@@ -185,7 +185,7 @@ def test_a_damaged_shard_ends_the_run_with_one_line_and_no_restart(data_dir: str
     # The command's message. A progress bar may be before it on its line, and lines of Ray's workers may follow.
     messages = [line.partition("train: ")[2] for line in driver.said.splitlines() if "train: " in line]
     assert messages and str(data_dir) in messages[-1], driver.said
-    assert "Traceback" not in driver.said and "begin anew" not in driver.said
+    assert "Traceback" not in driver.said and "workers restart" not in driver.said
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_dry_run_shows_a_worker_and_needs_no_ray(
     monkeypatch.setitem(sys.modules, "ray", None)
     flags = ["--dry_run", "--distribution=ray", "--num_workers=2"]
     assert main(*flags) == 0
-    line = "devices of this one of 2 workers: /job:worker/replica:0/task:0/device:CPU:0; 2 clips a step on each"
+    line = "devices of this worker (of 2): /job:worker/replica:0/task:0/device:CPU:0; 2 clips per step on each"
     assert line in capsys.readouterr().out.splitlines()
     assert main(*flags, "--gpus_per_worker=2") == 0
     assert "task:0/device:GPU:0, /job:worker/replica:0/task:0/device:GPU:1; 1 clips" in capsys.readouterr().out
@@ -264,7 +264,7 @@ def test_workers_find_what_the_driver_has_named(monkeypatch: pytest.MonkeyPatch,
         train=TrainConfig(model_dir="run", init_from="../first"),
         eval=EvalConfig(classifier="own.npz", cache_dir="~/cache"),
     )
-    placed = ray_training._placed(config)
+    placed = ray_training._with_absolute_paths(config)
     assert placed.data == config.data
     assert (placed.train.model_dir, placed.train.init_from) == (f"{tmp_path}/run", f"{tmp_path.parent}/first")
     assert (placed.eval.classifier, placed.eval.c3d_mean) == (f"{tmp_path}/own.npz", "")

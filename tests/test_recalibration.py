@@ -25,7 +25,7 @@ def test_statistics_become_those_of_the_features(classes):
     # By hand, for the first norm, whose inputs are all frames of the recurrence.
     z = tf.random.stateless_uniform([2000, 4], [1, 2], -1, 1)
     labels = tf.range(2000) % 3 if classes else None
-    features = generator.unroll(generator.first_map(z, labels), 4)[0].numpy()
+    features = generator.unroll(generator.initial_features(z, labels), 4)[0].numpy()
     first = generator.generator_levels[0].blocks[0].norm1
     np.testing.assert_allclose(first.moving_mean, features.mean((0, 1, 2, 3)), atol=0.02)
     np.testing.assert_allclose(first.moving_variance, features.var((0, 1, 2, 3)), rtol=0.15)

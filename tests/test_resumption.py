@@ -66,7 +66,7 @@ def test_a_run_that_is_taken_up_ends_with_the_same_bits(tmp_path: pathlib.Path, 
         file.unlink()
     result = fork_command(*command, f"--model_dir={taken_up}")
     assert result.returncode == 0, result.stderr
-    assert "Going on from step 1" in result.stderr
+    assert "Resuming from step 1" in result.stderr
     expected, found = (tensors(f"{folder}/checkpoints/ckpt-3") for folder in (whole, taken_up))
     assert len(expected) > 100
     assert found == expected

@@ -53,7 +53,7 @@ def test_a_run_without_checkpoints_and_no_run_at_all(tmp_path: pathlib.Path) -> 
     new, nothing = Run.open(tmp_path / "new"), Run.open(tmp_path / "nothing")
     assert new.exists and new.checkpoint is None and new.class_names == () and new.fps == 0
     assert not nothing.exists and nothing.checkpoint is None and nothing.folder == str(tmp_path / "nothing")
-    with pytest.raises(UserError, match="nothing: no such folder, and no checkpoint"):
+    with pytest.raises(UserError, match="nothing: no such folder or checkpoint"):
         _ = nothing.config
 
 

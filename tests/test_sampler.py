@@ -270,7 +270,7 @@ def test_load_takes_runs_checkpoints_and_exports(made, tmp_path):
     with pytest.raises(UserError, match=f"^{tmp_path} is not a run: no config.json in it"):
         tganv2_tf.load(tmp_path)
     for name in ("none", "none/snapshots/ckpt-5"):
-        with pytest.raises(UserError, match=f"^{tmp_path}/{name}: no such folder, and no checkpoint"):
+        with pytest.raises(UserError, match=f"^{tmp_path}/{name}: no such folder or checkpoint"):
             tganv2_tf.load(tmp_path / name)
     (tmp_path / "saved_model.pb").write_bytes(b"no protocol buffer")
     with pytest.raises(UserError, match=f"^{tmp_path}: no SavedModel there"):

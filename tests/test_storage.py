@@ -391,7 +391,7 @@ def test_the_whole_line_on_a_bucket(environment: dict[str, str], tmp_path: pathl
     said = succeed(environment, *train, stderr=True)
     assert "retrying in 1 s" in said
     assert "credentials" not in said, "what botocore logs"
-    assert "Going on from step 1." in said
+    assert "Resuming from step 1." in said
     server.shutdown()
     assert "ckpt-2.index" in storage.names(f"{run}/checkpoints")
     assert {(step, "train/generator_loss") for step in (1, 2)} <= tags_of(run, tmp_path / "events")

@@ -79,7 +79,7 @@ def test_half_precision_trains_and_resumes(precision: str, data_dir: str, tmp_pa
     how = [*SMALL, f"--mixed_precision={precision}", "--r1_every_steps=2", "--gradient_clip_norm=10", "--loss=hinge"]
     train(data_dir, tmp_path, *how, "--train_steps=2", run=fork_command)
     said = train(data_dir, tmp_path, *how, "--train_steps=3", "--global_batch_size=8", run=step_by_step)
-    assert "Going on from step 2" in said
+    assert "Resuming from step 2" in said
     assert "Changed: --train_steps=3 (the run has 2)" in said
     assert "Changed: --global_batch_size=8 (the run has 4)" in said
     if precision == "mixed_float16":
@@ -96,7 +96,7 @@ def test_fine_tuning_begins_with_the_networks_of_another_run(data_dir: str, tmp_
     for source, step in ((first, 2), (first / "snapshots" / "ckpt-1", 1)):
         tuned = tmp_path / f"from{step}"
         said = train(data_dir, tuned, f"--init_from={source}", *frozen, "--num_frames=8", run=step_by_step)
-        assert f"A new run with the networks of {first}" in said
+        assert f"New run, initialised from {first}" in said
         reader = tf.train.load_checkpoint(str(first / "snapshots" / f"ckpt-{step}"))
         steps = load_generator(Run.open(str(tuned)))[1]
         assert (Run.open(str(tuned)).config.model.num_frames, steps) == (8, 1)
@@ -111,9 +111,9 @@ def test_fine_tuning_begins_with_the_networks_of_another_run(data_dir: str, tmp_
         np.testing.assert_allclose(after.get_tensor(key.format("ema_generator")), expected, atol=1e-6)
     where = [f"--data_dir={data_dir}", f"--model_dir={tmp_path}/other", f"--init_from={first}", "--train_steps=1"]
     line = fail("tganv2_tf.train", *MODEL, *RUN, *where, "--lstm_channels=8", status=2)
-    assert "its networks have other shapes: --lstm_channels=8 (there 4)" in line
+    assert "its networks have different shapes: --lstm_channels=8 (it has 4)" in line
     line = fail("tganv2_tf.train", *MODEL, *RUN, *where, f"--init_from={tmp_path}", status=2)
-    assert f"--init_from={tmp_path}: no checkpoint there" in line
+    assert f"--init_from={tmp_path}: no checkpoint found" in line
     damaged = first / "checkpoints" / "ckpt-2.data-00000-of-00001"
     os.truncate(damaged, damaged.stat().st_size // 2)
     line = fail("tganv2_tf.train", *MODEL, *RUN, *where, status=1)
@@ -191,14 +191,14 @@ def test_two_workers_train_one_model_and_only_the_chief_writes(data_dir: str, tm
     chief, other = finish(workers)
     assert [worker.returncode for worker in workers] == [143, 143], chief + other
     step = load_generator(Run.open(str(run)))[1]
-    assert "Going on from step 2" in chief
+    assert "Resuming from step 2" in chief
     assert f"Stopped at step {step} and saved" in chief
 
 
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({}, "set TF_CONFIG on every worker, or start the workers with srun; neither is there"),
+        ({}, "TF_CONFIG is not set, nor is this a Slurm step; set it on every worker, or use srun"),
         ({"TF_CONFIG": "{"}, "TF_CONFIG cannot be used"),
         ({"TF_CONFIG": '{"cluster": {"ps": ["a:1"]}}'}, "TF_CONFIG cannot be used"),
         ({"SLURM_PROCID": "0"}, "Slurm's environment cannot be used"),

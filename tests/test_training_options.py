@@ -141,7 +141,7 @@ def test_bfloat16_without_avx512(monkeypatch):
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
         check_bfloat16(config)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx2")
-    with pytest.raises(UserError, match="ONEDNN_MAX_CPU_ISA=avx2 withholds"):
+    with pytest.raises(UserError, match="ONEDNN_MAX_CPU_ISA=avx2 disables"):
         check_bfloat16(config)
 
 

@@ -55,9 +55,7 @@ def parse_policy(text: str) -> tuple[str, ...]:
         return ()
     names = tuple(name.strip() for name in text.split(","))
     if not set(names) <= set(POLICIES) or len(set(names)) < len(names):
-        raise ConfigError(
-            f"--diffaugment={text}: valid: names out of {','.join(POLICIES)}, each at most once, or nothing for none"
-        )
+        raise ConfigError(f"--diffaugment={text}: valid: any of {','.join(POLICIES)}, each at most once; empty = none")
     return names
 
 
@@ -75,20 +73,20 @@ class ModelConfig:
         "batch stride of the subsampling layer after each level but the last", (2, 2, 2)
     )
     lstm_channels: int = option("channels of the base map and of the convolutional LSTM", 1024)
-    lstm_layers: int = option("convolutional LSTMs on top of each other", 1)
-    lstm_forget_bias: float = option("initial bias of the forget gate; above 0 the latent outlasts more frames", 0.0)
+    lstm_layers: int = option("number of stacked convolutional LSTMs", 1)
+    lstm_forget_bias: float = option("initial bias of the forget gate; above 0 the latent lasts for more frames", 0.0)
     up_channels: tuple[int, ...] = option(
-        "channels of each up block: three at level 1, one a later level", (512, 256, 128, 64, 32, 32)
+        "channels of each up block: three at level 1, one per later level", (512, 256, 128, 64, 32, 32)
     )
     discriminator_channels: tuple[int, ...] = option(
         "channels of each residual block of a discriminator", (64, 128, 256, 512, 1024)
     )
     spectral_norm: bool = option("divide the discriminators' weights by their largest singular value", True)
     grow_length_one_axes: bool = option(
-        "pad length-one axes before pooling, as the authors' code does by a slip", False
+        "pad length-one axes before pooling, as the authors' code does, probably by mistake", False
     )
-    conditional: bool = option("generate videos of the class that is asked for; the data set must have labels", False)
-    num_classes: int = option("classes of a conditional model; 0 = as many as the data set has", 0)
+    conditional: bool = option("generate videos of a given class; the data set must have labels", False)
+    num_classes: int = option("number of classes of a conditional model; 0 = that of the data set", 0)
 
     def __post_init__(self) -> None:
         # With one frame the recurrence would not run, and its weights would have no gradient.
@@ -126,20 +124,18 @@ class DataConfig:
     """Training data."""
 
     data_dir: str = option("folder of the shards and their manifest.json", "")
-    data_prep: str = option("data_prep command that makes such data, named in messages if there are none", "")
+    data_prep: str = option("data_prep command that creates the data, shown in messages if they are missing", "")
     flip: bool = option("mirror half of the clips", True)
     normalization: str = option(
         "bytes to [-1, 1]: paper = x / 127.5 - 1, official = (x - 128) / 128", "paper", ("paper", "official")
     )
-    shuffle_buffer: int = option("clips in a block, whose order is shuffled; three blocks of JPEG are in memory", 1024)
-    frame_step: int = option("distance of the frames of a clip in the video, in frames", 1)
-    windows_per_record: int = option("clips drawn from each record that is read; more of them spare a slow disk", 1)
-    skip_corrupt_records: bool = option(
-        "leave damaged records out, log and count them, instead of ending the run", False
-    )
+    shuffle_buffer: int = option("clips per shuffled block; three blocks of JPEG clips are in memory", 1024)
+    frame_step: int = option("distance between successive frames of a clip, in frames of the video", 1)
+    windows_per_record: int = option("clips sampled per record read; larger values reduce disk reads", 1)
+    skip_corrupt_records: bool = option("skip, log and count damaged records instead of ending the run", False)
 
     def __post_init__(self) -> None:
-        valid = "a folder of this machine, s3://BUCKET/FOLDER or http(s)://HOST/FOLDER"
+        valid = "a local folder, s3://BUCKET/FOLDER or http(s)://HOST/FOLDER"
         scheme = self.data_dir.partition("://")[0] if "://" in self.data_dir else ""
         require(scheme in ("", "s3", "http", "https"), "data_dir", self.data_dir, valid)
         for name in ("shuffle_buffer", "frame_step", "windows_per_record"):
@@ -152,20 +148,20 @@ class TrainConfig:
 
     model_dir: str = option("folder of the run: config, checkpoints, TensorBoard events", "", group="The run")
     train_steps: int = option("generator updates of the whole run", 100_000)
-    global_batch_size: int = option("clips a step at level 1 (N_1), over all replicas", 64)
+    global_batch_size: int = option("clips per step at level 1 (N_1), over all replicas", 64)
     seed: int = option("seed of initial weights, latents, offsets and data order", 0)
-    init_from: str = option("run, or checkpoint of one, whose networks a new run begins with", "")
+    init_from: str = option("run or checkpoint whose networks initialise a new run", "")
     loss: str = option("adversarial loss", "non_saturating", ("non_saturating", "minimax", "hinge"), group="Objective")
     score: str = option(
-        "sum = one score a clip, summed over levels (paper); separate = one a level (authors' code)",
+        "sum = one score per clip, summed over levels (paper); separate = one per level (authors' code)",
         "sum",
         ("sum", "separate"),
     )
-    n_dis: int = option("discriminator updates a generator update", 1)
+    n_dis: int = option("discriminator updates per generator update", 1)
     r1_weight: float = option("strength of the gradient penalty on real clips; 0 = none", 16.0)
-    r1_every_steps: int = option("steps between two penalties, each so many times as strong; 0 = no penalty", 1)
+    r1_every_steps: int = option("steps between penalties, which are scaled by it (lazy regularization); 0 = none", 1)
     diffaugment: str = option(
-        f"random changes of all clips that the discriminators see: some of {','.join(POLICIES)}", ""
+        f"augmentations of all clips that the discriminators see: any of {','.join(POLICIES)}", ""
     )
     generator_learning_rate: float = option("Adam step size of the generator", 1e-4, group="Optimisation")
     discriminator_learning_rate: float = option("Adam step size of the discriminators", 1e-4)
@@ -173,16 +169,15 @@ class TrainConfig:
     adam_beta1: float = option("decay of Adam's first moment", 0.0)
     adam_beta2: float = option("decay of Adam's second moment", 0.9)
     adam_epsilon: float = option("Adam's epsilon, outside the bias correction", 8e-8)
-    gradient_clip_norm: float = option("largest norm of each network's gradient over all replicas; 0 = any", 0.0)
+    gradient_clip_norm: float = option("clip each network's global gradient to this norm; 0 = no clipping", 0.0)
     gradient_accumulation_steps: int = option(
-        "parts in which a replica works through its batch, one after the other, to spare memory", 1
+        "microbatches per replica and step, computed one after the other, to save memory", 1
     )
     recompute: bool = option(
-        "compute the generator's levels, and the discriminators' blocks on fakes, a second time to go back through "
-        "them, to spare memory",
+        "recompute the generator's levels and the discriminators' blocks on fakes in the backward pass, to save memory",
         False,
     )
-    ema_decay: float = option("decay of the averaged generator's weights a step; 0 = no averaging", 0.999)
+    ema_decay: float = option("decay per step of the averaged generator's weights; 0 = no averaging", 0.999)
     distribution: str = option(
         "mirrored = all devices of this machine; one_device; multi_worker = all machines that TF_CONFIG or Slurm "
         "names; ray = the workers of a Ray cluster",
@@ -191,40 +186,39 @@ class TrainConfig:
         group="Devices and speed",
     )
     mixed_precision: str = option(
-        "what the networks compute in; weights, norms, losses, penalty and videos are float32 in all",
+        "dtype policy of the networks; weights, norms, losses, penalty and videos are always float32",
         "float32",
         ("float32", "mixed_bfloat16", "mixed_float16"),
     )
     gradients: str = option(
-        "fast = few passes through the networks; plain = by the definition in models/objective.py, slower, not with "
+        "fast = fewer passes through the networks; plain = by the definition in models/objective.py, slower, not with "
         "mixed_float16; both compute the same numbers",
         "fast",
         ("fast", "plain"),
     )
-    jit_compile: bool = option("compile a step with XLA; with --distribution=one_device", False)
+    jit_compile: bool = option("compile the step with XLA; requires --distribution=one_device", False)
     deterministic: bool = option(
-        "use only operations that give the same bits each time, so that a run ends with the same weights however often "
-        "it was stopped",
+        "use only bit-reproducible operations: a run then ends with the same weights however often it was stopped",
         False,
     )
-    steps_per_execution: int = option("steps between two returns from the graph; all intervals are multiples of it", 1)
+    steps_per_execution: int = option("steps per execution of the graph; all intervals must be multiples of it", 1)
     profile_steps: tuple[int, ...] = option("first and last step to profile into TensorBoard, such as 20,25", ())
     max_restarts: int = option(
-        "times that losses which are not finite send a run back to its newest checkpoint, to go on with other random "
-        "numbers; 0 = they end it",
+        "maximum restarts from the newest checkpoint, with other random numbers, after non-finite losses; 0 = end the "
+        "run",
         0,
     )
-    log_every_steps: int = option("steps between two rows of scalars; 0 = never", 50, group="What is shown and kept")
+    log_every_steps: int = option("steps between two rows of scalars; 0 = never", 50, group="Logs and checkpoints")
     preview_every_steps: int = option("steps between two animated previews; 0 = never", 1000)
     num_previews: int = option("fixed latents in the previews", 16)
-    checkpoint_every_steps: int = option("steps between two checkpoints; 0 = only where the run ends or stops", 1000)
-    keep_checkpoints: int = option("newest checkpoints that are kept", 3)
-    keep_checkpoint_every_steps: int = option("checkpoints at multiples of it are kept for ever; 0 = none", 0)
+    checkpoint_every_steps: int = option("steps between two checkpoints; 0 = only when the run ends or stops", 1000)
+    keep_checkpoints: int = option("number of newest checkpoints to keep", 3)
+    keep_checkpoint_every_steps: int = option("keep checkpoints at multiples of this step permanently; 0 = none", 0)
     eval_every_steps: int = option(
-        "steps between two evaluations by --classifier, of checkpoints; 0 = none", 0, group="Scores while training"
+        "steps between evaluations of checkpoints with --classifier; 0 = none", 0, group="Scores during training"
     )
     best_score: str = option(
-        "score by which the best checkpoint is kept, in RUN/best", "inception_score", ("inception_score", "c3d_fid")
+        "score that selects the checkpoint kept in RUN/best", "inception_score", ("inception_score", "c3d_fid")
     )
 
     def __post_init__(self) -> None:
@@ -249,9 +243,9 @@ class TrainConfig:
         ):
             require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
-            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 up to, not including, 1")
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number of at least 0 and below 1")
         local = "://" not in self.model_dir or self.model_dir.startswith("s3://")
-        require(local, "model_dir", self.model_dir, "a folder of this machine, or s3://BUCKET/FOLDER")
+        require(local, "model_dir", self.model_dir, "a local folder, or s3://BUCKET/FOLDER")
         # Float16 needs loss scaling, which plain gradients do not implement.
         fast = self.gradients == "fast" or self.mixed_precision != "mixed_float16"
         require(fast, "gradients", self.gradients, "fast with --mixed_precision=mixed_float16")
@@ -263,7 +257,7 @@ class TrainConfig:
             not self.jit_compile or self.distribution == "one_device",
             "jit_compile",
             "true",
-            f"with --distribution=one_device only, and it is {self.distribution}",
+            f"with --distribution=one_device only, not {self.distribution}",
         )
         for name in ("train_steps", *(f"{what}_every_steps" for what in ("log", "preview", "checkpoint"))):
             require(
@@ -280,7 +274,7 @@ class TrainConfig:
         if self.profile_steps:
             ordered = len(self.profile_steps) == 2 and list(self.profile_steps) == sorted(self.profile_steps)
             inside = ordered and self.profile_steps[0] >= 1 and self.profile_steps[1] <= self.train_steps
-            text = f"two numbers FIRST,LAST from 1 to --train_steps={self.train_steps}, or nothing"
+            text = f"two numbers FIRST,LAST from 1 to --train_steps={self.train_steps}, or empty"
             require(inside, "profile_steps", self.profile_steps, text)
 
     def is_due(self, step: int, every: int) -> bool:
@@ -304,16 +298,16 @@ class EvalConfig:
     )
     c3d_mean: str = option("the authors' mean2.npz, with their weights in --classifier", "")
     protocol: str = option(
-        "what the classifier sees: official = the video as it is (authors' code), paper = resized to 128x128 first",
+        "input of the classifier: official = the video as it is (authors' code), paper = resized to 128x128 first",
         "official",
         ("official", "paper"),
     )
-    num_samples: int = option("generated videos of one repetition", 2048)
-    repetitions: int = option("repetitions, over which mean and standard deviation are taken", 10)
-    real_passes: int = option("clips of each record of real videos that stand for the data", 10)
+    num_samples: int = option("generated videos per repetition", 2048)
+    repetitions: int = option("repetitions, for mean and standard deviation", 10)
+    real_passes: int = option("clips sampled per record of real videos", 10)
     eval_batch_size: int = option("videos that are generated and scored at once", 16)
     recalibration_batches: int = option(
-        "batches from which the scored generator's batch-norm statistics are taken anew; 0 = those of training",
+        "batches for recomputing the scored generator's batch-norm statistics; 0 = keep those of training",
         0,
     )
     cache_dir: str = option("folder for features of real clips; none = compute them each time", "~/.cache/tganv2_tf")
@@ -341,7 +335,7 @@ class Config:
             not self.train.eval_every_steps or bool(self.eval.classifier),
             "eval_every_steps",
             self.train.eval_every_steps,
-            "0, or a --classifier to score with; `python -m tganv2_tf.train_classifier` makes one",
+            "0 without --classifier; `python -m tganv2_tf.train_classifier` trains one",
         )
         parts = self.train.gradient_accumulation_steps
         divisor = self.model.pyramid.levels[-1].clip_stride * parts

@@ -19,14 +19,14 @@ import sys
 from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.diagnosis.findings import PROBLEM
-from tganv2_tf.diagnosis.recipe import examine
+from tganv2_tf.diagnosis.recipe import run_checks
 
 
 def main(model: ModelConfig, data: DataConfig, train: TrainConfig, eval: EvalConfig) -> int:
     config = Config(model, data, train, eval)
     has_recipe = (model, dataclasses.replace(train, model_dir="")) != (ModelConfig(), TrainConfig())
     num_problems = 0
-    for finding in examine(config, has_recipe):
+    for finding in run_checks(config, has_recipe):
         print(finding, flush=True)
         num_problems += finding.level == PROBLEM
     if num_problems:

@@ -17,7 +17,7 @@ from tganv2_tf import storage
 from tganv2_tf.config import Config
 from tganv2_tf.errors import UserError
 from tganv2_tf.models.generator import Generator
-from tganv2_tf.runs import CHECKPOINT_DIR, CONFIG_FILE, Run, files_of, name_newest, record_config
+from tganv2_tf.runs import CHECKPOINT_DIR, CONFIG_FILE, Run, checkpoint_files, record_config, write_checkpoint_state
 
 
 def load_generator(run: Run) -> tuple[Generator, int]:
@@ -49,7 +49,7 @@ def save_generator(generator: Generator, run: Run, step: int, folder: str | os.P
       UserError: The folder exists already.
     """
     if storage.exists(folder):
-        raise UserError(f"{folder} is already there; name a new folder")
+        raise UserError(f"{folder} already exists; choose a new folder")
     if storage.is_remote(folder):
         with tempfile.TemporaryDirectory() as local:
             save_generator(generator, run, step, os.path.join(local, "run"))
@@ -66,7 +66,7 @@ def save_generator(generator: Generator, run: Run, step: int, folder: str | os.P
         record_config(Config(config.model, data, train, scores), run.class_names, temporary, run.fps)
         weights = tf.train.Checkpoint(ema_generator=generator, step=tf.Variable(step, dtype=tf.int64))
         prefix = weights.write(os.path.join(temporary, CHECKPOINT_DIR, f"ckpt-{step}"))
-        name_newest(prefix)
+        write_checkpoint_state(prefix)
         os.chmod(temporary, 0o755)
         os.replace(temporary, target)
     except BaseException:
@@ -87,7 +87,7 @@ def readable(prefix: str) -> Iterator[str]:
         if storage.is_remote(prefix):
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             local = os.path.join(folder, os.path.basename(prefix))
-            for file in files_of(prefix):
+            for file in checkpoint_files(prefix):
                 storage.copy(file, os.path.join(folder, os.path.basename(file)))
         try:
             yield local

@@ -61,7 +61,7 @@ class PyramidSpec:
         if len(self.batch_strides) != len(self.frame_strides):
             raise ConfigError(
                 f"--batch_strides={','.join(map(str, self.batch_strides))} has {len(self.batch_strides)} strides and "
-                f"--frame_strides={text} has {len(self.frame_strides)}; there must be one of each between two levels"
+                f"--frame_strides={text} has {len(self.frame_strides)}; both need one stride between each two levels"
             )
         for name in ("frame_strides", "batch_strides"):
             strides = getattr(self, name)
@@ -70,7 +70,7 @@ class PyramidSpec:
         divisor = math.prod(self.frame_strides)
         if self.num_frames < 1 or self.num_frames % divisor:
             raise ConfigError(
-                f"--num_frames={self.num_frames} cannot be divided by --frame_strides={text}; "
+                f"--num_frames={self.num_frames} is not divisible by --frame_strides={text}; "
                 f"valid: a multiple of {divisor}"
             )
         if self.resolution < self.scale or self.resolution % self.scale:

@@ -78,8 +78,8 @@ class Run:
             return Config.from_json(storage.read_text(path))
         except (FileNotFoundError, NotADirectoryError) as error:
             if not storage.exists(folder) and not storage.is_read_only(folder):
-                raise UserError(f"{folder}: no such folder, and no checkpoint") from error
-            text = f"{folder} is not a run: no {CONFIG_FILE} in it; `python -m tganv2_tf.train` makes one"
+                raise UserError(f"{folder}: no such folder or checkpoint") from error
+            text = f"{folder} is not a run: no {CONFIG_FILE} in it; `python -m tganv2_tf.train` creates one"
             raise UserError(text) from error
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -100,7 +100,7 @@ class Run:
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read: {error}") from error
         if not isinstance(names, list) or len(names) != num_classes or not all(isinstance(name, str) for name in names):
-            raise UserError(f"{path}: not a list of the {num_classes} names of the run's classes")
+            raise UserError(f"{path}: not a list of the names of the run's {num_classes} classes")
         return tuple(names)
 
     @functools.cached_property
@@ -150,12 +150,12 @@ def checkpoints_in(folder: str) -> list[str]:
     return [storage.join(folder, f"ckpt-{number}") for number in sorted(numbers, reverse=True)]
 
 
-def step_of(prefix: str) -> int:
+def checkpoint_step(prefix: str) -> int:
     """Returns the step of a checkpoint, given its prefix."""
     return int(prefix.rpartition("-")[2])
 
 
-def name_newest(prefix: str) -> None:
+def write_checkpoint_state(prefix: str) -> None:
     """Writes the `checkpoint` file, which `tf.train.latest_checkpoint` reads."""
     folder, name = os.path.split(prefix)
     write_atomically(storage.join(folder, "checkpoint"), f'model_checkpoint_path: "{name}"\n')
@@ -166,7 +166,7 @@ def latest_checkpoint(model_dir: str | os.PathLike[str]) -> str | None:
     return next(iter(checkpoints_in(storage.join(model_dir, CHECKPOINT_DIR))), None)
 
 
-def files_of(prefix: str) -> list[str]:
+def checkpoint_files(prefix: str) -> list[str]:
     """Returns the files of a checkpoint. The index is last: without it the checkpoint does not exist."""
     folder, name = os.path.split(prefix)
     files = [file for file in storage.names(folder) if file.startswith(f"{name}.")]

@@ -47,16 +47,18 @@ def subsample(features: tf.Tensor, frame_offset: tf.Tensor | int, frame_stride: 
     shape = [num_frames // frame_stride, frame_stride, *features.shape[2:]]
     grouped = tf.reshape(features[::batch_stride], [-1, *shape])
     # XLA cannot compile or differentiate a slice that starts at a tensor, but it can gather one frame per group.
-    return tf.ensure_shape(_pick(grouped, tf.convert_to_tensor(frame_offset)), [samples, shape[0], *features.shape[2:]])
+    return tf.ensure_shape(
+        _select(grouped, tf.convert_to_tensor(frame_offset)), [samples, shape[0], *features.shape[2:]]
+    )
 
 
 @tf.custom_gradient
-def _pick(grouped: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, None]]]:
+def _select(grouped: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, None]]]:
     """Selects the same index of each group of S: [N, M, S, H, W, C] -> [N, M, H, W, C]."""
 
-    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
-        chosen = tf.one_hot(index, grouped.shape[2], dtype=upstream.dtype)
-        return upstream[:, :, tf.newaxis] * chosen[:, tf.newaxis, tf.newaxis, tf.newaxis], None
+    def gradient(grad_output: tf.Tensor) -> tuple[tf.Tensor, None]:
+        chosen = tf.one_hot(index, grouped.shape[2], dtype=grad_output.dtype)
+        return grad_output[:, :, tf.newaxis] * chosen[:, tf.newaxis, tf.newaxis, tf.newaxis], None
 
     return tf.gather(grouped, index, axis=2), gradient
 
@@ -89,17 +91,19 @@ def video_pyramid(videos: tf.Tensor, spec: PyramidSpec, seed: tf.Tensor) -> list
     num_clips, (num_frames, *frame_shape) = tf.shape(videos)[0], videos.shape[1:]
     # Subsamples indices of frames, so that frames are copied and cast only once per level.
     all_frames = tf.reshape(videos, [-1, *frame_shape])
-    numbers = tf.reshape(tf.range(num_clips * num_frames), [num_clips, num_frames])
+    frame_indices = tf.reshape(tf.range(num_clips * num_frames), [num_clips, num_frames])
     levels = []
     for level in spec.levels:
         frames = videos
         if level.number > 1:
             frame_stride = spec.frame_strides[level.number - 2]
-            numbers = numbers[:: spec.batch_strides[level.number - 2]]
+            frame_indices = frame_indices[:: spec.batch_strides[level.number - 2]]
             level_seed = tf.random.experimental.stateless_fold_in(seed, level.number)
-            offsets = tf.random.stateless_uniform([tf.shape(numbers)[0], 1], level_seed, 0, frame_stride, tf.int32)
+            offsets = tf.random.stateless_uniform(
+                [tf.shape(frame_indices)[0], 1], level_seed, 0, frame_stride, tf.int32
+            )
             indices = offsets + tf.range(level.frames)[tf.newaxis] * frame_stride
-            numbers = tf.gather(numbers, indices, batch_dims=1)
-            frames = tf.gather(all_frames, numbers)
+            frame_indices = tf.gather(frame_indices, indices, batch_dims=1)
+            frames = tf.gather(all_frames, frame_indices)
         levels.append(average_pixels(tf.cast(frames, tf.float32), spec.resolution // level.size))
     return levels

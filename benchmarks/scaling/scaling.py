@@ -181,11 +181,11 @@ class _Worker:
         task = {"cluster": {"worker": list(addresses)}, "task": {"type": "worker", "index": index}}
         os.environ["TF_CONFIG"] = json.dumps(task)
         from benchmarks.speed.implementations import tensorflow_model
-        from tganv2_tf.training.distribution import any_worker
+        from tganv2_tf.training.distribution import make_any_reduce
 
         self.config, self.workers = config, len(addresses)
         self.model = tensorflow_model(config)
-        self.any_worker = any_worker(self.model.distribute_strategy)
+        self.any_reduce = make_any_reduce(self.model.distribute_strategy)
         self.made: dict[int, tuple[Any, Any]] = {}
 
     def _step(self, clips: int) -> tuple[Any, Any]:
@@ -219,7 +219,7 @@ class _Worker:
             for _ in range(number):
                 start = time.perf_counter()
                 results = {name: float(value) for name, value in step(batches).items()}
-                self.any_worker(False)  # as the training loop does after each step
+                self.any_reduce(False)  # as the training loop does after each step
                 seconds.append(time.perf_counter() - start)
         if not all(map(math.isfinite, results.values())):
             raise UserError("the losses are no numbers; what was measured is no training")

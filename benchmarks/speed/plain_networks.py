@@ -60,7 +60,7 @@ class PlainGenerator(Generator):
         assert training and labels is None and not recompute
         frame_strides = self.config.frame_strides if frame_strides is None else frame_strides
         batch_strides = self.config.batch_strides if batch_strides is None else batch_strides
-        inputs = self.first_map(z)
+        inputs = self.initial_features(z)
         hidden = cell = zeros = tf.zeros_like(inputs)
         frames = []
         for frame in [inputs] + [zeros] * (self.config.num_frames - 1):

@@ -161,7 +161,7 @@ def race(command: Command) -> Row:
       UserError: One of them failed, or ours had no checkpoint at the first moment.
     """
     from tganv2_tf.runs import latest_checkpoint
-    from tganv2_tf.training.snapshots import keep_for_ever
+    from tganv2_tf.training.snapshots import keep_snapshot
 
     cores, folder = sorted(os.sched_getaffinity(0)), pathlib.Path(command.work_dir)
     if len(cores) < 2:
@@ -185,7 +185,7 @@ def race(command: Command) -> Row:
             newest = latest_checkpoint(folder / "ours")
             if newest is None:
                 raise UserError(f"tganv2_tf.train has no checkpoint after {minutes:g} minutes; give it more --minutes")
-            keep_for_ever(newest, f"after-{minutes:g}")
+            keep_snapshot(newest, f"after-{minutes:g}")
         had = Row("processor time", "s", processor_time(ours.pid), processor_time(theirs.pid or 0))
         ours.send_signal(signal.SIGTERM)  # it saves a checkpoint and ends
         ours.wait()

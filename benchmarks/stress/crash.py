@@ -234,7 +234,7 @@ def lives(run: Run, kills: int, draw: random.Random) -> Iterator[Life]:
             return
         life.damage = damage(run, draw) if number % 2 else ""
         said = run.log.read_text(errors="replace").splitlines()[told:]
-        resumed = [line for line in said if "Going on from step" in line]
+        resumed = [line for line in said if "Resuming from step" in line]
         life.resumed_at = int(resumed[0].rpartition("step ")[2].rstrip(".")) if resumed else 0
         yield life
 
@@ -271,7 +271,7 @@ def main(command: Command) -> int:
                 )
             finish(killed)
             bar.update()
-            damaged = killed.log.read_text(errors="replace").count("goes back to the checkpoint before it")
+            damaged = killed.log.read_text(errors="replace").count("falls back to the previous checkpoint")
             different = differing(whole.checkpoints()[-1], killed.checkpoints()[-1])
             faults += bool(different)
             verdict = (

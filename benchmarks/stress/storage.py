@@ -296,7 +296,7 @@ def bad_weather(bench: Bench, fault: str, seconds: float, table: Table) -> None:
         felt = bench.proxy.met - felt
         problem = ended.last_line if ended.status else wrong()
         problem = problem or ("" if felt or fault == "stopped" else "nobody has felt it")
-        tries = len(re.findall("retrying in|Going on from the newest", ended.said))
+        tries = len(re.findall("retrying in|Resuming from the newest", ended.said))
         good = f"as on the disk, after {tries} new attempts of ours"
         table.add(name, f"{FAULTS[fault]}, {seconds:g} s", ended.seconds, felt or "-", not problem, problem or good)
 

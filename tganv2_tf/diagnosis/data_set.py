@@ -8,7 +8,7 @@ from tganv2_tf.config import Config, DataConfig, ModelConfig
 from tganv2_tf.data.advice import how_to_make, preparation
 from tganv2_tf.data.lengths import describe_too_short
 from tganv2_tf.data.manifest import Manifest
-from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, in_bytes
+from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, format_bytes
 from tganv2_tf.errors import UserError
 
 
@@ -24,13 +24,13 @@ def check_shards(model: ModelConfig, data: DataConfig) -> tuple[Finding, Manifes
     size = sum(shard.bytes for shard in manifest.shards)
     text = (
         f"{manifest.name}, {manifest.split}: {manifest.num_videos} videos, {len(manifest.labels)} labels, "
-        f"{manifest.width}x{manifest.height} pixels, {manifest.num_shards} shards, {in_bytes(size)}"
+        f"{manifest.width}x{manifest.height} pixels, {manifest.num_shards} shards, {format_bytes(size)}"
     )
     faults = [f"{file}: {fault}" for file, fault in manifest.faults(data.data_dir).items()]
     if faults:
         level, advice = (NOTE, "") if data.skip_corrupt_records else (PROBLEM, "; copy or prepare the data set again")
         return Finding(level, "data", f"{text}; {len(faults)} are damaged, the first {faults[0]}{advice}"), manifest
-    verify = f"`python -m data_prep.verify --data_dir={data.data_dir}` reads them"
+    verify = f"`python -m data_prep.verify --data_dir={data.data_dir}` checks their contents"
     return Finding(OK, "data", f"{text}; all have the right size; {verify}"), manifest
 
 

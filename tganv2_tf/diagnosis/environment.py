@@ -8,7 +8,7 @@ import platform
 import sys
 from collections.abc import Iterator
 
-from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, in_bytes
+from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, format_bytes
 from tganv2_tf.errors import InstallError
 from tganv2_tf.runtime import lanes, machine
 
@@ -50,9 +50,7 @@ def check_versions() -> Iterator[Finding]:
     if same:
         yield Finding(OK, "packages", f"{len(same)} of {len(pins)} as pinned: {', '.join(same)}")
     if not pins:
-        yield Finding(
-            NOTE, "packages", "neither requirements.txt nor the installed distribution tells which are needed"
-        )
+        yield Finding(NOTE, "packages", "neither requirements.txt nor the installed distribution lists them")
     yield check_processor()
     try:
         import cv2
@@ -65,7 +63,7 @@ def check_versions() -> Iterator[Finding]:
     try:
         import imageio_ffmpeg
 
-        yield Finding(OK, "ffmpeg", f"{imageio_ffmpeg.get_ffmpeg_version()}, of imageio-ffmpeg")
+        yield Finding(OK, "ffmpeg", f"{imageio_ffmpeg.get_ffmpeg_version()}, from imageio-ffmpeg")
     except (ImportError, RuntimeError, OSError) as error:
         yield Finding(
             PROBLEM, "ffmpeg", f"{error}; no videos can be written: pip install --force-reinstall imageio-ffmpeg"
@@ -90,7 +88,7 @@ def check_processor() -> Finding:
     if not instructions:  # not an x86 processor
         return Finding(OK, "processor", f"{name}; oneDNN: {choice}")
     if instructions == "SSE41":
-        return Finding(PROBLEM, "processor", "no AVX, without which TensorFlow's packages cannot run; use another")
+        return Finding(PROBLEM, "processor", "no AVX, which TensorFlow's packages require; use another machine")
     text = f"{name}; oneDNN is {'on' if enabled else 'off'} ({choice})"
     if enabled:
         return Finding(OK, "processor", text)
@@ -102,10 +100,10 @@ def check_memory(memory: machine.Memory | None) -> Finding:
     """Reports main memory and processors."""
     cpus = f"{machine.num_cpus()} processors"
     if memory is None:
-        return Finding(NOTE, "machine", f"{cpus}; how much memory there is cannot be found out")
-    source = ", by its control group's limit" if memory.is_limited else ""
+        return Finding(NOTE, "machine", f"{cpus}; the amount of memory is unknown")
+    source = " (control group limit)" if memory.is_limited else ""
     return Finding(
-        OK, "machine", f"{cpus}, {in_bytes(memory.total)} of memory{source}, {in_bytes(memory.available)} of it free"
+        OK, "machine", f"{cpus}, {format_bytes(memory.total)} of memory{source}, {format_bytes(memory.available)} free"
     )
 
 
@@ -122,15 +120,17 @@ def check_folder(flag: str, folder: str, needed: float = 0, wanted: float = 0) -
         existing, free = machine.free_disk(folder)
     except OSError as error:
         return Finding(PROBLEM, flag, f"{folder}: {error.strerror}")
-    text = f"{in_bytes(free)} free at {existing}"
+    text = f"{format_bytes(free)} free at {existing}"
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        return Finding(PROBLEM, flag, f"{existing} is no folder that can be written; choose another")
+        return Finding(PROBLEM, flag, f"{existing} is not a writable folder; choose another")
     if free < needed:
-        return Finding(PROBLEM, flag, f"{text}, and checkpoints need {in_bytes(needed)}; choose another or free some")
+        return Finding(
+            PROBLEM, flag, f"{text}, and checkpoints need {format_bytes(needed)}; free some or choose another"
+        )
     if free < wanted:
         advice = "raise --keep_checkpoint_every_steps, or free some"
-        return Finding(NOTE, flag, f"{text}, and all checkpoints of the run will take {in_bytes(wanted)}; {advice}")
-    return Finding(OK, flag, text + (f"; checkpoints will take {in_bytes(max(needed, wanted))}" if needed else ""))
+        return Finding(NOTE, flag, f"{text}, and all checkpoints of the run will take {format_bytes(wanted)}; {advice}")
+    return Finding(OK, flag, text + (f"; checkpoints will take {format_bytes(max(needed, wanted))}" if needed else ""))
 
 
 def check_tensorflow() -> Finding:
@@ -154,18 +154,20 @@ def check_devices(memory: machine.Memory | None) -> tuple[Finding, Device]:
     """Reports the devices for training, and why a GPU that exists is not used."""
     import tensorflow as tf
 
-    there, seen = machine.nvidia_gpus(), tf.config.list_physical_devices("GPU")
-    if seen:
-        sizes = [gpu.memory for gpu in there if gpu.memory is not None]
-        names = [str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)) for gpu in seen]
-        device = Device("GPU", len(seen), names[0], min(sizes, default=None))
-        unused = f", of {len(there)} that the driver knows" if len(there) > len(seen) else ""
-        return Finding(OK, "devices", f"{len(seen)} GPUs{unused}: {', '.join(names)}"), device
+    driver_gpus, visible_gpus = machine.nvidia_gpus(), tf.config.list_physical_devices("GPU")
+    if visible_gpus:
+        sizes = [gpu.memory for gpu in driver_gpus if gpu.memory is not None]
+        names = [
+            str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)) for gpu in visible_gpus
+        ]
+        device = Device("GPU", len(visible_gpus), names[0], min(sizes, default=None))
+        unused = f", of {len(driver_gpus)} known to the driver" if len(driver_gpus) > len(visible_gpus) else ""
+        return Finding(OK, "devices", f"{len(visible_gpus)} GPUs{unused}: {', '.join(names)}"), device
     device = Device("CPU", 1, f"{machine.num_cpus()} processors", memory.available if memory else None)
-    if not there:
+    if not driver_gpus:
         return Finding(OK, "devices", f"no NVIDIA GPU; the CPU, with {device.name}"), device
     return Finding(
-        NOTE, "devices", f"{there[0].name} is there, but TensorFlow does not see it: {_why_no_gpu()}"
+        NOTE, "devices", f"{driver_gpus[0].name} is installed, but TensorFlow does not see it: {_why_no_gpu()}"
     ), device
 
 
@@ -184,4 +186,4 @@ def _why_no_gpu() -> str:
     if missing:
         return f"{', '.join(missing)} cannot be loaded; {lanes.install_command('gpu')}"
     driver = f"the driver ({lanes.MIN_GPU_DRIVER} or newer)"
-    return f"all libraries load; look at nvidia-smi for {driver} and other programs on the GPU"
+    return f"all libraries load; check {driver} and other programs on the GPU with nvidia-smi"

@@ -18,12 +18,12 @@ class Finding(NamedTuple):
         return f"{self.level:<8}{self.subject}: {self.text}"
 
 
-def in_bytes(size: float) -> str:
+def format_bytes(size: float) -> str:
     """Formats bytes: `1.5 GiB`, `12 MiB`."""
     return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Formats seconds: `0.25 s`, `3.5 minutes`, `7 hours`, `12 days`."""
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:

@@ -17,7 +17,7 @@ from tganv2_tf.diagnosis.environment import (
     check_tensorflow,
     check_versions,
 )
-from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, duration
+from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, format_duration
 from tganv2_tf.diagnosis.memory import check_memory_of_run
 from tganv2_tf.errors import UserError
 from tganv2_tf.runtime import machine
@@ -33,15 +33,16 @@ def check_time(config: Config, device: Device, cost: StepCost, throughput: float
     step = cost.seconds(throughput)
     whole = step * config.train.train_steps
     text = (
-        f"about {duration(step)} a step, {duration(whole)} for --train_steps={config.train.train_steps}, reckoned from "
-        f"{throughput / 1e9:.0f} billion multiply-adds a second, measured on this {device.kind} just now"
+        f"about {format_duration(step)} per step, {format_duration(whole)} for "
+        f"--train_steps={config.train.train_steps}, estimated from {throughput / 1e9:.0f} billion multiply-adds per "
+        f"second, just measured on this {device.kind}"
     )
     if whole <= LONG_RUN:
         return Finding(OK, "time", text)
     advice = (
-        "a GPU, or a smaller recipe (--flagfile=own_videos.flags, demo.flags)" if device.kind == "CPU" else "more GPUs"
+        "a GPU, a smaller recipe (--flagfile=own_videos.flags, demo.flags)" if device.kind == "CPU" else "more GPUs"
     )
-    return Finding(NOTE, "time", f"{text}; what helps: {advice}, --r1_every_steps=16")
+    return Finding(NOTE, "time", f"{text}; faster with {advice} or --r1_every_steps=16")
 
 
 def check_run_folder(config: Config, class_names: Sequence[str] = ()) -> Finding:
@@ -59,12 +60,12 @@ def check_run_folder(config: Config, class_names: Sequence[str] = ()) -> Finding
     folder = config.train.model_dir
     newest = latest_checkpoint(folder) if folder else None
     if newest is None:
-        return Finding(OK, "run", "a new one")
+        return Finding(OK, "run", "new")
     changed = f"; changed: {', '.join(changes)}" if changes else ""
-    return Finding(OK, "run", f"goes on from {newest}{changed}")
+    return Finding(OK, "run", f"resumes from {newest}{changed}")
 
 
-def examine(config: Config, has_recipe: bool) -> Iterator[Finding]:
+def run_checks(config: Config, has_recipe: bool) -> Iterator[Finding]:
     """Runs all checks, the fast ones first.
 
     Args:
@@ -91,7 +92,7 @@ def examine(config: Config, has_recipe: bool) -> Iterator[Finding]:
     else:
         yield check_folder("--model_dir", config.train.model_dir)
         yield Finding(
-            OK, "run", "no recipe was given; with --flagfile=demo.flags, for example, it is held against this machine"
+            OK, "run", "no recipe given; with one, such as --flagfile=demo.flags, its memory and time are estimated"
         )
 
 
@@ -107,7 +108,7 @@ def check_recipe(
     if config.train.distribution == "one_device":
         device = dataclasses.replace(device, count=1)
     elif config.train.distribution in ("multi_worker", "ray"):
-        yield Finding(NOTE, "recipe", "reckoned as if this machine trained alone, with the whole batch")
+        yield Finding(NOTE, "recipe", "estimated as if this machine trained alone, with the whole batch")
     try:
         if manifest is not None:
             config = with_classes(config, load_manifest(config.model, config.data))
@@ -117,7 +118,7 @@ def check_recipe(
         return
     yield check_run_folder(config, manifest.labels if manifest else ())
     if config.model.conditional and not config.model.num_classes:
-        yield Finding(NOTE, "recipe", "what fits depends on the classes: give --data_dir or --num_classes")
+        yield Finding(NOTE, "recipe", "memory and time depend on the classes: set --data_dir or --num_classes")
         return
     step, train = cost.step_cost(config, share), config.train
     snapshots = train.train_steps // train.keep_checkpoint_every_steps if train.keep_checkpoint_every_steps else 0

@@ -57,13 +57,13 @@ def translate(videos: tf.Tensor, parameters: tf.Tensor, size: int) -> tf.Tensor:
 
     # The gradient is the opposite shift. TensorFlow's gradient of `gather` is slow and not deterministic.
     @tf.custom_gradient
-    def moved(videos: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        return _move(videos, parameters, size), lambda upstream: translate(upstream, -parameters, size)
+    def translated(videos: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        return _translate(videos, parameters, size), lambda grad_output: translate(grad_output, -parameters, size)
 
-    return moved(videos)
+    return translated(videos)
 
 
-def _move(videos: tf.Tensor, parameters: tf.Tensor, size: int) -> tf.Tensor:
+def _translate(videos: tf.Tensor, parameters: tf.Tensor, size: int) -> tf.Tensor:
     frames, height, width, channels = videos.shape[1:]
     from_index = tf.range(size) - parameters[:, :, tf.newaxis]  # [N, 2, size]
     exists = tf.cast((from_index >= 0) & (from_index < size), videos.dtype)[:, :, tf.newaxis, :, tf.newaxis]

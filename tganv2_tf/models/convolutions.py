@@ -21,9 +21,9 @@ from tganv2_tf.models.activation_checkpointing import checkpoint_activations
 # them once, whereas a convolution reorders them at each call. Patches are used if the number of output channels is at
 # least this factor times the number of positions. Keys: number of axes. The factor is larger for 2D because a batch has
 # more frames than videos, so reading the weights matters less.
-CHANNELS_PER_POSITION = {2: 16, 3: 4}
+MATMUL_CHANNELS_PER_POSITION = {2: 16, 3: 4}
 # From this many input channels, gradients of pooled kernels are matrix products: oneDNN is slower at stride 2.
-CHANNELS_FOR_PRODUCTS = 64
+MIN_CHANNELS_FOR_MATMUL = 64
 
 
 def convolve(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool] | None = None) -> tf.Tensor:
@@ -43,12 +43,14 @@ def convolve(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool] | None =
     pool = [False] * len(lengths) if pool is None else list(pool)
     if set(kernel.shape[:-2]) == {1}:
         outputs = tf.matmul(tf.reshape(inputs, [-1, kernel.shape[-2]]), tf.reshape(kernel, kernel.shape[-2:]))
-        return mean_of_pairs(tf.reshape(outputs, [-1, *lengths, kernel.shape[-1]]), pool, pool)
+        return average_pairs(tf.reshape(outputs, [-1, *lengths, kernel.shape[-1]]), pool, pool)
     kernel = crop(kernel, unused_taps(kernel, lengths))
     channels, positions = kernel.shape[-1], math.prod(lengths)
-    if CHANNELS_PER_POSITION[len(lengths)] * positions <= channels:
+    if MATMUL_CHANNELS_PER_POSITION[len(lengths)] * positions <= channels:
         patches = inputs if positions == 1 else _patches(inputs, pool)
-        outputs = _product(tf.reshape(patches, [-1, math.prod(kernel.shape[:-1])]), tf.reshape(kernel, [-1, channels]))
+        outputs = _skinny_matmul(
+            tf.reshape(patches, [-1, math.prod(kernel.shape[:-1])]), tf.reshape(kernel, [-1, channels])
+        )
         halved = [length // 2 if pooled else length for length, pooled in zip(lengths, pool)]
         return tf.reshape(outputs, [-1, *halved, channels])
     if lengths[0] == 2 and len(lengths) == 3:
@@ -105,83 +107,90 @@ def _halved(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.Te
 
     @tf.custom_gradient
     def halved(inputs: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
-        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return _spread(upstream, kernel, pool), _kernel_gradient(inputs, upstream, kernel.shape, pool)
+        def gradient(grad_output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return _halved_adjoint(grad_output, kernel, pool), _kernel_gradient(inputs, grad_output, kernel.shape, pool)
 
         convolution = tf.nn.conv2d if len(pool) == 2 else tf.nn.conv3d
-        return convolution(_means(inputs, kernel.shape, pool), kernel, _strides(pool), "VALID"), gradient
+        return convolution(_padded_averages(inputs, kernel.shape, pool), kernel, _strides(pool), "VALID"), gradient
 
     return halved(inputs, kernel)
 
 
-def _spread(upstream: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
+def _halved_adjoint(grad_output: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
     """Computes the adjoint of `_halved`: [N, *halved lengths, C'] -> [N, *lengths, C]."""
 
     @tf.custom_gradient
-    def spread(upstream: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
-        def gradient(above: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return _halved(above, kernel, pool), _kernel_gradient(above, upstream, kernel.shape, pool)
+    def adjoint(grad_output: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
+        def gradient(second_grad: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return _halved(second_grad, kernel, pool), _kernel_gradient(second_grad, grad_output, kernel.shape, pool)
 
-        lengths = upstream.shape[1:-1].as_list()
+        lengths = grad_output.shape[1:-1].as_list()
         reach = [2 * n + 1 if pooled else n + taps - 1 for n, pooled, taps in zip(lengths, pool, kernel.shape)]
-        shape = [upstream.shape[0] or tf.shape(upstream)[0], *reach, kernel.shape[-2]]
+        shape = [grad_output.shape[0] or tf.shape(grad_output)[0], *reach, kernel.shape[-2]]
         transposed = tf.nn.conv2d_transpose if len(pool) == 2 else tf.nn.conv3d_transpose
-        means = mean_of_pairs(transposed(upstream, kernel, shape, _strides(pool), "VALID"), pool)
+        means = average_pairs(transposed(grad_output, kernel, shape, _strides(pool), "VALID"), pool)
         zeros = [0, *(int(taps == 3 and not pooled) for taps, pooled in zip(kernel.shape, pool)), 0]
         return crop(means, zeros), gradient
 
-    return spread(upstream, kernel)
+    return adjoint(grad_output, kernel)
 
 
-def _kernel_gradient(inputs: tf.Tensor, upstream: tf.Tensor, shape: tf.TensorShape, pool: Sequence[bool]) -> tf.Tensor:
+def _kernel_gradient(
+    inputs: tf.Tensor, grad_output: tf.Tensor, shape: tf.TensorShape, pool: Sequence[bool]
+) -> tf.Tensor:
     """Computes the gradient of `_halved` with respect to its kernel of shape `shape`."""
 
     @tf.custom_gradient
-    def of_kernel(inputs: tf.Tensor, upstream: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
-        with tf.control_dependencies([upstream]):  # prevents reuse of the forward pass's averages
+    def kernel_grad(inputs: tf.Tensor, grad_output: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
+        with tf.control_dependencies([grad_output]):  # prevents reuse of the forward pass's averages
             inputs = tf.identity(inputs)
-        if shape[-2] >= CHANNELS_FOR_PRODUCTS:
-            outputs = _products(inputs, upstream, shape, pool)
+        if shape[-2] >= MIN_CHANNELS_FOR_MATMUL:
+            outputs = _kernel_gradient_by_matmul(inputs, grad_output, shape, pool)
         else:
             backprop = tf.raw_ops.Conv2DBackpropFilter if len(pool) == 2 else tf.raw_ops.Conv3DBackpropFilterV2
             options = {"filter_sizes": shape, "strides": _strides(pool), "padding": "VALID"}
-            outputs = backprop(input=_means(inputs, shape, pool), out_backprop=upstream, **options)
-        return outputs, lambda above: (_spread(upstream, above, pool), _halved(inputs, above, pool))
+            outputs = backprop(input=_padded_averages(inputs, shape, pool), out_backprop=grad_output, **options)
+        return outputs, lambda second_grad: (
+            _halved_adjoint(grad_output, second_grad, pool),
+            _halved(inputs, second_grad, pool),
+        )
 
-    return of_kernel(inputs, upstream)
+    return kernel_grad(inputs, grad_output)
 
 
-def _products(inputs: tf.Tensor, upstream: tf.Tensor, shape: tf.TensorShape, pool: Sequence[bool]) -> tf.Tensor:
+def _kernel_gradient_by_matmul(
+    inputs: tf.Tensor, grad_output: tf.Tensor, shape: tf.TensorShape, pool: Sequence[bool]
+) -> tf.Tensor:
     """Computes `_kernel_gradient` as one matrix product per tap.
 
     At stride 2 a tap meets either the even or the odd positions of an axis. Only their averages are computed, by
     pooling at stride 2, so the matrix products read contiguous memory.
     """
-    lengths, rows = upstream.shape[1:-1].as_list(), tf.reshape(upstream, [-1, shape[-1]])
+    lengths, rows = grad_output.shape[1:-1].as_list(), tf.reshape(grad_output, [-1, shape[-1]])
     means: dict[tuple[bool, ...], tf.Tensor] = {}  # key: per axis, whether the inputs are padded
     products = []
     for taps in itertools.product(*map(range, shape[:-2])):
         padded = tuple(count == 3 and not (pooled and tap == 1) for tap, count, pooled in zip(taps, shape, pool))
         if padded not in means:
             zeros = [[0, 0], *([int(needed)] * 2 for needed in padded), [0, 0]]
-            means[padded] = mean_of_pairs(tf.pad(inputs, zeros) if any(padded) else inputs, pool, pool)
+            means[padded] = average_pairs(tf.pad(inputs, zeros) if any(padded) else inputs, pool, pool)
         start = [tap // 2 if pooled else tap for tap, pooled in zip(taps, pool)]
         met = tf.slice(means[padded], [0, *start, 0], [-1, *lengths, -1])
         products.append(tf.matmul(tf.reshape(met, [-1, shape[-2]]), rows, transpose_a=True))
     return tf.reshape(tf.stack(products), shape)
 
 
-def _means(inputs: tf.Tensor, kernel_shape: tf.TensorShape, pool: Sequence[bool]) -> tf.Tensor:
+def _padded_averages(inputs: tf.Tensor, kernel_shape: tf.TensorShape, pool: Sequence[bool]) -> tf.Tensor:
     """Zero-pads the inputs and averages pairs at all positions."""
     zeros = [[taps // 2] * 2 for taps in kernel_shape[:-2]]
-    return mean_of_pairs(tf.pad(inputs, [[0, 0], *zeros, [0, 0]]), pool)
+    return average_pairs(tf.pad(inputs, [[0, 0], *zeros, [0, 0]]), pool)
 
 
 def _strides(pool: Sequence[bool]) -> list[int]:
     return [1, *(2 if pooled else 1 for pooled in pool), 1]
 
 
-def mean_of_pairs(inputs: tf.Tensor, axes: Sequence[bool], strides: Sequence[bool] | None = None) -> tf.Tensor:
+def average_pairs(inputs: tf.Tensor, axes: Sequence[bool], strides: Sequence[bool] | None = None) -> tf.Tensor:
     """Averages pairs of neighbours along some axes.
 
     Args:
@@ -218,44 +227,46 @@ def _patches(inputs: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
     """Extracts patches, averaged along pooled axes: [N, *lengths, C] -> [N, positions * taps, C]."""
     *lengths, channels = inputs.shape[1:].as_list()
     matrix = _patch_matrix(tuple(lengths), tuple(pool))
-    return _mixed(matrix, tf.reshape(inputs, [-1, matrix.shape[1], channels]))
+    return _constant_matmul(matrix, tf.reshape(inputs, [-1, matrix.shape[1], channels]))
 
 
-def _mixed(matrix: np.ndarray, values: tf.Tensor) -> tf.Tensor:
+def _constant_matmul(matrix: np.ndarray, values: tf.Tensor) -> tf.Tensor:
     """Multiplies values [N, K, C] by a constant matrix, without the broadcasting logic of TensorFlow's gradient."""
 
     @tf.custom_gradient
     def mixed(values: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        return tf.matmul(tf.constant(matrix, values.dtype), values), lambda upstream: _mixed(matrix.T, upstream)
+        return tf.matmul(tf.constant(matrix, values.dtype), values), lambda grad_output: _constant_matmul(
+            matrix.T, grad_output
+        )
 
     return mixed(values)
 
 
 @tf.custom_gradient
-def _product(patches: tf.Tensor, matrix: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
+def _skinny_matmul(patches: tf.Tensor, matrix: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
     """Multiplies [M, K] by [K, C'] for small M. TensorFlow's gradient would first reorder the large matrix."""
 
-    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        of_patches = tf.transpose(tf.matmul(matrix, upstream, transpose_b=True))
-        return of_patches, tf.matmul(patches, upstream, transpose_a=True)
+    def gradient(grad_output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        patches_grad = tf.transpose(tf.matmul(matrix, grad_output, transpose_b=True))
+        return patches_grad, tf.matmul(patches, grad_output, transpose_a=True)
 
     return tf.matmul(patches, matrix), gradient
 
 
-def kernel_gradient(inputs: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+def kernel_gradient(inputs: tf.Tensor, grad_output: tf.Tensor) -> tf.Tensor:
     """Computes the gradient of a 3x3 convolution of small maps with respect to its kernel, as one matrix product.
 
     Args:
       inputs: [N, H, W, C].
-      upstream: [N, H, W, C'].
+      grad_output: [N, H, W, C'].
     Returns:
       [3, 3, C, C'].
     """
-    kernel = tf.zeros([3, 3, inputs.shape[-1], upstream.shape[-1]], inputs.dtype)
+    kernel = tf.zeros([3, 3, inputs.shape[-1], grad_output.shape[-1]], inputs.dtype)
     with tf.GradientTape() as tape:
         tape.watch(kernel)
         outputs = convolve(inputs, kernel)
-    return tape.gradient(outputs, kernel, upstream)
+    return tape.gradient(outputs, kernel, grad_output)
 
 
 def upsample_convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -271,7 +282,7 @@ def upsample_convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
       [M, 2H, 2W, C'].
     """
     flipped = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
-    return 4.0 * _spread(inputs, flipped, [True, True])
+    return 4.0 * _halved_adjoint(inputs, flipped, [True, True])
 
 
 @tf.custom_gradient
@@ -280,9 +291,9 @@ def upsample(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Ten
     _, height, width, channels = inputs.shape
     doubled = tf.tile(inputs[:, :, tf.newaxis, :, tf.newaxis], [1, 1, 2, 1, 2, 1])
 
-    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+    def gradient(grad_output: tf.Tensor) -> tf.Tensor:
         # Sums of 2x2 pixels. TensorFlow's gradient, a reduction over axes of length 2, is many times slower.
-        return 4.0 * tf.nn.avg_pool2d(upstream, 2, 2, "VALID")
+        return 4.0 * tf.nn.avg_pool2d(grad_output, 2, 2, "VALID")
 
     return tf.reshape(doubled, [-1, 2 * height, 2 * width, channels]), gradient
 
@@ -295,7 +306,7 @@ def relu(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]
     """
     outputs = tf.nn.relu(inputs)
 
-    def gradient(upstream: tf.Tensor) -> tf.Tensor:
-        return tf.raw_ops.ReluGrad(gradients=upstream, features=tf.stop_gradient(outputs))
+    def gradient(grad_output: tf.Tensor) -> tf.Tensor:
+        return tf.raw_ops.ReluGrad(gradients=grad_output, features=tf.stop_gradient(outputs))
 
     return outputs, gradient

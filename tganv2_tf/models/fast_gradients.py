@@ -145,20 +145,20 @@ def _fake_gradients(
         tape.watch([weights, videos])
         logits = discriminator(videos, inputs.labels, weights=weights, recompute=config.train.recompute)
     loss = LOSSES[config.train.loss]
-    generator_loss, for_generator = _loss_and_cotangents(loss.generator, logits, config, loss_scales.generator)
-    fake_loss, for_discriminator = _loss_and_cotangents(loss.fake, logits, config, loss_scales.discriminator)
+    generator_loss, generator_cotangents = _loss_and_cotangents(loss.generator, logits, config, loss_scales.generator)
+    fake_loss, discriminator_cotangents = _loss_and_cotangents(loss.fake, logits, config, loss_scales.discriminator)
     if not train_generator:
-        weight_grads = tape.gradient(logits, weights, for_discriminator)
+        weight_grads = tape.gradient(logits, weights, discriminator_cotangents)
         return _FakeGradients(generator_loss, fake_loss, logits, [], weight_grads)
     if loss_scales.discriminator is not None:  # the ratio of the two slopes may overflow in float16
-        weight_grads = tape.gradient(logits, weights, for_discriminator)
-        video_grads = tape.gradient(logits, videos, for_generator)
+        weight_grads = tape.gradient(logits, weights, discriminator_cotangents)
+        video_grads = tape.gradient(logits, videos, generator_cotangents)
     else:
-        shared = [tf.where(tf.abs(slope) < MIN_SLOPE, MIN_SLOPE, slope) for slope in for_discriminator]
+        shared = [tf.where(tf.abs(slope) < MIN_SLOPE, MIN_SLOPE, slope) for slope in discriminator_cotangents]
         weight_grads, video_grads = tape.gradient(logits, (weights, videos), shared)
         video_grads = [
             _scale_samples(gradient, wanted / passed)
-            for gradient, wanted, passed in zip(video_grads, for_generator, shared)
+            for gradient, wanted, passed in zip(video_grads, generator_cotangents, shared)
         ]
     generator_grads = generation.gradient(videos, generator.trainable_variables, video_grads)
     generator_grads = [tf.convert_to_tensor(gradient) for gradient in generator_grads]  # embeddings: sparse

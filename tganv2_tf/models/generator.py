@@ -89,7 +89,7 @@ class Generator(tf.keras.Model):
         for level in range(1, len(per_level) + 1):  # creates all weights before a checkpoint is restored
             self(tf.zeros([1, config.z_dim]), num_frames=1, level=level, labels=labels)
 
-    def first_map(self, z: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
+    def initial_features(self, z: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         """Returns the input of the recurrence at the first frame: [N, z_dim] -> [N, base, base, C]."""
         if len(z.shape) != 2 or z.shape[-1] != self.config.z_dim:
             raise ValueError(f"z has shape {z.shape}; expected [N, {self.config.z_dim}]")
@@ -104,18 +104,18 @@ class Generator(tf.keras.Model):
         return tf.reshape(features, [-1, size, size, self.config.lstm_channels])
 
     def unroll(
-        self, first_map: tf.Tensor | None, num_frames: int | tf.Tensor, state: tf.Tensor | None = None
+        self, initial_features: tf.Tensor | None, num_frames: int | tf.Tensor, state: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Runs the recurrence from the first frame or from a state.
 
         Args:
-          first_map: [N, base, base, C]; None if a state is passed.
+          initial_features: [N, base, base, C]; None if a state is passed.
           num_frames: T, a Python integer or an int32 scalar.
           state: Hidden and cell state after the previous frame, [lstm_layers, 2, N, base, base, C].
         Returns:
           The input of level 1, [N, T, base, base, C], and the state after the last frame.
         """
-        features, states = first_map, []
+        features, states = initial_features, []
         for index, lstm in enumerate(self.recurrence):
             features, last = lstm(features, num_frames, None if state is None else state[index])
             states.append(last)
@@ -165,7 +165,7 @@ class Generator(tf.keras.Model):
         self, z: tf.Tensor, num_frames: int | tf.Tensor, level: int | None = None, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the result of `call` and the final state. `resume` continues from it in constant memory."""
-        features, state = self.unroll(self.first_map(z, labels), num_frames)
+        features, state = self.unroll(self.initial_features(z, labels), num_frames)
         return self.render(features, level, labels), state
 
     def resume(
@@ -220,7 +220,7 @@ class Generator(tf.keras.Model):
                 raise ValueError(f"{len(values)} {name} for {len(self.generator_levels)} levels")
         if frame_offsets is None:
             frame_offsets = [tf.random.uniform([], 0, stride, tf.int32) for stride in frame_strides]
-        features, _ = self.unroll(self.first_map(z, labels), self.config.num_frames)
+        features, _ = self.unroll(self.initial_features(z, labels), self.config.num_frames)
         videos = []
         for index, level in enumerate(self.generator_levels):
             if index:

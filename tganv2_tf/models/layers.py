@@ -175,16 +175,16 @@ class ConvLSTM(layers.Layer):
             states = [hidden, cell, driven]
             with tf.GradientTape(persistent=True) as tape:  # a graph may request the gradient more than once
                 tape.watch(states)
-                befores = []
+                previous_hidden = []
                 for share in tf.unstack(driven):
-                    befores.append(hidden)
+                    previous_hidden.append(hidden)
                     hidden, cell = self._step(convolve(hidden, kernel) + share, cell)
-                outputs = [tf.stack([*befores[1:], hidden]), cell]
+                outputs = [tf.stack([*previous_hidden[1:], hidden]), cell]
 
-            def gradient(*upstream: tf.Tensor) -> list[tf.Tensor]:
-                of_states = tape.gradient(outputs, states, list(upstream))
-                frames, gates = tf.concat(befores, 0), of_states[-1]
-                return [*of_states, kernel_gradient(frames, tf.reshape(gates, [-1, *gates.shape[2:]]))]
+            def gradient(*grad_outputs: tf.Tensor) -> list[tf.Tensor]:
+                state_grads = tape.gradient(outputs, states, list(grad_outputs))
+                frames, gates = tf.concat(previous_hidden, 0), state_grads[-1]
+                return [*state_grads, kernel_gradient(frames, tf.reshape(gates, [-1, *gates.shape[2:]]))]
 
             return outputs, gradient
 

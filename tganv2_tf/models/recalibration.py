@@ -34,15 +34,15 @@ def recalibrate(generator: Generator, num_batches: int, seed: int, batch_size: i
     @tf.function
     def moments(index: tf.Tensor) -> list[tuple[tf.Tensor, ...]]:
         fold_in = tf.random.experimental.stateless_fold_in
-        of_batch = fold_in([seed, 0], index)
-        z = sample_latents(batch_size, config.z_dim, fold_in(of_batch, 0))
+        batch_seed = fold_in([seed, 0], index)
+        z = sample_latents(batch_size, config.z_dim, fold_in(batch_seed, 0))
         offsets = [
-            tf.random.stateless_uniform([], fold_in(of_batch, number), 0, stride, tf.int32)
+            tf.random.stateless_uniform([], fold_in(batch_seed, number), 0, stride, tf.int32)
             for number, stride in enumerate(config.frame_strides, start=1)
         ]
         labels = None
         if config.num_classes:
-            shift = tf.random.stateless_uniform([], fold_in(of_batch, 0), 0, config.num_classes, tf.int32)
+            shift = tf.random.stateless_uniform([], fold_in(batch_seed, 0), 0, config.num_classes, tf.int32)
             labels = (shift + tf.range(batch_size)) % config.num_classes
         generator.pyramid(z, frame_offsets=offsets, labels=labels)
         return [norm.batch_moments for norm in norms]

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow.keras import layers
 
 from tganv2_tf.models.activation_checkpointing import checkpoint_activations
-from tganv2_tf.models.convolutions import mean_of_pairs, relu
+from tganv2_tf.models.convolutions import average_pairs, relu
 from tganv2_tf.models.layers import glorot_uniform, relu_glorot_uniform
 from tganv2_tf.models.spectral_norm import LayerWeights, SpectralConv3D
 
@@ -42,7 +42,7 @@ def average_pool(inputs: tf.Tensor, pool_time: bool = True, grow_length_one_axes
     pooled, zeros = pooling(inputs.shape[1:4], pool_time, grow_length_one_axes)
     if any(zeros):
         inputs = tf.pad(inputs, [[count, count] for count in (0, *zeros, 0)])
-    return mean_of_pairs(inputs, pooled, pooled)
+    return average_pairs(inputs, pooled, pooled)
 
 
 class BlockWeights(NamedTuple):

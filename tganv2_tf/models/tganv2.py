@@ -36,9 +36,9 @@ class StepNoise(NamedTuple):
     augmentation_seed: tf.Tensor
 
 
-def _move_average(average: tf.Variable, variable: tf.Variable, share: tf.Tensor) -> None:
-    """Computes average += share * (variable - average) with few passes over memory."""
-    tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=share, delta=average - variable)
+def _move_average(average: tf.Variable, variable: tf.Variable, rate: tf.Tensor) -> None:
+    """Computes average += rate * (variable - average) with few passes over memory."""
+    tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=rate, delta=average - variable)
 
 
 class TGANv2(tf.keras.Model):

@@ -21,7 +21,7 @@ from tganv2_tf.evaluation.networks import Answers, NetworkFiles, describe, enoug
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.recalibration import recalibrate
 from tganv2_tf.pretrained import load_generator
-from tganv2_tf.runs import Run, files_of
+from tganv2_tf.runs import Run, checkpoint_files
 from tganv2_tf.sampling.sampler import load_sampler
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ def load_scored(source: Source) -> Scored:
         generator = Generator(config.model)
     else:
         generator, step = load_generator(run)
-        config, about["checkpoint"] = run.config, checksums(files_of(run.checkpoint or ""))
+        config, about["checkpoint"] = run.config, checksums(checkpoint_files(run.checkpoint or ""))
     if source.recalibration_batches:
         recalibrate(generator, source.recalibration_batches, config.train.seed)
     sample = tf.function(

@@ -112,7 +112,7 @@ class ServedGenerator(tf.Module):
             z: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None
         ) -> tuple[tf.Tensor, tf.Tensor]:
             z, label = checked(z, tf.shape(z)[0], num_frames, label)
-            features, state = generator.unroll(generator.first_map(z, label), num_frames)
+            features, state = generator.unroll(generator.initial_features(z, label), num_frames)
             return render(features, level, *_given(label)), state
 
         @tf.function(input_signature=[state, num_frames, level, *label])

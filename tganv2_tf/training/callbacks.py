@@ -17,9 +17,9 @@ from tganv2_tf.errors import UserError
 from tganv2_tf.events import EventWriter
 from tganv2_tf.models.tganv2 import TGANv2
 from tganv2_tf.training.checkpoints import CheckpointFolder
-from tganv2_tf.training.distribution import any_worker, is_loss_of_worker
+from tganv2_tf.training.distribution import is_loss_of_worker, make_any_reduce
 from tganv2_tf.training.hparams import record_success
-from tganv2_tf.training.snapshots import keep_for_ever
+from tganv2_tf.training.snapshots import keep_snapshot
 
 LOSS_SCALE_HALVINGS = 15  # from Keras' first loss scale, 2^15, to 1
 
@@ -59,12 +59,12 @@ class StopOnNonFinite(StepCallback):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.patience = LOSS_SCALE_HALVINGS if config.train.mixed_precision == "mixed_float16" else 0
-        self.in_a_row = 0
+        self.consecutive = 0
 
     def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
         wrong = [f"{name}={float(value)}" for name, value in logs.items() if not math.isfinite(value)]
-        self.in_a_row = self.in_a_row + 1 if wrong else 0
-        if self.in_a_row > self.patience:
+        self.consecutive = self.consecutive + 1 if wrong else 0
+        if self.consecutive > self.patience:
             raise NotFiniteError(
                 f"step {step}: {wrong[0]} is not finite; the run stops and keeps its last checkpoint; "
                 "lower the learning rates or raise --r1_weight, and run the command again"
@@ -113,11 +113,11 @@ class Profile(StepCallback):
 
     def __init__(self, writer: EventWriter, config: Config) -> None:
         super().__init__()
-        self.writer, self.active, self.steps_at_once = writer, False, config.train.steps_per_execution
+        self.writer, self.active, self.steps_per_execution = writer, False, config.train.steps_per_execution
         self.first, self.last = config.train.profile_steps or (0, 0)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        if not self.active and self.step < self.last and self.step + self.steps_at_once >= self.first:
+        if not self.active and self.step < self.last and self.step + self.steps_per_execution >= self.first:
             tf.profiler.experimental.start(self.writer.folder)
             self.active = True
 
@@ -152,8 +152,8 @@ class SaveCheckpoints(StepCallback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
-        self.on_any_worker = any_worker(self.model.distribute_strategy)
-        if threading.current_thread() is threading.main_thread():  # signals need the main thread; with Ray see `Tell`
+        self.any_reduce = make_any_reduce(self.model.distribute_strategy)
+        if threading.current_thread() is threading.main_thread():  # Ray: see `ReportToDriver`
             numbers = (signal.SIGTERM, signal.SIGINT)
             self.old_handlers = {number: signal.signal(number, self._stop) for number in numbers}
 
@@ -169,33 +169,33 @@ class SaveCheckpoints(StepCallback):
 
     def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
         train, stopped = self.config.train, self.stopped_by  # read once: a signal may come at any moment
-        if self.on_any_worker(stopped is not None):
+        if self.any_reduce(stopped is not None):
             self.stopped_by = stopped = stopped or signal.SIGTERM
         if train.is_due(step, train.checkpoint_every_steps) or step == train.train_steps or stopped:
             try:
                 path = self.folder.save(step)
                 kept = train.keep_checkpoint_every_steps
                 if self.chief and kept and step % kept == 0:
-                    keep_for_ever(path)
+                    keep_snapshot(path)
             except (tf.errors.OpError, OSError) as error:
                 if isinstance(error, tf.errors.OpError) and is_loss_of_worker(error):
                     raise  # unchanged, because Keras drops __cause__, by which the loop recognises it
                 message = error.message if isinstance(error, tf.errors.OpError) else error
                 raise UserError(f"{train.model_dir}: step {step} cannot be saved: {message}") from error
         if stopped:
-            logging.info("Stopped at step %d and saved; the same command goes on from there.", step)
+            logging.info("Stopped at step %d and saved; the same command resumes from there.", step)
             self.model.stop_training = True
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.restore_handlers()
 
 
-class Tell(StepCallback):
+class ReportToDriver(StepCallback):
     """Reports each step to the driver process, which may return a stop signal. Must precede `SaveCheckpoints`."""
 
-    def __init__(self, tell: Callable[[int, dict[str, Any]], int | None], saving: SaveCheckpoints) -> None:
+    def __init__(self, report: Callable[[int, dict[str, Any]], int | None], saving: SaveCheckpoints) -> None:
         super().__init__()
-        self.tell, self.saving = tell, saving
+        self.report, self.saving = report, saving
 
     def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
-        self.saving.stopped_by = self.tell(step, logs) or self.saving.stopped_by
+        self.saving.stopped_by = self.report(step, logs) or self.saving.stopped_by

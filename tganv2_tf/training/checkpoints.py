@@ -16,7 +16,7 @@ from tganv2_tf.errors import UserError
 from tganv2_tf.models.loss_scaling import uses_loss_scaling
 from tganv2_tf.models.tganv2 import TGANv2
 from tganv2_tf.pretrained import read, readable
-from tganv2_tf.runs import CHECKPOINT_DIR, SNAPSHOT_DIR, checkpoints_in, name_newest, step_of
+from tganv2_tf.runs import CHECKPOINT_DIR, SNAPSHOT_DIR, checkpoint_step, checkpoints_in, write_checkpoint_state
 from tganv2_tf.storage.files import sync_folder
 
 
@@ -75,7 +75,7 @@ class CheckpointFolder:
           OSError, tf.errors.OpError: The checkpoint cannot be written. Earlier checkpoints are unchanged.
         """
         storage.make_folder(self.folder)
-        self._delete(lambda name, there: name not in there)  # leftovers of a save that was killed
+        self._delete(lambda name, complete: name not in complete)  # leftovers of a save that was killed
         prefix = storage.join(self.folder, f"ckpt-{step}")
         if storage.is_remote(self.folder):
             name = os.path.basename(prefix)
@@ -85,10 +85,10 @@ class CheckpointFolder:
         else:
             self._write_whole(prefix)
         # Checkpoints of later steps are unreadable; otherwise restore_newest() would have used them.
-        newest = [other for other in checkpoints_in(self.folder) if step_of(other) <= step][: self.keep]
-        name_newest(prefix)
+        newest = [other for other in checkpoints_in(self.folder) if checkpoint_step(other) <= step][: self.keep]
+        write_checkpoint_state(prefix)
         keep = {os.path.basename(other) for other in newest}
-        self._delete(lambda name, there: name not in keep)
+        self._delete(lambda name, complete: name not in keep)
         return prefix
 
     def _write_whole(self, prefix: str) -> None:
@@ -111,10 +111,10 @@ class CheckpointFolder:
 
     def _delete(self, unwanted: Callable[[str, set[str]], bool]) -> None:
         """Deletes the files of each checkpoint for which unwanted(name, names of checkpoints with an index) is true."""
-        there = {os.path.basename(prefix) for prefix in checkpoints_in(self.folder)}
+        complete = {os.path.basename(prefix) for prefix in checkpoints_in(self.folder)}
         # The index is deleted first, because files without an index do not count as a checkpoint.
         for name in sorted(storage.names(self.folder), key=lambda name: (not name.endswith(".index"), name)):
-            if name.startswith("ckpt-") and unwanted(re.split(r"[._]", name)[0], there):
+            if name.startswith("ckpt-") and unwanted(re.split(r"[._]", name)[0], complete):
                 path = storage.join(self.folder, name)
                 (storage.remove_folder if storage.is_folder(path) else storage.remove)(path)
 
@@ -133,15 +133,17 @@ class CheckpointFolder:
             train, position = self.model.config.train, self.model.data_position
             used = int(self.model.step) * train.global_batch_size * train.n_dis
             position.assign(tf.fill(position.shape, tf.cast(used // position.shape[0], tf.int64)))
-            logging.warning("%s is of other code or another number of workers; the order of the data is new.", prefix)
+            logging.warning(
+                "%s: saved by an older version or another number of workers; the order of the data changes.", prefix
+            )
         networks = (self.model.generator, self.model.discriminator, self.model.ema_generator)
         for variable in (variable for network in networks for variable in network.variables):
             if not np.isfinite(variable.numpy()).all():
-                raise UserError(f"{prefix}: {variable.name} has values that are not finite")
+                raise UserError(f"{prefix}: {variable.name} contains non-finite values")
 
     def newest_step(self) -> int:
         """Returns the step of the newest checkpoint, readable or not; 0 if there are none."""
-        return max(map(step_of, checkpoints_in(self.folder)), default=0)
+        return max(map(checkpoint_step, checkpoints_in(self.folder)), default=0)
 
     def restore_newest(self) -> str | None:
         """Restores the newest readable checkpoint; logs a warning for each newer one that is unreadable.
@@ -155,7 +157,7 @@ class CheckpointFolder:
         restored = next(filter(self._can_restore, prefixes), None)
         if prefixes and not restored:
             raise UserError(
-                f"{self.folder}: none of its {len(prefixes)} checkpoints can be read; copy them again, or begin a new "
+                f"{self.folder}: none of its {len(prefixes)} checkpoints can be read; copy them again, or start a new "
                 f"run with --init_from={os.path.join(os.path.dirname(self.folder), SNAPSHOT_DIR, 'ckpt-STEP')}"
             )
         return restored
@@ -164,6 +166,6 @@ class CheckpointFolder:
         try:
             self.restore(prefix)
         except UserError as error:
-            logging.warning("%s. The run goes back to the checkpoint before it.", error)
+            logging.warning("%s. The run falls back to the previous checkpoint.", error)
             return False
         return True

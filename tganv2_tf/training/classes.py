@@ -31,8 +31,8 @@ def check_classes(config: Config, class_names: Sequence[str]) -> None:
     found = _difference(folder, class_names)
     if found:
         raise ConfigError(
-            f"{folder} holds a run with other classes than those of --data_dir={config.data.data_dir}: {found}; choose "
-            "the data that the run began with, or another --model_dir"
+            f"{folder} contains a run with other classes than --data_dir={config.data.data_dir}: {found}; choose the "
+            "run's original data, or another --model_dir"
         )
 
 
@@ -46,8 +46,8 @@ def warn_of_other_classes(config: Config, class_names: Sequence[str]) -> None:
     found = config.model.conditional and _difference(source, class_names)
     if found:
         logging.warning(
-            "--init_from=%s: its classes are not those of --data_dir=%s: %s. Each label begins with the weights that "
-            "it has there.",
+            "--init_from=%s: its classes differ from those of --data_dir=%s: %s. Each label starts with the weights of "
+            "the same label in --init_from.",
             source,
             config.data.data_dir,
             found,
@@ -61,6 +61,6 @@ def _difference(name: str, class_names: Sequence[str]) -> str:
         return ""
     path = storage.join(run.folder, CLASSES_FILE)
     if not storage.exists(path):
-        logging.warning("%s: missing; the run's classes are taken to be those of the data.", path)
+        logging.warning("%s: missing; the run's classes are assumed to be those of the data.", path)
         return ""
     return difference(run.class_names, class_names, "the run", "the data")

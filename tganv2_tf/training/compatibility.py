@@ -12,7 +12,7 @@ from tganv2_tf.pretrained import read, readable
 from tganv2_tf.runs import BEST_DIR, SNAPSHOT_DIR, Run
 
 # Fields that determine the shapes of weights. With --init_from, other fields of the model may differ.
-SHAPES = (
+ARCHITECTURE_FIELDS = (
     "resolution",
     "z_dim",
     "lstm_channels",
@@ -52,18 +52,20 @@ def check_run(config: Config) -> list[str]:
             allowed[name] = text
     allowed |= differences(config.eval, old.eval, "the run has")
     if refused:
-        raise ConfigError(f"{run.folder} holds another run: {', '.join(refused.values())}; choose another --model_dir")
+        raise ConfigError(
+            f"{run.folder} contains another run: {', '.join(refused.values())}; choose another --model_dir"
+        )
     return list(allowed.values())
 
 
-def differences(now: Any, before: Any, whose: str) -> dict[str, str]:
-    """Returns `--name=value (whose value)` for each field that differs between two configs, keyed by name."""
+def differences(now: Any, before: Any, label: str) -> dict[str, str]:
+    """Returns `--name=value (label value)` for each field that differs between two configs, keyed by name."""
 
     def shown(value: Any) -> str:
         return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
     return {
-        field.name: f"--{field.name}={shown(getattr(now, field.name))} ({whose} {shown(getattr(before, field.name))})"
+        field.name: f"--{field.name}={shown(getattr(now, field.name))} ({label} {shown(getattr(before, field.name))})"
         for field in dataclasses.fields(now)
         if getattr(now, field.name) != getattr(before, field.name)
     }
@@ -82,13 +84,15 @@ def initialize(model: TGANv2) -> str:
     source = Run.open(config.train.init_from)
     if source.checkpoint is None:
         raise ConfigError(
-            f"--init_from={config.train.init_from}: no checkpoint there; valid: the folder of a run, RUN/{BEST_DIR}, "
+            f"--init_from={config.train.init_from}: no checkpoint found; valid: the folder of a run, RUN/{BEST_DIR}, "
             f"or RUN/{SNAPSHOT_DIR}/ckpt-STEP"
         )
-    other = differences(config.model, source.config.model, "there")
-    shapes = [text for name, text in other.items() if name in SHAPES]
+    other = differences(config.model, source.config.model, "it has")
+    shapes = [text for name, text in other.items() if name in ARCHITECTURE_FIELDS]
     if shapes:
-        raise ConfigError(f"--init_from={config.train.init_from}: its networks have other shapes: {', '.join(shapes)}")
+        raise ConfigError(
+            f"--init_from={config.train.init_from}: its networks have different shapes: {', '.join(shapes)}"
+        )
     networks = {"generator": model.generator, "discriminator": model.discriminator}
     if model.ema_generator is not model.generator:
         networks["ema_generator"] = model.ema_generator

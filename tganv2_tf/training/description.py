@@ -43,7 +43,7 @@ def describe(config: Config, devices: Sequence[str], workers: int) -> Iterator[s
         warn_of_empty_classes(config, manifest)
         config = with_classes(config, manifest)
     if config.model.conditional and not config.model.num_classes:
-        raise ConfigError("--num_classes=0: the number of classes is not known without --data_dir; give one of them")
+        raise ConfigError("--num_classes=0: the number of classes is unknown without --data_dir; set one of them")
     share = per_replica_batch_size(config, workers * len(devices))
     generator, discriminator = Generator(config.model), Discriminator(config.model)
     levels = generator.generator_levels
@@ -58,8 +58,8 @@ def describe(config: Config, devices: Sequence[str], workers: int) -> Iterator[s
             f"{network.count_params():>24,}"
         )
     yield f"total{'':>26}{generator.count_params():>22,}  {discriminator.count_params():>24,}"
-    of_all = f" of this one of {workers} workers" if workers > 1 else ""
-    yield f"devices{of_all}: {', '.join(devices)}; {share} clips a step on each"
+    worker_note = f" of this worker (of {workers})" if workers > 1 else ""
+    yield f"devices{worker_note}: {', '.join(devices)}; {share} clips per step on each"
     yield "settings other than the defaults (--print_config shows all):"
     flags = " ".join(config.flags()) or "none"
     yield from textwrap.wrap(flags, 120, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)

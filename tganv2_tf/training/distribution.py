@@ -34,7 +34,7 @@ def make_strategy(distribution: str = "mirrored") -> tf.distribute.Strategy:
     """
     if distribution == "multi_worker":
         resolver = cluster_resolver()
-        _watch_workers(resolver)
+        _configure_heartbeat(resolver)
         # By default TensorFlow 2.15 uses the gRPC ring between GPUs too. Listing physical devices does not initialise
         # them, which would be too early here.
         kinds = tf.distribute.experimental.CommunicationImplementation
@@ -82,10 +82,10 @@ def cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         source = "TF_CONFIG" if os.environ.get("TF_CONFIG") else "Slurm's environment"
         raise ConfigError(f"{flag}: {source} cannot be used: {error}") from error
-    raise ConfigError(f"{flag}: set TF_CONFIG on every worker, or start the workers with srun; neither is there")
+    raise ConfigError(f"{flag}: TF_CONFIG is not set, nor is this a Slurm step; set it on every worker, or use srun")
 
 
-def _watch_workers(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> None:
+def _configure_heartbeat(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> None:
     """Configures TensorFlow's coordination service as the strategy would, but with another heartbeat timeout.
 
     Raises:
@@ -132,7 +132,7 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
 
 
 def worker_number(strategy: tf.distribute.Strategy) -> int:
-    """Returns the index of this process among the workers, from 0, in the order of the results of `gatherer`."""
+    """Returns the index of this process among the workers, from 0, in the order of the results of `make_all_gather`."""
     resolver = strategy.cluster_resolver
     if resolver is None or resolver.task_id is None:
         return 0
@@ -140,7 +140,7 @@ def worker_number(strategy: tf.distribute.Strategy) -> int:
     return int(resolver.task_id) + (chiefs if resolver.task_type == "worker" else 0)
 
 
-def gatherer(strategy: tf.distribute.Strategy) -> Callable[[np.ndarray], list[np.ndarray]]:
+def make_all_gather(strategy: tf.distribute.Strategy) -> Callable[[np.ndarray], list[np.ndarray]]:
     """Returns a function that gathers the arrays of all workers. All must call it together, with equal shapes."""
     if num_workers(strategy) == 1:
         return lambda array: [array]
@@ -151,13 +151,13 @@ def gatherer(strategy: tf.distribute.Strategy) -> Callable[[np.ndarray], list[np
     gathered = tf.function(lambda array: strategy.run(gather, (array,)), autograph=False, reduce_retracing=True)
     each = strategy.num_replicas_in_sync // num_workers(strategy)  # replicas per worker, all with the same array
 
-    def of_all(array: np.ndarray) -> list[np.ndarray]:
+    def all_gather(array: np.ndarray) -> list[np.ndarray]:
         return list(strategy.experimental_local_results(gathered(tf.constant(array)))[0].numpy()[::each])
 
-    return of_all
+    return all_gather
 
 
-def any_worker(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
+def make_any_reduce(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
     """Returns a function that tells whether a flag is true on any worker. All workers must call it together."""
     if num_workers(strategy) == 1:
         return lambda flag: flag
@@ -191,7 +191,7 @@ def warn_without_gpu(config: Config) -> None:
     """Logs a warning if a model of high resolution would be trained on a CPU."""
     if config.model.resolution >= LARGE_RESOLUTION and not tf.config.list_logical_devices("GPU"):
         logging.warning(
-            "NO GPU FOUND: %dx%d pixels on this CPU will take many seconds a step, and months for a run. "
+            "NO GPU FOUND: %dx%d pixels on this CPU will take many seconds per step, and months for a run. "
             "On a machine with a GPU: %s. Or try `make demo` first.",
             config.model.resolution,
             config.model.resolution,
@@ -214,7 +214,7 @@ def check_bfloat16(config: Config) -> None:
     if machine.withholds_avx512():
         raise UserError(
             "--mixed_precision=mixed_bfloat16 needs AVX-512, which ONEDNN_MAX_CPU_ISA="
-            f"{os.environ['ONEDNN_MAX_CPU_ISA']} withholds: unset it, or use --mixed_precision=float32"
+            f"{os.environ['ONEDNN_MAX_CPU_ISA']} disables: unset it, or use --mixed_precision=float32"
         )
     found = machine.instruction_set()
     if found and not found.startswith("AVX512"):

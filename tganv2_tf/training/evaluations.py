@@ -23,10 +23,10 @@ from tganv2_tf.evaluation.report import describe_protocol, report, report_path, 
 from tganv2_tf.evaluation.samples import NUM_FRAMES, batch_of_generator
 from tganv2_tf.events import EventWriter
 from tganv2_tf.models.recalibration import recalibrate
-from tganv2_tf.runs import CHECKPOINT_DIR, files_of
+from tganv2_tf.runs import CHECKPOINT_DIR, checkpoint_files
 from tganv2_tf.storage.files import write_atomically
 from tganv2_tf.training.callbacks import StepCallback
-from tganv2_tf.training.distribution import any_worker, gatherer, num_workers, worker_number
+from tganv2_tf.training.distribution import make_all_gather, make_any_reduce, num_workers, worker_number
 from tganv2_tf.training.snapshots import best_score, keep_best
 
 EVAL_SCORES = ("inception_score", "c3d_fid")
@@ -57,12 +57,12 @@ class Evaluations(StepCallback):
         if config.model.conditional:
             validity.classifier_columns(self.class_names, labels)  # raises errors before real clips are read
         self.real = {"c3d": real_features(self.networks["c3d"], manifest, config.data, config.eval)}
-        self.described = describe_protocol(self.networks, config.data, manifest, config.eval)
+        self.protocol_description = describe_protocol(self.networks, config.data, manifest, config.eval)
         if chief:
             few = validity.too_few(self.scores, config.eval.num_samples, self.real)
             for text in (*validity.other_classes(manifest.labels, labels), *few):
                 logging.warning("%s", text)
-        self.protocol = digest([self.scores, config.train.seed, self.described])
+        self.protocol = digest([self.scores, config.train.seed, self.protocol_description])
         self.best = best_score(config.train.model_dir, config.train.best_score, self.protocol)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -72,11 +72,11 @@ class Evaluations(StepCallback):
             autograph=False,
             reduce_retracing=True,
         )
-        self.gather = gatherer(self.model.distribute_strategy)
+        self.gather = make_all_gather(self.model.distribute_strategy)
         # If the run was stopped after saving but before scoring, score now. All workers take part if any of them does
         # not see the report, since a shared folder may be out of date.
         missing = self.step > 0 and not storage.exists(self._report(self.step))
-        if any_worker(self.model.distribute_strategy)(missing):
+        if make_any_reduce(self.model.distribute_strategy)(missing):
             self.on_step_end(self.step, {})
 
     @contextlib.contextmanager
@@ -94,7 +94,7 @@ class Evaluations(StepCallback):
             for variable, value in zip(generator.non_trainable_variables, kept):
                 variable.assign(value)
 
-    def _answers(self) -> Iterator[Answers]:
+    def _network_outputs(self) -> Iterator[Answers]:
         """Yields the classifier's outputs, batch by batch. Workers process consecutive batches in parallel."""
         config, model, strategy = self.config, self.config.model, self.model.distribute_strategy
         own, size = worker_number(strategy), config.eval.eval_batch_size
@@ -104,9 +104,9 @@ class Evaluations(StepCallback):
             )
             features, probabilities = describe(videos, ["c3d"], self.networks)["c3d"]
             assert probabilities is not None
-            both = self.gather(np.concatenate([features, probabilities], axis=1))
-            for of_worker in both:
-                yield {"c3d": (of_worker[:, : features.shape[1]], of_worker[:, features.shape[1] :])}
+            gathered = self.gather(np.concatenate([features, probabilities], axis=1))
+            for worker_outputs in gathered:
+                yield {"c3d": (worker_outputs[:, : features.shape[1]], worker_outputs[:, features.shape[1] :])}
 
     def _report(self, step: int) -> str:
         return report_path(self.config.train.model_dir, step, self.protocol)
@@ -118,7 +118,7 @@ class Evaluations(StepCallback):
         with self._recalibrated():
             scores = protocol.score_answers(
                 self.scores,
-                self._answers(),
+                self._network_outputs(),
                 self.networks["c3d"].labels,
                 self.real,
                 config,
@@ -137,11 +137,14 @@ class Evaluations(StepCallback):
         if self.chief:
             checkpoint = storage.join(train.model_dir, CHECKPOINT_DIR, f"ckpt-{step}")
             generated = {"model_dir": train.model_dir, "step": step, "seed": train.seed}
-            generated |= {"checkpoint": checksums(files_of(checkpoint)), "config": dataclasses.asdict(self.config)}
+            generated |= {
+                "checkpoint": checksums(checkpoint_files(checkpoint)),
+                "config": dataclasses.asdict(self.config),
+            }
             try:
                 if is_best:
                     keep_best(checkpoint, train.best_score, value, self.protocol)
                 # Last, because the report marks the step as scored.
-                write_atomically(self._report(step), report(scores, generated, self.described, config))
+                write_atomically(self._report(step), report(scores, generated, self.protocol_description, config))
             except OSError as error:
-                raise UserError(f"{train.model_dir}: the scores of step {step} cannot be kept: {error}") from error
+                raise UserError(f"{train.model_dir}: the scores of step {step} cannot be saved: {error}") from error

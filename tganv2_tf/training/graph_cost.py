@@ -72,11 +72,11 @@ def multiply_adds(outputs: Iterable[tf.Tensor]) -> int:
             inner = rows if op.get_attr(MATRIX_PRODUCTS[op.type]) else columns
             total += math.prod(_shape(op, ("outputs", 0))) * inner
         elif NOT_COUNTED.search(op.type):
-            raise ValueError(f"{op.name}: operations of the type {op.type} are not counted")
+            raise ValueError(f"{op.name}: operations of type {op.type} are not supported")
     return total
 
 
-def _depend_on(inputs: Iterable[tf.Tensor]) -> set[tf.Operation]:
+def _dependents(inputs: Iterable[tf.Tensor]) -> set[tf.Operation]:
     """Returns the inputs' operations and all operations that depend on them."""
     pending, found = [tensor.op for tensor in inputs], set()
     while pending:
@@ -95,7 +95,7 @@ def _bytes(tensor: tf.Tensor) -> int:
     return _size(tensor) * tensor.dtype.size
 
 
-def _memory(tensor: tf.Tensor) -> tf.Tensor:
+def _memory_owner(tensor: tf.Tensor) -> tf.Tensor:
     """Returns the tensor that owns the memory of this one, usually itself."""
     while tensor.op.type in VIEWS and _size(tensor) == _size(tensor.op.inputs[tensor.value_index]):
         tensor = tensor.op.inputs[tensor.value_index]
@@ -117,12 +117,12 @@ def kept_bytes(outputs: Sequence[tf.Tensor], variables: Sequence[tf.Variable], i
     forward = executed(outputs)
     gradients = tf.gradients(outputs, variables)
     backward = executed(gradient for gradient in gradients if gradient is not None) - forward
-    of_the_batch = forward & _depend_on(inputs)
+    batch_ops = forward & _dependents(inputs)
     kept = {}
     for op in backward:
         if op.type not in SHAPE_READERS:
-            for tensor in map(_memory, op.inputs):
-                if tensor.op in of_the_batch:
+            for tensor in map(_memory_owner, op.inputs):
+                if tensor.op in batch_ops:
                     kept[tensor.name] = _bytes(tensor)
     return sum(kept.values())
 
@@ -135,22 +135,22 @@ def peak_bytes(outputs: Sequence[tf.Tensor]) -> int:
     count. Work space of operations, allocator overhead and concurrent operations are not included.
     """
     needed = executed(outputs)
-    of_the_end = {_memory(tensor).name for tensor in outputs}
+    output_names = {_memory_owner(tensor).name for tensor in outputs}
     terms: dict[str, list[tf.Tensor]] = {}  # terms of each sum that is itself a term
     reads: dict[tf.Operation, set[str]] = {}
     for op in outputs[0].graph.get_operations():
         if op not in needed:
             continue
         inputs = [term for tensor in op.inputs for term in terms.get(tensor.name, [tensor])]
-        if _is_term_of_a_sum(op, needed) and op.outputs[0].name not in of_the_end:
+        if _is_term_of_a_sum(op, needed) and op.outputs[0].name not in output_names:
             terms[op.outputs[0].name] = inputs
         else:
-            reads[op] = {_memory(tensor).name for tensor in inputs}
-    readers = Counter(itertools.chain(of_the_end, *reads.values()))
+            reads[op] = {_memory_owner(tensor).name for tensor in inputs}
+    readers = Counter(itertools.chain(output_names, *reads.values()))
     sizes: dict[str, int] = {}  # bytes of live tensors
     total = peak = 0
     for op, read in reads.items():
-        made = {tensor.name: _bytes(tensor) for tensor in op.outputs if _memory(tensor).name == tensor.name}
+        made = {tensor.name: _bytes(tensor) for tensor in op.outputs if _memory_owner(tensor).name == tensor.name}
         if op.type not in VARIABLES:
             sizes |= made
             total += sum(made.values())

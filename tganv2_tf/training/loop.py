@@ -36,9 +36,9 @@ from tganv2_tf.training.compatibility import check_run, initialize
 from tganv2_tf.training.description import describe, warn_of_empty_classes, with_classes
 from tganv2_tf.training.distribution import (
     check_bfloat16,
-    gatherer,
     is_chief,
     is_loss_of_worker,
+    make_all_gather,
     make_strategy,
     num_workers,
     per_replica_batch_size,
@@ -103,7 +103,7 @@ def train(
     config: Config,
     dry_run: bool = False,
     strategy: tf.distribute.Strategy | None = None,
-    tell: Callable[[int, dict[str, Any]], int | None] | None = None,
+    on_step: Callable[[int, dict[str, Any]], int | None] | None = None,
 ) -> int:
     """Starts or resumes the run in `model_dir`.
 
@@ -111,7 +111,7 @@ def train(
       config: Configuration of the run.
       dry_run: Only print what would be done.
       strategy: Distribution strategy; None creates that of `config`.
-      tell: Called with each step and its scalars. If it returns a signal number, the run stops as on that signal.
+      on_step: Called with each step and its scalars. If it returns a signal number, the run stops as on that signal.
     Returns:
       The exit status: 0, or 128 + the number of the signal that stopped the run.
     Raises:
@@ -136,43 +136,51 @@ def train(
     config = with_classes(config, manifest)
     if chief:
         warn_of_empty_classes(config, manifest)
+    # Decides whether the run resumes or starts. The order of the steps is important.
     with contextlib.ExitStack() as stack:
+        # 1. Lock the run's folder, so that no other process trains the same run.
         if chief:
             storage.make_folder(train.model_dir)  # fails early if it is not writable
             stack.enter_context(files.locked(storage.join(train.model_dir, LOCK), f"--model_dir={train.model_dir}"))
+        # 2. Compare classes and settings with those of the checkpoints in the folder; some must not change.
         check_classes(config, manifest.labels)
         changes = check_run(config)
+        # 3. Create networks and optimisers, initialised from the seed, so that their variables can be restored.
         try:
             with strategy.scope():
                 model = make_model(config)
         except tf.errors.OpError as error:
-            raise UserError(f"the networks cannot be made: {reason(error)}") from error
+            raise UserError(f"the networks cannot be created: {reason(error)}") from error
         logging.info("%d videos in %s.", manifest.num_videos, config.data.data_dir)
         too_short = describe_too_short(manifest, config.data, config.model.num_frames)
         if too_short:
             logging.warning("%s.", too_short)
-        # All workers save, because some variables are means over workers; only the chief's files are kept.
+        # 4. Check that all workers see the same newest checkpoint, because restoring is a collective operation.
         checkpoints = CheckpointFolder(model)
-        # Checked before restoring, which is a collective operation.
-        steps = {int(step) for step in gatherer(strategy)(np.array(checkpoints.newest_step()))}
+        steps = {int(step) for step in make_all_gather(strategy)(np.array(checkpoints.newest_step()))}
         if len(steps) > 1:
             raise UserError(
-                f"--model_dir={train.model_dir}: workers see different checkpoints, of the steps {sorted(steps)}; put "
-                "the run on a disk that all of them mount, or in a bucket"
+                f"--model_dir={train.model_dir}: workers see different checkpoints, of steps {sorted(steps)}; put the "
+                "run on a disk that all of them mount, or in a bucket"
             )
+        # 5. Always resume from the newest readable checkpoint: networks, optimisers, step and position in the data.
         if checkpoints.restore_newest():
-            logging.info("Going on from step %d.", int(model.step.numpy()))
+            logging.info("Resuming from step %d.", int(model.step.numpy()))
             for change in changes:
                 logging.info("Changed: %s.", change)
+        # 6. Without checkpoints, initialise the networks from --init_from, e.g. for fine-tuning; begin at step 0.
         elif train.init_from:
-            logging.info("A new run with the networks of %s.", initialize(model))
+            logging.info("New run, initialised from %s.", initialize(model))
             if chief:
                 warn_of_other_classes(config, manifest.labels)
+        # 7. Else train from scratch.
         else:
-            logging.info("A new run.")
+            logging.info("New run.")
+        # All workers save, because some variables are means over workers; only the chief's files are kept.
         if not chief:
             checkpoints.folder, checkpoints.keep = stack.enter_context(tempfile.TemporaryDirectory()), 1
-        return _Run(config, model, checkpoints, manifest, batch_size, chief, tell).train()
+        # 8. Train from the model's step and position in the data.
+        return _Run(config, model, checkpoints, manifest, batch_size, chief, on_step).train()
 
 
 class _Run:
@@ -186,10 +194,10 @@ class _Run:
         manifest: Manifest,
         batch_size: int,
         chief: bool,
-        tell: Callable[[int, dict[str, Any]], int | None] | None = None,
+        on_step: Callable[[int, dict[str, Any]], int | None] | None = None,
     ) -> None:
         self.config, self.model, self.checkpoints, self.manifest = config, model, checkpoints, manifest
-        self.batch_size, self.chief, self.tell = batch_size, chief, tell
+        self.batch_size, self.chief, self.on_step = batch_size, chief, on_step
         self.events = storage.join(config.train.model_dir, EVENTS_DIR)
 
     def train(self) -> int:
@@ -213,18 +221,18 @@ class _Run:
     def _train_with_restarts(self) -> int:
         """Trains; restores the newest checkpoint after non-finite losses or transient I/O errors, and continues."""
         train, model = self.config.train, self.model
-        alone = num_workers(model.distribute_strategy) == 1  # other workers cannot be notified
+        single_process = num_workers(model.distribute_strategy) == 1  # other workers cannot be notified
         folders = (self.config.data.data_dir, train.model_dir)
-        may_go_back = alone and (train.max_restarts or any(map(storage.is_remote, folders)))
-        if may_go_back and not checkpoints_in(self.checkpoints.folder):
+        can_restore = single_process and (train.max_restarts or any(map(storage.is_remote, folders)))
+        if can_restore and not checkpoints_in(self.checkpoints.folder):
             self.checkpoints.save(int(model.step.numpy()))
-        restarts, waits = 0, iter(storage.retries.BACK_OFF)
+        restarts, delays = 0, iter(storage.retries.BACK_OFF)
         while True:
             first_step = int(model.step.numpy())
             try:
                 return self._fit(first_step)
             except callbacks.NotFiniteError as error:
-                if restarts == train.max_restarts or not alone:
+                if restarts == train.max_restarts or not single_process:
                     raise
                 restarts += 1
                 logging.warning("%s. Restart %d of %d, with other random numbers.", error, restarts, train.max_restarts)
@@ -232,23 +240,23 @@ class _Run:
                 self.checkpoints.restore_newest()
                 model.restarts.assign(count)
             except tf.errors.OpError as error:
-                wait = next(waits, None) if may_go_back and storage.is_transient(error) else None
+                wait = next(delays, None) if can_restore and storage.is_transient(error) else None
                 if wait is None:
-                    raise self._explained(error) from error
+                    raise self._user_error(error) from error
                 step = int(model.step.numpy())
-                logging.warning("Step %d: %s. Going on from the newest checkpoint in %s s.", step, reason(error), wait)
+                logging.warning("Step %d: %s. Resuming from the newest checkpoint in %s s.", step, reason(error), wait)
                 time.sleep(wait)
                 self.checkpoints.restore_newest()
                 if int(model.step.numpy()) > first_step:  # progress since the last error: resets the back-off
-                    waits = iter(storage.retries.BACK_OFF)
-            logging.info("Going on from step %d.", int(model.step.numpy()))
+                    delays = iter(storage.retries.BACK_OFF)
+            logging.info("Resuming from step %d.", int(model.step.numpy()))
 
-    def _explained(self, error: tf.errors.OpError) -> UserError:
+    def _user_error(self, error: tf.errors.OpError) -> UserError:
         if isinstance(error, tf.errors.ResourceExhaustedError):
             return UserError(f"out of memory: {reason(error)}; lower --global_batch_size")
         if num_workers(self.model.distribute_strategy) > 1 and is_loss_of_worker(error):
             step = int(self.model.step.numpy())
-            return UserError(f"the run ended at step {step}: another worker is gone, or cannot be reached")
+            return UserError(f"the run ended at step {step}: another worker was lost or cannot be reached")
         damage = cause_of_error(error, self.manifest, self.config.data)
         return UserError(damage or f"the run ended at step {int(self.model.step.numpy())}: {reason(error)}")
 
@@ -284,25 +292,25 @@ class _Run:
         saving = callbacks.SaveCheckpoints(self.checkpoints, config, self.chief)
         profile = callbacks.Profile(self.writer, config)
         bar = progress_bar(first_step, train.train_steps)
-        by_all = [
+        worker_callbacks = [
             callbacks.StopOnNonFinite(config),
             callbacks.Scalars(self.writer, config),
             previews.Previews(self.writer, config, self.manifest if self.chief else None),
-            *([callbacks.Tell(self.tell, saving)] if self.tell else []),
+            *([callbacks.ReportToDriver(self.on_step, saving)] if self.on_step else []),
             saving,
             *evaluations,
         ]
-        by_chief = [bar, *([profile] if train.profile_steps else [])]
+        chief_callbacks = [bar, *([profile] if train.profile_steps else [])]
         try:
             model.fit(
                 model.distribute_strategy.distribute_datasets_from_function(self._dataset),
                 steps_per_epoch=train.train_steps - first_step,
                 verbose=0,
-                callbacks=[*by_all, *by_chief] if self.chief else by_all,
+                callbacks=[*worker_callbacks, *chief_callbacks] if self.chief else worker_callbacks,
             )
         finally:
             bar.close()
             saving.restore_handlers()
             profile.stop()
-        saving.on_any_worker(False)  # waits for the other workers, which would fail if the chief left first
+        saving.any_reduce(False)  # waits for the other workers, which would fail if the chief left first
         return 128 + signal.Signals(saving.stopped_by) if saving.stopped_by else 0

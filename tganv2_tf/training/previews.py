@@ -18,11 +18,11 @@ from tganv2_tf.errors import UserError
 from tganv2_tf.events import EventWriter
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.training.callbacks import StepCallback
-from tganv2_tf.training.distribution import gatherer, num_workers, worker_number
+from tganv2_tf.training.distribution import make_all_gather, num_workers, worker_number
 from tganv2_tf.video_io import videos
 
 PREVIEW_FPS = 8.0
-PREVIEWS_A_CLASS = 4  # if there are fewer previews than classes
+PREVIEWS_PER_CLASS = 4  # if there are fewer previews than classes
 PREVIEWS_SEED = 1  # second word of the stateless seed; training folds the step into its own
 
 
@@ -43,7 +43,7 @@ class Previews(StepCallback):
         super().__init__()
         self.writer, self.config, self.manifest = writer, config, manifest
         total, num_classes = config.train.num_previews, config.model.num_classes
-        rows = (num_classes or 1) if total >= num_classes else max(1, total // PREVIEWS_A_CLASS)
+        rows = (num_classes or 1) if total >= num_classes else max(1, total // PREVIEWS_PER_CLASS)
         self.columns = total // rows if num_classes else None
         latents = total // rows
         z = sample_latents(latents, config.model.z_dim, tf.constant([config.train.seed, PREVIEWS_SEED]))
@@ -57,7 +57,7 @@ class Previews(StepCallback):
         self.sample = tf.function(
             lambda z, level, labels: self.model.ema_generator(z, level=level, labels=labels), autograph=False
         )
-        self.gather = gatherer(self.model.distribute_strategy)
+        self.gather = make_all_gather(self.model.distribute_strategy)
 
     def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
         train = self.config.train
@@ -77,9 +77,9 @@ class Previews(StepCallback):
         own, workers = worker_number(strategy), num_workers(strategy)
         # One sample at a time: all frames of all samples may need more memory than a training step.
         shown = [
-            of_worker
+            video
             for first in range(0, last + 1, workers)
-            for of_worker in self.gather(self._video(min(first + own, last), level))
+            for video in self.gather(self._video(min(first + own, last), level))
         ]
         return videos.to_uint8(np.concatenate(shown[: last + 1]))
 

@@ -27,20 +27,20 @@ from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.storage import files
 from tganv2_tf.training import ray_worker
 
-FOLLOW_SECONDS = 0.5
-END_SECONDS = 20.0
+POLL_SECONDS = 0.5
+SHUTDOWN_SECONDS = 20.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
     """Workers of --distribution=ray."""
 
-    num_workers: int = option("processes that train together", 1)
+    num_workers: int = option("number of worker processes", 1)
     ray_address: str = option(ray_cluster.ADDRESS_HELP, "")
-    cpus_per_worker: float = option("processors that Ray keeps for each worker", 1.0)
-    gpus_per_worker: int = option("GPUs that Ray gives to each worker", 0)
+    cpus_per_worker: float = option("processors reserved per worker", 1.0)
+    gpus_per_worker: int = option("GPUs reserved per worker", 0)
     worker_restarts: int = option(
-        "times that all workers begin anew, from the newest checkpoint, because some were lost", 3
+        "maximum restarts of all workers, from the newest checkpoint, after some were lost", 3
     )
 
     def __post_init__(self) -> None:
@@ -62,17 +62,17 @@ class Cluster:
         return tuple(f"/job:worker/replica:0/task:0/device:{kind}:{i}" for i in range(self.gpus_per_worker or 1))
 
 
-class Board:
+class DriverMailbox:
     """Actor through which workers report to the driver, and the driver requests a stop."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self.news: dict[str, Any] = {}
+        self.state: dict[str, Any] = {}
         self.records: list[std_logging.LogRecord] = []
 
-    def tell(self, step: int, metrics: dict[str, float]) -> int | None:
+    def report(self, step: int, metrics: dict[str, float]) -> int | None:
         """Stores the chief's latest step. Returns the signal with which to stop the run, or None."""
-        self.news |= {"step": step, "metrics": metrics}
+        self.state |= {"step": step, "metrics": metrics}
         return self.signal
 
     def log(self, record: std_logging.LogRecord) -> None:
@@ -80,18 +80,18 @@ class Board:
 
     def fail(self, kind: str, message: str) -> None:
         """Stores the error that ends the run. Only the first counts, as it may cause the others."""
-        self.news.setdefault("failure", (kind, message))
+        self.state.setdefault("failure", (kind, message))
 
     def stop(self, number: int) -> None:
         self.signal = number
 
     def failed(self) -> bool:
-        return "failure" in self.news
+        return "failure" in self.state
 
     def read(self) -> tuple[dict[str, Any], list[std_logging.LogRecord]]:
-        """Returns the latest news, and the log records since the last call."""
+        """Returns the latest state, and the log records since the last call."""
         records, self.records = self.records, []
-        return self.news, records
+        return self.state, records
 
 
 def train(config: Config, cluster: Cluster) -> int:
@@ -102,7 +102,7 @@ def train(config: Config, cluster: Cluster) -> int:
     Raises:
       UserError: As in `loop.train`; or the cluster is not available, or workers were lost too often.
     """
-    config = _checked(_placed(config), cluster)
+    config = _checked(_with_absolute_paths(config), cluster)
     with contextlib.ExitStack() as stack:
         stack.enter_context(ray_cluster.connected(cluster.ray_address))
         import ray
@@ -110,36 +110,36 @@ def train(config: Config, cluster: Cluster) -> int:
 
         needs = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
         monitor = ray_cluster.ClusterMonitor(needs, cluster.num_workers)
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+        driver_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        mailbox = ray.remote(num_cpus=0, scheduling_strategy=driver_node)(DriverMailbox).remote()
         # Ray Train requires a storage folder; it is not used, because the run saves its own checkpoints.
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        trainer = _trainer(config, cluster, board, folder)
+        trainer = _trainer(config, cluster, mailbox, folder)
         outcome: list[Any] = []
-        fitting = threading.Thread(target=_fit, args=(trainer, outcome), daemon=True)
-        fitting.start()
+        fit_thread = threading.Thread(target=_fit, args=(trainer, outcome), daemon=True)
+        fit_thread.start()
         logging.info("Ray starts %d workers.", cluster.num_workers)
         # Ray ends the whole process if a thread waits for it while it is shut down.
-        stack.callback(fitting.join, END_SECONDS)
-        terminal = _Terminal(config.train.train_steps)
-        stack.callback(terminal.close)
-        with _signals_to(board):
-            while fitting.is_alive():
-                fitting.join(FOLLOW_SECONDS)
-                news = terminal.follow(board)
+        stack.callback(fit_thread.join, SHUTDOWN_SECONDS)
+        display = _ProgressDisplay(config.train.train_steps)
+        stack.callback(display.close)
+        with _signals_to(mailbox):
+            while fit_thread.is_alive():
+                fit_thread.join(POLL_SECONDS)
+                state = display.follow(mailbox)
                 monitor.check()
-    if "failure" in news:
-        kind, message = news["failure"]
+    if "failure" in state:
+        kind, message = state["failure"]
         raise {"bug": RuntimeError, "flags": ConfigError}.get(kind, UserError)(message)
     result = outcome[0]
     if isinstance(result, Exception):
         failures = getattr(result, "worker_failures", {})
         if not failures:
             raise UserError(f"Ray cannot start the workers: {_last_line(result)}")
-        said = "; ".join(sorted({_last_line(failure) for failure in failures.values()}))
+        errors = "; ".join(sorted({_last_line(failure) for failure in failures.values()}))
         restarts = cluster.worker_restarts
         raise UserError(
-            f"the workers failed more often than --worker_restarts={restarts} allows; the last time: {said}"
+            f"the workers failed more often than --worker_restarts={restarts} allows; last errors: {errors}"
         )
     status, step, metrics = result.return_value
     if metrics:
@@ -153,7 +153,7 @@ def _last_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
 
 
-def _placed(config: Config) -> Config:
+def _with_absolute_paths(config: Config) -> Config:
     """Returns the config with absolute paths, because workers have other working directories."""
     run, data, scores = config.train, config.data, config.eval
     placed = ray_cluster.absolute_path
@@ -192,31 +192,31 @@ def _checked(config: Config, cluster: Cluster) -> Config:
     return config
 
 
-def _trainer(config: Config, cluster: Cluster, board: Any, folder: str) -> Any:
+def _trainer(config: Config, cluster: Cluster, mailbox: Any, folder: str) -> Any:
     """Returns Ray's trainer, which runs `ray_worker.work` in each worker."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.tensorflow import TensorflowTrainer
 
-    class Losses(UserCallback):
+    class WorkerFailures(UserCallback):
         """Logs that workers were lost. Runs in Ray's controller, which restarts them."""
 
         def __init__(self) -> None:
             self.count = 0
 
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            if sys.modules["ray"].get(board.failed.remote()):
+            if sys.modules["ray"].get(mailbox.failed.remote()):
                 os._exit(1)  # ends this process, which would restart the workers
             self.count += 1
             if self.count <= cluster.worker_restarts:
                 ranks = ", ".join(map(str, sorted(worker_exceptions)))
                 line = (
-                    f"Ray: lost worker {ranks}; all begin anew, restart {self.count} of {cluster.worker_restarts} "
+                    f"Ray: lost worker {ranks}; all workers restart, {self.count} of {cluster.worker_restarts} "
                     f"({'; '.join(sorted({_last_line(error) for error in worker_exceptions.values()}))})."
                 )
-                board.log.remote(std_logging.LogRecord("absl", std_logging.WARNING, __file__, 0, line, None, None))
+                mailbox.log.remote(std_logging.LogRecord("absl", std_logging.WARNING, __file__, 0, line, None, None))
 
     return TensorflowTrainer(
-        lambda: ray_worker.work(config, board),
+        lambda: ray_worker.work(config, mailbox),
         scaling_config=ScalingConfig(
             num_workers=cluster.num_workers,
             use_gpu=cluster.gpus_per_worker > 0,
@@ -225,7 +225,7 @@ def _trainer(config: Config, cluster: Cluster, board: Any, folder: str) -> Any:
         run_config=RunConfig(
             storage_path=folder,
             failure_config=FailureConfig(max_failures=cluster.worker_restarts),
-            callbacks=[Losses()],
+            callbacks=[WorkerFailures()],
         ),
     )
 
@@ -239,13 +239,13 @@ def _fit(trainer: Any, outcome: list[Any]) -> None:
 
 
 @contextlib.contextmanager
-def _signals_to(board: Any) -> Iterator[None]:
+def _signals_to(mailbox: Any) -> Iterator[None]:
     """Within the block, SIGTERM and Ctrl-C request save and stop; a second signal ends the process at once."""
 
     def stop(number: int, frame: Any) -> None:
         restore()
-        board.stop.remote(number)
-        logging.info("The run stops when its step is saved; once more, and it ends at once.")
+        mailbox.stop.remote(number)
+        logging.info("The run stops when its step is saved; a second signal ends it at once.")
 
     def restore() -> None:
         for number, handler in before.items():
@@ -258,33 +258,33 @@ def _signals_to(board: Any) -> Iterator[None]:
         restore()
 
 
-class _Terminal:
+class _ProgressDisplay:
     """Shows the workers' logs, and a progress bar once the first step is done."""
 
     def __init__(self, train_steps: int) -> None:
         self.train_steps = train_steps
         self.bar: tqdm.tqdm | None = None
 
-    def follow(self, board: Any) -> dict[str, Any]:
-        """Shows new log records and progress from the board. Returns the latest news."""
+    def follow(self, mailbox: Any) -> dict[str, Any]:
+        """Shows new log records and progress from the mailbox. Returns the latest state."""
         from tganv2_tf.training.progress import BAR_FORMAT, bar_interval, shown_losses
 
         ray = sys.modules["ray"]
         try:
-            news, records = ray.get(board.read.remote())
+            state, records = ray.get(mailbox.read.remote())
         except ray.exceptions.RayError as error:
-            raise UserError(f"the Ray cluster has gone: {' '.join(str(error).split())[:200]}") from error
+            raise UserError(f"the Ray cluster is lost: {' '.join(str(error).split())[:200]}") from error
         for record in records:
             if self.bar is not None:
                 self.bar.clear()
             logging.get_absl_logger().handle(record)
-        if "step" in news:
+        if "step" in state:
             if self.bar is None:
-                look = {"bar_format": BAR_FORMAT, "dynamic_ncols": True, "mininterval": bar_interval()}
-                self.bar = tqdm.tqdm(initial=news["step"], total=self.train_steps, **look)
-            self.bar.desc = shown_losses(news["metrics"])
-            self.bar.update(news["step"] - self.bar.n)
-        return news
+                options = {"bar_format": BAR_FORMAT, "dynamic_ncols": True, "mininterval": bar_interval()}
+                self.bar = tqdm.tqdm(initial=state["step"], total=self.train_steps, **options)
+            self.bar.desc = shown_losses(state["metrics"])
+            self.bar.update(state["step"] - self.bar.n)
+        return state
 
     def close(self) -> None:
         if self.bar is not None:

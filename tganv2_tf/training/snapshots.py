@@ -9,11 +9,11 @@ import shutil
 
 from tganv2_tf import storage
 from tganv2_tf.errors import UserError
-from tganv2_tf.runs import BEST_DIR, BEST_FILE, SNAPSHOT_DIR, files_of
+from tganv2_tf.runs import BEST_DIR, BEST_FILE, SNAPSHOT_DIR, checkpoint_files
 from tganv2_tf.storage.files import write_atomically
 
 
-def keep_for_ever(path: str, folder: str = SNAPSHOT_DIR) -> None:
+def keep_snapshot(path: str, folder: str = SNAPSHOT_DIR) -> None:
     """Links or copies a checkpoint into another folder of the run, from which training does not delete it.
 
     Raises:
@@ -21,7 +21,7 @@ def keep_for_ever(path: str, folder: str = SNAPSHOT_DIR) -> None:
     """
     target = storage.join(os.path.dirname(os.path.dirname(path)), folder)
     storage.make_folder(target)
-    for file in files_of(path):
+    for file in checkpoint_files(path):
         name = os.path.basename(file)
         if storage.is_remote(target):
             storage.copy(file, storage.join(target, name))
@@ -52,9 +52,7 @@ def best_score(model_dir: str, name: str, protocol: str) -> float | None:
         best = json.loads(storage.read_text(path))
         return float(best["value"]) if (best["score"], best["protocol"]) == (name, protocol) else None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path}: cannot be read: {error}; delete it, and the next evaluation writes it anew"
-        ) from error
+        raise UserError(f"{path}: cannot be read: {error}; delete it; the next evaluation rewrites it") from error
 
 
 def keep_best(path: str, name: str, value: float, protocol: str) -> None:
@@ -63,7 +61,7 @@ def keep_best(path: str, name: str, value: float, protocol: str) -> None:
     Raises:
       OSError: The files cannot be written.
     """
-    keep_for_ever(path, BEST_DIR)
+    keep_snapshot(path, BEST_DIR)
     newest = os.path.basename(path)
     folder = storage.join(os.path.dirname(os.path.dirname(path)), BEST_DIR)
     best = {"checkpoint": newest, "score": name, "value": value, "protocol": protocol}
