@@ -74,7 +74,7 @@ def test_the_best_weights_are_kept_and_waiting_begins_above_chance():
 @pytest.mark.parametrize(
     ("accuracy", "videos", "chance", "expected"),
     [
-        (1.0, 4, 0.5, False),  # 1/16 by guessing
+        (1.0, 4, 0.5, False),  # 1/16 by chance
         (1.0, 5, 0.5, True),  # 1/32
         (0.6, 5, 0.1, True),  # three or more of five: 0.0086
         (0.4, 5, 0.1, False),  # two or more of five: 0.081
@@ -95,7 +95,7 @@ def test_doubts():
     assert doubt(described(0.97, 80)) == doubt(described(0.55, 80)) == doubt(described(0.75, 80, classes=2)) == ""
     assert doubt(described(0.13, 80)) == (
         "it has not learned its classes: 13.0% of 320 clips of 80 test videos classified correctly (10 classes), and "
-        "10.0% by guessing; its scores mean nothing"
+        "10.0% by chance; its scores are meaningless"
     )
     assert doubt(described(0.54, 80)).startswith("it has not learned its classes well: 54.0% of 320 clips")
     assert doubt(described(0.74, 80, classes=2)).startswith("it has not learned its classes well")
@@ -103,6 +103,6 @@ def test_doubts():
         "its accuracy is uncertain: 100.0% of 16 clips of 4 test videos"
     )
     # Most of the test videos are of one class: always guessing that class is right as often.
-    assert "and 90.0% by guessing" in doubt(described(0.9, 80, chance=0.9))
-    assert "80 videos held out of the training" in doubt(described(0.13, 80, tested_on_held_out=True))
+    assert "90.0% by chance" in doubt(described(0.9, 80, chance=0.9))
+    assert "80 held-out videos, also used for early stopping," in doubt(described(0.13, 80, tested_on_held_out=True))
     assert doubt({"labels": ["a", "b"]}).startswith("its accuracy is not recorded")

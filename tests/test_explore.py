@@ -132,7 +132,7 @@ def test_a_walk_is_one_video_whose_latent_moves_and_whose_clock_goes_back_and_fo
     ("seeds", "message"),
     [
         ("a", "Seeds: 'a' is neither a number nor a range; valid: for example 0-15 or 3,7,12"),
-        ("3-1", "Seeds: the range '3-1' runs backwards; valid: 1-3"),
+        ("3-1", "Seeds: the range '3-1' is reversed; valid: 1-3"),
         (str(2**63), f"Seeds: {2**63} is too large; valid: below 2^63"),
         ("0-100000", "Seeds: too many; valid: up to 100000"),
         ("0-64", "65 videos are too many at once; valid: up to 64"),
@@ -164,8 +164,8 @@ NOT_VALID: list[tuple[int, Any, str]] = [
     (2, [1], "Level: '[1]' is not valid"),
     (3, 2, "Class: '2' is not valid; valid: a whole number from -1 to 1"),
     (3, -2, "Class: '-2' is not valid"),
-    (4, 31, "Frames a second: '31' is not valid; valid: a number from 1 to 30"),
-    (4, 0, "Frames a second: '0' is not valid"),
+    (4, 31, "Frames per second: '31' is not valid; valid: a number from 1 to 30"),
+    (4, 0, "Frames per second: '0' is not valid"),
 ]
 
 
@@ -182,8 +182,8 @@ def test_values_that_no_control_allows_are_refused(explorer: Explorer, place: in
     ("asked", "message"),
     [
         (("0", "1", 16, "linear", WALK), "Steps: '16' is not valid; valid: a whole number from 1 to 15"),
-        (("0", "1", 2, "sideways", WALK), "Way: 'sideways' is not valid; valid: linear, spherical"),
-        (("0", "1", 2, ["linear"], WALK), "Way: "),
+        (("0", "1", 2, "sideways", WALK), "Method: 'sideways' is not valid; valid: linear, spherical"),
+        (("0", "1", 2, ["linear"], WALK), "Method: "),
         (("0", "1", 2, "linear", None), "Show: 'None' is not valid"),
         (("0", 1, 2, "linear", WALK), "To seed: valid: text of up to 1000 characters"),
         (("0" * 1001, "1", 2, "linear", WALK), "From seed: valid: text of up to 1000 characters"),
@@ -291,7 +291,7 @@ def test_limits_hold_over_http_whatever_is_sent(monkeypatch: pytest.MonkeyPatch)
         (["--model_dir=a", "--host=no.such.host.invalid"], "--host=no.such.host.invalid: no such host"),
         (["--model_dir=a", "--max_videos=0"], "--max_videos=0: valid: a whole number of at least 1"),
         (["--model_dir={}/nowhere", "--port=0"], "nowhere"),
-        (["--saved_model={}/nowhere", "--port=0"], "nowhere: no SavedModel there"),
+        (["--saved_model={}/nowhere", "--port=0"], "nowhere: no SavedModel found"),
     ],
 )
 def test_what_cannot_work_is_one_line(

@@ -65,7 +65,7 @@ def test_arrays_are_cropped_too():
 
 
 def test_faces_cannot_be_cropped_here(tmp_path):
-    with pytest.raises(VideoError, match="6x4 pixels, and the real videos are square crops of faces"):
+    with pytest.raises(VideoError, match="6x4 pixels, but the real videos are square face crops"):
         Framing(4, FACES).fitted(np.zeros((16, 4, 6, 3), np.uint8), 0)
     write_video(tmp_path / "a.avi", np.zeros((16, 16, 32, 3), np.uint8))
     with pytest.raises(UserError, match=r"a\.avi: its frames have 32x16 pixels.*--clips_dir"):
@@ -91,6 +91,5 @@ def test_frames_of_which_no_crop_is_known_are_told_once(tmp_path, caplog):
     videos = np.zeros((3, 16, 16, 32, 3), np.uint8)
     assert next(samples.of_array(videos, 4, "paper")).shape == (3, 16, 16, 32, 3)
     assert [record.message for record in caplog.records] == [
-        "videos[0]: frames of 32x16 pixels; the network sees them squeezed to a square. Name the real videos by "
-        "--data_dir, and they are cropped as those were."
+        "videos[0]: 32x16 pixels are squeezed to a square; set --data_dir to crop them like the real videos."
     ]

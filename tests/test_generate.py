@@ -25,7 +25,7 @@ def test_seeds_by_hand():
     assert parse_seeds("0-3, 8,5-5") == [0, 1, 2, 3, 8, 5]
     assert parse_seeds(str(2**63 - 1)) == [2**63 - 1]
     for text, message in [
-        ("5-2", "the range '5-2' runs backwards; valid: 2-5"),
+        ("5-2", "the range '5-2' is reversed; valid: 2-5"),
         ("1,a", "'a' is neither a number nor a range"),
         ("", "'' is neither"),
         ("-3", "'-3' is neither"),
@@ -393,7 +393,7 @@ def test_long_videos_do_not_gather_in_memory(run):
     ("arguments", "status", "message"),
     [
         (["--output=x.avi"], 1, "x.avi: cannot write .avi; valid: .gif, .mp4, .png, .npz, or a folder"),
-        (["--output=x.gif", "--saved_model=y"], 2, "--model_dir or --saved_model, one of the two"),
+        (["--output=x.gif", "--saved_model=y"], 2, "specify exactly one of --model_dir and --saved_model"),
         (["--output=x.gif", "--seeds=5-2"], 2, "--seeds=5-2"),
         (["--output=x.gif", "--level=3"], 2, "--level=3: the generator has 2 levels; valid: 1 to 2"),
         (["--output=x.gif", "--labels=left"], 2, "--labels=left: the generator was not trained with classes"),
@@ -419,7 +419,7 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(run, tmp_path, argument
     [
         (
             ["--seeds=0", "--num_frames=1000000000000"],
-            "1 videos of 1,000,000,000,000 frames of 4x4 pixels are 48,000 GB before they are encoded; valid: up to "
+            "1 videos of 1,000,000,000,000 frames of 4x4 pixels are 48,000 GB uncompressed; valid: up to "
             "--max_gigabytes=100, or fewer --seeds, --num_frames or --scale",
         ),
         (["--seeds=0", f"--num_frames=1{'0' * 400}"], "1 videos of 10,000,"),
@@ -469,5 +469,5 @@ def test_too_little_memory_is_one_line(run, monkeypatch, tmp_path):
     monkeypatch.setattr(Served, "begin", begin)
     code, _, errors = run("--output=x.npz", "--seeds=0", "--batch_size=7")
     assert code == 1
-    assert errors.splitlines()[-1].startswith("generate: --batch_size=7: not enough memory to render")
+    assert errors.splitlines()[-1].startswith("generate: --batch_size=7: out of memory; use a smaller batch")
     assert list(tmp_path.iterdir()) == []

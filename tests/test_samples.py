@@ -96,7 +96,7 @@ def test_videos_that_cannot_be_scored_are_named(tmp_path):
     with pytest.raises(UserError, match="no videos in it or below"):
         samples.videos_in(str(tmp_path))
     write_grey(tmp_path / "short.avi", range(15))
-    with pytest.raises(UserError, match=r"short\.avi: 15 frames; the scores are of 16"):
+    with pytest.raises(UserError, match=r"short\.avi: 15 frames; the scores need 16"):
         list(samples.of_folder(samples.videos_in(str(tmp_path)), 4, "paper"))
     (tmp_path / "broken.mp4").write_bytes(b"broken")
     with pytest.raises(UserError, match=r"broken\.mp4: it cannot be opened"):

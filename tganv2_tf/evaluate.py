@@ -54,27 +54,27 @@ class Command:
     model_dir: str = option(
         "a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000: its averaged generator", ""
     )
-    untrained: bool = option("with --model_dir: the generator as it was before its training", False)
+    untrained: bool = option("with --model_dir: use its generator as before training", False)
     saved_model: str = option("folder of one version of a SavedModel", "")
     video_dir: str = option(
-        "folder of videos, of which the first 16 frames count, cropped and resized as those in --data_dir were", ""
+        "folder of videos; their first 16 frames are used, cropped and resized like those in --data_dir", ""
     )
     clips_dir: str = option("folder of shards, scored as if their clips were generated", "")
-    data_dir: str = option("folder of the shards of real videos; none = those that the run was trained on", "")
+    data_dir: str = option("folder of the shards of real videos; none = the training data of the run", "")
     scores: str = option(
-        "which: inception_score, c3d_fid, class_accuracy, precision, recall, density, coverage (C3D), fvd, kvd (I3D)",
+        "any of inception_score, c3d_fid, class_accuracy, precision, recall, density, coverage (C3D), fvd, kvd (I3D)",
         "inception_score,c3d_fid",
     )
     i3d: str = option("SavedModel or TF-Hub module of the I3D for fvd and kvd", "")
-    flip: str = option("mirror half of the real clips; auto = as the run, or yes", "auto", ("auto", "yes", "no"))
-    frame_step: int = option("distance of the frames of real clips; 0 = as the run, or 1", 0)
+    flip: str = option("mirror half of the real clips; auto = as in the run, else yes", "auto", ("auto", "yes", "no"))
+    frame_step: int = option("frame step of real clips; 0 = as in the run, else 1", 0)
     normalization: str = option(
-        "of real clips and video files; auto = as the run, else official with --c3d_mean, or paper",
+        "normalization of real clips and video files; auto = as in the run, else official with --c3d_mean, else paper",
         "auto",
         ("auto", "paper", "official"),
     )
     seed: int = option("seed of the latents, or of the clips of --clips_dir", 0)
-    truncation: float = option("latents are drawn from U(-psi, psi): lower is less varied; psi", 1.0)
+    truncation: float = option("psi: latents are drawn from U(-psi, psi); lower is less varied", 1.0)
     output: str = option("JSON file to write; none = RUN/evaluations/ of a run, else no file", "", destination="file")
 
     def __post_init__(self) -> None:
@@ -180,7 +180,7 @@ def check(command: Command, config: EvalConfig, is_array: bool = False) -> list[
     """Returns the names of the scores, without importing TensorFlow. Raises ConfigError if flags are inconsistent."""
     if sum(bool(getattr(command, name)) for name in SOURCES) != (not is_array):
         flags = ", ".join(f"--{name}" for name in SOURCES)
-        raise ConfigError(f"{flags}: one of them, and only one, must say what to score")
+        raise ConfigError(f"specify exactly one of {flags}")
     names = score_names.parse_scores(command.scores)
     score_names.require_networks(names, config, command.i3d)
     if not command.model_dir:  # a run records its data
@@ -194,7 +194,7 @@ def check_report(run: Run) -> None:
 
     if storage.exists(run.folder):
         what = f"--model_dir={run.name}: the report in {run.folder}"
-        check_destination(report_path(run.folder, 0, ""), what, "name a file for it with --output")
+        check_destination(report_path(run.folder, 0, ""), what, "specify a file with --output")
 
 
 def score(

@@ -63,35 +63,35 @@ class Command:
     )
     model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000", "")
     saved_model: str = option("folder of one version of a SavedModel, instead of --model_dir", "")
-    seeds: str = option("one video a seed: numbers and ranges, such as 0-15 or 3,7,12", "0-15")
+    seeds: str = option("seeds, one per video: numbers and ranges, such as 0-15 or 3,7,12", "0-15")
     labels: str = option(
-        "classes of a conditional model, a row each: names, in quotes if need be, ranges of names, or all; numbers "
-        "and their ranges are labels, from 0, unless a class is named by a number; none = in turn, by seed",
+        "classes of a conditional model, one per row: names, quoted if needed, ranges of names, or all; numbers and "
+        "their ranges are labels, from 0, unless a class name is a number; none = in turn, by seed",
         "",
     )
-    truncation: float = option("shrinks the latents: below 1 the videos are more alike, and closer to the mean", 1.0)
-    interpolate: str = option("the way from each seed to the next", "none", ("none", "linear", "spherical"))
+    truncation: float = option("scale of the latents; lower values give less varied videos, closer to the mean", 1.0)
+    interpolate: str = option("interpolation from each seed to the next", "none", ("none", "linear", "spherical"))
     interpolation_steps: int = option(
-        f"videos, or frames of a walk, from one seed to the next; 0 = {GRID_STEPS}, or {WALK_STEPS} of a walk", 0
+        f"videos, or frames of a walk, from one seed to the next; 0 = {GRID_STEPS}, or {WALK_STEPS} for a walk", 0
     )
     layout: str = option(
         "one grid; single files named by seed; all levels of each sample; a walk: one video whose latent moves",
         "grid",
         ("grid", "single", "levels", "walk"),
     )
-    columns: int = option("videos a row of the grid; 0 = one row a class or way, or about as many as rows", 0)
+    columns: int = option("videos per row of the grid; 0 = one row per class or seed pair, or nearly square", 0)
     level: int = option("level to render, from 1; 0 = the last, full resolution", 0)
-    num_frames: int = option("frames of a video, however many; 0 = as in training; of a walk: of each clip", 0)
+    num_frames: int = option("frames per video, any number; 0 = as in training; for a walk: frames of each clip", 0)
     fps: float = option(f"frames per second; 0 = as the training data, {DEFAULT_FPS} if that is unknown", 0.0)
     scale: int = option("enlarge by this factor", 1)
     captions: bool = option("write seed and class below each video; not in .npz, which has `names`", False)
     resample: str = option("how to enlarge; nearest repeats pixels", "nearest", ("nearest", "bicubic", "lanczos"))
-    batch_size: int = option("videos that are rendered together, 16 frames of each; fewer need less memory", 8)
-    max_gigabytes: float = option("frames in all before they are encoded, in 10^9 bytes; more is refused", 100.0)
+    batch_size: int = option("videos rendered together, 16 frames of each; fewer need less memory", 8)
+    max_gigabytes: float = option("maximum total size of the uncompressed frames, in 10^9 bytes", 100.0)
 
     def __post_init__(self) -> None:
         if bool(self.model_dir) == bool(self.saved_model):
-            raise ConfigError("--model_dir or --saved_model, one of the two, must say where the generator is")
+            raise ConfigError("specify exactly one of --model_dir and --saved_model")
         seeds = parse_seeds(self.seeds)
         least = {"columns": 0, "level": 0, "num_frames": 0, "interpolation_steps": 0, "scale": 1, "batch_size": 1}
         for name, number in least.items():
@@ -146,7 +146,7 @@ def check_size(command: Command, sampler: Sampler) -> None:
     asked = f"{count:,} videos of {frames:,} frames of {size}x{size} pixels" + (" at the last level" * (levels > 1))
     if total > command.max_gigabytes * 1e9:
         raise UserError(
-            f"{asked} are {total // 10**9:,} GB before they are encoded; valid: up to "
+            f"{asked} are {total // 10**9:,} GB uncompressed; valid: up to "
             f"--max_gigabytes={command.max_gigabytes:g}, or fewer --seeds, --num_frames or --scale"
         )
     # A lower bound, without the networks: the latents and their interpolation in float64; the frames written together,
@@ -157,8 +157,8 @@ def check_size(command: Command, sampler: Sampler) -> None:
     memory = machine.memory()
     if memory and needed > memory.available:
         raise UserError(
-            f"{asked} need at least {needed / 1e9:,.1f} GB of memory at a time, and {memory.available / 1e9:,.1f} GB "
-            "are free; ask for fewer --seeds, a smaller --scale or --batch_size, or --layout=single"
+            f"{asked} need at least {needed / 1e9:,.1f} GB of memory, but only {memory.available / 1e9:,.1f} GB "
+            "are free; use fewer --seeds, a smaller --scale or --batch_size, or --layout=single"
         )
 
 
@@ -210,7 +210,7 @@ def write_single(command: Command, sampler: Sampler, chosen: Selection, progress
     slash = "/" if videos.is_folder(command.output) else ""
     there = [name for name in named if slash and os.path.exists(name)]
     if there:
-        raise UserError(f"{there[0]} is already there; choose another name, or delete it")
+        raise UserError(f"{there[0]} already exists; choose another name or delete it")
     num_frames = command.num_frames or sampler.num_frames
     fps = frame_rate(command, sampler)
     for first in range(0, len(chosen), command.batch_size):
@@ -264,8 +264,8 @@ def write_part(command: Command) -> tuple[str, int]:
     folder = os.path.dirname(command.output)
     if not storage.is_remote(folder) and not os.path.isdir(folder):
         raise UserError(
-            f"--output={command.output}: node {platform.node()} does not see {folder}; name a folder that all nodes "
-            "mount at the same path, or one in a bucket"
+            f"--output={command.output}: node {platform.node()} cannot access {folder}; specify a folder that all "
+            "nodes mount at the same path, or one in a bucket"
         )
     sampler = kept_sampler(command.model_dir, command.saved_model)
     with tqdm(disable=True) as progress, enough_memory(command):
@@ -282,9 +282,7 @@ def enough_memory(command: Command) -> Iterator[None]:
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
-        raise UserError(
-            f"--batch_size={command.batch_size}: not enough memory to render as many videos together; try a smaller one"
-        ) from error
+        raise UserError(f"--batch_size={command.batch_size}: out of memory; use a smaller batch") from error
 
 
 def write_grid(command: Command, sampler: Sampler, chosen: Selection, progress: tqdm) -> str:
@@ -312,7 +310,7 @@ def main(command: Command, runner: RunnerOptions = LOCAL) -> int:
     require(runner.runner == "local" or apart, "runner", "ray", "with --layout=single and without --interpolate")
     # A task of a lost node is repeated; it would fail if the folder had already been written.
     whole = runner.runner == "local" or not videos.is_folder(command.output)
-    require(whole, "runner", "ray", "with one file a video, not folders of frames")
+    require(whole, "runner", "ray", "with one file per video, not folders of frames")
     import tensorflow as tf
     from tqdm import tqdm
 

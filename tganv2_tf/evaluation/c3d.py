@@ -110,10 +110,10 @@ class C3D(tf.keras.Model):
         videos = tf.convert_to_tensor(videos)
         if not videos.shape.is_compatible_with([None, NUM_FRAMES, None, None, 3]):
             raise UserError(
-                f"videos of shape {videos.shape}: C3D takes [N, {NUM_FRAMES}, H, W, 3], exactly {NUM_FRAMES} frames"
+                f"videos of shape {videos.shape}: C3D expects [N, {NUM_FRAMES}, H, W, 3], exactly {NUM_FRAMES} frames"
             )
         if not videos.dtype.is_floating:
-            raise TypeError(f"videos of {videos.dtype.name}: C3D takes real numbers in [-1, 1]")
+            raise TypeError(f"videos of {videos.dtype.name}: C3D expects floats in [-1, 1]")
         return super().__call__(videos, *args, **kwargs)
 
     def call(self, videos: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:

@@ -101,9 +101,9 @@ def score_answers(
             if count < config.num_samples and repetition:
                 break  # a smaller last repetition would have another bias
             if count <= NEIGHBOURS:
-                raise UserError(f"{count} videos are too few to be scored; expected more than {NEIGHBOURS}")
+                raise UserError(f"{count} videos are too few to score; expected more than {NEIGHBOURS}")
             if count < config.num_samples:
-                logging.warning("Only %d videos, and not --num_samples=%d.", count, config.num_samples)
+                logging.warning("Only %d videos instead of --num_samples=%d.", count, config.num_samples)
             for name, each in repetitions.items():
                 for score, value in each.scores(real.get(name)).items():
                     values[score].append(value)
@@ -126,7 +126,7 @@ class _Repetition:
     def update(self, features: np.ndarray, probabilities: np.ndarray | None, asked_for: np.ndarray | None) -> None:
         """Adds a batch of outputs; `asked_for` holds the target classes by the classifier's numbers, int [n]."""
         if not np.isfinite(features).all():
-            raise UserError("the videos, or what the network says of them, are not finite numbers; nothing to score")
+            raise UserError("the videos or their network outputs are not finite; cannot compute scores")
         if "inception_score" in self.wanted and probabilities is not None:
             self.inception_score.update(probabilities)
         if "class_accuracy" in self.wanted and probabilities is not None and asked_for is not None:

@@ -99,7 +99,7 @@ def real_features(
         for answer in answers:
             features = answer[network.name][0]
             if not np.isfinite(features).all():
-                raise UserError("what the network says of real clips are no finite numbers; its weights are of no use")
+                raise UserError("network outputs for real clips are not finite; the network file is unusable")
             moments.update(features)
             if missing > 0:
                 kept.append(features[:missing])
@@ -111,7 +111,7 @@ def real_features(
             with whole_file(path) as temporary, open(temporary, "wb") as file:
                 np.savez(file, identity=json.dumps(identity), sample=real.sample, **moments.to_arrays())
         except OSError as error:
-            logging.warning("%s: the features of the real clips are not kept: %s.", path, error)
+            logging.warning("%s: features of real clips are not cached: %s.", path, error)
     return real
 
 
@@ -122,5 +122,5 @@ def _cached(path: pathlib.Path) -> Real | None:
         arrays = read_npz(path, "tganv2_tf")
         return Real(metrics.Moments.from_arrays(arrays), arrays["sample"])
     except (UserError, KeyError, ValueError) as error:
-        logging.warning("%s; computed again.", error)
+        logging.warning("%s; recomputing.", error)
         return None

@@ -76,7 +76,7 @@ def show_scores(folder: str, scores: Mapping[str, Score], step: int) -> None:
         with EventWriter(folder) as writer:
             write_summaries(writer, scores, step)
     except (OSError, tf.errors.OpError) as error:
-        logging.warning("%s: the scores are not shown in TensorBoard: %s", folder, str(error).splitlines()[0])
+        logging.warning("%s: scores are not written to TensorBoard: %s", folder, str(error).splitlines()[0])
 
 
 def write_summaries(writer: tf.summary.SummaryWriter, scores: Mapping[str, Score], step: int) -> None:

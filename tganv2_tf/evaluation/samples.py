@@ -128,13 +128,13 @@ def _first_frames(path: pathlib.Path) -> np.ndarray:
         opened = open_video(path)
         frames = list(itertools.islice(opened.frames, NUM_FRAMES))
     except VideoError as error:
-        raise UserError(f"{path}: {error}; take it out of the folder") from error
+        raise UserError(f"{path}: {error}; remove it from the folder") from error
     if opened.damage.bad_packets:
-        raise UserError(f"{path}: its first {NUM_FRAMES} frames are damaged; take it out of the folder")
+        raise UserError(f"{path}: its first {NUM_FRAMES} frames are damaged; remove it from the folder")
     if len(frames) < NUM_FRAMES:
-        raise UserError(f"{path}: {len(frames)} frames; the scores are of {NUM_FRAMES}; take it out of the folder")
+        raise UserError(f"{path}: {len(frames)} frames; the scores need {NUM_FRAMES}; remove it from the folder")
     if len({frame.shape for frame in frames}) > 1:
-        raise UserError(f"{path}: its frames differ in size; take it out of the folder")
+        raise UserError(f"{path}: its frames differ in size; remove it from the folder")
     return np.stack(frames)
 
 
@@ -167,8 +167,7 @@ def _batched(
         elif video.shape[1] != video.shape[2] and not squeezed:
             squeezed = True
             logging.warning(
-                "%s: frames of %dx%d pixels; the network sees them squeezed to a square. Name the real videos by "
-                "--data_dir, and they are cropped as those were.",
+                "%s: %dx%d pixels are squeezed to a square; set --data_dir to crop them like the real videos.",
                 *(name, video.shape[2], video.shape[1]),
             )
         if batch and (len(batch) == batch_size or batch[0].shape != video.shape):

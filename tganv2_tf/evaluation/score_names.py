@@ -48,7 +48,7 @@ def require_classifier(config: EvalConfig) -> None:
     """Raises ConfigError if `classifier` is not set."""
     if not config.classifier:
         raise ConfigError(
-            "--classifier is missing: a C3D; `python -m tganv2_tf.train_classifier` makes one, or use the authors' "
+            "--classifier is missing: train a C3D with `python -m tganv2_tf.train_classifier`, or use the authors' "
             "conv3d_deepnetA_ucf.npz with their --c3d_mean=mean2.npz"
         )
 
@@ -56,7 +56,7 @@ def require_classifier(config: EvalConfig) -> None:
 def require_i3d(i3d: str) -> None:
     """Raises ConfigError if `i3d` is empty."""
     if not i3d:
-        raise ConfigError("--i3d is missing: the network of fvd and kvd, a SavedModel or TF-Hub module")
+        raise ConfigError("--i3d is missing: fvd and kvd need an I3D network, a SavedModel or TF-Hub module")
 
 
 def require_networks(names: Collection[str], config: EvalConfig, i3d: str) -> None:
@@ -71,4 +71,4 @@ def require_networks(names: Collection[str], config: EvalConfig, i3d: str) -> No
 def require_real_clips(names: Collection[str], data_dir: str) -> None:
     """Raises ConfigError if scores need real clips but `data_dir` is empty."""
     if networks_with_real_clips(names) and not data_dir:
-        raise ConfigError("--data_dir is missing: the shards of real videos; only inception_score goes without")
+        raise ConfigError("--data_dir is missing: all scores but inception_score and class_accuracy need real videos")

@@ -77,7 +77,7 @@ class Explorer:
         """
         ends = [one_seed("From seed", first), one_seed("To seed", second)]
         steps = whole("Steps", steps, 1, MAX_STEPS)
-        way, view = choice("Way", way, tuple(WAYS)), choice("Show", view, (SIDE_BY_SIDE, WALK))
+        way, view = choice("Method", way, tuple(WAYS)), choice("Show", view, (SIDE_BY_SIDE, WALK))
         truncation, num_frames, level, label, fps = self._checked(truncation, num_frames, level, label, fps)
         count = WALK_FRAMES * steps if view == WALK else steps
         if view == WALK:
@@ -111,7 +111,7 @@ class Explorer:
             whole("Frames", num_frames, 1, self.max_frames),
             whole("Level", level, 1, self.sampler.num_levels),
             whole("Class", label, IN_TURN, len(self.sampler.class_names) - 1),
-            number("Frames a second", fps, 1, MAX_FPS),
+            number("Frames per second", fps, 1, MAX_FPS),
         )
 
     def _check_size(self, num_videos: int, num_frames: int, level: int) -> None:
@@ -168,13 +168,13 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
         classes, halves = "", ""
         if sampler.class_names:
             classes = f" · {len(sampler.class_names)} classes"
-            halves = " If their classes differ, the first half of the way has the class of the first."
+            halves = " If their classes differ, the first half of the path has the class of the first."
         about = f"{sampler.description} · {sampler.sizes[-1]}x{sampler.sizes[-1]} pixels{classes}"
         gr.HTML(f"<h1>TGANv2 explorer</h1><p>{html.escape(about)}</p>", elem_id="title")
         with gr.Row(equal_height=False):
             with gr.Column(scale=0, min_width=300, elem_id="controls"):
                 seeds = gr.Textbox(
-                    f"0-{DEFAULT_VIDEOS - 1}", label="Seeds", info="one video each: 0-15, or 3,7,12", submit_btn=False
+                    f"0-{DEFAULT_VIDEOS - 1}", label="Seeds", info="one video each: 0-15 or 3,7,12", submit_btn=False
                 )
                 with gr.Row():
                     other = gr.Button("Shuffle", min_width=80)
@@ -182,7 +182,7 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
                 choices = [("each in turn", IN_TURN), *((name, i) for i, name in enumerate(sampler.class_names))]
                 label = gr.Dropdown(choices, value=IN_TURN, label="Class", visible=bool(sampler.class_names))
                 truncation = gr.Slider(
-                    0.1, 1.0, 1.0, step=0.05, label="Truncation", info="lower: tamer, and more alike", buttons=[]
+                    0.1, 1.0, 1.0, step=0.05, label="Truncation", info="lower: less varied", buttons=[]
                 )
                 longest = explorer.max_frames
                 num_frames = gr.Slider(
@@ -194,12 +194,12 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
                     visible=sampler.num_levels > 1,
                 )  # fmt: skip
                 rate = min(max(1, round(sampler.fps)), MAX_FPS) if sampler.fps else 10
-                fps = gr.Slider(1, MAX_FPS, rate, step=1, label="Frames a second", buttons=[])
+                fps = gr.Slider(1, MAX_FPS, rate, step=1, label="Frames per second", buttons=[])
             with gr.Column(scale=1, min_width=320):
                 videos_of_seeds = gr.HTML(js_on_load=tiles.JAVASCRIPT, elem_id="seeds")
                 with gr.Row(equal_height=False):
                     gr.HTML(
-                        f"<h2>Between two</h2><p>Click two videos above, or write their seeds.{halves}</p>",
+                        f"<h2>Interpolation</h2><p>Click two videos above, or enter their seeds.{halves}</p>",
                         elem_id="between",
                     )
                     interpolate = gr.Button("Interpolate", variant="primary", scale=0, min_width=150)
@@ -207,7 +207,7 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
                     first = gr.Textbox("0", label="From seed", min_width=80)
                     second = gr.Textbox("1", label="To seed", min_width=80)
                     steps = gr.Slider(1, MAX_STEPS, 7, step=1, label="Steps", buttons=[], min_width=150)
-                    way = gr.Radio(list(WAYS), value="spherical", label="Way", min_width=230)
+                    way = gr.Radio(list(WAYS), value="spherical", label="Method", min_width=230)
                     view = gr.Radio([SIDE_BY_SIDE, WALK], value=SIDE_BY_SIDE, label="Show", min_width=280)
                 videos_between = gr.HTML(js_on_load=tiles.JAVASCRIPT, elem_id="steps")
 
@@ -247,7 +247,7 @@ CSS = """
 #title h1 { font-size: 26px; font-weight: 700; margin: 0; }
 #title p, #between p { color: var(--body-text-color-subdued); margin: 2px 0 0; font-size: 14px; }
 #between-head { align-items: flex-end; margin-top: 10px; }
-#seeds { min-height: 200px; }  /* else what is said of progress covers the button below */
+#seeds { min-height: 200px; }  /* otherwise the progress text covers the button below */
 #between h2 { font-size: 19px; font-weight: 600; margin: 0; }
 #controls { position: sticky; top: 12px; }
 @media (max-width: 700px) { #controls { position: static; flex-grow: 1; } }

@@ -39,12 +39,12 @@ class Gate:
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > self._max_bytes:
-                return await _refuse(send, 413, f"a request of more than {self._max_bytes:,} bytes; valid: up to those")
+                return await _refuse(send, 413, f"request too large; valid: up to {self._max_bytes:,} bytes")
         # Not before the body is read: closing a connection with unread data may discard the response.
         if method not in READS and (method != "POST" or path.rstrip("/") not in POSTS):
-            return await _refuse(send, 405, f"{method} {path[:100]}: not offered here")
+            return await _refuse(send, 405, f"{method} {path[:100]}: not available")
         if path.startswith(CLOSED):
-            return await _refuse(send, 403, f"{path[:100]}: not offered here")
+            return await _refuse(send, 403, f"{path[:100]}: not available")
         given = False
 
         async def replay() -> Message:

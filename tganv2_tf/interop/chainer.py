@@ -192,7 +192,7 @@ def generator_config(
     channels = _shape(arrays, "decoder0/w_hifoc/W", 4, path)[1]
     size = math.isqrt(rows // channels)
     if size < 1 or size * size * channels != rows:
-        raise UserError(f"{path}: 'fc/W' has {rows} rows, which is no square map of {channels} channels")
+        raise UserError(f"{path}: 'fc/W' has {rows} rows, not a square map of {channels} channels")
     levels = blocks - FIRST_LEVEL_BLOCKS + 1
     return ModelConfig(
         resolution=size * 2**blocks,

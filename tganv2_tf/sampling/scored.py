@@ -97,9 +97,7 @@ def load_scored(source: Source) -> Scored:
     if source.untrained:
         config, step = run.config, 0
         if config.train.init_from:
-            raise ConfigError(
-                f"--untrained: the run began with the networks of {config.train.init_from}; score that run"
-            )
+            raise ConfigError(f"--untrained: the run was initialized from {config.train.init_from}; score that run")
         tf.keras.utils.set_random_seed(config.train.seed)  # as at the start of training
         generator = Generator(config.model)
     else:

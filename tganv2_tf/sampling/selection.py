@@ -30,7 +30,7 @@ def parse_seeds(text: str, field: str = "") -> list[int]:
         if last >= 2**63:
             raise ConfigError(f"{field}: {last} is too large; valid: below 2^63")
         if last < first:
-            raise ConfigError(f"{field}: the range {part!r} runs backwards; valid: {last}-{first}")
+            raise ConfigError(f"{field}: the range {part!r} is reversed; valid: {last}-{first}")
         if len(seeds) + last - first >= MAX_SEEDS:
             raise ConfigError(f"{field}: too many; valid: up to {MAX_SEEDS}")
         seeds.extend(range(first, last + 1))
@@ -52,7 +52,7 @@ def parse_labels(text: str, class_names: Sequence[str]) -> list[int]:
       ConfigError: a class does not exist; the message lists them.
     """
     if not class_names:
-        raise ConfigError(f"--labels={text}: the generator was not trained with classes; leave --labels out")
+        raise ConfigError(f"--labels={text}: the generator was not trained with classes; omit --labels")
     count = len(class_names)
     if text.strip() == "all" not in class_names:
         return list(range(count))

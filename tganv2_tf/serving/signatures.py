@@ -100,7 +100,7 @@ class ServedGenerator(tf.Module):
             if label is not None:
                 known = f"label must be from 0 to {num_classes - 1}"
                 asserts += [
-                    tf.debugging.assert_equal(tf.size(label), num_videos, "label must hold one class a video"),
+                    tf.debugging.assert_equal(tf.size(label), num_videos, "label must contain one class per video"),
                     tf.debugging.assert_non_negative(label, known),
                     tf.debugging.assert_less(label, num_classes, known),
                 ]
@@ -143,7 +143,7 @@ class ServedGenerator(tf.Module):
             few = tf.debugging.assert_less_equal(
                 tf.cast(num_videos, tf.float64) * tf.cast(num_frames, tf.float64) * (3 * config.resolution**2),
                 tf.constant(max_bytes, tf.float64),
-                f"too many videos or frames: valid: up to {max_bytes} bytes of pixels an answer",
+                f"too many videos or frames; valid: up to {max_bytes} bytes of pixels per response",
             )
             with tf.control_dependencies([few]):
                 return [tf.identity(value) for value in values]
@@ -215,7 +215,7 @@ def export(
     number = str(next_version(folder) if version is None else version)
     target = storage.join(folder, number)
     if storage.exists(target):
-        raise UserError(f"{target} is already there; leave --version out to write the next one")
+        raise UserError(f"{target} already exists; omit --version to write the next one")
     if storage.is_remote(folder):
         with tempfile.TemporaryDirectory() as local:
             storage.copy_folder(export(generator, local, int(number), class_names, fps), target, "saved_model.pb")

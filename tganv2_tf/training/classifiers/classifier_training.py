@@ -95,7 +95,7 @@ def train(
     if os.path.exists(output):
         metadata = read_metadata(output)
         _require_same(recipe, metadata["recipe"], output)
-        print(f"{output}: there already, made by the same command. {accuracy_summary(metadata)}")
+        print(f"{output}: already exists, written by the same command. {accuracy_summary(metadata)}")
         _warn(metadata, output)
         return 0
     folder = pathlib.Path(output + UNFINISHED)
@@ -114,8 +114,8 @@ def train(
                 logging.warning("%s.", too_short)
         if not examined:
             raise ConfigError(
-                f"--data_dir={data_dir}: no class has videos of two source groups, so that none can be held out; name "
-                "videos to measure the accuracy on with --test_data_dir"
+                f"--data_dir={data_dir}: no class has videos of two source groups, so none can be held out; specify "
+                "test videos with --test_data_dir"
             )
 
         write_atomically(folder / RECIPE_FILE, json.dumps(recipe))  # creates the folder, so that errors appear early
@@ -142,7 +142,7 @@ def train(
         stopped_by = trainer.run(batches, steps, folder, checkpoint_every_steps)
         step, best = int(trainer.step.numpy()), trainer.best
         if stopped_by:
-            logging.info("Stopped at step %d and saved; the same command resumes.", step)
+            logging.info("Stopped at step %d and saved; rerun the same command to resume.", step)
             return 128 + stopped_by
         _log_end(trainer)
         best.restore()
@@ -174,16 +174,16 @@ def _compare(data_sets: list[tuple[Manifest, str]]) -> None:
     """Raises ConfigError if training and test sets differ in their classes; warns of shards that are in both."""
     (manifest, data_dir), (test_manifest, test_data_dir) = data_sets
     if test_manifest.labels != manifest.labels:
-        raise ConfigError(f"--test_data_dir={test_data_dir}: its classes are not those of {data_dir}")
+        raise ConfigError(f"--test_data_dir={test_data_dir}: its classes differ from those of {data_dir}")
     if {shard.checksum for shard in manifest.shards} & {shard.checksum for shard in test_manifest.shards}:
-        logging.warning("--test_data_dir=%s: shards of %s: what was trained on tests nothing.", test_data_dir, data_dir)
+        logging.warning("--test_data_dir=%s: contains shards of %s; accuracy is too high.", test_data_dir, data_dir)
 
 
 def _warn(metadata: dict[str, Any], path: str) -> None:
     reason = doubt(metadata)
     if reason:
         logging.warning(
-            "%s: %s. Look at the videos and their labels (python -m data_prep.verify draws them), and train on more "
+            "%s: %s. Check the videos and their labels (python -m data_prep.verify shows them), and train on more "
             "videos, with more --steps or another --learning_rate.",
             path,
             reason,
@@ -194,9 +194,9 @@ def _log_end(trainer: Trainer) -> None:
     step, best, videos = int(trainer.step.numpy()), trainer.best, trainer.validation.videos
     what = f"accuracy on {videos} held-out videos {best.accuracy.numpy():.1%} at step {best.step.numpy()}"
     if trainer.has_ended:
-        logging.info("Ended at step %d: %s, and not higher since.", step, what)
+        logging.info("Stopped early at step %d: %s, no higher since.", step, what)
     else:
-        logging.info("All %d steps: %s.", step, what)
+        logging.info("Finished all %d steps: %s.", step, what)
 
 
 @contextlib.contextmanager
@@ -217,5 +217,5 @@ def _require_same(recipe: dict[str, Any], other: dict[str, Any], where: str) -> 
     differences = [f"{key} {other.get(key)} (now {value})" for key, value in recipe.items() if other.get(key) != value]
     if differences:
         raise ConfigError(
-            f"{where}: of another training: {', '.join(differences)}; remove it or choose another --output"
+            f"{where}: belongs to another training: {', '.join(differences)}; remove it or choose another --output"
         )

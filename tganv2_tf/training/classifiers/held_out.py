@@ -32,7 +32,7 @@ def labels_of(flag: str, manifest: Manifest, folder: str, num_frames: int) -> di
     """
     classes = len(manifest.labels)
     if classes < 2:
-        raise ConfigError(f"--{flag}={folder}: {classes} classes; valid: labelled videos of two classes at least")
+        raise ConfigError(f"--{flag}={folder}: {classes} classes; valid: labelled videos of at least two classes")
 
     def label_and_length(path: tf.Tensor, number: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, ...]:
         parsed = parse_record(record)
@@ -48,7 +48,7 @@ def labels_of(flag: str, manifest: Manifest, folder: str, num_frames: int) -> di
         if length >= num_frames:
             labels[video_id.decode()] = int(label)
     if not labels:
-        raise ConfigError(f"--{flag}={folder}: the longest video has {longest} frames; a clip takes {num_frames}")
+        raise ConfigError(f"--{flag}={folder}: the longest video has {longest} frames; a clip needs {num_frames}")
     return labels
 
 

@@ -155,4 +155,4 @@ def _restore(state: tf.train.Checkpoint, path: str) -> None:
         state.restore(path).assert_existing_objects_matched()
     except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:  # IndexError: a truncated file
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: cannot be read: {reason}; remove its folder to start again") from error
+        raise UserError(f"{path}: cannot be read: {reason}; remove its folder to restart") from error
