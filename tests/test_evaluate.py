@@ -20,7 +20,7 @@ from tganv2_tf import cli
 from tganv2_tf.config import EvalConfig
 from tganv2_tf.data.manifest import checksum
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.evaluate import Command, generator_of, main, source
+from tganv2_tf.evaluate import Command, generator_spec, main, source
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig
 from tganv2_tf.evaluation.classifier import save_classifier
 from tganv2_tf.models.generator import Generator
@@ -132,7 +132,7 @@ def test_untrained_and_real_sides(folder, tmp_path):
 def test_untrained_is_what_training_begins_with(folder):
     argv = [f"--model_dir={folder / 'run'}", "--untrained", f"--classifier={folder / 'classifier.npz'}"]
     command, config = cli.parse(argv, Command, EvalConfig)
-    batches, _, about, _ = source(command, config, generator_of(command, config))
+    batches, _, about, _ = source(command, config, generator_spec(command, config))
     assert about["step"] == 0
     beginning = make_model(Run.open(str(folder / "run")).config).generator
     seeds = tf.range(16, dtype=tf.int64)

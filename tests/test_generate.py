@@ -91,16 +91,16 @@ WEIGHTS = np.array([0.0, 0.25, 0.5, 1.0])
 @pytest.mark.parametrize("way", ["linear", "spherical"])
 def test_ways_begin_and_end_at_the_latents(way):
     first, second = np.random.default_rng(0).uniform(-1, 1, (2, 64)).astype(np.float32)
-    path = latent_paths.WAYS[way](first, second, WEIGHTS)
+    path = latent_paths.INTERPOLATIONS[way](first, second, WEIGHTS)
     assert path.dtype == np.float32 and path.shape == (4, 64)
     np.testing.assert_allclose(path[[0, -1]], [first, second], atol=1e-6)
     assert np.abs(path).max() <= 1
-    still = latent_paths.WAYS[way](first, first, WEIGHTS)
+    still = latent_paths.INTERPOLATIONS[way](first, first, WEIGHTS)
     np.testing.assert_allclose(still, np.tile(first, (4, 1)), atol=1e-6)
-    opposite = latent_paths.WAYS[way](first, -first, WEIGHTS)
+    opposite = latent_paths.INTERPOLATIONS[way](first, -first, WEIGHTS)
     np.testing.assert_allclose(opposite[2], 0, atol=1e-6)
     assert (np.sign(opposite[1]) == np.sign(first)).all() and (np.abs(opposite[1]) < np.abs(first)).all()
-    corner = latent_paths.WAYS[way](-np.ones(3, np.float32), np.zeros(3, np.float32), WEIGHTS)
+    corner = latent_paths.INTERPOLATIONS[way](-np.ones(3, np.float32), np.zeros(3, np.float32), WEIGHTS)
     assert np.isfinite(corner).all(), "U(-1, 1) as TensorFlow draws it contains -1"
 
 
@@ -121,7 +121,7 @@ def test_the_spherical_way_is_distributed_as_latents_are():
     latents = np.random.default_rng(1).uniform(-1, 1, (300, 2, 64))
     middle = {
         name: np.concatenate([way(first, second, np.array([0.5]))[0] for first, second in latents])
-        for name, way in latent_paths.WAYS.items()
+        for name, way in latent_paths.INTERPOLATIONS.items()
     }
     assert scipy.stats.kstest(middle["spherical"], "uniform", (-1, 2)).pvalue > 0.01
     # Var((a + b) / 2) = Var(a) / 2 = 1 / 6.
@@ -129,9 +129,9 @@ def test_the_spherical_way_is_distributed_as_latents_are():
 
 
 def test_the_clock_of_a_walk():
-    assert latent_paths.back_and_forth(8, 4).tolist() == [0, 1, 2, 3, 2, 1, 0, 1]
-    assert latent_paths.back_and_forth(3, 1).tolist() == [0, 0, 0]
-    assert latent_paths.back_and_forth(4, 2).tolist() == [0, 1, 0, 1]
+    assert latent_paths.ping_pong(8, 4).tolist() == [0, 1, 2, 3, 2, 1, 0, 1]
+    assert latent_paths.ping_pong(3, 1).tolist() == [0, 0, 0]
+    assert latent_paths.ping_pong(4, 2).tolist() == [0, 1, 0, 1]
 
 
 # ---- selection of videos
@@ -162,13 +162,13 @@ def test_without_labels_the_classes_come_in_turn_by_seed():
 
 def test_ways_become_rows_or_one_walk():
     z = np.array([[-1, 0], [0, 0], [1, 0]], np.float32)
-    paths = rendering.between(z, [4, 6, 9], "linear", 2)
+    paths = rendering.interpolate_seeds(z, [4, 6, 9], "linear", 2)
     chosen = rendering.select(paths, CLASSES)
     assert chosen.z[:, 0].tolist() == [-1, -0.5, 0, 0, 0.5, 1]
     assert chosen.columns == 3
     assert chosen.names[2:4] == ["seed4-to-6-up%2Fdown-step2", "seed6-to-9-left-step0"]
     assert chosen.labels is not None and chosen.labels.tolist() == [1, 1, 1, 0, 0, 0], "those of the first seeds"
-    walk = rendering.select([rendering.joined(paths, "seed4-to-9")], CLASSES, [2, 0], walk=True)
+    walk = rendering.select([rendering.concatenate_paths(paths, "seed4-to-9")], CLASSES, [2, 0], walk=True)
     assert walk.z[:, :, 0].tolist() == [[-1, -0.5, 0, 0.5, 1]] * 2
     assert walk.names == ["seed4-to-9-right", "seed4-to-9-left"]
     assert walk.columns == 0
@@ -215,7 +215,7 @@ def pixels(videos):
 def test_playing_in_parts_whatever_the_batch(batch_size):
     served = Served(CLASSES)
     chosen = rendering.select(points(0, 1, 2), CLASSES)
-    chunks = list(rendering.play(sampler.Sampler(served, ""), chosen, 37, 1, batch_size))
+    chunks = list(rendering.render(sampler.Sampler(served, ""), chosen, 37, 1, batch_size))
     assert [chunk.shape for chunk in chunks] == [(3, 16, 2, 2, 3), (3, 16, 2, 2, 3), (3, 5, 2, 2, 3)]
     expected = [[[100 * (n + 1) if n < 2 else 255, t, 10 * n + 1] for t in range(37)] for n in range(3)]
     np.testing.assert_array_equal(pixels(np.concatenate(chunks, 1)), expected)
@@ -224,7 +224,7 @@ def test_playing_in_parts_whatever_the_batch(batch_size):
 
 def test_levels_are_enlarged_and_follow_each_other():
     chosen = rendering.select(points(0, 1))
-    (chunk,) = rendering.play_levels(sampler.Sampler(Served(), ""), chosen, 3, 8, "nearest")
+    (chunk,) = rendering.render_levels(sampler.Sampler(Served(), ""), chosen, 3, 8, "nearest")
     assert chunk.shape == (4, 3, 4, 4, 3)
     assert pixels(chunk)[:, 2].tolist() == [[100, 2, 1], [100, 2, 2], [200, 2, 1], [200, 2, 2]]
 
@@ -233,7 +233,7 @@ def test_levels_are_enlarged_and_follow_each_other():
 def test_a_walk_shows_each_frame_at_its_time_of_the_clip_of_its_own_latent(batch_size):
     z = np.linspace(-1, 1, 21, dtype=np.float32)[:, None]
     chosen = rendering.select([rendering.LatentPath("w", 0, z)], CLASSES, [2, 1], walk=True)
-    chunks = list(rendering.play_walk(sampler.Sampler(Served(CLASSES), ""), chosen, 3, 0, batch_size))
+    chunks = list(rendering.render_walk(sampler.Sampler(Served(CLASSES), ""), chosen, 3, 0, batch_size))
     assert [chunk.shape[:2] for chunk in chunks] == [(2, 16), (2, 5)]
     seen = pixels(np.concatenate(chunks, 1))
     assert seen[0, :, 0].tolist() == list(range(0, 201, 10))

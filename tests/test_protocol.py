@@ -18,7 +18,7 @@ from tganv2_tf.evaluation import metrics, protocol, score_names
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig, resize
 from tganv2_tf.evaluation.classifier import save_classifier
 from tganv2_tf.evaluation.networks import Network, load_c3d_network
-from tganv2_tf.evaluation.real_features import Real, real_features
+from tganv2_tf.evaluation.real_features import RealStatistics, real_features
 from tganv2_tf.evaluation.report import describe_protocol, report
 
 CONFIG = EvalConfig(num_samples=64, repetitions=3, eval_batch_size=20, real_passes=4, cache_dir="")
@@ -50,7 +50,7 @@ def real(shift=0.0, count=64):
     values = np.random.default_rng(9).normal(shift, 0.2, (count, 2))
     moments = metrics.Moments()
     moments.update(values)
-    return Real(moments, values)
+    return RealStatistics(moments, values)
 
 
 def test_names_of_scores():
@@ -80,7 +80,7 @@ def test_class_accuracy_by_hand():
 def test_each_repetition_has_its_own_videos():
     networks = {"c3d": network(), "i3d": network("i3d")}
     reals = {"c3d": real(), "i3d": real(0.5)}
-    names = [name for name in score_names.NETWORK_OF if name != "class_accuracy"]
+    names = [name for name in score_names.SCORE_NETWORK if name != "class_accuracy"]
     scores = protocol.evaluate(names, normal_videos(), networks, reals, CONFIG, progress=False)
     videos = np.concatenate([features_of(batch) for batch in itertools.islice(normal_videos(), 10)])
     for repetition in range(3):
@@ -135,9 +135,9 @@ def counted(calls, **kwargs):
 
     def describe(videos):
         calls.append(len(videos))
-        return made.describe(videos)
+        return made.extract(videos)
 
-    return made._replace(describe=describe)
+    return made._replace(extract=describe)
 
 
 def test_real_features_are_those_of_several_clips_of_each_video(data):
@@ -196,7 +196,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(data, tmp_path, caplog):
 
 def test_a_report_says_what_is_needed_to_repeat_it(data):
     manifest = Manifest.load(data.data_dir)
-    scores = {"c3d_fid": protocol.Score.of([1.0, 3.0])}
+    scores = {"c3d_fid": protocol.Score.from_values([1.0, 3.0])}
     described = describe_protocol({"c3d": network()}, data, manifest, CONFIG)
     written = json.loads(report(scores, {"seed": 5}, described, CONFIG))
     assert written["scores"] == {"c3d_fid": {"mean": 2.0, "std": 1.0, "values": [1.0, 3.0]}}
@@ -225,7 +225,7 @@ def test_damage_and_useless_networks_are_one_line(data, tmp_path):
 
     manifest = Manifest.load(data.data_dir)
     with pytest.raises(UserError, match="not finite"):
-        real_features(network()._replace(describe=nan), manifest, data, CONFIG)
+        real_features(network()._replace(extract=nan), manifest, data, CONFIG)
     with pytest.raises(UserError, match="3 real clips are too few; raise --real_passes"):
         real_features(network(), manifest, data, dataclasses.replace(CONFIG, real_passes=1))
     flip_byte(tmp_path / "data" / manifest.shards[0].file, 1)
@@ -245,9 +245,9 @@ def test_the_papers_protocol_resizes_first(tmp_path):
     videos = tf.random.stateless_uniform([2, 16, 24, 40, 3], [0, 1], -1.0, 1.0)
     for name, seen in (("official", videos), ("paper", resize(videos, 128))):
         described = load_c3d_network(EvalConfig(classifier=str(tmp_path / "c.npz"), protocol=name))
-        features, probabilities = described.describe(videos)
+        features, probabilities = described.extract(videos)
         assert probabilities is not None
         np.testing.assert_allclose(features, c3d(seen)["fc7"], atol=1e-6)
         np.testing.assert_allclose(probabilities, c3d(seen)["probabilities"], atol=1e-6)
     assert np.abs(c3d(videos)["fc8"] - c3d(resize(videos, 128))["fc8"]).max() > 1e-4
-    assert described.doubt == f"{tmp_path / 'c.npz'}: its accuracy is not recorded; its scores may be unreliable"
+    assert described.warning == f"{tmp_path / 'c.npz'}: its accuracy is not recorded; its scores may be unreliable"

@@ -24,7 +24,7 @@ from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig
 from tganv2_tf.evaluation.classifier import load_classifier, read_metadata, save_classifier
 from tganv2_tf.training.classifiers import classifier_training, examination
-from tganv2_tf.training.classifiers.examination import Examination, Result
+from tganv2_tf.training.classifiers.examination import ClipEvaluator, Result
 from tganv2_tf.training.classifiers.trainer import Trainer
 
 MODULE = "tganv2_tf.train_classifier"
@@ -160,7 +160,7 @@ def eagerly():
     tf.config.run_functions_eagerly(False)
 
 
-class OnNoise(Examination):
+class OnNoise(ClipEvaluator):
     """An examination whose results change with the weights and are always better than guessing."""
 
     videos, chance = 20, 0.01
@@ -309,7 +309,7 @@ def test_without_source_groups_to_hold_out_the_test_videos_choose_the_end(data, 
 
 def test_what_has_not_learned_says_so_each_time(data, tmp_path, capsys, caplog, monkeypatch):
     monkeypatch.setitem(classifier_training.SIZES, "small", TINY)
-    monkeypatch.setattr(Examination, "result", lambda examination: Result(0.5, 0.7, 24))
+    monkeypatch.setattr(ClipEvaluator, "result", lambda examination: Result(0.5, 0.7, 24))
     for _ in range(2):
         caplog.clear()
         status, out, _ = command(capsys, *data, f"--output={tmp_path}/c.npz", "--steps=1", "--batch_size=2")

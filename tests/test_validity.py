@@ -23,7 +23,7 @@ from tganv2_tf.evaluation import metrics, ucf101, validity
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig
 from tganv2_tf.evaluation.classifier import save_classifier
 from tganv2_tf.evaluation.networks import load_c3d_network
-from tganv2_tf.evaluation.real_features import Real
+from tganv2_tf.evaluation.real_features import RealStatistics
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.runs import record_config
 from tganv2_tf.training.evaluations import Evaluations
@@ -88,7 +88,7 @@ def test_too_few_samples_are_counted() -> None:
     small, large = metrics.Moments(), metrics.Moments()
     small.update(np.random.default_rng(0).normal(size=(12, 10)))
     large.mean, large.count = np.zeros(4096), 95_370  # ten clips of each training video of UCF101
-    real = {"c3d": Real(small, np.zeros([0, 10])), "i3d": Real(large, np.zeros([0, 4096]))}
+    real = {"c3d": RealStatistics(small, np.zeros([0, 10])), "i3d": RealStatistics(large, np.zeros([0, 4096]))}
     for score, generated, start in (
         ("c3d_fid", 9, "c3d_fid: 9 generated videos for 10 features. "),
         ("c3d_fid", 10, ""),

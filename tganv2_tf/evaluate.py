@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from tganv2_tf.evaluation.protocol import Score
     from tganv2_tf.evaluation.samples import Batches
-    from tganv2_tf.sampling.scored import Source
+    from tganv2_tf.sampling.scored import GeneratorSpec
 
 SOURCES = ("model_dir", "saved_model", "video_dir", "clips_dir")
 
@@ -107,10 +107,10 @@ class Outcome(NamedTuple):
     names: list[str]
 
 
-def data_config(command: Command, of_run: DataConfig | None, authors_c3d: bool) -> DataConfig:
+def data_config(command: Command, run_data: DataConfig | None, authors_c3d: bool) -> DataConfig:
     """Returns how real clips are sampled: as in the run, unless the command overrides it."""
     # The authors' C3D preprocessing expects their own normalization.
-    data = of_run or DataConfig(normalization="official" if authors_c3d else "paper")
+    data = run_data or DataConfig(normalization="official" if authors_c3d else "paper")
     changes: dict[str, Any] = {}
     if command.data_dir:
         changes["data_dir"] = command.data_dir
@@ -123,19 +123,19 @@ def data_config(command: Command, of_run: DataConfig | None, authors_c3d: bool) 
     return dataclasses.replace(data, **changes)
 
 
-def generator_of(command: Command, config: EvalConfig) -> Source | None:
+def generator_spec(command: Command, config: EvalConfig) -> GeneratorSpec | None:
     """Returns the generator to score (of a run, its newest checkpoint); None if existing videos are scored."""
-    from tganv2_tf.sampling.scored import Source
+    from tganv2_tf.sampling.scored import GeneratorSpec
 
     run = command.run
     if not (run or command.saved_model):
         return None
     batches = config.recalibration_batches if run else 0
-    return Source(run, command.untrained, command.saved_model, command.seed, command.truncation, batches)
+    return GeneratorSpec(run, command.untrained, command.saved_model, command.seed, command.truncation, batches)
 
 
 def source(
-    command: Command, config: EvalConfig, generator: Source | None
+    command: Command, config: EvalConfig, generator: GeneratorSpec | None
 ) -> tuple[Batches, DataConfig, dict[str, Any], tuple[str, ...]]:
     """Returns the videos to score, the sampling of real clips, the videos' description, and the generator's classes.
 
@@ -146,11 +146,11 @@ def source(
     from tganv2_tf.data.manifest import Manifest, folder_checksum
     from tganv2_tf.evaluation import samples
     from tganv2_tf.evaluation.framing import Framing
-    from tganv2_tf.sampling.scored import load_scored
+    from tganv2_tf.sampling.scored import load_scored_generator
 
     batch_size, authors_c3d = config.eval_batch_size, bool(config.c3d_mean)
     if generator is not None:
-        scored = load_scored(generator)
+        scored = load_scored_generator(generator)
         data = data_config(command, scored.run.data if scored.run else None, authors_c3d)
         about: dict[str, Any] = (
             {"model_dir": command.model_dir} if scored.run else {"normalization": data.normalization}
@@ -159,21 +159,22 @@ def source(
         batches = (scored.batch(generator, number, batch_size) for number in itertools.count())
         return batches, data, about, scored.class_names
     data = data_config(command, None, authors_c3d)
-    about, framing = {"normalization": data.normalization}, Framing.of_folder(data.data_dir)
+    about, framing = {"normalization": data.normalization}, Framing.from_folder(data.data_dir)
     if command.video_dir:
-        paths = samples.videos_in(command.video_dir)
+        paths = samples.list_videos(command.video_dir)
         about |= {"video_dir": command.video_dir, "num_videos": len(paths)}
         files = [pathlib.Path(file) for path in paths for file in files_of(path)]
         about["checksum"] = folder_checksum(command.video_dir, files)
         about["framing"] = framing and dataclasses.asdict(framing)
-        return samples.of_folder(paths, batch_size, data.normalization, framing), data, about, ()
+        return samples.folder_batches(paths, batch_size, data.normalization, framing), data, about, ()
     manifest = Manifest.load(command.clips_dir)
     if framing is not None:
-        framing.warn_of_another(Framing.of(manifest), command.clips_dir)
+        framing.warn_if_different(Framing.from_manifest(manifest), command.clips_dir)
     clips = dataclasses.replace(data, data_dir=command.clips_dir)
     about |= {"clips_dir": command.clips_dir, "flip": clips.flip, "frame_step": clips.frame_step}
     about["shards"] = {shard.file: shard.checksum for shard in manifest.shards}
-    return samples.of_shards(manifest, clips, command.seed + 1, batch_size), data, about, ()  # 0 is used for real clips
+    seed = command.seed + 1  # 0 is used for real clips
+    return samples.shard_batches(manifest, clips, seed, batch_size), data, about, ()
 
 
 def check(command: Command, config: EvalConfig, is_array: bool = False) -> list[str]:
@@ -212,12 +213,12 @@ def score(
       UserError: files are missing or damaged.
     """
     names = check(command, config, videos is not None)
-    kinds, with_real = score_names.networks_of(names), score_names.networks_with_real_clips(names)
+    kinds, with_real = score_names.required_networks(names), score_names.networks_with_real_clips(names)
     from tganv2_tf.data.lengths import describe_too_short
     from tganv2_tf.data.manifest import Manifest
     from tganv2_tf.evaluation import protocol, samples, validity
     from tganv2_tf.evaluation.framing import Framing
-    from tganv2_tf.evaluation.networks import NetworkFiles, described, load_networks, warn_of_doubtful
+    from tganv2_tf.evaluation.networks import NetworkFiles, extract_features, load_networks, warn_if_unreliable
     from tganv2_tf.evaluation.real_features import real_features
     from tganv2_tf.evaluation.report import describe_protocol
 
@@ -226,12 +227,14 @@ def score(
         import tensorflow as tf
 
         tf.config.set_visible_devices([], "GPU")  # leaves the GPUs to tasks on this machine
-    generator = generator_of(command, config)
+    generator = generator_spec(command, config)
     if videos is None:
         batches, data, generated, class_names = source(command, config, generator)
     else:
         data, class_names = data_config(command, None, bool(config.c3d_mean)), ()
-        batches = samples.of_array(videos, config.eval_batch_size, data.normalization, Framing.of_folder(data.data_dir))
+        batches = samples.array_batches(
+            videos, config.eval_batch_size, data.normalization, Framing.from_folder(data.data_dir)
+        )
         generated = {"num_videos": len(videos), "normalization": data.normalization}
     score_names.require_real_clips(names, data.data_dir)
     manifest = Manifest.load(data.data_dir) if with_real else None
@@ -239,7 +242,7 @@ def score(
     if too_short:
         logging.warning("%s.", too_short)
     networks = load_networks(files)
-    warn_of_doubtful(networks)
+    warn_if_unreliable(networks)
     labels = networks["c3d"].labels if "c3d" in networks else ()
     if "class_accuracy" in names:
         validity.classifier_columns(class_names, labels)  # fails before real clips are read
@@ -248,25 +251,25 @@ def score(
     real = {}
     with contextlib.ExitStack() as stack:
         if runner.runner == "local":
-            of_videos = functools.partial(described, networks=networks)
-            answers = of_videos(batches, kinds=kinds)
+            extract = functools.partial(extract_features, networks=networks)
+            outputs = extract(batches, kinds=kinds)
         else:
             from tganv2_tf.sampling import scored
 
             stack.enter_context(ray_cluster.connected(runner.ray_address))
-            of_videos = functools.partial(scored.described_by_nodes, files=files, options=runner)
+            extract = functools.partial(scored.remote_feature_extraction, files=files, options=runner)
             if generator is None:
-                answers = of_videos(batches, kinds=kinds)
+                outputs = extract(batches, kinds=kinds)
             else:
-                answers = scored.answers_from_nodes(generator, files, runner)
+                outputs = scored.remote_features(generator, files, runner)
         if manifest is not None:
             for kind in sorted(with_real):
-                of_clips = functools.partial(of_videos, kinds=(kind,))
-                real[kind] = real_features(networks[kind], manifest, data, config, of_clips)
+                extract_kind = functools.partial(extract, kinds=(kind,))
+                real[kind] = real_features(networks[kind], manifest, data, config, extract_kind)
         count = min(config.num_samples, generated.get("num_videos", config.num_samples))
         for text in validity.too_few(names, count, real):
             logging.warning("%s", text)
-        found = protocol.score_answers(names, answers, labels, real, config, class_names=class_names)
+        found = protocol.score_outputs(names, outputs, labels, real, config, class_names=class_names)
     return Outcome(found, generated, describe_protocol(networks, data, manifest, config), names)
 
 
@@ -277,8 +280,8 @@ def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) ->
         check_report(run)
     found, generated, about, names = score(command, config, runner)
     width = max(16, *map(len, found))
-    for name, of in found.items():
-        print(f"{name:<{width}} {of.mean:.4f} +- {of.std:.4f}")
+    for name, result in found.items():
+        print(f"{name:<{width}} {result.mean:.4f} +- {result.std:.4f}")
 
     from tganv2_tf.evaluation.report import report, report_path, show_scores
 

@@ -138,8 +138,8 @@ def main(command: Command) -> int:
         )
     except tf.errors.ResourceExhaustedError as error:
         raise UserError("out of memory; lower --restarts") from error
-    of = None if found.label is None else tf.fill([2], found.label)
-    first, last = videos.to_uint8(render(tf.constant([found.start, found.z]), of).numpy())
+    found_labels = None if found.label is None else tf.fill([2], found.label)
+    first, last = videos.to_uint8(render(tf.constant([found.start, found.z]), found_labels).numpy())
     losses = found.losses[:, found.restart]
     result = {
         "start": {"loss": float(losses[0]), "psnr": projection.psnr(first, clip)},
@@ -153,17 +153,17 @@ def main(command: Command) -> int:
     if output.suffix.lower() == ".png":
         videos.write_image(output, videos.strip(pair))
     else:
-        of_clip = run.fps * config.data.frame_step / frame_step
-        fps = command.fps or min(of_clip or DEFAULT_FPS, MAX_FPS)
+        clip_fps = run.fps * config.data.frame_step / frame_step
+        fps = command.fps or min(clip_fps or DEFAULT_FPS, MAX_FPS)
         videos.write_video(output, videos.grid(pair, columns=2), fps)
-    arrays, whose = {"z": found.z, "losses": found.losses}, ""
+    arrays, class_text = {"z": found.z, "losses": found.losses}, ""
     if found.label is not None:
-        arrays["label"], whose = np.array(found.label), f" of class {class_names[found.label]}"
+        arrays["label"], class_text = np.array(found.label), f" of class {class_names[found.label]}"
     metadata = {**result, "restart": found.restart, "step": step, "options": dataclasses.asdict(command)}
     arrays["metadata"] = np.array(json.dumps(metadata))
     with whole_file(output.with_suffix(".npz")) as temporary:
         np.savez(temporary, **arrays)
-    print(f"{output}: the clip beside or above its reconstruction{whose}")
+    print(f"{output}: the clip beside or above its reconstruction{class_text}")
     print(f"{output.with_suffix('.npz')}: its latent")
     return 0
 

@@ -75,7 +75,7 @@ class RestServer:
             with urllib.request.urlopen(request, timeout=self.timeout) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
-            raise ClientError(self._refusal(error)) from error
+            raise ClientError(self._error_message(error)) from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             if isinstance(reason, socket.timeout):  # an alias of TimeoutError since Python 3.10
@@ -84,7 +84,7 @@ class RestServer:
         except ValueError as error:
             raise ClientError(f"{self.address} does not respond like TensorFlow Serving") from error
 
-    def _refusal(self, error: urllib.error.HTTPError) -> str:
+    def _error_message(self, error: urllib.error.HTTPError) -> str:
         try:
             text = one_line(json.load(error)["error"])
         except (ValueError, KeyError, TypeError):
@@ -162,10 +162,10 @@ def make_inputs(signatures: dict[str, Any], options: argparse.Namespace) -> dict
     """
     if SIGNATURE not in signatures:
         raise ClientError(f"--model={options.model}: no signature {SIGNATURE!r}; not exported by tganv2_tf.export")
-    asked = signatures[SIGNATURE]["inputs"]
-    if "label" in asked and not options.label:
+    expected = signatures[SIGNATURE]["inputs"]
+    if "label" in expected and not options.label:
         raise ClientError(f"--model={options.model} needs a class: specify --label=NUMBER")
-    if "label" not in asked and options.label:
+    if "label" not in expected and options.label:
         raise ClientError(f"--model={options.model} has no classes: omit --label")
     # `serving_default` has the fixed number of frames of a training clip.
     clip = signatures["serving_default"]["outputs"]["videos"]["tensor_shape"]["dim"]
@@ -175,10 +175,10 @@ def make_inputs(signatures: dict[str, Any], options: argparse.Namespace) -> dict
         "num_frames": options.num_frames or int(clip[1]["size"]),
         "label": options.label,
     }
-    unknown = asked.keys() - values
+    unknown = expected.keys() - values
     if unknown:
         raise ClientError(f"--model={options.model} needs inputs {sorted(unknown)}, which this client does not support")
-    return {name: np.array(values[name], DTYPES[info["dtype"]]) for name, info in asked.items()}
+    return {name: np.array(values[name], DTYPES[info["dtype"]]) for name, info in expected.items()}
 
 
 def grid(videos: np.ndarray) -> np.ndarray:

@@ -105,7 +105,7 @@ def accuracy_summary(metadata: dict[str, Any]) -> str:
     )
 
 
-def doubt(metadata: dict[str, Any]) -> str:
+def reliability_warning(metadata: dict[str, Any]) -> str:
     """Returns why scores from this classifier are unreliable, as a sentence; empty if they are reliable.
 
     A reliable classifier is significantly above chance, and its accuracy is at least halfway from chance to 100 %.
@@ -121,11 +121,11 @@ def doubt(metadata: dict[str, Any]) -> str:
     # Files of older versions have no `chance`, and may have no class names.
     num_classes = len(metadata["labels"]) or metadata["shape"]["num_classes"]
     chance = metadata.get("chance", 1 / num_classes)
-    learned, well = above_chance(accuracy, videos, chance), accuracy >= (1 + chance) / 2
-    if learned and well:
+    significant, accurate = above_chance(accuracy, videos, chance), accuracy >= (1 + chance) / 2
+    if significant and accurate:
         return ""
-    if learned:
+    if significant:
         return f"it has not learned its classes well: {summary}, {chance:.1%} by chance; its scores are unreliable"
-    if well:
+    if accurate:
         return f"its accuracy is uncertain: {summary}, too few videos to rule out chance"
     return f"it has not learned its classes: {summary}, {chance:.1%} by chance; its scores are meaningless"

@@ -33,7 +33,7 @@ class Framing:
         return f"{self.resolution} pixels, {self.geometry}"
 
     @classmethod
-    def of(cls, manifest: Manifest) -> Framing:
+    def from_manifest(cls, manifest: Manifest) -> Framing:
         """Returns the framing of a data set. If the manifest does not record it, it follows from the frame shape."""
         options = manifest.options
         if options.get("face_box") or "box" in options:
@@ -43,11 +43,11 @@ class Framing:
         )
 
     @classmethod
-    def of_folder(cls, folder: str) -> Framing | None:
+    def from_folder(cls, folder: str) -> Framing | None:
         """Returns the framing of a folder's data set; None for "". Raises UserError if it holds no data set."""
-        return cls.of(Manifest.read(folder)) if folder else None
+        return cls.from_manifest(Manifest.read(folder)) if folder else None
 
-    def warn_of_another(self, other: Framing, clips_dir: str) -> None:
+    def warn_if_different(self, other: Framing, clips_dir: str) -> None:
         """Warns if the shards in `clips_dir` were prepared differently."""
         if other != self:
             text = (

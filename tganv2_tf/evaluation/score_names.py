@@ -8,7 +8,7 @@ from tganv2_tf.config import EvalConfig
 from tganv2_tf.errors import ConfigError
 
 # The network that each score uses.
-NETWORK_OF = {
+SCORE_NETWORK = {
     "inception_score": "c3d",
     "c3d_fid": "c3d",
     "class_accuracy": "c3d",
@@ -19,7 +19,7 @@ NETWORK_OF = {
     "fvd": "i3d",
     "kvd": "i3d",
 }
-WITHOUT_REAL_CLIPS = {"inception_score", "class_accuracy"}
+REFERENCE_FREE = {"inception_score", "class_accuracy"}
 
 
 def parse_scores(text: str) -> list[str]:
@@ -29,19 +29,19 @@ def parse_scores(text: str) -> list[str]:
       ConfigError: a name is unknown, or the list is empty.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names or not set(names) <= set(NETWORK_OF):
-        raise ConfigError(f"--scores={text}: valid: some of {','.join(NETWORK_OF)}")
+    if not names or not set(names) <= set(SCORE_NETWORK):
+        raise ConfigError(f"--scores={text}: valid: some of {','.join(SCORE_NETWORK)}")
     return list(dict.fromkeys(names))
 
 
-def networks_of(names: Collection[str]) -> tuple[str, ...]:
+def required_networks(names: Collection[str]) -> tuple[str, ...]:
     """Returns the sorted names of the networks that the scores need."""
-    return tuple(sorted({NETWORK_OF[name] for name in names}))
+    return tuple(sorted({SCORE_NETWORK[name] for name in names}))
 
 
 def networks_with_real_clips(names: Collection[str]) -> set[str]:
     """Returns the networks whose features of real clips are needed."""
-    return {NETWORK_OF[name] for name in names if name not in WITHOUT_REAL_CLIPS}
+    return {SCORE_NETWORK[name] for name in names if name not in REFERENCE_FREE}
 
 
 def require_classifier(config: EvalConfig) -> None:
@@ -61,7 +61,7 @@ def require_i3d(i3d: str) -> None:
 
 def require_networks(names: Collection[str], config: EvalConfig, i3d: str) -> None:
     """Raises ConfigError if the file of a required network is not set."""
-    networks = networks_of(names)
+    networks = required_networks(names)
     if "c3d" in networks:
         require_classifier(config)
     if "i3d" in networks:

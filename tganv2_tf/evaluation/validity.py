@@ -9,7 +9,7 @@ from tganv2_tf.data.class_names import MOST, quoted
 from tganv2_tf.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tganv2_tf.evaluation.real_features import Real
+    from tganv2_tf.evaluation.real_features import RealStatistics
 
 FRECHET = {"c3d": "c3d_fid", "i3d": "fvd"}  # the Frechet distance of each network's features
 PAPER_SAMPLES = 2048  # below 4096 features, but all scores by the paper's protocol share this bias
@@ -54,7 +54,7 @@ def other_classes(class_names: Sequence[str], labels: Sequence[str]) -> Iterator
         )
 
 
-def too_few(scores: Collection[str], generated: int, real: Mapping[str, Real]) -> Iterator[str]:
+def too_few(scores: Collection[str], generated: int, real: Mapping[str, RealStatistics]) -> Iterator[str]:
     """Yields warnings if a Frechet distance has fewer samples than features: the covariance is then singular.
 
     Args:

@@ -13,9 +13,9 @@ import numpy as np
 
 from tganv2_tf.errors import UserError
 from tganv2_tf.explorer import tiles
-from tganv2_tf.explorer.gate import Gate
+from tganv2_tf.explorer.gate import RequestFilter
 from tganv2_tf.explorer.limits import MAX_FPS, MAX_STEPS, Limits, choice, number, one_seed, text, whole
-from tganv2_tf.sampling.latent_paths import WAYS, back_and_forth
+from tganv2_tf.sampling.latent_paths import INTERPOLATIONS, ping_pong
 from tganv2_tf.sampling.sampler import Sampler
 from tganv2_tf.sampling.selection import parse_seeds
 from tganv2_tf.video_io import videos
@@ -57,12 +57,12 @@ class Explorer:
             for mp4, seed, label in zip(self._encode(clips, fps), numbers, labels)
         )
 
-    def between(
+    def interpolate(
         self,
         first: Any,
         second: Any,
         steps: Any,
-        way: Any,
+        interpolation: Any,
         view: Any,
         truncation: Any,
         num_frames: Any,
@@ -77,7 +77,8 @@ class Explorer:
         """
         ends = [one_seed("From seed", first), one_seed("To seed", second)]
         steps = whole("Steps", steps, 1, MAX_STEPS)
-        way, view = choice("Method", way, tuple(WAYS)), choice("Show", view, (SIDE_BY_SIDE, WALK))
+        interpolation = choice("Method", interpolation, tuple(INTERPOLATIONS))
+        view = choice("Show", view, (SIDE_BY_SIDE, WALK))
         truncation, num_frames, level, label, fps = self._checked(truncation, num_frames, level, label, fps)
         count = WALK_FRAMES * steps if view == WALK else steps
         if view == WALK:
@@ -87,12 +88,12 @@ class Explorer:
         weights = np.arange(count + 1) / count
         labels = [self._label(ends[int(weight > 0.5)], label) for weight in weights]
         start, end = self.sampler.latents(ends, truncation)
-        z = WAYS[way](start, end, weights)
+        z = INTERPOLATIONS[interpolation](start, end, weights)
         clips = self._draw(z, num_frames, level, labels)
         name = f"seed{ends[0]}-to-{ends[1]}"
         if view == WALK:
             # Frame k is from the clip of latent k; the time in the clip runs back and forth, so motion is continuous.
-            times = iter(back_and_forth(len(z), num_frames))
+            times = iter(ping_pong(len(z), num_frames))
             walk = np.stack([clip[next(times)] for part in clips for clip in part])
             (mp4,) = self._encode([walk[np.newaxis]], fps)
             classes = " to ".join(self._class(label) for label in dict.fromkeys(labels))
@@ -207,14 +208,14 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
                     first = gr.Textbox("0", label="From seed", min_width=80)
                     second = gr.Textbox("1", label="To seed", min_width=80)
                     steps = gr.Slider(1, MAX_STEPS, 7, step=1, label="Steps", buttons=[], min_width=150)
-                    way = gr.Radio(list(WAYS), value="spherical", label="Method", min_width=230)
+                    interpolation = gr.Radio(list(INTERPOLATIONS), value="spherical", label="Method", min_width=230)
                     view = gr.Radio([SIDE_BY_SIDE, WALK], value=SIDE_BY_SIDE, label="Show", min_width=280)
                 videos_between = gr.HTML(js_on_load=tiles.JAVASCRIPT, elem_id="steps")
 
         settings = [truncation, num_frames, level, label, fps]
         # One request at a time, on all cores; of several changes in the meantime, only the last one is handled.
         # Values are passed on without Gradio's preprocessing; the functions validate them.
-        how = {
+        event_options = {
             "concurrency_id": "generator",
             "trigger_mode": "always_last",
             "api_visibility": "private",
@@ -222,13 +223,19 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
         }
         changes = [page.load, generate.click, seeds.submit, label.input, fps.release]
         changes += [slider.release for slider in (truncation, num_frames, level)]
-        gr.on(changes, shown(explorer.gallery), [seeds, *settings], videos_of_seeds, **how)
+        gr.on(changes, shown(explorer.gallery), [seeds, *settings], videos_of_seeds, **event_options)
         other.click(shuffle, seeds, seeds, api_visibility="private", preprocess=False, show_progress="hidden").then(
-            shown(explorer.gallery), [seeds, *settings], videos_of_seeds, **how
+            shown(explorer.gallery), [seeds, *settings], videos_of_seeds, **event_options
         )
         videos_of_seeds.pick(pick, None, [first, second], api_visibility="private", show_progress="hidden")
-        asked = [first, second, steps, way, view, *settings]
-        gr.on([interpolate.click, first.submit, second.submit], shown(explorer.between), asked, videos_between, **how)
+        inputs = [first, second, steps, interpolation, view, *settings]
+        gr.on(
+            [interpolate.click, first.submit, second.submit],
+            shown(explorer.interpolate),
+            inputs,
+            videos_between,
+            **event_options,
+        )
     page.queue(default_concurrency_limit=1, max_size=limits.max_waiting)
     # Limits the sessions that Gradio keeps: 0.1 MB each, plus unread responses. With twice as many sessions as waiting
     # requests, no session with a waiting request is dropped.
@@ -254,9 +261,9 @@ CSS = """
 """
 
 
-def application(sampler: Sampler, limits: Limits) -> Gate:
-    """Returns the web application: the page with its style, behind a `Gate` that enforces the limits."""
+def application(sampler: Sampler, limits: Limits) -> RequestFilter:
+    """Returns the web application: the page with its style, behind a `RequestFilter` that enforces the limits."""
     looks = {"theme": theme(), "css": CSS + tiles.CSS, "footer_links": [], "run_history": False}
     page, server = build(sampler, limits), fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     mounted = gr.mount_gradio_app(server, page, path="", ssr_mode=False, pwa=False, mcp_server=False, **looks)
-    return Gate(mounted, 1000 * limits.max_request_kilobytes)
+    return RequestFilter(mounted, 1000 * limits.max_request_kilobytes)

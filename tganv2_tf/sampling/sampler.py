@@ -21,7 +21,7 @@ from tganv2_tf.video_io.videos import to_uint8
 
 CHUNK_FRAMES = 16
 Labels = Union[Sequence[Union[int, str]], np.ndarray, int, str, None]
-FACTS = ("z_dim", "num_frames", "num_levels", "sizes", "class_names")
+METADATA = ("z_dim", "num_frames", "num_levels", "sizes", "class_names")
 
 
 class Sampler:
@@ -42,7 +42,7 @@ class Sampler:
         """Args are a `ServedGenerator`, or one loaded by `tf.saved_model.load`, and the description."""
         self._served = served
         self.description = description
-        self.z_dim, self.num_frames, self.num_levels = (int(getattr(served, name)) for name in FACTS[:3])
+        self.z_dim, self.num_frames, self.num_levels = (int(getattr(served, name)) for name in METADATA[:3])
         self.sizes = tuple(served.sizes.numpy().tolist())
         self.resolution = self.sizes[-1]
         self.class_names = tuple(name.decode() for name in served.class_names.numpy())
@@ -217,7 +217,7 @@ def load_sampler(model_dir: str = "", saved_model: str = "") -> Sampler:
             served = tf.saved_model.load(local)
         except (OSError, tf.errors.OpError) as error:
             raise UserError(missing) from error
-    if not all(hasattr(served, name) for name in (*FACTS, "sample", "begin", "resume")):
+    if not all(hasattr(served, name) for name in (*METADATA, "sample", "begin", "resume")):
         raise UserError(f"{saved_model}: not exported by this version of tganv2_tf.export; export it again")
     return Sampler(served, saved_model)
 
@@ -233,4 +233,4 @@ def load(path: str) -> Sampler:
 
 
 # For worker processes, which need the same sampler in many tasks.
-kept_sampler = functools.lru_cache(maxsize=1)(load_sampler)
+cached_sampler = functools.lru_cache(maxsize=1)(load_sampler)

@@ -29,10 +29,16 @@ from tganv2_tf.data.lengths import describe_too_short
 from tganv2_tf.data.manifest import MANIFEST_FILE, WHAT_TO_DO, Manifest, checksum
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.evaluation.c3d import C3D, NUM_FRAMES, C3DConfig
-from tganv2_tf.evaluation.classifier import FORMAT_VERSION, accuracy_summary, doubt, read_metadata, save_classifier
+from tganv2_tf.evaluation.classifier import (
+    FORMAT_VERSION,
+    accuracy_summary,
+    read_metadata,
+    reliability_warning,
+    save_classifier,
+)
 from tganv2_tf.storage.files import write_atomically
-from tganv2_tf.training.classifiers.examination import Examination
-from tganv2_tf.training.classifiers.held_out import among, hold_out, labels_of
+from tganv2_tf.training.classifiers.examination import ClipEvaluator
+from tganv2_tf.training.classifiers.held_out import hold_out, id_filter, read_labels
 from tganv2_tf.training.classifiers.trainer import Trainer
 
 SIZES = {
@@ -102,17 +108,17 @@ def train(
     if (folder / RECIPE_FILE).exists():
         _require_same(recipe, json.loads((folder / RECIPE_FILE).read_text()), str(folder))
     with _explained_errors(*data_sets):
-        labels = labels_of("data_dir", *data_sets[0], NUM_FRAMES)
+        labels = read_labels("data_dir", *data_sets[0], NUM_FRAMES)
         held_out = hold_out(labels)
-        examined = [(*data_sets[0], held_out)] if held_out else []
+        evaluated = [(*data_sets[0], held_out)] if held_out else []
         if test_data_dir:
-            examined.append((*data_sets[1], labels_of("test_data_dir", *data_sets[1], NUM_FRAMES)))
+            evaluated.append((*data_sets[1], read_labels("test_data_dir", *data_sets[1], NUM_FRAMES)))
             _compare(data_sets)
         for its_manifest, its_folder in data_sets:
             too_short = describe_too_short(its_manifest, DataConfig(its_folder), NUM_FRAMES)
             if too_short:
                 logging.warning("%s.", too_short)
-        if not examined:
+        if not evaluated:
             raise ConfigError(
                 f"--data_dir={data_dir}: no class has videos of two source groups, so none can be held out; specify "
                 "test videos with --test_data_dir"
@@ -130,12 +136,12 @@ def train(
             manifest.height,
             seed,
             endless=True,
-            keep=among(held_out, wanted=False),
+            keep=id_filter(held_out, wanted=False),
         )
         batches = clips.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
         # With a test set, the reported accuracy is on videos that were not used for early stopping.
-        examinations = [Examination(network, *which, batch_size) for which in examined]
-        validation, test = examinations[0], examinations[-1]
+        evaluators = [ClipEvaluator(network, *which, batch_size) for which in evaluated]
+        validation, test = evaluators[0], evaluators[-1]
         optimizer = tf.keras.optimizers.Adam(learning_rate, global_clipnorm=CLIP_NORM)
         validate_every = max(VALIDATION_STEPS, (len(labels) - len(held_out)) // batch_size)
         trainer = Trainer(network, optimizer, seed, validation, validate_every, patience)
@@ -157,7 +163,7 @@ def train(
         "chance": test.chance,
         "held_out_accuracy": float(best.accuracy.numpy()),
         "held_out_videos": validation.videos,
-        "tested_on_held_out": len(examined) == 1,
+        "tested_on_held_out": len(evaluated) == 1,
         "steps": step,
         "best_step": int(best.step.numpy()),
         "recipe": recipe,
@@ -180,7 +186,7 @@ def _compare(data_sets: list[tuple[Manifest, str]]) -> None:
 
 
 def _warn(metadata: dict[str, Any], path: str) -> None:
-    reason = doubt(metadata)
+    reason = reliability_warning(metadata)
     if reason:
         logging.warning(
             "%s: %s. Check the videos and their labels (python -m data_prep.verify shows them), and train on more "
