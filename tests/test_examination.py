@@ -99,7 +99,7 @@ def test_doubts():
         == ""
     )
     assert reliability_warning(described(0.13, 80)) == (
-        "it has not learned its classes: 13.0% of 320 clips of 80 test videos classified correctly (10 classes), and "
+        "it has not learned its classes: 13.0% of 320 clips of 80 test videos classified correctly (10 classes), "
         "10.0% by chance; its scores are meaningless"
     )
     assert reliability_warning(described(0.54, 80)).startswith(
