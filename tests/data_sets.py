@@ -84,7 +84,7 @@ def rewrite(folder: pathlib.Path, file: str, records: list[bytes]) -> None:
 def flip_byte(path: pathlib.Path, record: int) -> None:
     """Flips a bit in the middle of a record, so that its checksum in the TFRecord framing is wrong."""
     before = read_records(path)
-    # Framing of a record: length and its checksum, 12 bytes; the record; its checksum, 4 bytes.
+    # Framing.from_manifest a record: length and its checksum, 12 bytes; the record; its checksum, 4 bytes.
     position = sum(16 + len(other) for other in before[:record]) + 12 + len(before[record]) // 2
     content = bytearray(path.read_bytes())
     content[position] ^= 1

@@ -186,7 +186,7 @@ def test_dropout_is_given_by_its_seed_and_else_off():
 
 @pytest.mark.parametrize("shape", [(1, 8, 8, 8, 3), (1, 17, 8, 8, 3), (16, 8, 8, 3), (1, 16, 8, 8, 1)])
 def test_another_number_of_frames_is_one_clear_line(shape):
-    with pytest.raises(UserError, match=r"^videos of shape \(.*\): C3D takes .*, exactly 16 frames$"):
+    with pytest.raises(UserError, match=r"^videos of shape \(.*\): C3D expects .*, exactly 16 frames$"):
         C3D(TINY)(tf.zeros(shape))
 
 

@@ -296,7 +296,7 @@ def test_saved_model_cli_runs_it(saved_model: str, tmp_path: pathlib.Path, signa
 def test_versions_count_up_and_are_never_overwritten(run: str, saved_model: str) -> None:
     name = str(pathlib.Path(saved_model).parent)
     line = fail("tganv2_tf.export", f"--model_dir={run}", f"--output_dir={name}", "--version=1", status=1)
-    assert "is already there" in line
+    assert "already exists" in line
     assert succeed("tganv2_tf.export", f"--model_dir={run}", f"--output_dir={name}").startswith(f"{name}/2")
 
 
@@ -305,7 +305,7 @@ def test_versions_count_up_and_are_never_overwritten(run: str, saved_model: str)
     [
         ("tganv2_tf.generate", ["--output=x.gif"], 2, "--model_dir or --saved_model"),
         ("tganv2_tf.generate", ["--output=x.gif", "--model_dir=/nowhere"], 1, "/nowhere: no such folder"),
-        ("tganv2_tf.generate", ["--output=x.gif", "--saved_model=/nowhere"], 1, "no SavedModel there"),
+        ("tganv2_tf.generate", ["--output=x.gif", "--saved_model=/nowhere"], 1, "no SavedModel found"),
         ("tganv2_tf.export", ["--model_dir=/nowhere", "--output_dir=/tmp/never"], 1, "/nowhere: no such folder"),
         ("tganv2_tf.export", ["--model_dir=/nowhere"], 2, "--output_dir is missing"),
     ],

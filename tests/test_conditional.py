@@ -104,7 +104,7 @@ def test_recalibration_changes_what_is_scored_and_nothing_that_is_kept(folder):
     for batches in (0, 2):
         argv = [*options, *sizes, f"--recalibration_batches={batches}"]
         command, config = cli.parse(argv, evaluate.Command, EvalConfig)
-        batch = next(evaluate.source(command, config, evaluate.generator_of(command, config))[0])
+        batch = next(evaluate.source(command, config, evaluate.generator_spec(command, config))[0])
         videos.append(batch.numpy())
     assert np.abs(videos[0] - videos[1]).max() > 1e-3
     again, _ = load_generator(Run.open(str(folder / "run")))

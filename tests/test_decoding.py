@@ -346,8 +346,8 @@ def test_damaged_videos_are_neither_scored_nor_projected(tmp_path: pathlib.Path)
 
     path = _encode(tmp_path / "a.mp4", _moving(), "-c:v", "libx264", "-g", "12", "-bf", "0")
     broken = _damaged(path, 0.2, 400)
-    with pytest.raises(UserError, match=r"a damaged\.mp4: its first 16 frames are damaged; take it out of the folder"):
-        list(samples.of_folder([broken], 1, "range"))
+    with pytest.raises(UserError, match=r"a damaged\.mp4: its first 16 frames are damaged; remove it from the folder"):
+        list(samples.folder_batches([broken], 1, "range"))
     with pytest.raises(UserError, match=r"a damaged\.mp4: the clip is damaged"):
         projection.read_clip(broken, 16, 16)
 

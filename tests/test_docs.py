@@ -37,7 +37,7 @@ from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation import metrics, validity
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig
 from tganv2_tf.evaluation.classifier import save_classifier
-from tganv2_tf.evaluation.real_features import Real
+from tganv2_tf.evaluation.real_features import RealStatistics
 from tganv2_tf.explorer import server
 from tganv2_tf.interop import chainer
 from tganv2_tf.models.generator import Generator
@@ -449,7 +449,7 @@ def doubtful_scores():
     moments = metrics.Moments()
     moments.mean, moments.count = np.zeros(4096), 4096
     yield from validity.other_classes(["archery", "biking"], ["archery", "diving"])
-    yield from validity.too_few(["c3d_fid"], 1000, {"c3d": Real(moments, np.zeros([0, 4096]))})
+    yield from validity.too_few(["c3d_fid"], 1000, {"c3d": RealStatistics(moments, np.zeros([0, 4096]))})
 
 
 def damaged_record():

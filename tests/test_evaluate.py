@@ -20,7 +20,7 @@ from tganv2_tf import cli
 from tganv2_tf.config import EvalConfig
 from tganv2_tf.data.manifest import checksum
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.evaluate import Command, generator_of, main, source
+from tganv2_tf.evaluate import Command, generator_spec, main, source
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig
 from tganv2_tf.evaluation.classifier import save_classifier
 from tganv2_tf.models.generator import Generator
@@ -132,7 +132,7 @@ def test_untrained_and_real_sides(folder, tmp_path):
 def test_untrained_is_what_training_begins_with(folder):
     argv = [f"--model_dir={folder / 'run'}", "--untrained", f"--classifier={folder / 'classifier.npz'}"]
     command, config = cli.parse(argv, Command, EvalConfig)
-    batches, _, about, _ = source(command, config, generator_of(command, config))
+    batches, _, about, _ = source(command, config, generator_spec(command, config))
     assert about["step"] == 0
     beginning = make_model(Run.open(str(folder / "run")).config).generator
     seeds = tf.range(16, dtype=tf.int64)
@@ -168,7 +168,7 @@ def test_shards_that_were_prepared_otherwise_are_told(folder, tmp_path, caplog):
         flags = [f"--clips_dir={clips_dir}", f"--data_dir={folder / 'data'}"]
         command, config = cli.parse(flags, Command, EvalConfig)
         source(command, config, None)
-        said = "its frames (32 pixels, paper) were prepared otherwise than the real ones (16 pixels, paper)"
+        said = "frames (32 pixels, paper) were prepared differently from the real ones (16 pixels, paper)"
         assert [said in record.getMessage() for record in caplog.records] == [True] * told
         caplog.clear()
 
@@ -177,11 +177,11 @@ def test_shards_that_were_prepared_otherwise_are_told(folder, tmp_path, caplog):
     ("flags", "kind", "message"),
     [
         ([], ConfigError, "--model_dir, --saved_model, --video_dir, --clips_dir: one of them"),
-        (["--model_dir=run", "--video_dir=videos"], ConfigError, "one of them, and only one"),
+        (["--model_dir=run", "--video_dir=videos"], ConfigError, "specify exactly one of --model_dir"),
         (["--model_dir={}/none"], UserError, "/none: no such folder"),
         (["--model_dir={}/run", "--scores=is"], ConfigError, "--scores=is: valid: some of inception_score"),
         (["--model_dir={}/run", "--scores=fvd"], ConfigError, "--i3d is missing"),
-        (["--model_dir={}/run", "--scores=kvd", "--i3d={}/none"], UserError, "no SavedModel there"),
+        (["--model_dir={}/run", "--scores=kvd", "--i3d={}/none"], UserError, "no SavedModel found"),
         (["--model_dir={}/run", "--classifier="], ConfigError, "--classifier is missing"),
         (["--model_dir={}/run", "--classifier={}/none.npz"], UserError, r"none\.npz: no such file"),
         (["--model_dir={}/run", "--data_dir={}/none"], UserError, "none: no such folder"),
@@ -265,7 +265,7 @@ def test_the_function_returns_what_the_command_reports(folder, tmp_path):
         ({"scores": ["is"]}, ValueError, "^scores=is: valid: some of inception_score"),
         ({"classifier": ""}, ValueError, "^classifier is missing"),
         ({"data_dir": ""}, ValueError, "^data_dir is missing"),
-        ({"clips_dir": "x"}, ValueError, "model_dir, saved_model, video_dir, clips_dir: one of them, and only one"),
+        ({"clips_dir": "x"}, ValueError, "specify exactly one of model_dir, saved_model, video_dir, clips_dir"),
         ({"truncation": 0.5}, ValueError, "truncation=0.5: valid: with generators only"),
         ({"videos": np.zeros([6, 15, 8, 8, 3], np.uint8)}, UserError, "^videos: 15 frames; the scores need 16"),
         ({"videos": np.zeros([6, 16, 8, 8, 3])}, UserError, r"^videos: float64 \[6, 16, 8, 8, 3\]; valid: uint8"),
@@ -299,7 +299,7 @@ def test_scores_by_a_classifier_that_has_not_learned_are_doubted(folder, tmp_pat
     videos = np.zeros([6, 16, 8, 8, 3], np.uint8)
     by_function(videos, classifier=path, scores="inception_score", num_samples=6)
     (said,) = warnings()
-    assert said.startswith(doubt) and said.endswith("its scores mean nothing.")
+    assert said.startswith(doubt) and said.endswith("its scores are meaningless.")
     by_function(videos, classifier=folder / "classifier.npz", scores="inception_score", num_samples=6)
     assert not warnings()
     flags = [*tiny_flags(folder, tmp_path / "run"), "--train_steps=2", "--eval_every_steps=2", f"--classifier={path}"]

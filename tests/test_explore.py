@@ -93,7 +93,7 @@ def test_the_gallery_has_a_video_a_seed_of_the_size_length_and_class_that_are_as
 
 def test_the_steps_between_two_seeds_begin_and_end_with_them(explorer: Explorer) -> None:
     settings = (1.0, FRAMES, 2, IN_TURN, 10)
-    html = explorer.between("0", "8", 4, "linear", SIDE_BY_SIDE, *settings)
+    html = explorer.interpolate("0", "8", 4, "linear", SIDE_BY_SIDE, *settings)
     videos = mp4s(html)
     np.testing.assert_allclose([colours(video)[0, 2] for video in videos], [0, 40, 80, 120, 160], atol=8)
     assert [videos[0], videos[-1]] == mp4s(explorer.gallery("0,8", *settings))
@@ -108,13 +108,13 @@ def test_between_two_classes_both_ends_are_as_they_were_clicked(
     explorer: Explorer, label: int, steps: int, classes: list[int]
 ) -> None:
     settings = (1.0, FRAMES, 2, label, 10)  # alternating: seed 1 has class 1, and 8 has class 0
-    html = explorer.between("1", "8", steps, "linear", SIDE_BY_SIDE, *settings)
+    html = explorer.interpolate("1", "8", steps, "linear", SIDE_BY_SIDE, *settings)
     videos = mp4s(html)
     assert [videos[0], videos[-1]] == mp4s(explorer.gallery("1,8", *settings))
     np.testing.assert_allclose([colours(video)[0, 0] for video in videos], 200 * np.array(classes), atol=8)
     names = ["left", "up &amp; &lt;b&gt;"]
     assert re.findall(r"<small>(.*?)</small>", html) == [names[number] for number in classes]
-    html = explorer.between("1", "8", 1, "linear", WALK, *settings)
+    html = explorer.interpolate("1", "8", 1, "linear", WALK, *settings)
     (walk,) = mp4s(html)
     np.testing.assert_allclose(colours(walk)[:, 0], 4 * [200] + 3 * [200 * classes[-1]], atol=8)
     both = " to ".join(names[number] for number in dict.fromkeys(classes))
@@ -122,7 +122,7 @@ def test_between_two_classes_both_ends_are_as_they_were_clicked(
 
 
 def test_a_walk_is_one_video_whose_latent_moves_and_whose_clock_goes_back_and_forth(explorer: Explorer) -> None:
-    (video,) = mp4s(explorer.between("0", "10", 1, "linear", WALK, 1.0, FRAMES, 2, IN_TURN, 10))
+    (video,) = mp4s(explorer.interpolate("0", "10", 1, "linear", WALK, 1.0, FRAMES, 2, IN_TURN, 10))
     assert WALK_FRAMES == 6
     np.testing.assert_allclose(colours(video)[:, 1], [0, 50, 100, 150, 100, 50, 0], atol=8)
     np.testing.assert_allclose(colours(video)[:, 2], np.arange(7) / 6 * 200, atol=8)
@@ -132,7 +132,7 @@ def test_a_walk_is_one_video_whose_latent_moves_and_whose_clock_goes_back_and_fo
     ("seeds", "message"),
     [
         ("a", "Seeds: 'a' is neither a number nor a range; valid: for example 0-15 or 3,7,12"),
-        ("3-1", "Seeds: the range '3-1' runs backwards; valid: 1-3"),
+        ("3-1", "Seeds: the range '3-1' is reversed; valid: 1-3"),
         (str(2**63), f"Seeds: {2**63} is too large; valid: below 2^63"),
         ("0-100000", "Seeds: too many; valid: up to 100000"),
         ("0-64", "65 videos are too many at once; valid: up to 64"),
@@ -146,7 +146,7 @@ def test_seeds_that_cannot_be_shown_are_named_as_the_page_calls_them(
     valid = f"{seeds!r} is not valid; valid: a whole number from 0 to {2**63 - 1}"
     for field, ends in (("From seed", (seeds, " 1 ")), ("To seed", (" 1 ", seeds))):
         with pytest.raises(UserError, match=f"^{field}: {valid}$"):
-            explorer.between(*ends, 2, "linear", SIDE_BY_SIDE, 1.0, FRAMES, 1, IN_TURN, 10)
+            explorer.interpolate(*ends, 2, "linear", SIDE_BY_SIDE, 1.0, FRAMES, 1, IN_TURN, 10)
 
 
 # Truncation, frames, level, class, frames per second: values of the page, then invalid values of each.
@@ -164,8 +164,8 @@ NOT_VALID: list[tuple[int, Any, str]] = [
     (2, [1], "Level: '[1]' is not valid"),
     (3, 2, "Class: '2' is not valid; valid: a whole number from -1 to 1"),
     (3, -2, "Class: '-2' is not valid"),
-    (4, 31, "Frames a second: '31' is not valid; valid: a number from 1 to 30"),
-    (4, 0, "Frames a second: '0' is not valid"),
+    (4, 31, "Frames per second: '31' is not valid; valid: a number from 1 to 30"),
+    (4, 0, "Frames per second: '0' is not valid"),
 ]
 
 
@@ -175,15 +175,15 @@ def test_values_that_no_control_allows_are_refused(explorer: Explorer, place: in
     with pytest.raises(UserError, match=re.escape(message)):
         explorer.gallery("0", *settings)
     with pytest.raises(UserError, match=re.escape(message)):
-        explorer.between("0", "1", 2, "linear", WALK, *settings)
+        explorer.interpolate("0", "1", 2, "linear", WALK, *settings)
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
         (("0", "1", 16, "linear", WALK), "Steps: '16' is not valid; valid: a whole number from 1 to 15"),
-        (("0", "1", 2, "sideways", WALK), "Way: 'sideways' is not valid; valid: linear, spherical"),
-        (("0", "1", 2, ["linear"], WALK), "Way: "),
+        (("0", "1", 2, "sideways", WALK), "Method: 'sideways' is not valid; valid: linear, spherical"),
+        (("0", "1", 2, ["linear"], WALK), "Method: "),
         (("0", "1", 2, "linear", None), "Show: 'None' is not valid"),
         (("0", 1, 2, "linear", WALK), "To seed: valid: text of up to 1000 characters"),
         (("0" * 1001, "1", 2, "linear", WALK), "From seed: valid: text of up to 1000 characters"),
@@ -192,7 +192,7 @@ def test_values_that_no_control_allows_are_refused(explorer: Explorer, place: in
 def test_ways_that_no_control_allows_are_refused(explorer: Explorer, asked: tuple[Any, ...], message: str) -> None:
     values: tuple[Any, ...] = (*asked, *VALID)
     with pytest.raises(UserError, match=re.escape(message)):
-        explorer.between(*values)
+        explorer.interpolate(*values)
 
 
 def test_all_pixels_of_an_answer_are_counted_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,9 +204,9 @@ def test_all_pixels_of_an_answer_are_counted_before_they_are_made(monkeypatch: p
     with pytest.raises(UserError, match="7 videos of 3 frames of 128x128 pixels are 1 MB; valid: up to 1 MB"):
         limited.gallery("0-6", 1.0, 3, 2, IN_TURN, 10)
     with pytest.raises(UserError, match="6 videos of 4 frames"):
-        limited.between("0", "1", 5, "linear", SIDE_BY_SIDE, 1.0, 4, 2, IN_TURN, 10)
+        limited.interpolate("0", "1", 5, "linear", SIDE_BY_SIDE, 1.0, 4, 2, IN_TURN, 10)
     with pytest.raises(UserError, match="1 videos of 25 frames"):  # one frame per latent, six per step
-        limited.between("0", "1", 4, "linear", WALK, 1.0, 4, 2, IN_TURN, 10)
+        limited.interpolate("0", "1", 4, "linear", WALK, 1.0, 4, 2, IN_TURN, 10)
 
 
 class Slow(StandIn):
@@ -291,7 +291,7 @@ def test_limits_hold_over_http_whatever_is_sent(monkeypatch: pytest.MonkeyPatch)
         (["--model_dir=a", "--host=no.such.host.invalid"], "--host=no.such.host.invalid: no such host"),
         (["--model_dir=a", "--max_videos=0"], "--max_videos=0: valid: a whole number of at least 1"),
         (["--model_dir={}/nowhere", "--port=0"], "nowhere"),
-        (["--saved_model={}/nowhere", "--port=0"], "nowhere: no SavedModel there"),
+        (["--saved_model={}/nowhere", "--port=0"], "nowhere: no SavedModel found"),
     ],
 )
 def test_what_cannot_work_is_one_line(

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tests.conftest import tiny_config
 from tganv2_tf.models.generator import Generator
-from tganv2_tf.serving.folding import folded
+from tganv2_tf.serving.folding import fold_batch_norms
 
 
 def random_generator(**model):
@@ -28,7 +28,7 @@ def norms_in_graph(generator):
 def test_folding_changes_no_video_and_leaves_only_the_norms_behind_sums():
     generator = random_generator()
     weights = generator.get_weights()
-    copy = folded(generator)
+    copy = fold_batch_norms(generator)
     z = tf.constant(np.random.default_rng(1).uniform(-1, 1, (3, 4)), tf.float32)
     for level in (1, 2):
         np.testing.assert_allclose(copy(z, 5, level), generator(z, 5, level), atol=1e-5)
@@ -43,4 +43,4 @@ def test_folding_changes_no_video_and_leaves_only_the_norms_behind_sums():
 
 def test_a_conditional_generator_stays_as_it_is():
     generator = Generator(tiny_config({"conditional": True, "num_classes": 3}).model)
-    assert folded(generator) is generator
+    assert fold_batch_norms(generator) is generator

@@ -185,11 +185,11 @@ def test_other_commands_read_them_too(tmp_path: pathlib.Path) -> None:
     write_frames(tmp_path / "a", range(100, 116), "{}.jpg")
     clip = projection.read_clip(tmp_path / "b", 3, 8, first_frame=8, frame_step=2)
     assert clip.shape == (3, 8, 8, 3) and clip[:, 0, 0, 0].tolist() == [8, 10, 12]
-    paths = samples.videos_in(str(tmp_path))
+    paths = samples.list_videos(str(tmp_path))
     assert paths == [tmp_path / "a", tmp_path / "b"]
-    (batch,) = samples.of_folder(paths, 2, "paper")
+    (batch,) = samples.folder_batches(paths, 2, "paper")
     expected = np.stack([np.arange(100, 116), np.arange(16)])
     np.testing.assert_allclose((batch[:, :, 0, 0, 0] + 1) * 127.5, expected, atol=1e-4)
     write(tmp_path / "b" / "frame_4.png", size=(8, 16))
     with pytest.raises(UserError, match="b: its frames differ in size; take it out"):
-        list(samples.of_folder(paths, 2, "paper"))
+        list(samples.folder_batches(paths, 2, "paper"))

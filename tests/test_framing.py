@@ -29,19 +29,19 @@ def test_files_are_the_clips_that_shards_of_them_give(tmp_path, geometry):
     result = fork_command("data_prep.video_folder", *flags)
     assert result.returncode == 0, result.stderr
     manifest = Manifest.load(tmp_path / "data")
-    framing = Framing.of(manifest)
+    framing = Framing.from_manifest(manifest)
     assert framing == Framing(16, geometry)
 
     data = DataConfig(str(tmp_path / "data"), flip=False)
-    paths = samples.videos_in(str(tmp_path / "videos"))
-    found = np.concatenate(list(samples.of_folder(paths, 2, "paper", framing)))
+    paths = samples.list_videos(str(tmp_path / "videos"))
+    found = np.concatenate(list(samples.folder_batches(paths, 2, "paper", framing)))
     assert found.shape == (3, 16, 16, 16, 3)
     if geometry == "paper":
-        real = next(samples.of_shards(manifest, data, 0, 3)).numpy()
+        real = next(samples.shard_batches(manifest, data, 0, 3)).numpy()
         by_first_pixel = [sorted(clips.tolist(), key=lambda clip: clip[0][0][0]) for clips in (found, real)]
         np.testing.assert_array_equal(*by_first_pixel)
     else:  # 16x21 pixels, from which the crop is taken
-        again = np.concatenate(list(samples.of_folder(paths, 3, "paper", framing)))
+        again = np.concatenate(list(samples.folder_batches(paths, 3, "paper", framing)))
         np.testing.assert_array_equal(found, again, "whatever the batch size")
         for path, clip in zip(paths, found):
             whole = [fit(frame, "official", 16) for frame in samples._first_frames(path)]
@@ -60,18 +60,18 @@ def test_square_frames_are_taken_as_cropped_already():
 def test_arrays_are_cropped_too():
     video = np.zeros((1, 16, 4, 6, 3), np.uint8)
     video[:, :, :, 1:5] = 255  # the centre square
-    batch = next(samples.of_array(video, 4, "paper", Framing(4, "paper")))
+    batch = next(samples.array_batches(video, 4, "paper", Framing(4, "paper")))
     np.testing.assert_array_equal(batch, np.ones((1, 16, 4, 4, 3)))
 
 
 def test_faces_cannot_be_cropped_here(tmp_path):
-    with pytest.raises(VideoError, match="6x4 pixels, and the real videos are square crops of faces"):
+    with pytest.raises(VideoError, match="6x4 pixels, but the real videos are square face crops"):
         Framing(4, FACES).fitted(np.zeros((16, 4, 6, 3), np.uint8), 0)
     write_video(tmp_path / "a.avi", np.zeros((16, 16, 32, 3), np.uint8))
     with pytest.raises(UserError, match=r"a\.avi: its frames have 32x16 pixels.*--clips_dir"):
-        list(samples.of_folder([tmp_path / "a.avi"], 4, "paper", Framing(4, FACES)))
+        list(samples.folder_batches([tmp_path / "a.avi"], 4, "paper", Framing(4, FACES)))
     with pytest.raises(UserError, match=r"^videos\[0\]: its frames"):
-        list(samples.of_array(np.zeros((1, 16, 4, 6, 3), np.uint8), 4, "paper", Framing(4, FACES)))
+        list(samples.array_batches(np.zeros((1, 16, 4, 6, 3), np.uint8), 4, "paper", Framing(4, FACES)))
 
 
 def test_what_manifests_say(tmp_path):
@@ -83,14 +83,13 @@ def test_what_manifests_say(tmp_path):
         ({"box": "smoothed"}, FACES),
         ({}, "paper"),
     ):
-        assert Framing.of(dataclasses.replace(made, options=options)) == Framing(16, expected)
-    assert Framing.of(dataclasses.replace(made, width=21)) == Framing(16, "official"), "of another program"
+        assert Framing.from_manifest(dataclasses.replace(made, options=options)) == Framing(16, expected)
+    assert Framing.from_manifest(dataclasses.replace(made, width=21)) == Framing(16, "official"), "of another program"
 
 
 def test_frames_of_which_no_crop_is_known_are_told_once(tmp_path, caplog):
     videos = np.zeros((3, 16, 16, 32, 3), np.uint8)
-    assert next(samples.of_array(videos, 4, "paper")).shape == (3, 16, 16, 32, 3)
+    assert next(samples.array_batches(videos, 4, "paper")).shape == (3, 16, 16, 32, 3)
     assert [record.message for record in caplog.records] == [
-        "videos[0]: frames of 32x16 pixels; the network sees them squeezed to a square. Name the real videos by "
-        "--data_dir, and they are cropped as those were."
+        "videos[0]: 32x16 pixels are squeezed to a square; set --data_dir to crop them like the real videos."
     ]

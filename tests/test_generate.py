@@ -25,7 +25,7 @@ def test_seeds_by_hand():
     assert parse_seeds("0-3, 8,5-5") == [0, 1, 2, 3, 8, 5]
     assert parse_seeds(str(2**63 - 1)) == [2**63 - 1]
     for text, message in [
-        ("5-2", "the range '5-2' runs backwards; valid: 2-5"),
+        ("5-2", "the range '5-2' is reversed; valid: 2-5"),
         ("1,a", "'a' is neither a number nor a range"),
         ("", "'' is neither"),
         ("-3", "'-3' is neither"),
@@ -91,16 +91,16 @@ WEIGHTS = np.array([0.0, 0.25, 0.5, 1.0])
 @pytest.mark.parametrize("way", ["linear", "spherical"])
 def test_ways_begin_and_end_at_the_latents(way):
     first, second = np.random.default_rng(0).uniform(-1, 1, (2, 64)).astype(np.float32)
-    path = latent_paths.WAYS[way](first, second, WEIGHTS)
+    path = latent_paths.INTERPOLATIONS[way](first, second, WEIGHTS)
     assert path.dtype == np.float32 and path.shape == (4, 64)
     np.testing.assert_allclose(path[[0, -1]], [first, second], atol=1e-6)
     assert np.abs(path).max() <= 1
-    still = latent_paths.WAYS[way](first, first, WEIGHTS)
+    still = latent_paths.INTERPOLATIONS[way](first, first, WEIGHTS)
     np.testing.assert_allclose(still, np.tile(first, (4, 1)), atol=1e-6)
-    opposite = latent_paths.WAYS[way](first, -first, WEIGHTS)
+    opposite = latent_paths.INTERPOLATIONS[way](first, -first, WEIGHTS)
     np.testing.assert_allclose(opposite[2], 0, atol=1e-6)
     assert (np.sign(opposite[1]) == np.sign(first)).all() and (np.abs(opposite[1]) < np.abs(first)).all()
-    corner = latent_paths.WAYS[way](-np.ones(3, np.float32), np.zeros(3, np.float32), WEIGHTS)
+    corner = latent_paths.INTERPOLATIONS[way](-np.ones(3, np.float32), np.zeros(3, np.float32), WEIGHTS)
     assert np.isfinite(corner).all(), "U(-1, 1) as TensorFlow draws it contains -1"
 
 
@@ -121,7 +121,7 @@ def test_the_spherical_way_is_distributed_as_latents_are():
     latents = np.random.default_rng(1).uniform(-1, 1, (300, 2, 64))
     middle = {
         name: np.concatenate([way(first, second, np.array([0.5]))[0] for first, second in latents])
-        for name, way in latent_paths.WAYS.items()
+        for name, way in latent_paths.INTERPOLATIONS.items()
     }
     assert scipy.stats.kstest(middle["spherical"], "uniform", (-1, 2)).pvalue > 0.01
     # Var((a + b) / 2) = Var(a) / 2 = 1 / 6.
@@ -129,9 +129,9 @@ def test_the_spherical_way_is_distributed_as_latents_are():
 
 
 def test_the_clock_of_a_walk():
-    assert latent_paths.back_and_forth(8, 4).tolist() == [0, 1, 2, 3, 2, 1, 0, 1]
-    assert latent_paths.back_and_forth(3, 1).tolist() == [0, 0, 0]
-    assert latent_paths.back_and_forth(4, 2).tolist() == [0, 1, 0, 1]
+    assert latent_paths.ping_pong(8, 4).tolist() == [0, 1, 2, 3, 2, 1, 0, 1]
+    assert latent_paths.ping_pong(3, 1).tolist() == [0, 0, 0]
+    assert latent_paths.ping_pong(4, 2).tolist() == [0, 1, 0, 1]
 
 
 # ---- selection of videos
@@ -162,13 +162,13 @@ def test_without_labels_the_classes_come_in_turn_by_seed():
 
 def test_ways_become_rows_or_one_walk():
     z = np.array([[-1, 0], [0, 0], [1, 0]], np.float32)
-    paths = rendering.between(z, [4, 6, 9], "linear", 2)
+    paths = rendering.interpolate_seeds(z, [4, 6, 9], "linear", 2)
     chosen = rendering.select(paths, CLASSES)
     assert chosen.z[:, 0].tolist() == [-1, -0.5, 0, 0, 0.5, 1]
     assert chosen.columns == 3
     assert chosen.names[2:4] == ["seed4-to-6-up%2Fdown-step2", "seed6-to-9-left-step0"]
     assert chosen.labels is not None and chosen.labels.tolist() == [1, 1, 1, 0, 0, 0], "those of the first seeds"
-    walk = rendering.select([rendering.joined(paths, "seed4-to-9")], CLASSES, [2, 0], walk=True)
+    walk = rendering.select([rendering.concatenate_paths(paths, "seed4-to-9")], CLASSES, [2, 0], walk=True)
     assert walk.z[:, :, 0].tolist() == [[-1, -0.5, 0, 0.5, 1]] * 2
     assert walk.names == ["seed4-to-9-right", "seed4-to-9-left"]
     assert walk.columns == 0
@@ -215,7 +215,7 @@ def pixels(videos):
 def test_playing_in_parts_whatever_the_batch(batch_size):
     served = Served(CLASSES)
     chosen = rendering.select(points(0, 1, 2), CLASSES)
-    chunks = list(rendering.play(sampler.Sampler(served, ""), chosen, 37, 1, batch_size))
+    chunks = list(rendering.render(sampler.Sampler(served, ""), chosen, 37, 1, batch_size))
     assert [chunk.shape for chunk in chunks] == [(3, 16, 2, 2, 3), (3, 16, 2, 2, 3), (3, 5, 2, 2, 3)]
     expected = [[[100 * (n + 1) if n < 2 else 255, t, 10 * n + 1] for t in range(37)] for n in range(3)]
     np.testing.assert_array_equal(pixels(np.concatenate(chunks, 1)), expected)
@@ -224,7 +224,7 @@ def test_playing_in_parts_whatever_the_batch(batch_size):
 
 def test_levels_are_enlarged_and_follow_each_other():
     chosen = rendering.select(points(0, 1))
-    (chunk,) = rendering.play_levels(sampler.Sampler(Served(), ""), chosen, 3, 8, "nearest")
+    (chunk,) = rendering.render_levels(sampler.Sampler(Served(), ""), chosen, 3, 8, "nearest")
     assert chunk.shape == (4, 3, 4, 4, 3)
     assert pixels(chunk)[:, 2].tolist() == [[100, 2, 1], [100, 2, 2], [200, 2, 1], [200, 2, 2]]
 
@@ -233,7 +233,7 @@ def test_levels_are_enlarged_and_follow_each_other():
 def test_a_walk_shows_each_frame_at_its_time_of_the_clip_of_its_own_latent(batch_size):
     z = np.linspace(-1, 1, 21, dtype=np.float32)[:, None]
     chosen = rendering.select([rendering.LatentPath("w", 0, z)], CLASSES, [2, 1], walk=True)
-    chunks = list(rendering.play_walk(sampler.Sampler(Served(CLASSES), ""), chosen, 3, 0, batch_size))
+    chunks = list(rendering.render_walk(sampler.Sampler(Served(CLASSES), ""), chosen, 3, 0, batch_size))
     assert [chunk.shape[:2] for chunk in chunks] == [(2, 16), (2, 5)]
     seen = pixels(np.concatenate(chunks, 1))
     assert seen[0, :, 0].tolist() == list(range(0, 201, 10))
@@ -393,7 +393,7 @@ def test_long_videos_do_not_gather_in_memory(run):
     ("arguments", "status", "message"),
     [
         (["--output=x.avi"], 1, "x.avi: cannot write .avi; valid: .gif, .mp4, .png, .npz, or a folder"),
-        (["--output=x.gif", "--saved_model=y"], 2, "--model_dir or --saved_model, one of the two"),
+        (["--output=x.gif", "--saved_model=y"], 2, "specify exactly one of --model_dir and --saved_model"),
         (["--output=x.gif", "--seeds=5-2"], 2, "--seeds=5-2"),
         (["--output=x.gif", "--level=3"], 2, "--level=3: the generator has 2 levels; valid: 1 to 2"),
         (["--output=x.gif", "--labels=left"], 2, "--labels=left: the generator was not trained with classes"),
@@ -419,7 +419,7 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(run, tmp_path, argument
     [
         (
             ["--seeds=0", "--num_frames=1000000000000"],
-            "1 videos of 1,000,000,000,000 frames of 4x4 pixels are 48,000 GB before they are encoded; valid: up to "
+            "1 videos of 1,000,000,000,000 frames of 4x4 pixels are 48,000 GB uncompressed; valid: up to "
             "--max_gigabytes=100, or fewer --seeds, --num_frames or --scale",
         ),
         (["--seeds=0", f"--num_frames=1{'0' * 400}"], "1 videos of 10,000,"),
@@ -469,5 +469,5 @@ def test_too_little_memory_is_one_line(run, monkeypatch, tmp_path):
     monkeypatch.setattr(Served, "begin", begin)
     code, _, errors = run("--output=x.npz", "--seeds=0", "--batch_size=7")
     assert code == 1
-    assert errors.splitlines()[-1].startswith("generate: --batch_size=7: not enough memory to render")
+    assert errors.splitlines()[-1].startswith("generate: --batch_size=7: out of memory; use a smaller batch")
     assert list(tmp_path.iterdir()) == []

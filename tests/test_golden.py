@@ -139,7 +139,7 @@ class Golden:
             assert len(names) == len(ours) == sum(name.startswith(f"{prefix}/") for name in numbers)
             for name in names:
                 weight = weights[name]
-                pairs[f"{prefix}/{name}"] = ours[id(weight.variable)], weight.ours(numbers[f"{prefix}/{name}"])
+                pairs[f"{prefix}/{name}"] = ours[id(weight.variable)], weight.from_chainer(numbers[f"{prefix}/{name}"])
         return pairs
 
 
@@ -261,7 +261,7 @@ def test_one_step_of_adam_and_of_the_running_statistics(name):
         before, after = (read_snapshot(DATA / f"{name}_{file}{when}.npz") for when in ("", "_after"))
         for key, weight in weights.items():
             start = before[key].astype(np.float64)
-            ours, theirs = weight.theirs(weight.variable.numpy()) - start, after[key] - start
+            ours, theirs = weight.to_chainer(weight.variable.numpy()) - start, after[key] - start
             if not weight.variable.trainable:
                 assert np.abs(ours - theirs).max() <= 5e-4 * np.abs(theirs).max(), key  # n and n - 1 differ by more
             elif not is_bias_before_norm(f"{prefix}/{key}"):

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tganv2_tf.data.records import source_group
-from tganv2_tf.training.classifiers.held_out import among, hold_out
+from tganv2_tf.training.classifiers.held_out import hold_out, id_filter
 
 
 def ucf101(classes: int, groups: int, clips: int) -> dict[str, int]:
@@ -50,5 +50,5 @@ def test_the_choice_depends_on_names_alone():
 def test_among_in_a_pipeline():
     names = tf.data.Dataset.from_tensor_slices(["a", "b", "c"])
     for wanted, expected in ((True, [True, False, True]), (False, [False, True, False])):
-        assert np.array(list(names.map(among(["c", "a"], wanted)))).tolist() == expected
-    assert not any(names.map(among([]))) and all(names.map(among([], wanted=False)))
+        assert np.array(list(names.map(id_filter(["c", "a"], wanted)))).tolist() == expected
+    assert not any(names.map(id_filter([]))) and all(names.map(id_filter([], wanted=False)))

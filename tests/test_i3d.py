@@ -199,7 +199,7 @@ def test_other_signatures_are_named(tmp_path):
 
 def test_folders_without_a_whole_savedmodel_are_refused(tmp_path, modules):
     for path in (tmp_path / "nowhere", tmp_path):
-        with one_line(f"{path}: no SavedModel there; name the folder"):
+        with one_line(f"{path}: no SavedModel found; specify the folder"):
             load_i3d(str(path))
     for source in (modules.hub, modules.frames):
         for file, content in (("saved_model.pb", b"not a SavedModel"), ("saved_model.pb", b""), ("variables", None)):
@@ -211,7 +211,7 @@ def test_folders_without_a_whole_savedmodel_are_refused(tmp_path, modules):
                 (copy / file).write_bytes(content)
             # The first line of TensorFlow's own errors is only the position in the graph.
             reason = "NotFoundError" if (source, content) == (modules.hub, None) else ""
-            with one_line(f"{copy}: its SavedModel cannot be loaded, perhaps not whole: {reason}"):
+            with one_line(f"{copy}: the SavedModel cannot be loaded and may be incomplete: {reason}"):
                 load_i3d(str(copy))
             shutil.rmtree(copy)
 
@@ -228,7 +228,7 @@ def test_videos_that_are_too_short_are_refused(tmp_path):
     i3d = load_i3d(save_module(tmp_path, halved_three_times))
     video = np.full((1, 9, 8, 8, 3), 0.5, np.float32)
     np.testing.assert_allclose(i3d(video), [[0.5, 0.5, 0.5]], atol=1e-5)
-    with one_line(f"{tmp_path}: NaN or infinity for videos of 8 frames; I3D needs 9 or more"):
+    with one_line(f"{tmp_path}: features of 8 frames are not finite; I3D needs 9 or more"):
         i3d(video[:, :8])
 
 
@@ -241,7 +241,7 @@ def test_numbers_of_frames_that_a_network_cannot_take_are_refused(tmp_path):
     inside = load_i3d(
         save_module(tmp_path / "inside", lambda video: {"f": tf.ensure_shape(video, fixed.shape)[:, :, 0, 0, 0]})
     )
-    with one_line("cannot take videos of 12 frames"):
+    with one_line("does not accept 12 frames"):
         inside(video)
 
 
@@ -253,7 +253,7 @@ def test_wrong_videos_are_refused(modules):
     video = np.zeros((1, 9, 8, 8, 3), np.float32)
     for value in (1.01, -1.01, np.nan):
         video[0, 4, 2, 2, 1] = value
-        with one_line("values outside of [-1, 1], or that are no numbers"):
+        with one_line("videos contain values that are outside of [-1, 1] or not finite"):
             i3d(video)
     i3d(np.full_like(video, 1.0005))  # slightly out of range, as after rounding
 

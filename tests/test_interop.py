@@ -222,7 +222,7 @@ def test_a_snapshot_becomes_a_run_that_every_command_accepts(snapshots, tmp_path
     run = tmp_path / "run"
     result = import_run(snapshots, run, f"--discriminator={snapshots / 'd.npz'}", "--step=3", run=run_command)
     assert result.returncode == 0, result.stderr
-    assert "fresh" not in result.stderr
+    assert "new ones" not in result.stderr
     said = result.stdout
     config, (generator, step) = Run.open(run).config, load_generator(Run.open(run))
     assert step == 3
@@ -272,7 +272,7 @@ def test_the_discriminators_weights_are_in_the_run(snapshots, tmp_path):
 def test_without_a_discriminator_it_starts_fresh_and_says_so(snapshots, tmp_path):
     result = import_run(snapshots, tmp_path / "run")
     assert result.returncode == 0, result.stderr
-    assert "No --discriminator: fresh ones, of 8,16,32,64,128 channels" in result.stderr
+    assert "No --discriminator: new ones, of 8,16,32,64,128 channels" in result.stderr
     assert Run.open(str(tmp_path / "run")).config.model.discriminator_channels == (8, 16, 32, 64, 128)
 
 
@@ -281,7 +281,7 @@ def test_a_folder_that_holds_a_run_is_left_alone(snapshots, tmp_path):
     record_config(config)
     result = import_run(snapshots, tmp_path)
     assert result.returncode == 2
-    assert "holds a run already" in result.stderr and "Traceback" not in result.stderr
+    assert "already contains a run" in result.stderr and "Traceback" not in result.stderr
     assert Run.open(str(tmp_path)).config == config
     assert [file.name for file in tmp_path.iterdir()] == [CONFIG_FILE]
 

@@ -41,7 +41,7 @@ def test_clips_are_cut_as_data_prep_cuts_them(tmp_path, shape):
     frames = [fit(frame, "paper", 16) for frame in open_video(tmp_path / "clip.avi").frames]
     clip = projection.read_clip(tmp_path / "clip.avi", 3, 16, first_frame=2, frame_step=3)
     np.testing.assert_array_equal(clip, np.stack(frames)[[2, 5, 8]])
-    with pytest.raises(UserError, match=r"clip.avi: 9 frames; a clip of 3 takes 10, from its first frame on"):
+    with pytest.raises(UserError, match=r"clip.avi: 9 frames; a clip of 3 frames needs the first 10"):
         projection.read_clip(tmp_path / "clip.avi", 3, 16, first_frame=3, frame_step=3)
 
 
@@ -270,7 +270,7 @@ def test_the_picture_shows_the_clip_above_what_the_latent_renders(made, tmp_path
         (["--model_dir=nowhere"], "nowhere: no such folder or checkpoint"),
         (["--video=nowhere.mp4"], "nowhere.mp4: the file is missing"),
         (["--video=pyproject.toml"], "pyproject.toml: it cannot be opened as a video"),
-        (["--first_frame=3"], "clip.avi: 33 frames; a clip of 16 takes 34, from its first frame on"),
+        (["--first_frame=3"], "clip.avi: 33 frames; a clip of 16 frames needs the first 34"),
         (["--labels=down"], "--labels=down: no class 'down'; valid: all, 0 to 2, 'left', 'right', 'up'"),
         (["--loss=feature"], "--classifier is missing with --loss=feature"),
         (["--classifier=c3d.npz"], "--classifier is not used with --loss=pixel"),
@@ -291,7 +291,7 @@ def test_clips_that_the_classifier_cannot_see(made, tmp_path, capsys):
     features = ["--loss=feature", f"--classifier={made.folder / 'c3d.npz'}", f"--model_dir={made.folder / 'short'}"]
     status, _, said = run_here(capsys, *arguments(made, tmp_path / "found.png", *features))
     assert status == 2
-    assert said == "project: --loss=feature: the classifier sees 16 frames, and the run's clips have 4; valid: pixel\n"
+    assert said == "project: --loss=feature: the classifier needs 16 frames, but the run's clips have 4; valid: pixel\n"
 
 
 def test_full_memory(made, tmp_path, capsys, monkeypatch):
@@ -300,4 +300,4 @@ def test_full_memory(made, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(projection, "project", project_nothing)
     status, _, said = run_here(capsys, *arguments(made, tmp_path / "found.png"))
-    assert (status, said) == (1, "project: out of memory; lower --restarts, which go together\n")
+    assert (status, said) == (1, "project: out of memory; lower --restarts\n")

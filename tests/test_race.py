@@ -62,9 +62,9 @@ def package_facts(command: Command) -> dict[str, np.ndarray]:
     facts = {"z": z, "offsets": np.array(offsets), **{f"real {level}": reals[level] for level in range(2)}}
     facts |= {name: value.numpy() for name, value in step.losses.items()}
     for name, weight in {**generator_weights(model.generator), **discriminator_weights(model.discriminator)}.items():
-        facts[f"weight {name}"] = weight.theirs(weight.variable.numpy())
+        facts[f"weight {name}"] = weight.to_chainer(weight.variable.numpy())
         if weight.variable.ref() in of_variable:
-            facts[f"gradient {name}"] = weight.theirs(of_variable[weight.variable.ref()].numpy())
+            facts[f"gradient {name}"] = weight.to_chainer(of_variable[weight.variable.ref()].numpy())
     return facts
 
 
@@ -226,7 +226,7 @@ def test_what_the_baseline_begins_with(work: pathlib.Path) -> None:
     model = implementations.tensorflow_model(command_of(work).config)
     arrays = read_npz(work / "race" / "weights.npz", "tests")
     for name, weight in generator_weights(model.generator).items():
-        np.testing.assert_array_equal(weight.ours(arrays[name]), weight.variable.numpy(), name)
+        np.testing.assert_array_equal(weight.from_chainer(arrays[name]), weight.variable.numpy(), name)
     assert (arrays["decoder0/w_xifoc/b"][4:8] == 3).all(), "the forget gate's"
     videos = read_npz(work / "race" / "videos.npz", "tests")
     assert videos["frames"].shape == (sum(LENGTHS), 16, 16, 3) and sorted(videos["lengths"]) == sorted(LENGTHS)

@@ -217,7 +217,7 @@ def test_what_ray_waits_for_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pyt
 
 def test_a_node_that_does_not_see_the_folder_of_the_output(tmp_path: pathlib.Path) -> None:
     command = generate.Command(model_dir="unused", output=f"{tmp_path}/there/v.png", layout="single")
-    with pytest.raises(UserError, match=r"^--output=.*v\.png: node .* does not see .*there; name a folder that all"):
+    with pytest.raises(UserError, match=r"^--output=.*v\.png: node .* cannot access .*there; specify a folder that"):
         generate.write_part(command)
 
 
@@ -238,7 +238,7 @@ def test_a_node_that_sees_no_videos(tmp_path: pathlib.Path) -> None:
         (["--runner=ray", "--ray_address=a..b:1"], "--ray_address=a..b:1: nothing answers at a..b:1: "),
         (
             ["--runner=ray", "--output=frames/"],
-            "--runner=ray: valid: with one file a video, not folders of frames",
+            "--runner=ray: valid: with one file per video, not folders of frames",
         ),
         (["--runner=ray", "--gpus_per_task=-1"], "--gpus_per_task=-1.0: valid: a number of at least 0"),
         (["--runner=slurm"], "flag --runner=slurm: value should be one of <local|ray>"),

@@ -167,7 +167,7 @@ def test_levels_and_classes_that_are_not_there_are_refused(made):
             next(made.saved.stream(z, labels=labels))
     for labels in ([0], [0, 1, 2]):
         with pytest.raises(
-            ValueError, match=rf"labels: {len(labels)} for 2 videos; valid: one a video, or one for all"
+            ValueError, match=rf"labels: {len(labels)} for 2 videos; valid: one per video, or one for all"
         ):
             made.run.videos([5, 2], labels)
 
@@ -214,7 +214,7 @@ def test_signatures(made):
     for wrong, message in (
         ([0, 3, 1], "label must be from 0 to 2"),
         ([0, -1, 1], "label must be from 0 to 2"),
-        ([0, 1], "label must hold one class a video"),
+        ([0, 1], "label must contain one class per video"),
     ):
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
             served.signatures["serving_default"](z=z, label=tf.constant(wrong))
@@ -245,16 +245,16 @@ def test_an_export_holds_the_levels_once(made):
 
 def test_what_is_no_generator_is_refused(tmp_path):
     for both in ({}, {"model_dir": "a", "saved_model": "b"}):
-        with pytest.raises(ConfigError, match="--model_dir or --saved_model, one of the two"):
+        with pytest.raises(ConfigError, match="exactly one of --model_dir and --saved_model"):
             load_sampler(**both)
     with pytest.raises(UserError, match="is not a run"):
         load_sampler(model_dir=str(tmp_path))
-    with pytest.raises(UserError, match="no SavedModel there; name the folder NAME/VERSION"):
+    with pytest.raises(UserError, match="no SavedModel found; specify the folder NAME/VERSION"):
         load_sampler(saved_model=str(tmp_path))
     module = tf.Module()
     module.f = tf.function(lambda z: {"videos": z}, input_signature=[tf.TensorSpec([None, 2], tf.float32, "z")])
     tf.saved_model.save(module, str(tmp_path / "other"))
-    with pytest.raises(UserError, match=r"no generator that this version of tganv2_tf\.export wrote; export it again"):
+    with pytest.raises(UserError, match=r"not exported by this version of tganv2_tf\.export; export it again"):
         load_sampler(saved_model=str(tmp_path / "other"))
 
 
@@ -273,7 +273,7 @@ def test_load_takes_runs_checkpoints_and_exports(made, tmp_path):
         with pytest.raises(UserError, match=f"^{tmp_path}/{name}: no such folder or checkpoint"):
             tganv2_tf.load(tmp_path / name)
     (tmp_path / "saved_model.pb").write_bytes(b"no protocol buffer")
-    with pytest.raises(UserError, match=f"^{tmp_path}: no SavedModel there"):
+    with pytest.raises(UserError, match=f"^{tmp_path}: no SavedModel found"):
         tganv2_tf.load(tmp_path)
 
 

@@ -16,7 +16,7 @@ from tganv2_tf.models.latents import latents_from_seeds
 
 
 def test_a_stream_gives_as_many_as_are_asked_for_and_loses_none():
-    stream = samples.Stream(iter([tf.range(3), tf.range(3, 6), tf.range(6, 8)]))
+    stream = samples.Rebatcher(iter([tf.range(3), tf.range(3, 6), tf.range(6, 8)]))
     taken = [np.concatenate(list(stream.take(count))).tolist() for count in (2, 2, 3)]
     assert taken == [[0, 1], [2, 3], [4, 5, 6]]
     assert np.concatenate(list(stream.take(5))).tolist() == [7], "the end comes early"
@@ -24,12 +24,12 @@ def test_a_stream_gives_as_many_as_are_asked_for_and_loses_none():
 
 
 def first(batches, count):
-    return np.concatenate(list(samples.Stream(batches).take(count)))
+    return np.concatenate(list(samples.Rebatcher(batches).take(count)))
 
 
 def test_classes_take_turns_whatever_the_batch_size():
     for size in (2, 5):
-        videos = first(samples.of_generator(lambda z, labels: 0.1 * tf.cast(labels, tf.float32), 4, 7, size, 3), 8)
+        videos = first(samples.generator_batches(lambda z, labels: 0.1 * tf.cast(labels, tf.float32), 4, 7, size, 3), 8)
         np.testing.assert_allclose(videos, [0, 0.1, 0.2, 0, 0.1, 0.2, 0, 0.1], atol=1e-7)
 
 
@@ -38,14 +38,14 @@ def test_latents_do_not_depend_on_the_batch_size():
         assert labels is None
         return 3.0 * z
 
-    one, many = (first(samples.of_generator(sample, 4, 7, size), 10) for size in (1, 4))
+    one, many = (first(samples.generator_batches(sample, 4, 7, size), 10) for size in (1, 4))
     np.testing.assert_array_equal(one, many)
     expected = latents_from_seeds(tf.constant([(7 << 32) + i for i in range(10)], tf.int64), 4)
     np.testing.assert_array_equal(one, np.clip(3.0 * expected, -1, 1))
     assert (np.abs(one) == 1).any() and (np.abs(one) < 1).any(), "clipped, as the authors do"
-    truncated = first(samples.of_generator(sample, 4, 7, 4, truncation=0.5), 10)
+    truncated = first(samples.generator_batches(sample, 4, 7, 4, truncation=0.5), 10)
     np.testing.assert_allclose(truncated, np.clip(1.5 * expected, -1, 1), rtol=1e-6)
-    other = first(samples.of_generator(sample, 4, 8, 4), 10)
+    other = first(samples.generator_batches(sample, 4, 8, 4), 10)
     assert not np.isin(other[np.abs(other) < 1], one).any(), "another seed has other latents"
 
 
@@ -61,15 +61,15 @@ def test_the_first_frames_of_video_files_in_the_order_of_their_paths(tmp_path):
     write_grey(tmp_path / "a" / "z.avi", range(16))
     write_grey(tmp_path / "c.avi", range(50, 70), width=32)
     (tmp_path / "notes.txt").write_text("no video")
-    paths = samples.videos_in(str(tmp_path))
+    paths = samples.list_videos(str(tmp_path))
     assert [path.name for path in paths] == ["z.avi", "b.avi", "c.avi"]
-    batches = [batch.numpy() for batch in samples.of_folder(paths, 8, "paper")]
+    batches = [batch.numpy() for batch in samples.folder_batches(paths, 8, "paper")]
     assert [batch.shape for batch in batches] == [(2, 16, 16, 16, 3), (1, 16, 16, 32, 3)], "a batch holds one size"
     np.testing.assert_allclose(batches[0][0, :, 0, 0, 0], np.arange(16) / 127.5 - 1, atol=1.5 / 127.5)
     np.testing.assert_allclose(batches[0][1, :, 4, 4, 1], np.arange(100, 116) / 127.5 - 1, atol=1.5 / 127.5)
-    official = next(samples.of_folder(paths, 8, "official")).numpy()
+    official = next(samples.folder_batches(paths, 8, "official")).numpy()
     np.testing.assert_allclose((official * 128 + 128), np.rint((batches[0] + 1) * 127.5), atol=1e-4)
-    assert [len(batch) for batch in samples.of_folder(paths[:2], 1, "paper")] == [1, 1]
+    assert [len(batch) for batch in samples.folder_batches(paths[:2], 1, "paper")] == [1, 1]
 
 
 def test_folders_are_walked_as_data_prep_walks(tmp_path):
@@ -81,7 +81,7 @@ def test_folders_are_walked_as_data_prep_walks(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "videos" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "videos" / "a" / "loop").symlink_to(tmp_path / "videos")
-    paths = samples.videos_in(str(tmp_path / "videos"))
+    paths = samples.list_videos(str(tmp_path / "videos"))
     assert [str(path.relative_to(tmp_path / "videos")) for path in paths] == ["a/a.avi", "linked/c.avi"]
     before = folder_checksum(tmp_path / "videos", paths)
     (tmp_path / "videos" / ".b.avi").write_bytes(b"not scored")
@@ -92,24 +92,24 @@ def test_folders_are_walked_as_data_prep_walks(tmp_path):
 
 def test_videos_that_cannot_be_scored_are_named(tmp_path):
     with pytest.raises(UserError, match="none: no such folder"):
-        samples.videos_in(str(tmp_path / "none"))
+        samples.list_videos(str(tmp_path / "none"))
     with pytest.raises(UserError, match="no videos in it or below"):
-        samples.videos_in(str(tmp_path))
+        samples.list_videos(str(tmp_path))
     write_grey(tmp_path / "short.avi", range(15))
-    with pytest.raises(UserError, match=r"short\.avi: 15 frames; the scores are of 16"):
-        list(samples.of_folder(samples.videos_in(str(tmp_path)), 4, "paper"))
+    with pytest.raises(UserError, match=r"short\.avi: 15 frames; the scores need 16"):
+        list(samples.folder_batches(samples.list_videos(str(tmp_path)), 4, "paper"))
     (tmp_path / "broken.mp4").write_bytes(b"broken")
     with pytest.raises(UserError, match=r"broken\.mp4: it cannot be opened"):
-        list(samples.of_folder(samples.videos_in(str(tmp_path)), 4, "paper"))
+        list(samples.folder_batches(samples.list_videos(str(tmp_path)), 4, "paper"))
 
 
 def test_real_clips_have_sixteen_frames_of_every_video_before_any_comes_again(tmp_path):
     write_data_set(tmp_path, [20, 16, 15, 30, 18], num_shards=1)
     data = DataConfig(str(tmp_path), flip=False)
-    clips = first(samples.of_shards(Manifest.load(tmp_path), data, 0, 3), 8)
+    clips = first(samples.shard_batches(Manifest.load(tmp_path), data, 0, 3), 8)
     assert clips.shape == (8, 16, 16, 16, 3)
     values = np.rint((clips[:, :, 0, 0] + 1) * 127.5).astype(int)
     assert (np.diff(values[..., 1], axis=1) == 1).all()
     assert sorted(values[:4, 0, 0]) == sorted(values[4:, 0, 0]) == [0, 10, 30, 40]
     with pytest.raises(ConfigError, match="num_frames=16"):
-        next(samples.of_shards(Manifest.load(tmp_path), DataConfig(str(tmp_path), frame_step=2), 0, 3))
+        next(samples.shard_batches(Manifest.load(tmp_path), DataConfig(str(tmp_path), frame_step=2), 0, 3))

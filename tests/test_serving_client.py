@@ -204,7 +204,7 @@ def test_what_cannot_be_written_is_one_line(demo, tmp_path, capsys):
     [
         (["--model=nobody"], "Servable not found for request: Latest(nobody); --model and --version must name what"),
         (["--version=8"], "Servable not found for request: Specific(shapes, 8); --model and --version must name"),
-        ([], "--model=shapes makes videos of a class: --label=NUMBER must name it"),
+        ([], "--model=shapes needs a class: specify --label=NUMBER"),
         (["--label=3"], ": label must be from 0 to 2\n"),
     ],
 )
@@ -214,7 +214,7 @@ def test_a_refusal_is_one_line(shapes, capsys, interface, arguments, message):
 
 @pytest.mark.parametrize("interface", ["rest", "grpc"])
 def test_a_label_needs_a_conditional_model(demo, capsys, interface):
-    assert "--model=demo knows no classes: leave --label out" in fail(capsys, getattr(demo, interface), "--label=1")
+    assert "--model=demo has no classes: omit --label" in fail(capsys, getattr(demo, interface), "--label=1")
 
 
 @pytest.mark.parametrize("interface", ["rest", "grpc"])
@@ -224,7 +224,7 @@ def test_patience_ends(painter, capsys, interface):
         line = fail(capsys, getattr(painter, interface), "--model=painter", "--label=0", "--timeout=0.3")
     finally:
         painter.model.gate.set()
-    assert "no answer within 0.3 s; raise --timeout" in line
+    assert "no response within 0.3 s; raise --timeout" in line
 
 
 def test_the_server_s_own_patience_ends(painter, capsys, monkeypatch):
@@ -233,7 +233,7 @@ def test_the_server_s_own_patience_ends(painter, capsys, monkeypatch):
 
     monkeypatch.setattr(painter.model, "predict", predict)
     line = fail(capsys, painter.rest, "--model=painter", "--label=0")
-    assert "Timed out waiting for notification; the server's --rest_api_timeout_in_ms allows more" in line
+    assert "Timed out waiting for notification; raise the server's --rest_api_timeout_in_ms" in line
 
 
 class Elsewhere(http.server.BaseHTTPRequestHandler):
@@ -254,12 +254,12 @@ def test_no_server_or_another_one_is_one_line(painter, capsys):
         port = web.server_port
         for model in "ab":
             line = fail(capsys, f"--url=http://127.0.0.1:{port}", f"--model={model}")
-            assert line == f"client: http://127.0.0.1:{port} does not answer as TensorFlow Serving does\n"
+            assert line == f"client: http://127.0.0.1:{port} does not respond like TensorFlow Serving\n"
         web.shutdown()
-    assert f"http://127.0.0.1:{port}: no server answers there" in fail(capsys, f"--url=http://127.0.0.1:{port}")
-    assert f"127.0.0.1:{port}: no server answers there" in fail(capsys, f"--grpc=127.0.0.1:{port}")
-    assert "no server answers there" in fail(capsys, f"--url=http://127.0.0.1:{painter.grpc_port}")
-    assert "no server answers there" in fail(capsys, f"--grpc=127.0.0.1:{painter.rest_port}")
+    assert f"http://127.0.0.1:{port}: cannot connect" in fail(capsys, f"--url=http://127.0.0.1:{port}")
+    assert f"127.0.0.1:{port}: cannot connect" in fail(capsys, f"--grpc=127.0.0.1:{port}")
+    assert "cannot connect" in fail(capsys, f"--url=http://127.0.0.1:{painter.grpc_port}")
+    assert "cannot connect" in fail(capsys, f"--grpc=127.0.0.1:{painter.rest_port}")
 
 
 @pytest.mark.parametrize(

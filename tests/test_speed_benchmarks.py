@@ -94,8 +94,8 @@ def test_steps_on_one_batch_and_on_shards_take_turns(tmp_path: pathlib.Path, mon
     assert len(memory) == len(streamed) == 2
     warm_up = input_pipeline.WARM_UP
     of_memory = [*batches[:warm_up], *batches[2 * warm_up :][:2], *batches[2 * warm_up + 4 :][:2]]
-    of_shards = [*batches[warm_up : 2 * warm_up], *batches[2 * warm_up + 2 :][:2], *batches[2 * warm_up + 6 :][:2]]
-    assert len(set(of_memory)) == 1 and len(set(of_shards)) > 4
+    shard_batches = [*batches[warm_up : 2 * warm_up], *batches[2 * warm_up + 2 :][:2], *batches[2 * warm_up + 6 :][:2]]
+    assert len(set(of_memory)) == 1 and len(set(shard_batches)) > 4
 
 
 def test_the_report_has_every_part_that_is_there_and_says_which_failed(

@@ -56,7 +56,7 @@ def log_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     }
     where: dict[str, Any] = {"data": {"data_dir": str(folder / "data")}, "model_dir": str(logs / "trained")}
     assert loop.train(tiny_config(**where, **often, train_steps=STEPS, r1_weight=0.0)) == 0
-    scores = {"inception_score": Score.of([2.5, 3.5]), "c3d_fid": Score.of([1234.5])}
+    scores = {"inception_score": Score.from_values([2.5, 3.5]), "c3d_fid": Score.from_values([1234.5])}
     show_scores(where["model_dir"], scores, STEPS)
     for r1_weight in (4.0, 0.75):
         record_hparams(tiny_config(model_dir=str(logs / "begun"), r1_weight=r1_weight))

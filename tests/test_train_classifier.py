@@ -24,7 +24,7 @@ from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig
 from tganv2_tf.evaluation.classifier import load_classifier, read_metadata, save_classifier
 from tganv2_tf.training.classifiers import classifier_training, examination
-from tganv2_tf.training.classifiers.examination import Examination, Result
+from tganv2_tf.training.classifiers.examination import ClipEvaluator, Result
 from tganv2_tf.training.classifiers.trainer import Trainer
 
 MODULE = "tganv2_tf.train_classifier"
@@ -145,10 +145,10 @@ def test_a_finished_classifier_is_left_alone_and_another_is_not_overwritten(trai
     before = path.read_bytes()
     status, out, _ = command(capsys, *data, *HOW, f"--output={path}")
     assert status == 0
-    assert out.startswith(f"{path}: there already, made by the same command. 100.0% of 24 clips")
+    assert out.startswith(f"{path}: already exists, written by the same command. 100.0% of 24 clips")
     status, _, err = command(capsys, *data, *HOW, f"--output={path}", "--seed=1", "--learning_rate=0.01")
     assert status == 2
-    assert f"{path}: of another training: learning_rate 0.001 (now 0.01), seed 0 (now 1)" in err
+    assert f"{path}: belongs to another training: learning_rate 0.001 (now 0.01), seed 0 (now 1)" in err
     assert path.read_bytes() == before
 
 
@@ -160,7 +160,7 @@ def eagerly():
     tf.config.run_functions_eagerly(False)
 
 
-class OnNoise(Examination):
+class OnNoise(ClipEvaluator):
     """An examination whose results change with the weights and are always better than guessing."""
 
     videos, chance = 20, 0.01
@@ -291,7 +291,7 @@ def test_mirroring_is_for_training_alone_and_held_out_videos_for_validation(data
 def test_without_test_videos_those_that_are_held_out_tell_the_accuracy(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(classifier_training.SIZES, "small", TINY)
     status, out, _ = command(capsys, data[0], f"--output={tmp_path}/c.npz", "--steps=1", "--batch_size=2")
-    assert status == 0 and "of 8 clips of 2 videos held out of the training, which also chose its end" in out
+    assert status == 0 and "of 8 clips of 2 held-out videos, also used for early stopping," in out
     metadata = read_metadata(tmp_path / "c.npz")
     assert metadata["tested_on_held_out"] and metadata["test_accuracy"] == pytest.approx(metadata["held_out_accuracy"])
 
@@ -309,7 +309,7 @@ def test_without_source_groups_to_hold_out_the_test_videos_choose_the_end(data, 
 
 def test_what_has_not_learned_says_so_each_time(data, tmp_path, capsys, caplog, monkeypatch):
     monkeypatch.setitem(classifier_training.SIZES, "small", TINY)
-    monkeypatch.setattr(Examination, "result", lambda examination: Result(0.5, 0.7, 24))
+    monkeypatch.setattr(ClipEvaluator, "result", lambda examination: Result(0.5, 0.7, 24))
     for _ in range(2):
         caplog.clear()
         status, out, _ = command(capsys, *data, f"--output={tmp_path}/c.npz", "--steps=1", "--batch_size=2")
@@ -317,7 +317,7 @@ def test_what_has_not_learned_says_so_each_time(data, tmp_path, capsys, caplog, 
         (warning,) = (record for record in caplog.records if record.levelname == "WARNING")
         said = warning.getMessage()
         assert said.startswith(f"{tmp_path}/c.npz: it has not learned its classes: 50.0% of 24 clips of 6 test videos")
-        assert "its scores mean nothing. Look at the videos and their labels" in said
+        assert "its scores are meaningless. Check the videos and their labels" in said
 
 
 def test_a_test_of_the_training_videos_is_named(tmp_path, data, capsys, caplog, monkeypatch):
@@ -325,7 +325,7 @@ def test_a_test_of_the_training_videos_is_named(tmp_path, data, capsys, caplog, 
     train = data[0].partition("=")[2]
     arguments = [data[0], f"--test_data_dir={train}", f"--output={tmp_path}/c.npz", "--steps=1", "--batch_size=2"]
     assert command(capsys, *arguments)[0] == 0
-    assert f"--test_data_dir={train}: shards of {train}: what was trained on tests nothing" in caplog.text
+    assert f"--test_data_dir={train}: contains shards of {train}; accuracy is too high" in caplog.text
 
 
 def test_a_classifier_comes_back_as_it_was(tmp_path):
@@ -375,18 +375,18 @@ def test_data_that_cannot_be_used_are_one_line(data, tmp_path, capsys):
         assert not (tmp_path / "c.npz.unfinished").exists()
 
     folder = write_labelled(tmp_path / "none", [NO_LABEL], names=())
-    fails(f"--data_dir={folder}: 0 classes; valid: labelled videos of two classes at least", f"--data_dir={folder}")
+    fails(f"--data_dir={folder}: 0 classes; valid: labelled videos of at least two classes", f"--data_dir={folder}")
     folder = write_labelled(tmp_path / "some", [0, 1, NO_LABEL])
     fails(f"--data_dir={folder}: v2 has no label; valid: 0 to 1", f"--data_dir={folder}")
     fails(f"--test_data_dir={folder}: v2 has no label; valid: 0 to 1", f"--test_data_dir={folder}")
     folder = write_labelled(tmp_path / "more", [0, 2, 1], colours=(*COLOURS, (0, 0, 0)))
     fails(f"--data_dir={folder}: v1 has the label 2; valid: 0 to 1", f"--data_dir={folder}")
     folder = write_labelled(tmp_path / "short", [0, 1], num_frames=15)
-    longest = "the longest video has 15 frames; a clip takes 16"
+    longest = "the longest video has 15 frames; a clip needs 16"
     fails(f"--test_data_dir={folder}: {longest}", f"--test_data_dir={folder}")
     folder = write_labelled(tmp_path / "others", [0, 1], names=("blue", "red"))
     which = train.partition("=")[2]
-    fails(f"--test_data_dir={folder}: its classes are not those of {which}", f"--test_data_dir={folder}")
+    fails(f"--test_data_dir={folder}: its classes differ from those of {which}", f"--test_data_dir={folder}")
     folder = write_labelled(tmp_path / "damaged", [0, 1])
     shard = tmp_path / "damaged" / "colours-train-00000-of-00001.tfrecord"
     flip_byte(shard, 1)
@@ -421,7 +421,7 @@ def test_a_damaged_or_foreign_state_is_named(data, tmp_path, capsys, eagerly):
     train_in_steps(tmp_path / "state", 2)
     file = tmp_path / "state" / "ckpt-2.data-00000-of-00001"
     os.truncate(file, file.stat().st_size // 2)
-    with pytest.raises(UserError, match=r"ckpt-2: cannot be read: .*; remove its folder to start again$"):
+    with pytest.raises(UserError, match=r"ckpt-2: cannot be read: .*; remove its folder to restart$"):
         train_in_steps(tmp_path / "state", 4)
     foreign = tmp_path / "c.npz.unfinished"
     foreign.mkdir()
@@ -429,7 +429,9 @@ def test_a_damaged_or_foreign_state_is_named(data, tmp_path, capsys, eagerly):
     (foreign / "recipe.json").write_text('{"size": "full"}')
     status, _, err = command(capsys, *data, *HOW, f"--output={tmp_path}/c.npz")
     assert status == 2
-    assert err.startswith(f"train_classifier: {foreign}: of another training: size full (now small), steps None (now")
+    assert err.startswith(
+        f"train_classifier: {foreign}: belongs to another training: size full (now small), steps None (now"
+    )
 
 
 def test_files_that_are_no_classifier_are_named(tmp_path):

@@ -85,7 +85,7 @@ def evaluate(
         command = Command(**{name: options[name] for name in fields[Command] & set(options)})
         config = EvalConfig(**{name: options[name] for name in fields[EvalConfig] & set(options)})
         outcome = score(command, config, videos=array)
-    return {name: of.mean for name, of in outcome.scores.items()}
+    return {name: result.mean for name, result in outcome.scores.items()}
 
 
 def _kind(path: str) -> str:

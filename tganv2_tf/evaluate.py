@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from tganv2_tf.evaluation.protocol import Score
     from tganv2_tf.evaluation.samples import Batches
-    from tganv2_tf.sampling.scored import Source
+    from tganv2_tf.sampling.scored import GeneratorSpec
 
 SOURCES = ("model_dir", "saved_model", "video_dir", "clips_dir")
 
@@ -54,27 +54,27 @@ class Command:
     model_dir: str = option(
         "a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000: its averaged generator", ""
     )
-    untrained: bool = option("with --model_dir: the generator as it was before its training", False)
+    untrained: bool = option("with --model_dir: use its generator as before training", False)
     saved_model: str = option("folder of one version of a SavedModel", "")
     video_dir: str = option(
-        "folder of videos, of which the first 16 frames count, cropped and resized as those in --data_dir were", ""
+        "folder of videos; their first 16 frames are used, cropped and resized like those in --data_dir", ""
     )
     clips_dir: str = option("folder of shards, scored as if their clips were generated", "")
-    data_dir: str = option("folder of the shards of real videos; none = those that the run was trained on", "")
+    data_dir: str = option("folder of the shards of real videos; none = the training data of the run", "")
     scores: str = option(
-        "which: inception_score, c3d_fid, class_accuracy, precision, recall, density, coverage (C3D), fvd, kvd (I3D)",
+        "any of inception_score, c3d_fid, class_accuracy, precision, recall, density, coverage (C3D), fvd, kvd (I3D)",
         "inception_score,c3d_fid",
     )
     i3d: str = option("SavedModel or TF-Hub module of the I3D for fvd and kvd", "")
-    flip: str = option("mirror half of the real clips; auto = as the run, or yes", "auto", ("auto", "yes", "no"))
-    frame_step: int = option("distance of the frames of real clips; 0 = as the run, or 1", 0)
+    flip: str = option("mirror half of the real clips; auto = as in the run, else yes", "auto", ("auto", "yes", "no"))
+    frame_step: int = option("frame step of real clips; 0 = as in the run, else 1", 0)
     normalization: str = option(
-        "of real clips and video files; auto = as the run, else official with --c3d_mean, or paper",
+        "normalization of real clips and video files; auto = as in the run, else official with --c3d_mean, else paper",
         "auto",
         ("auto", "paper", "official"),
     )
     seed: int = option("seed of the latents, or of the clips of --clips_dir", 0)
-    truncation: float = option("latents are drawn from U(-psi, psi): lower is less varied; psi", 1.0)
+    truncation: float = option("psi: latents are drawn from U(-psi, psi); lower is less varied", 1.0)
     output: str = option("JSON file to write; none = RUN/evaluations/ of a run, else no file", "", destination="file")
 
     def __post_init__(self) -> None:
@@ -107,10 +107,10 @@ class Outcome(NamedTuple):
     names: list[str]
 
 
-def data_config(command: Command, of_run: DataConfig | None, authors_c3d: bool) -> DataConfig:
+def data_config(command: Command, run_data: DataConfig | None, authors_c3d: bool) -> DataConfig:
     """Returns how real clips are sampled: as in the run, unless the command overrides it."""
     # The authors' C3D preprocessing expects their own normalization.
-    data = of_run or DataConfig(normalization="official" if authors_c3d else "paper")
+    data = run_data or DataConfig(normalization="official" if authors_c3d else "paper")
     changes: dict[str, Any] = {}
     if command.data_dir:
         changes["data_dir"] = command.data_dir
@@ -123,19 +123,19 @@ def data_config(command: Command, of_run: DataConfig | None, authors_c3d: bool) 
     return dataclasses.replace(data, **changes)
 
 
-def generator_of(command: Command, config: EvalConfig) -> Source | None:
+def generator_spec(command: Command, config: EvalConfig) -> GeneratorSpec | None:
     """Returns the generator to score (of a run, its newest checkpoint); None if existing videos are scored."""
-    from tganv2_tf.sampling.scored import Source
+    from tganv2_tf.sampling.scored import GeneratorSpec
 
     run = command.run
     if not (run or command.saved_model):
         return None
     batches = config.recalibration_batches if run else 0
-    return Source(run, command.untrained, command.saved_model, command.seed, command.truncation, batches)
+    return GeneratorSpec(run, command.untrained, command.saved_model, command.seed, command.truncation, batches)
 
 
 def source(
-    command: Command, config: EvalConfig, generator: Source | None
+    command: Command, config: EvalConfig, generator: GeneratorSpec | None
 ) -> tuple[Batches, DataConfig, dict[str, Any], tuple[str, ...]]:
     """Returns the videos to score, the sampling of real clips, the videos' description, and the generator's classes.
 
@@ -146,11 +146,11 @@ def source(
     from tganv2_tf.data.manifest import Manifest, folder_checksum
     from tganv2_tf.evaluation import samples
     from tganv2_tf.evaluation.framing import Framing
-    from tganv2_tf.sampling.scored import load_scored
+    from tganv2_tf.sampling.scored import load_scored_generator
 
     batch_size, authors_c3d = config.eval_batch_size, bool(config.c3d_mean)
     if generator is not None:
-        scored = load_scored(generator)
+        scored = load_scored_generator(generator)
         data = data_config(command, scored.run.data if scored.run else None, authors_c3d)
         about: dict[str, Any] = (
             {"model_dir": command.model_dir} if scored.run else {"normalization": data.normalization}
@@ -159,28 +159,29 @@ def source(
         batches = (scored.batch(generator, number, batch_size) for number in itertools.count())
         return batches, data, about, scored.class_names
     data = data_config(command, None, authors_c3d)
-    about, framing = {"normalization": data.normalization}, Framing.of_folder(data.data_dir)
+    about, framing = {"normalization": data.normalization}, Framing.from_folder(data.data_dir)
     if command.video_dir:
-        paths = samples.videos_in(command.video_dir)
+        paths = samples.list_videos(command.video_dir)
         about |= {"video_dir": command.video_dir, "num_videos": len(paths)}
         files = [pathlib.Path(file) for path in paths for file in video_files(path)]
         about["checksum"] = folder_checksum(command.video_dir, files)
         about["framing"] = framing and dataclasses.asdict(framing)
-        return samples.of_folder(paths, batch_size, data.normalization, framing), data, about, ()
+        return samples.folder_batches(paths, batch_size, data.normalization, framing), data, about, ()
     manifest = Manifest.load(command.clips_dir)
     if framing is not None:
-        framing.warn_of_another(Framing.of(manifest), command.clips_dir)
+        framing.warn_if_different(Framing.from_manifest(manifest), command.clips_dir)
     clips = dataclasses.replace(data, data_dir=command.clips_dir)
     about |= {"clips_dir": command.clips_dir, "flip": clips.flip, "frame_step": clips.frame_step}
     about["shards"] = {shard.file: shard.checksum for shard in manifest.shards}
-    return samples.of_shards(manifest, clips, command.seed + 1, batch_size), data, about, ()  # 0 is used for real clips
+    seed = command.seed + 1  # 0 is used for real clips
+    return samples.shard_batches(manifest, clips, seed, batch_size), data, about, ()
 
 
 def check(command: Command, config: EvalConfig, is_array: bool = False) -> list[str]:
     """Returns the names of the scores, without importing TensorFlow. Raises ConfigError if flags are inconsistent."""
     if sum(bool(getattr(command, name)) for name in SOURCES) != (not is_array):
         flags = ", ".join(f"--{name}" for name in SOURCES)
-        raise ConfigError(f"{flags}: one of them, and only one, must say what to score")
+        raise ConfigError(f"specify exactly one of {flags}")
     names = score_names.parse_scores(command.scores)
     score_names.require_networks(names, config, command.i3d)
     if not command.model_dir:  # a run records its data
@@ -194,7 +195,7 @@ def check_report(run: Run) -> None:
 
     if storage.exists(run.folder):
         what = f"--model_dir={run.name}: the report in {run.folder}"
-        check_destination(report_path(run.folder, 0, ""), what, "name a file for it with --output")
+        check_destination(report_path(run.folder, 0, ""), what, "specify a file with --output")
 
 
 def score(
@@ -212,12 +213,12 @@ def score(
       UserError: files are missing or damaged.
     """
     names = check(command, config, videos is not None)
-    kinds, with_real = score_names.networks_of(names), score_names.networks_with_real_clips(names)
+    kinds, with_real = score_names.required_networks(names), score_names.networks_with_real_clips(names)
     from tganv2_tf.data.lengths import describe_too_short
     from tganv2_tf.data.manifest import Manifest
     from tganv2_tf.evaluation import protocol, samples, validity
     from tganv2_tf.evaluation.framing import Framing
-    from tganv2_tf.evaluation.networks import NetworkFiles, described, load_networks, warn_of_doubtful
+    from tganv2_tf.evaluation.networks import NetworkFiles, extract_features, load_networks, warn_if_unreliable
     from tganv2_tf.evaluation.real_features import real_features
     from tganv2_tf.evaluation.report import describe_protocol
 
@@ -226,12 +227,14 @@ def score(
         import tensorflow as tf
 
         tf.config.set_visible_devices([], "GPU")  # leaves the GPUs to tasks on this machine
-    generator = generator_of(command, config)
+    generator = generator_spec(command, config)
     if videos is None:
         batches, data, generated, class_names = source(command, config, generator)
     else:
         data, class_names = data_config(command, None, bool(config.c3d_mean)), ()
-        batches = samples.of_array(videos, config.eval_batch_size, data.normalization, Framing.of_folder(data.data_dir))
+        batches = samples.array_batches(
+            videos, config.eval_batch_size, data.normalization, Framing.from_folder(data.data_dir)
+        )
         generated = {"num_videos": len(videos), "normalization": data.normalization}
     score_names.require_real_clips(names, data.data_dir)
     manifest = Manifest.load(data.data_dir) if with_real else None
@@ -239,7 +242,7 @@ def score(
     if too_short:
         logging.warning("%s.", too_short)
     networks = load_networks(files)
-    warn_of_doubtful(networks)
+    warn_if_unreliable(networks)
     labels = networks["c3d"].labels if "c3d" in networks else ()
     if "class_accuracy" in names:
         validity.classifier_columns(class_names, labels)  # fails before real clips are read
@@ -248,25 +251,25 @@ def score(
     real = {}
     with contextlib.ExitStack() as stack:
         if runner.runner == "local":
-            of_videos = functools.partial(described, networks=networks)
-            answers = of_videos(batches, kinds=kinds)
+            extract = functools.partial(extract_features, networks=networks)
+            outputs = extract(batches, kinds=kinds)
         else:
             from tganv2_tf.sampling import scored
 
             stack.enter_context(ray_cluster.connected(runner.ray_address))
-            of_videos = functools.partial(scored.described_by_nodes, files=files, options=runner)
+            extract = functools.partial(scored.remote_feature_extraction, files=files, options=runner)
             if generator is None:
-                answers = of_videos(batches, kinds=kinds)
+                outputs = extract(batches, kinds=kinds)
             else:
-                answers = scored.answers_from_nodes(generator, files, runner)
+                outputs = scored.remote_features(generator, files, runner)
         if manifest is not None:
             for kind in sorted(with_real):
-                of_clips = functools.partial(of_videos, kinds=(kind,))
-                real[kind] = real_features(networks[kind], manifest, data, config, of_clips)
+                extract_kind = functools.partial(extract, kinds=(kind,))
+                real[kind] = real_features(networks[kind], manifest, data, config, extract_kind)
         count = min(config.num_samples, generated.get("num_videos", config.num_samples))
         for text in validity.too_few(names, count, real):
             logging.warning("%s", text)
-        found = protocol.score_answers(names, answers, labels, real, config, class_names=class_names)
+        found = protocol.score_outputs(names, outputs, labels, real, config, class_names=class_names)
     return Outcome(found, generated, describe_protocol(networks, data, manifest, config), names)
 
 
@@ -277,8 +280,8 @@ def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) ->
         check_report(run)
     found, generated, about, names = score(command, config, runner)
     width = max(16, *map(len, found))
-    for name, of in found.items():
-        print(f"{name:<{width}} {of.mean:.4f} +- {of.std:.4f}")
+    for name, result in found.items():
+        print(f"{name:<{width}} {result.mean:.4f} +- {result.std:.4f}")
 
     from tganv2_tf.evaluation.report import report, report_path, show_scores
 

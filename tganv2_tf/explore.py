@@ -25,12 +25,12 @@ class Command:
 
     model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000", "")
     saved_model: str = option("folder of one version of a SavedModel, instead of --model_dir", "")
-    host: str = option("address to answer at; 0.0.0.0 = the whole network may look, and generate", "127.0.0.1")
-    port: int = option("port to answer at; 0 = any that is free", 7860)
+    host: str = option("address to listen on; 0.0.0.0 = accessible from the whole network", "127.0.0.1")
+    port: int = option("port to listen on; 0 = any free port", 7860)
 
     def __post_init__(self) -> None:
         if bool(self.model_dir) == bool(self.saved_model):
-            raise ConfigError("--model_dir or --saved_model, one of the two, must say where the generator is")
+            raise ConfigError("specify exactly one of --model_dir and --saved_model")
         require(0 <= self.port < 2**16, "port", self.port, "a whole number from 0 to 65535")
 
 
@@ -43,7 +43,7 @@ def main(command: Command, limits: Limits) -> int:
         from tganv2_tf.sampling.sampler import load_sampler
 
         application = app.application(load_sampler(command.model_dir, command.saved_model), limits)
-        print(f"Explorer: {server.address(listener)} (Ctrl-C ends it)", flush=True)
+        print(f"Explorer: {server.address(listener)} (press Ctrl-C to stop)", flush=True)
         try:
             server.serve(application, listener, limits.max_connections)
         except KeyboardInterrupt:

@@ -28,9 +28,9 @@ class Command:
         "folder of the model's versions, such as saved_models/NAME; with --weights_only a new one", destination="folder"
     )
     version: int = option("number of the version; 0 = the next one", 0)
-    weights_only: bool = option("write a run with nothing but the averaged generator, instead of a SavedModel", False)
+    weights_only: bool = option("write a run with only the averaged generator, instead of a SavedModel", False)
     recalibration_batches: int = option(
-        "batches from which the batch-norm statistics are taken anew first; 0 = those of training", 0
+        "batches from which batch-norm statistics are recomputed before the export; 0 = keep those of training", 0
     )
 
     def __post_init__(self) -> None:
@@ -42,11 +42,11 @@ class Command:
 
 def require_new(command: Command) -> None:
     """Raises UserError if the target already exists."""
-    target, advice = command.output_dir, "name a new folder"
+    target, advice = command.output_dir, "choose a new folder"
     if not command.weights_only:
-        target, advice = storage.join(target, str(command.version)), "leave --version out to write the next one"
+        target, advice = storage.join(target, str(command.version)), "omit --version to write the next one"
     if (command.weights_only or command.version) and storage.exists(target):
-        raise UserError(f"{target} is already there; {advice}")
+        raise UserError(f"{target} already exists; {advice}")
 
 
 def main(command: Command) -> int:

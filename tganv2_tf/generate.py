@@ -63,41 +63,41 @@ class Command:
     )
     model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000", "")
     saved_model: str = option("folder of one version of a SavedModel, instead of --model_dir", "")
-    seeds: str = option("one video a seed: numbers and ranges, such as 0-15 or 3,7,12", "0-15")
+    seeds: str = option("seeds, one per video: numbers and ranges, such as 0-15 or 3,7,12", "0-15")
     labels: str = option(
-        "classes of a conditional model, a row each: names, in quotes if need be, ranges of names, or all; numbers "
-        "and their ranges are labels, from 0, unless a class is named by a number; none = in turn, by seed",
+        "classes of a conditional model, one per row: names, quoted if needed, ranges of names, or all; numbers and "
+        "their ranges are labels, from 0, unless a class name is a number; none = in turn, by seed",
         "",
     )
-    truncation: float = option("shrinks the latents: below 1 the videos are more alike, and closer to the mean", 1.0)
-    interpolate: str = option("the way from each seed to the next", "none", ("none", "linear", "spherical"))
+    truncation: float = option("scale of the latents; lower values give less varied videos, closer to the mean", 1.0)
+    interpolate: str = option("interpolation from each seed to the next", "none", ("none", "linear", "spherical"))
     interpolation_steps: int = option(
-        f"videos, or frames of a walk, from one seed to the next; 0 = {GRID_STEPS}, or {WALK_STEPS} of a walk", 0
+        f"videos, or frames of a walk, from one seed to the next; 0 = {GRID_STEPS}, or {WALK_STEPS} for a walk", 0
     )
     layout: str = option(
         "one grid; single files named by seed; all levels of each sample; a walk: one video whose latent moves",
         "grid",
         ("grid", "single", "levels", "walk"),
     )
-    columns: int = option("videos a row of the grid; 0 = one row a class or way, or about as many as rows", 0)
+    columns: int = option("videos per row of the grid; 0 = one row per class or seed pair, or nearly square", 0)
     level: int = option("level to render, from 1; 0 = the last, full resolution", 0)
-    num_frames: int = option("frames of a video, however many; 0 = as in training; of a walk: of each clip", 0)
+    num_frames: int = option("frames per video, any number; 0 = as in training; for a walk: frames of each clip", 0)
     fps: float = option(f"frames per second; 0 = as the training data, {DEFAULT_FPS} if that is unknown", 0.0)
     scale: int = option("enlarge by this factor", 1)
     captions: bool = option("write seed and class below each video; not in .npz, which has `names`", False)
     resample: str = option("how to enlarge; nearest repeats pixels", "nearest", ("nearest", "bicubic", "lanczos"))
-    batch_size: int = option("videos that are rendered together, 16 frames of each; fewer need less memory", 8)
-    max_gigabytes: float = option("frames in all before they are encoded, in 10^9 bytes; more is refused", 100.0)
+    batch_size: int = option("videos rendered together, 16 frames of each; fewer need less memory", 8)
+    max_gigabytes: float = option("maximum total size of the uncompressed frames, in 10^9 bytes", 100.0)
 
     def __post_init__(self) -> None:
         if bool(self.model_dir) == bool(self.saved_model):
-            raise ConfigError("--model_dir or --saved_model, one of the two, must say where the generator is")
+            raise ConfigError("specify exactly one of --model_dir and --saved_model")
         seeds = parse_seeds(self.seeds)
-        least = {"columns": 0, "level": 0, "num_frames": 0, "interpolation_steps": 0, "scale": 1, "batch_size": 1}
-        for name, number in least.items():
+        minimum = {"columns": 0, "level": 0, "num_frames": 0, "interpolation_steps": 0, "scale": 1, "batch_size": 1}
+        for name, number in minimum.items():
             require(getattr(self, name) >= number, name, getattr(self, name), f"a whole number of at least {number}")
         require(0 < self.truncation <= 1, "truncation", self.truncation, "a number above 0, up to 1")
-        require(0 <= self.fps <= self.fastest, "fps", self.fps, f"a number above 0, up to {self.fastest}, or 0")
+        require(0 <= self.fps <= self.max_fps, "fps", self.fps, f"a number above 0, up to {self.max_fps}, or 0")
         require(self.max_gigabytes > 0, "max_gigabytes", self.max_gigabytes, "a number above 0")
         moving = self.interpolate != "none"
         require(moving or self.layout != "walk", "layout", "walk", "with --interpolate=linear or spherical")
@@ -108,14 +108,14 @@ class Command:
         require(not arrays or not self.captions, "captions", "true", "false for an .npz")
 
     @property
-    def fastest(self) -> int:
+    def max_fps(self) -> int:
         """The highest frame rate that players of this file type support."""
         return 50 if self.output.lower().endswith(".gif") else 120
 
 
 def frame_rate(command: Command, sampler: Sampler) -> float:
     """Returns the frames per second of the files."""
-    return command.fps or min(sampler.fps or DEFAULT_FPS, command.fastest)
+    return command.fps or min(sampler.fps or DEFAULT_FPS, command.max_fps)
 
 
 def steps_between(command: Command) -> int:
@@ -134,19 +134,19 @@ def check_size(command: Command, sampler: Sampler) -> None:
 
     walk, levels = command.layout == "walk", sampler.num_levels if command.layout == "levels" else 1
     rows = len(parse_labels(command.labels, sampler.class_names)) if command.labels else 1
-    ways, clip_frames = len(parse_seeds(command.seeds)), command.num_frames or sampler.num_frames
+    num_seeds, clip_frames = len(parse_seeds(command.seeds)), command.num_frames or sampler.num_frames
     if walk:
-        points = (ways - 1) * steps_between(command) + 1
+        points = (num_seeds - 1) * steps_between(command) + 1
     else:
-        points = ways if command.interpolate == "none" else (ways - 1) * (steps_between(command) + 1)
+        points = num_seeds if command.interpolate == "none" else (num_seeds - 1) * (steps_between(command) + 1)
     count, frames = (rows, points) if walk else (rows * points, clip_frames)
     rendered = sampler.sizes[command.level - 1 if command.level else -1]
     size = command.scale * rendered
     total = 3 * count * levels * frames * size**2
-    asked = f"{count:,} videos of {frames:,} frames of {size}x{size} pixels" + (" at the last level" * (levels > 1))
+    request = f"{count:,} videos of {frames:,} frames of {size}x{size} pixels" + (" at the last level" * (levels > 1))
     if total > command.max_gigabytes * 1e9:
         raise UserError(
-            f"{asked} are {total // 10**9:,} GB before they are encoded; valid: up to "
+            f"{request} are {total // 10**9:,} GB uncompressed; valid: up to "
             f"--max_gigabytes={command.max_gigabytes:g}, or fewer --seeds, --num_frames or --scale"
         )
     # A lower bound, without the networks: the latents and their interpolation in float64; the frames written together,
@@ -157,8 +157,8 @@ def check_size(command: Command, sampler: Sampler) -> None:
     memory = machine.memory()
     if memory and needed > memory.available:
         raise UserError(
-            f"{asked} need at least {needed / 1e9:,.1f} GB of memory at a time, and {memory.available / 1e9:,.1f} GB "
-            "are free; ask for fewer --seeds, a smaller --scale or --batch_size, or --layout=single"
+            f"{request} need at least {needed / 1e9:,.1f} GB of memory, but only {memory.available / 1e9:,.1f} GB "
+            "are free; use fewer --seeds, a smaller --scale or --batch_size, or --layout=single"
         )
 
 
@@ -176,9 +176,9 @@ def choose(command: Command, sampler: Sampler) -> Selection:
     if command.interpolate == "none":
         paths = [rendering.LatentPath(f"seed{seed}", seed, z[i : i + 1]) for i, seed in enumerate(seeds)]
     else:
-        paths = rendering.between(z, seeds, command.interpolate, steps_between(command))
+        paths = rendering.interpolate_seeds(z, seeds, command.interpolate, steps_between(command))
     if walk:
-        paths = [rendering.joined(paths, f"seed{seeds[0]}-to-{seeds[-1]}")]
+        paths = [rendering.concatenate_paths(paths, f"seed{seeds[0]}-to-{seeds[-1]}")]
     chosen = rendering.select(paths, sampler.class_names, labels, walk)
     if command.layout == "single" and len(set(chosen.names)) < len(chosen):
         name, count = collections.Counter(chosen.names).most_common(1)[0]
@@ -193,11 +193,11 @@ def render(command: Command, sampler: Sampler, chosen: Selection) -> Chunks:
 
     num_frames = command.num_frames or sampler.num_frames
     if command.layout == "levels":
-        chunks = rendering.play_levels(sampler, chosen, num_frames, command.batch_size, command.resample)
+        chunks = rendering.render_levels(sampler, chosen, num_frames, command.batch_size, command.resample)
     elif command.layout == "walk":
-        chunks = rendering.play_walk(sampler, chosen, num_frames, command.level, command.batch_size)
+        chunks = rendering.render_walk(sampler, chosen, num_frames, command.level, command.batch_size)
     else:
-        chunks = rendering.play(sampler, chosen, num_frames, command.level, command.batch_size)
+        chunks = rendering.render(sampler, chosen, num_frames, command.level, command.batch_size)
     return (enlarge(chunk, command.scale, command.resample) for chunk in chunks)
 
 
@@ -208,9 +208,9 @@ def write_single(command: Command, sampler: Sampler, chosen: Selection, progress
     root, suffix = os.path.splitext(command.output.rstrip("/"))
     named = [f"{root}-{name}{suffix}" for name in chosen.names]
     slash = "/" if videos.is_folder(command.output) else ""
-    there = [name for name in named if slash and os.path.exists(name)]
-    if there:
-        raise UserError(f"{there[0]} is already there; choose another name, or delete it")
+    existing = [name for name in named if slash and os.path.exists(name)]
+    if existing:
+        raise UserError(f"{existing[0]} already exists; choose another name or delete it")
     num_frames = command.num_frames or sampler.num_frames
     fps = frame_rate(command, sampler)
     for first in range(0, len(chosen), command.batch_size):
@@ -229,7 +229,7 @@ def write_single(command: Command, sampler: Sampler, chosen: Selection, progress
     return f"{named[0]}{slash}" if len(named) == 1 else f"{root}-seed*{suffix}{slash}"
 
 
-def write_on_ray(command: Command, runner: RunnerOptions, progress: tqdm) -> str:
+def write_with_ray(command: Command, runner: RunnerOptions, progress: tqdm) -> str:
     """Runs `write_single` on the nodes of a cluster, some seeds per task. Returns the files' name or name pattern."""
     from tganv2_tf.runs import Run
 
@@ -259,32 +259,30 @@ def write_part(command: Command) -> tuple[str, int]:
     """Writes single files in a worker process. Returns their name or name pattern, and the number of frames."""
     from tqdm import tqdm
 
-    from tganv2_tf.sampling.sampler import kept_sampler
+    from tganv2_tf.sampling.sampler import cached_sampler
 
     folder = os.path.dirname(command.output)
     if not storage.is_remote(folder) and not os.path.isdir(folder):
         raise UserError(
-            f"--output={command.output}: node {platform.node()} does not see {folder}; name a folder that all nodes "
-            "mount at the same path, or one in a bucket"
+            f"--output={command.output}: node {platform.node()} cannot access {folder}; specify a folder that all "
+            "nodes mount at the same path, or one in a bucket"
         )
-    sampler = kept_sampler(command.model_dir, command.saved_model)
-    with tqdm(disable=True) as progress, enough_memory(command):
+    sampler = cached_sampler(command.model_dir, command.saved_model)
+    with tqdm(disable=True) as progress, explain_out_of_memory(command):
         chosen = choose(command, sampler)
         name = write_single(command, sampler, chosen, progress)
     return name, len(chosen) * (command.num_frames or sampler.num_frames)
 
 
 @contextlib.contextmanager
-def enough_memory(command: Command) -> Iterator[None]:
+def explain_out_of_memory(command: Command) -> Iterator[None]:
     """Turns out-of-memory errors in the block into a UserError with advice."""
     import tensorflow as tf
 
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
-        raise UserError(
-            f"--batch_size={command.batch_size}: not enough memory to render as many videos together; try a smaller one"
-        ) from error
+        raise UserError(f"--batch_size={command.batch_size}: out of memory; use a smaller batch") from error
 
 
 def write_grid(command: Command, sampler: Sampler, chosen: Selection, progress: tqdm) -> str:
@@ -311,8 +309,8 @@ def main(command: Command, runner: RunnerOptions = LOCAL) -> int:
     apart = command.layout == "single" and command.interpolate == "none"
     require(runner.runner == "local" or apart, "runner", "ray", "with --layout=single and without --interpolate")
     # A task of a lost node is repeated; it would fail if the folder had already been written.
-    whole = runner.runner == "local" or not videos.is_folder(command.output)
-    require(whole, "runner", "ray", "with one file a video, not folders of frames")
+    single_files = runner.runner == "local" or not videos.is_folder(command.output)
+    require(single_files, "runner", "ray", "with one file per video, not folders of frames")
     import tensorflow as tf
     from tqdm import tqdm
 
@@ -329,10 +327,10 @@ def main(command: Command, runner: RunnerOptions = LOCAL) -> int:
     frames = chosen.z.shape[1] if command.layout == "walk" else command.num_frames or sampler.num_frames
     total = len(chosen) * frames * (sampler.num_levels if command.layout == "levels" else 1)
     cluster = ray_cluster.connected(runner.ray_address) if runner.runner == "ray" else contextlib.nullcontext()
-    memory = enough_memory(command)
+    memory = explain_out_of_memory(command)
     with cluster, memory, tqdm(total=total, unit=" frames", unit_scale=True, disable=total <= 16) as progress:
         if runner.runner == "ray":
-            name = write_on_ray(command, runner, progress)
+            name = write_with_ray(command, runner, progress)
         else:
             write = write_single if command.layout == "single" else write_grid
             name = write(command, sampler, chosen, progress)

@@ -24,21 +24,22 @@ class Command:
     """Snapshots to read, and the new run."""
 
     generator: str = option("the authors' snapshot of a generator, .npz")
-    model_dir: str = option("folder of the run that is made of it; it must not hold one yet", destination="folder")
-    discriminator: str = option("the authors' snapshot of the discriminators, .npz; without it they start fresh", "")
-    step: int = option("updates that the snapshot has behind it; the learning rates go on from there", 0)
+    model_dir: str = option("folder of the new run; it must not contain one yet", destination="folder")
+    discriminator: str = option("the authors' snapshot of the discriminators, .npz; none = new, untrained ones", "")
+    step: int = option("training step of the snapshot; the learning rates resume from there", 0)
     num_frames: int = option("frames of a training clip", 16)
     frame_strides: tuple[int, ...] = option("frame stride after each level but the last; none = 2 each", ())
     batch_strides: tuple[int, ...] = option("batch stride after each level but the last; none = 1 each", ())
     discriminator_channels: tuple[int, ...] = option(
-        "channels of fresh discriminators' blocks; none = 2,4,8,16,32 times the generator's last, as the authors", ()
+        "block channels of new discriminators; none = 2,4,8,16,32 times the generator's last, as the authors",
+        (),
     )
 
     def __post_init__(self) -> None:
         require(self.step >= 0, "step", self.step, "a whole number of at least 0")
         require(bool(self.model_dir), "model_dir", self.model_dir, "the folder of the new run")
         if self.discriminator and self.discriminator_channels:
-            raise ConfigError("--discriminator_channels is for fresh discriminators; --discriminator has its own")
+            raise ConfigError("--discriminator_channels is for new discriminators only; --discriminator has its own")
 
 
 def run_config(command: Command, model: ModelConfig) -> Config:
@@ -68,7 +69,7 @@ def main(command: Command) -> int:
     folder = pathlib.Path(command.model_dir)
     run = Run.open(folder)
     if run.exists or run.checkpoint:
-        raise ConfigError(f"--model_dir={folder}: holds a run already; valid: a folder without one")
+        raise ConfigError(f"--model_dir={folder}: already contains a run; valid: a folder without one")
     generator = chainer.load_generator(
         command.generator, command.num_frames, command.frame_strides or None, command.batch_strides or None
     )
@@ -88,7 +89,7 @@ def main(command: Command) -> int:
     model.generator.set_weights(generator.get_weights())
     if discriminator is None:
         logging.warning(
-            "No --discriminator: fresh ones, of %s channels. Continued training begins against them, from nothing.",
+            "No --discriminator: new ones, of %s channels. Training resumes against untrained discriminators.",
             ",".join(map(str, channels)),
         )
     else:
@@ -99,7 +100,7 @@ def main(command: Command) -> int:
         optimizer.iterations.assign(command.step)
     CheckpointFolder(model).save(command.step)
     record_config(config)
-    print(f"{folder}: a run at step {command.step}. To go on, with the shards in DATA_DIR:")
+    print(f"{folder}: a run at step {command.step}. To resume, with the shards in DATA_DIR:")
     print(f"python -m tganv2_tf.train --data_dir=DATA_DIR {' '.join(config.flags())}")
     return 0
 

@@ -36,28 +36,26 @@ class Command:
     """Clip to project, and search."""
 
     model_dir: str = option("a run, RUN/best, or a checkpoint such as RUN/snapshots/ckpt-10000")
-    video: str = option("video to look for: a file, or a folder of frames")
+    video: str = option("video to project: a file or a folder of frames")
     output: str = option(
         "file to write, the clip beside its reconstruction: .mp4, .gif or .png (two strips of frames)",
         destination="file",
     )
     first_frame: int = option("number of the clip's first frame in the video, from 0", 0)
-    frame_step: int = option("distance of the clip's frames in the video; 0 = as in training", 0)
-    labels: str = option(
-        "classes to try, named as for tganv2_tf.generate, such as Biking or 0-4; none = all that there are", ""
-    )
+    frame_step: int = option("frame step of the clip in the video; 0 = as in training", 0)
+    labels: str = option("classes to try, named as for tganv2_tf.generate, such as Biking or 0-4; none = all", "")
     loss: str = option(
-        "what is compared: pixel, feature = fc6 and fc7 of --classifier, or both", "pixel", ("pixel", "feature", "both")
+        "loss to minimize: pixel, feature = fc6 and fc7 of --classifier, or both", "pixel", ("pixel", "feature", "both")
     )
     classifier: str = option("C3D for the features: a file of tganv2_tf.train_classifier, or the authors'", "")
     c3d_mean: str = option("the authors' mean2.npz, with their weights in --classifier", "")
-    candidates: int = option("latents that are drawn and looked at before", 256)
-    restarts: int = option("how many of them start, the best ones; memory grows with it", 8)
-    steps: int = option("updates of each by Adam", 200)
-    learning_rate: float = option("Adam's step size at first, which falls to 0", 0.1)
+    candidates: int = option("latents sampled before the optimization", 256)
+    restarts: int = option("number of best candidates to optimize; memory grows with it", 8)
+    steps: int = option("Adam updates of each restart", 200)
+    learning_rate: float = option("initial learning rate of Adam, which decays to 0", 0.1)
     seed: int = option("seed of the candidates", 0)
-    fps: float = option(f"frames per second of the output; 0 = as the data, or {DEFAULT_FPS} if that is unknown", 0.0)
-    scale: int = option("enlarge the output by this factor, by repeated pixels", 1)
+    fps: float = option(f"frames per second of the output; 0 = as in the data, or {DEFAULT_FPS} if unknown", 0.0)
+    scale: int = option("enlarge the output by this factor, repeating pixels", 1)
 
     def __post_init__(self) -> None:
         suffix = pathlib.Path(self.output).suffix.lower()
@@ -72,7 +70,7 @@ class Command:
         require(not self.c3d_mean or bool(self.classifier), "c3d_mean", self.c3d_mean, "with --classifier only")
         if (self.loss == "pixel") == bool(self.classifier):
             problem = "is not used" if self.classifier else "is missing"
-            raise ConfigError(f"--classifier {problem} with --loss={self.loss}; it goes with feature and both")
+            raise ConfigError(f"--classifier {problem} with --loss={self.loss}; valid: --loss=feature or both")
 
 
 def load_features(command: Command, num_frames: int) -> C3D | None:
@@ -89,7 +87,7 @@ def load_features(command: Command, num_frames: int) -> C3D | None:
         return None
     if num_frames != NUM_FRAMES:
         raise ConfigError(
-            f"--loss={command.loss}: the classifier sees {NUM_FRAMES} frames, and the run's clips have {num_frames}; "
+            f"--loss={command.loss}: the classifier needs {NUM_FRAMES} frames, but the run's clips have {num_frames}; "
             "valid: pixel"
         )
     return load_c3d(command.classifier, command.c3d_mean) if command.c3d_mean else load_classifier(command.classifier)
@@ -139,9 +137,9 @@ def main(command: Command) -> int:
             seed=command.seed,
         )
     except tf.errors.ResourceExhaustedError as error:
-        raise UserError("out of memory; lower --restarts, which go together") from error
-    of = None if found.label is None else tf.fill([2], found.label)
-    first, last = videos.to_uint8(render(tf.constant([found.start, found.z]), of).numpy())
+        raise UserError("out of memory; lower --restarts") from error
+    found_labels = None if found.label is None else tf.fill([2], found.label)
+    first, last = videos.to_uint8(render(tf.constant([found.start, found.z]), found_labels).numpy())
     losses = found.losses[:, found.restart]
     result = {
         "start": {"loss": float(losses[0]), "psnr": projection.psnr(first, clip)},
@@ -155,17 +153,17 @@ def main(command: Command) -> int:
     if output.suffix.lower() == ".png":
         videos.write_image(output, videos.strip(pair))
     else:
-        of_clip = run.fps * config.data.frame_step / frame_step
-        fps = command.fps or min(of_clip or DEFAULT_FPS, MAX_FPS)
+        clip_fps = run.fps * config.data.frame_step / frame_step
+        fps = command.fps or min(clip_fps or DEFAULT_FPS, MAX_FPS)
         videos.write_video(output, videos.grid(pair, columns=2), fps)
-    arrays, whose = {"z": found.z, "losses": found.losses}, ""
+    arrays, class_text = {"z": found.z, "losses": found.losses}, ""
     if found.label is not None:
-        arrays["label"], whose = np.array(found.label), f" of class {class_names[found.label]}"
+        arrays["label"], class_text = np.array(found.label), f" of class {class_names[found.label]}"
     metadata = {**result, "restart": found.restart, "step": step, "options": dataclasses.asdict(command)}
     arrays["metadata"] = np.array(json.dumps(metadata))
     with atomic_file(output.with_suffix(".npz")) as temporary:
         np.savez(temporary, **arrays)
-    print(f"{output}: the clip and, beside it or below, its reconstruction{whose}")
+    print(f"{output}: the clip beside or above its reconstruction{class_text}")
     print(f"{output.with_suffix('.npz')}: its latent")
     return 0
 

@@ -23,32 +23,33 @@ class Command:
 
     data_dir: str = option("folder of the labelled shards to train on")
     output: str = option(
-        "file to write, .npz; until it is whole, what is needed to resume is in OUTPUT.unfinished", destination="file"
+        "file to write, .npz; until it is complete, OUTPUT.unfinished holds the training state",
+        destination="file",
     )
     test_data_dir: str = option(
-        "folder of the shards, of the same classes, that its accuracy is measured on; none = the tenth of --data_dir "
-        "that is held out to choose when to stop",
+        "folder of test shards, with the same classes; none = the tenth of --data_dir that is held out for early "
+        "stopping",
         "",
     )
     size: str = option("small: 32 pixels, few channels; full: C3D as published, 112 pixels", "small", ("small", "full"))
-    steps: int = option("updates at most", 3000)
+    steps: int = option("maximum updates", 3000)
     patience: int = option(
-        "stop after so many validations, 50 steps or a pass over the data apart, in which the accuracy on held-out "
-        "videos did not rise; 0 = take all --steps",
+        "stop after this many validations, 50 steps or an epoch apart, without a higher accuracy on held-out videos; "
+        "0 = run all --steps",
         6,
     )
-    batch_size: int = option("clips a step", 32)
-    learning_rate: float = option("Adam's step size; for --size=full try 1e-4", 1e-3)
-    flip: bool = option("mirror half of the clips; not where left and right tell classes apart", False)
+    batch_size: int = option("clips per step", 32)
+    learning_rate: float = option("learning rate of Adam; for --size=full try 1e-4", 1e-3)
+    flip: bool = option("mirror half of the clips; not if left and right distinguish classes", False)
     seed: int = option("seed of initial weights, data order, windows and dropout", 0)
     checkpoint_every_steps: int = option(
-        "steps between two saved states, from which the same command resumes; 0 = only where it is stopped", 200
+        "steps between two checkpoints, from which the same command resumes; 0 = only when it is stopped", 200
     )
 
     def __post_init__(self) -> None:
         if not self.output.endswith(".npz"):
             raise ConfigError(f"--output={self.output}: valid: a file name that ends in .npz")
-        require("://" not in self.output, "output", self.output, "a file of this machine")
+        require("://" not in self.output, "output", self.output, "a file on this machine")
         for name, least in (("steps", 1), ("batch_size", 1), ("checkpoint_every_steps", 0)):
             require(getattr(self, name) >= least, name, getattr(self, name), f"a whole number of at least {least}")
         require(self.patience >= 0, "patience", self.patience, "a whole number of at least 0")

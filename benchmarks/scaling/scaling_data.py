@@ -151,7 +151,7 @@ class Measurement:
         """Extrapolates linearly in the number of videos."""
         return Finding(what, f"{self.videos:,} videos", measured, measured * self.target / self.videos, unit)
 
-    def of_shards(
+    def shard_batches(
         self, what: str, measured: float, unit: str, shards: int = 0, power: float = 1.0, bytes_a_shard: int = 0
     ) -> Finding:
         """Extrapolates by a power of the number of shards, and linearly in their size if `bytes_a_shard` is given."""
@@ -200,27 +200,27 @@ class Measurement:
                 write_atomically(path, sidecar)
 
         seconds, _ = timed(write)
-        yield self.of_shards("preparation: reports of shards, written one by one", seconds, "s", len(paths))
+        yield self.shard_batches("preparation: reports of shards, written one by one", seconds, "s", len(paths))
         seconds, _ = timed(lambda: [storage.read_text(path) for path in paths])
-        yield self.of_shards("preparation: the same, read to go on", seconds, "s", len(paths))
+        yield self.shard_batches("preparation: the same, read to go on", seconds, "s", len(paths))
 
     def manifest(self) -> Iterator[Finding]:
         """Measures writing and reading the manifest and functions of it."""
         manifest = made_up_manifest(self.shards)
         folder = self.folder / "data"
         seconds, _ = timed(lambda: manifest.save(folder))
-        yield self.of_shards("manifest: written", seconds, "s")
-        yield self.of_shards("manifest: size", (folder / "manifest.json").stat().st_size / 1e6, "MB")
+        yield self.shard_batches("manifest: written", seconds, "s")
+        yield self.shard_batches("manifest: size", (folder / "manifest.json").stat().st_size / 1e6, "MB")
         before = resident_bytes()
         seconds, read = timed(lambda: Manifest.read(folder))
-        yield self.of_shards("manifest: read", seconds, "s")
-        yield self.of_shards("manifest: memory", (resident_bytes() - before) / 1e6, "MB")
+        yield self.shard_batches("manifest: read", seconds, "s")
+        yield self.shard_batches("manifest: memory", (resident_bytes() - before) / 1e6, "MB")
         seconds, _ = timed(lambda: [shard.fault(folder) for shard in read.shards])
-        yield self.of_shards("manifest: size of each shard, on this disk", seconds, "s")
+        yield self.shard_batches("manifest: size of each shard, on this disk", seconds, "s")
         from tganv2_tf.evaluation.real_features import describe_real
 
         real = json.dumps(describe_real(DataConfig(), manifest, EvalConfig()))
-        yield self.of_shards("evaluation: the shards in each report", len(real) / 1e6, "MB")
+        yield self.shard_batches("evaluation: the shards in each report", len(real) / 1e6, "MB")
 
     def reading(self) -> Iterator[Finding]:
         """Measures the order of an epoch."""
@@ -234,7 +234,7 @@ class Measurement:
         begin(16)  # TensorFlow initializes
         smaller, larger = begin(number), begin(2 * number)
         power = max(1.0, power_of(smaller, larger))
-        yield self.of_shards("training: start of the stream of records", larger, "s", 2 * number, power)
+        yield self.shard_batches("training: start of the stream of records", larger, "s", 2 * number, power)
 
     def checks(self) -> Iterator[Finding]:
         """Checks one full-size shard by checksum and with `data_prep.verify`."""
@@ -261,7 +261,7 @@ class Measurement:
         size = os.path.getsize(data / file)
 
         def of_bytes(what: str, seconds: float) -> Finding:
-            return self.of_shards(what, seconds, "s", 1, bytes_a_shard=size)
+            return self.shard_batches(what, seconds, "s", 1, bytes_a_shard=size)
 
         seconds, digest = timed(lambda: checksum(data / file))
         yield of_bytes(f"preparation: checksums of shards, to go on; here of {size / 1e6:.0f} MB", seconds)

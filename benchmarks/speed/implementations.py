@@ -126,13 +126,13 @@ def named_arrays(model: TGANv2) -> dict[str, np.ndarray]:
     from tganv2_tf.interop.chainer import discriminator_weights, generator_weights
 
     weights = {**generator_weights(model.generator), **discriminator_weights(model.discriminator)}
-    arrays = {name: weight.theirs(weight.variable.numpy()) for name, weight in weights.items()}
+    arrays = {name: weight.to_chainer(weight.variable.numpy()) for name, weight in weights.items()}
     layers = {id(layer.kernel): layer for layer in model.discriminator.weight_layers if layer.spectral_norm}
     for name, weight in weights.items():
         layer = layers.get(id(weight.variable))
         if layer is not None:
             right = layer.right.numpy().reshape(*layer.kernel.shape[:-1], 1)
-            arrays[f"{name[:-1]}u"], arrays[f"{name[:-1]}v"] = layer.left.numpy(), weight.theirs(right).ravel()
+            arrays[f"{name[:-1]}u"], arrays[f"{name[:-1]}v"] = layer.left.numpy(), weight.to_chainer(right).ravel()
     return arrays
 
 
@@ -165,7 +165,7 @@ def write_reference(config: Config, path: str) -> None:
     arrays: dict[str, Any] = {f"weight {name}": array for name, array in named_arrays(model).items()}
     for name, weight in weights.items():
         if weight.variable.ref() in gradients:
-            arrays[f"gradient {name}"] = weight.theirs(gradients[weight.variable.ref()].numpy())
+            arrays[f"gradient {name}"] = weight.to_chainer(gradients[weight.variable.ref()].numpy())
     arrays |= {f"real {index}": level for index, level in enumerate(reals)}
     np.savez(path, z=z, offsets=offsets, **arrays, **{name: step.losses[name].numpy() for name in LOSSES})
 

@@ -110,7 +110,7 @@ def prepare(config: Config, folder: pathlib.Path) -> None:
 
     model = implementations.tensorflow_model(config)
     weights = {**generator_weights(model.generator), **discriminator_weights(model.discriminator)}
-    arrays = {name: weight.theirs(weight.variable.numpy()) for name, weight in weights.items()}
+    arrays = {name: weight.to_chainer(weight.variable.numpy()) for name, weight in weights.items()}
     np.savez(folder / "weights.npz", **arrays)
     manifest = Manifest.load(config.data.data_dir)
     records = RecordPartition.of(manifest, config.data.data_dir).read()
@@ -200,7 +200,7 @@ def assign(generator: Generator, arrays: Mapping[str, np.ndarray]) -> None:
     from tganv2_tf.interop.chainer import generator_weights
 
     for name, weight in generator_weights(generator).items():
-        weight.variable.assign(weight.ours(arrays[name]))
+        weight.variable.assign(weight.from_chainer(arrays[name]))
 
 
 def entrants(command: Command) -> dict[float, tuple[Entrant, Entrant]]:
@@ -263,12 +263,12 @@ def score(command: Command, entered: Mapping[float, tuple[Entrant, Entrant]]) ->
     def generated(path: str) -> samples.Batches:
         generator, _ = load_generator(Run.open(path))
         sample = tf.function(lambda z, labels: generator(z, num_frames=samples.NUM_FRAMES), reduce_retracing=True)
-        return samples.of_generator(sample, config.model.z_dim, 0, config.eval.eval_batch_size)
+        return samples.generator_batches(sample, config.model.z_dim, 0, config.eval.eval_batch_size)
 
     test = []
     if command.test_data_dir:
         data = dataclasses.replace(config.data, data_dir=command.test_data_dir)
-        clips = samples.of_shards(Manifest.load(data.data_dir), data, 1, config.eval.eval_batch_size)
+        clips = samples.shard_batches(Manifest.load(data.data_dir), data, 1, config.eval.eval_batch_size)
         test = distances(clips)
     paths = [one.path for pair in entered.values() for one in pair]
     return table(entered, {path: distances(generated(path)) for path in paths}, test)

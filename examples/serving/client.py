@@ -60,7 +60,7 @@ class RestServer:
         try:
             return self._ask("/metadata")["metadata"]["signature_def"]["signature_def"]
         except (KeyError, TypeError) as error:
-            raise ClientError(f"{self.address} does not answer as TensorFlow Serving does") from error
+            raise ClientError(f"{self.address} does not respond like TensorFlow Serving") from error
 
     def predict(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """Returns videos, uint8 [N, T, H, W, 3]."""
@@ -75,24 +75,24 @@ class RestServer:
             with urllib.request.urlopen(request, timeout=self.timeout) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
-            raise ClientError(self._refusal(error)) from error
+            raise ClientError(self._error_message(error)) from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             if isinstance(reason, socket.timeout):  # an alias of TimeoutError since Python 3.10
-                raise ClientError(f"{self.address}: no answer within {self.timeout:g} s; raise --timeout") from error
-            raise ClientError(f"{self.address}: no server answers there: {reason}") from error
+                raise ClientError(f"{self.address}: no response within {self.timeout:g} s; raise --timeout") from error
+            raise ClientError(f"{self.address}: cannot connect: {reason}") from error
         except ValueError as error:
-            raise ClientError(f"{self.address} does not answer as TensorFlow Serving does") from error
+            raise ClientError(f"{self.address} does not respond like TensorFlow Serving") from error
 
-    def _refusal(self, error: urllib.error.HTTPError) -> str:
+    def _error_message(self, error: urllib.error.HTTPError) -> str:
         try:
             text = one_line(json.load(error)["error"])
         except (ValueError, KeyError, TypeError):
-            return f"{self.address} does not answer as TensorFlow Serving does: {error.code} {error.reason}"
+            return f"{self.address} does not respond like TensorFlow Serving: {error.code} {error.reason}"
         if error.code == 404:
-            return f"{self.address}: {text}; --model and --version must name what is served"
+            return f"{self.address}: {text}; check --model and --version"
         if error.code == 504:
-            return f"{self.address}: {text}; the server's --rest_api_timeout_in_ms allows more"
+            return f"{self.address}: {text}; raise the server's --rest_api_timeout_in_ms"
         return f"{self.address}: {text}"
 
 
@@ -146,11 +146,11 @@ class GrpcServer:
         except grpc.RpcError as error:
             code, text = error.code(), one_line(error.details() or "")
             if code == grpc.StatusCode.UNAVAILABLE:
-                raise ClientError(f"{self.address}: no server answers there: {text}") from error
+                raise ClientError(f"{self.address}: cannot connect: {text}") from error
             if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise ClientError(f"{self.address}: no answer within {self.timeout:g} s; raise --timeout") from error
+                raise ClientError(f"{self.address}: no response within {self.timeout:g} s; raise --timeout") from error
             if code == grpc.StatusCode.NOT_FOUND:
-                text += "; --model and --version must name what is served"
+                text += "; check --model and --version"
             raise ClientError(f"{self.address}: {text}") from error
 
 
@@ -161,12 +161,12 @@ def make_inputs(signatures: dict[str, Any], options: argparse.Namespace) -> dict
       ClientError: The model is of another kind, or labels are missing or not accepted.
     """
     if SIGNATURE not in signatures:
-        raise ClientError(f"--model={options.model}: no signature {SIGNATURE!r}; not a generator of tganv2_tf.export")
-    asked = signatures[SIGNATURE]["inputs"]
-    if "label" in asked and not options.label:
-        raise ClientError(f"--model={options.model} makes videos of a class: --label=NUMBER must name it")
-    if "label" not in asked and options.label:
-        raise ClientError(f"--model={options.model} knows no classes: leave --label out")
+        raise ClientError(f"--model={options.model}: no signature {SIGNATURE!r}; not exported by tganv2_tf.export")
+    expected = signatures[SIGNATURE]["inputs"]
+    if "label" in expected and not options.label:
+        raise ClientError(f"--model={options.model} needs a class: specify --label=NUMBER")
+    if "label" not in expected and options.label:
+        raise ClientError(f"--model={options.model} has no classes: omit --label")
     # `serving_default` has the fixed number of frames of a training clip.
     clip = signatures["serving_default"]["outputs"]["videos"]["tensor_shape"]["dim"]
     values = {
@@ -175,10 +175,10 @@ def make_inputs(signatures: dict[str, Any], options: argparse.Namespace) -> dict
         "num_frames": options.num_frames or int(clip[1]["size"]),
         "label": options.label,
     }
-    unknown = asked.keys() - values
+    unknown = expected.keys() - values
     if unknown:
-        raise ClientError(f"--model={options.model} asks for {sorted(unknown)}, which this client does not know")
-    return {name: np.array(values[name], DTYPES[info["dtype"]]) for name, info in asked.items()}
+        raise ClientError(f"--model={options.model} needs inputs {sorted(unknown)}, which this client does not support")
+    return {name: np.array(values[name], DTYPES[info["dtype"]]) for name, info in expected.items()}
 
 
 def grid(videos: np.ndarray) -> np.ndarray:
@@ -232,16 +232,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--output", required=True, type=_path, help="file to write: .mp4 (H.264) or .gif")
-    parser.add_argument("--url", default="http://127.0.0.1:8501", help="the REST interface (default %(default)s)")
-    parser.add_argument("--grpc", default="", help="the gRPC interface, HOST:PORT, instead of --url")
+    parser.add_argument("--url", default="http://127.0.0.1:8501", help="URL of the REST API (default %(default)s)")
+    parser.add_argument("--grpc", default="", help="HOST:PORT of the gRPC API, instead of --url")
     parser.add_argument("--model", default="demo", help="name of the served model (default %(default)s)")
-    parser.add_argument("--version", default=0, type=int, help="its version; 0 = the newest that is served")
+    parser.add_argument("--version", default=0, type=int, help="version of the model; 0 = the newest served")
     parser.add_argument("--seed", default=0, type=int, help="seed of the first video; the next ones follow (default 0)")
-    parser.add_argument("--num_videos", default=1, type=int, help="how many videos (default 1)")
-    parser.add_argument("--num_frames", default=0, type=int, help="frames of a video; 0 = as in training")
-    parser.add_argument("--label", default=[], type=_labels, help="for conditional models: the class of all, or 0,1,2")
-    parser.add_argument("--fps", default=10.0, type=float, help="frames a second (default 10)")
-    parser.add_argument("--timeout", default=60.0, type=float, help="seconds to wait for an answer (default 60)")
+    parser.add_argument("--num_videos", default=1, type=int, help="number of videos (default 1)")
+    parser.add_argument("--num_frames", default=0, type=int, help="frames per video; 0 = as in training")
+    parser.add_argument("--label", default=[], type=_labels, help="class of all videos, or one each, such as 0,1,2")
+    parser.add_argument("--fps", default=10.0, type=float, help="frames per second (default 10)")
+    parser.add_argument("--timeout", default=60.0, type=float, help="seconds to wait for a response (default 60)")
     options = parser.parse_args(argv)
     for name, least in (("version", 0), ("seed", 0), ("num_videos", 1), ("num_frames", 0)):
         if getattr(options, name) < least:
@@ -251,7 +251,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             f"--label: {len(options.label)} classes; valid: one, or as many as --num_videos={options.num_videos}"
         )
     if options.seed + options.num_videos > 2**63:
-        parser.error(f"--seed={options.seed}: valid: below 2^63, and so the seeds of all videos")
+        parser.error(f"--seed={options.seed}: valid: below 2^63, also for the last video")
     if not 0 < options.fps <= 50:
         parser.error(f"--fps={options.fps:g}: valid: a number above 0, up to 50")
     if not options.timeout > 0:

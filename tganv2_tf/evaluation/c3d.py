@@ -24,9 +24,9 @@ from tganv2_tf.storage.files import Path, read_npz
 NUM_FRAMES = 16
 CONVOLUTIONS = ("conv1a", "conv2a", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b")
 POOL_AFTER = {"conv1a": (1, 2, 2), **dict.fromkeys(("conv2a", "conv3b", "conv4b", "conv5b"), (2, 2, 2))}  # T, H, W
-SHRINKING = 32  # total factor by which the five pools reduce height and width
+TOTAL_STRIDE = 32  # total factor by which the five pools reduce height and width
 DROPOUT = 0.5
-LEAST_DEVIATION = 0.01  # lower bound of a unit's deviation, so that nearly constant units are not amplified
+MIN_DEVIATION = 0.01  # lower bound of a unit's deviation, so that nearly constant units are not amplified
 LOGITS_DEVIATION = 0.1  # of the initial logits: all classes start about equally likely
 MEAN_SHAPE = (3, NUM_FRAMES, 128, 171)
 AUTHORS = "the authors' code"
@@ -95,7 +95,7 @@ class C3D(tf.keras.Model):
         self.fc8 = layers.Dense(config.num_classes, kernel_initializer="he_normal", name="fc8")
         for convolution, inputs in zip(self.convolutions, (3, *config.channels)):
             convolution.build([None, None, None, None, inputs])
-        self.map_size = config.channels[-1] * (-(-config.side // SHRINKING)) ** 2  # one frame is left: 16 / 2^4
+        self.map_size = config.channels[-1] * (-(-config.side // TOTAL_STRIDE)) ** 2  # one frame is left: 16 / 2^4
         for linear, inputs in ((self.fc6, self.map_size), (self.fc7, config.units[0]), (self.fc8, config.units[1])):
             linear.build([None, inputs])
         self.built = True
@@ -110,10 +110,10 @@ class C3D(tf.keras.Model):
         videos = tf.convert_to_tensor(videos)
         if not videos.shape.is_compatible_with([None, NUM_FRAMES, None, None, 3]):
             raise UserError(
-                f"videos of shape {videos.shape}: C3D takes [N, {NUM_FRAMES}, H, W, 3], exactly {NUM_FRAMES} frames"
+                f"videos of shape {videos.shape}: C3D expects [N, {NUM_FRAMES}, H, W, 3], exactly {NUM_FRAMES} frames"
             )
         if not videos.dtype.is_floating:
-            raise TypeError(f"videos of {videos.dtype.name}: C3D takes real numbers in [-1, 1]")
+            raise TypeError(f"videos of {videos.dtype.name}: C3D expects floats in [-1, 1]")
         return super().__call__(videos, *args, **kwargs)
 
     def call(self, videos: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
@@ -214,7 +214,7 @@ def _pooled(features: tf.Tensor, name: str) -> tf.Tensor:
 def _standardize(layer: layers.Layer, values: tf.Tensor, deviation: float = 1.0) -> None:
     """Rescales a layer to outputs of mean 0 and this standard deviation; `values` [..., units] are without bias."""
     mean, variance = tf.nn.moments(values, list(range(len(values.shape) - 1)))
-    scale = deviation / tf.maximum(tf.sqrt(variance), LEAST_DEVIATION)
+    scale = deviation / tf.maximum(tf.sqrt(variance), MIN_DEVIATION)
     layer.kernel.assign(layer.kernel * scale)
     layer.bias.assign(-mean * scale)
 

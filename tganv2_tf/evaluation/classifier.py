@@ -53,7 +53,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def _metadata(arrays: dict[str, np.ndarray], path: Path) -> dict[str, Any]:
     if METADATA not in arrays:
         raise UserError(
-            f"{path}: {METADATA!r} is missing; valid: a file that {WRITER} wrote, or the authors' with --c3d_mean"
+            f"{path}: {METADATA!r} is missing; valid: a file written by {WRITER}, or the authors' with --c3d_mean"
         )
     try:
         metadata = json.loads(str(arrays[METADATA]))
@@ -98,18 +98,14 @@ def above_chance(accuracy: float, videos: int, chance: float) -> bool:
 
 def accuracy_summary(metadata: dict[str, Any]) -> str:
     """Returns the accuracy recorded in the metadata, as a clause."""
-    videos = (
-        "videos held out of the training, which also chose its end"
-        if metadata.get("tested_on_held_out")
-        else ("test videos")
-    )
+    videos = "held-out videos, also used for early stopping," if metadata.get("tested_on_held_out") else "test videos"
     return (
         f"{metadata['test_accuracy']:.1%} of {metadata['test_clips']} clips of {metadata['test_videos']} {videos} "
         f"classified correctly ({len(metadata['labels'])} classes)"
     )
 
 
-def doubt(metadata: dict[str, Any]) -> str:
+def reliability_warning(metadata: dict[str, Any]) -> str:
     """Returns why scores from this classifier are unreliable, as a sentence; empty if they are reliable.
 
     A reliable classifier is significantly above chance, and its accuracy is at least halfway from chance to 100 %.
@@ -121,15 +117,15 @@ def doubt(metadata: dict[str, Any]) -> str:
         accuracy, videos = metadata["test_accuracy"], metadata["test_videos"]
         summary = accuracy_summary(metadata)
     except KeyError:
-        return "its accuracy is not recorded, so that nothing is known of how much its scores mean"
+        return "its accuracy is not recorded; its scores may be unreliable"
     # Files of older versions have no `chance`, and may have no class names.
     num_classes = len(metadata["labels"]) or metadata["shape"]["num_classes"]
     chance = metadata.get("chance", 1 / num_classes)
-    learned, well = above_chance(accuracy, videos, chance), accuracy >= (1 + chance) / 2
-    if learned and well:
+    significant, accurate = above_chance(accuracy, videos, chance), accuracy >= (1 + chance) / 2
+    if significant and accurate:
         return ""
-    if learned:
-        return f"it has not learned its classes well: {summary}, and {chance:.1%} by guessing; its scores mean little"
-    if well:
-        return f"its accuracy is uncertain: {summary}, too few videos to be sure that it is not by guessing"
-    return f"it has not learned its classes: {summary}, and {chance:.1%} by guessing; its scores mean nothing"
+    if significant:
+        return f"it has not learned its classes well: {summary}, {chance:.1%} by chance; its scores are unreliable"
+    if accurate:
+        return f"its accuracy is uncertain: {summary}, too few videos to rule out chance"
+    return f"it has not learned its classes: {summary}, {chance:.1%} by chance; its scores are meaningless"

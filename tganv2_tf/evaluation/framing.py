@@ -33,7 +33,7 @@ class Framing:
         return f"{self.resolution} pixels, {self.geometry}"
 
     @classmethod
-    def of(cls, manifest: Manifest) -> Framing:
+    def from_manifest(cls, manifest: Manifest) -> Framing:
         """Returns the framing of a data set. If the manifest does not record it, it follows from the frame shape."""
         options = manifest.options
         if options.get("face_box") or "box" in options:
@@ -43,14 +43,16 @@ class Framing:
         )
 
     @classmethod
-    def of_folder(cls, folder: str) -> Framing | None:
+    def from_folder(cls, folder: str) -> Framing | None:
         """Returns the framing of a folder's data set; None for "". Raises UserError if it holds no data set."""
-        return cls.of(Manifest.read(folder)) if folder else None
+        return cls.from_manifest(Manifest.read(folder)) if folder else None
 
-    def warn_of_another(self, other: Framing, clips_dir: str) -> None:
+    def warn_if_different(self, other: Framing, clips_dir: str) -> None:
         """Warns if the shards in `clips_dir` were prepared differently."""
         if other != self:
-            text = "--clips_dir=%s: its frames (%s) were prepared otherwise than the real ones (%s); scores show it."
+            text = (
+                "--clips_dir=%s: frames (%s) were prepared differently from the real ones (%s), which affects scores."
+            )
             logging.warning(text, clips_dir, other, self)
 
     def fitted(self, video: np.ndarray, number: int) -> np.ndarray:
@@ -69,8 +71,8 @@ class Framing:
             return video if height == self.resolution else np.stack([resize_square(f, self.resolution) for f in video])
         if self.geometry == FACES:
             raise VideoError(
-                f"its frames have {width}x{height} pixels, and the real videos are square crops of faces; prepare it "
-                "with data_prep as those were, and score the shards with --clips_dir"
+                f"frames of {width}x{height} pixels, but the real videos are square face crops; prepare the video in "
+                "the same way with data_prep and score the shards with --clips_dir"
             )
         frames = np.stack([fit(frame, self.geometry, self.resolution) for frame in video])
         return random_crop_and_flip(

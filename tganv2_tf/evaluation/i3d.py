@@ -38,14 +38,14 @@ def load_i3d(path: str) -> I3D:
     """
     folder = _folder(path)
     if not any((folder / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
-        raise UserError(f"{path}: no SavedModel there; name the folder of the unpacked module, with saved_model.pb")
+        raise UserError(f"{path}: no SavedModel found; specify the folder of the unpacked module, with saved_model.pb")
     # A module in TF1 Hub format may contain a second graph for training; the inference graph has no tags.
     tags: list[str] | None = [] if (folder / "tfhub_module.pb").is_file() else None
     tf.get_logger().addFilter(_matters)
     try:
         module = tf.saved_model.load(str(folder), tags)
     except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
-        raise UserError(f"{path}: its SavedModel cannot be loaded, perhaps not whole: {_reason(error)}") from error
+        raise UserError(f"{path}: the SavedModel cannot be loaded and may be incomplete: {_reason(error)}") from error
     finally:
         tf.get_logger().removeFilter(_matters)
     return I3D(path, module, folder_checksum(folder))
@@ -80,13 +80,14 @@ class I3D:
         input_name = _choose(inputs, [None, None, SIZE, SIZE, 3])
         if input_name is None or len(inputs) > 1:
             raise UserError(
-                f"{path}: signature {name!r} takes {_described(inputs)}; expected one float32 [N, T, {SIZE}, {SIZE}, 3]"
+                f"{path}: signature {name!r} has inputs {_described(inputs)}; expected one float32 "
+                f"[N, T, {SIZE}, {SIZE}, 3]"
             )
         output_name = _choose(outputs, [None, None])
         if output_name is None:
             raise UserError(
-                f"{path}: signature {name!r} gives {_described(outputs)}; expected a float32 [N, d], called 'default' "
-                "if there are others"
+                f"{path}: signature {name!r} has outputs {_described(outputs)}; expected a float32 [N, d], named "
+                "'default' if there are several"
             )
         self._input, self._input_shape, self._output = input_name, inputs[input_name].shape, output_name
 
@@ -107,22 +108,22 @@ class I3D:
         """
         videos = tf.convert_to_tensor(videos, tf.float32)
         if not videos.shape.is_compatible_with([None, None, None, None, 3]) or 0 in videos.shape:
-            raise ValueError(f"videos of shape {videos.shape}; expected [N, T, H, W, 3], none of them 0")
+            raise ValueError(f"videos of shape {videos.shape}; expected a non-empty [N, T, H, W, 3]")
         if not tf.reduce_all(tf.abs(videos) <= 1 + RANGE_TOLERANCE):  # also False for NaN
-            raise UserError("videos with values outside of [-1, 1], or that are no numbers")
+            raise UserError("videos contain values that are outside of [-1, 1] or not finite")
         count, num_frames, height, width, _ = videos.shape
         frames = tf.reshape(videos, [-1, height, width, 3])
         resized = tf.compat.v1.image.resize(frames, [SIZE, SIZE])  # TF2's tf.image.resize has half-pixel centres
         inputs = tf.reshape(resized, [count, num_frames, SIZE, SIZE, 3])
         if not self._input_shape.is_compatible_with(inputs.shape):
-            raise UserError(f"{self.path}: takes videos of shape {self._input_shape}, but these are {inputs.shape}")
+            raise UserError(f"{self.path}: expected videos of shape {self._input_shape}, got {inputs.shape}")
         try:
             features = self._signature(**{self._input: inputs})[self._output]
         except tf.errors.InvalidArgumentError as error:
-            raise UserError(f"{self.path}: cannot take videos of {num_frames} frames; I3D needs 9 or more") from error
+            raise UserError(f"{self.path}: does not accept {num_frames} frames; I3D needs 9 or more") from error
         # I3D halves time three times and then pools over two steps: 8 frames leave none, and the mean of none is NaN.
         if not tf.reduce_all(tf.math.is_finite(features)):
-            raise UserError(f"{self.path}: NaN or infinity for videos of {num_frames} frames; I3D needs 9 or more")
+            raise UserError(f"{self.path}: features of {num_frames} frames are not finite; I3D needs 9 or more")
         return features
 
 
@@ -157,10 +158,10 @@ def _folder(path: str) -> pathlib.Path:
         import tensorflow_hub
     except ImportError as error:
         raise UserError(
-            f"{path}: TensorFlow Hub is not installed; {lanes.install_command('fvd')}, or name the folder of the "
-            "unpacked module"
+            f"{path}: TensorFlow Hub is not installed; {lanes.install_command('fvd')}, or specify the folder of "
+            "the unpacked module"
         ) from error
     try:
         return pathlib.Path(tensorflow_hub.resolve(path))
     except (OSError, ValueError, http.client.HTTPException, tarfile.TarError, tf.errors.OpError) as error:
-        raise UserError(f"{path}: TensorFlow Hub cannot fetch the module: {_reason(error)}") from error
+        raise UserError(f"{path}: TensorFlow Hub cannot download the module: {_reason(error)}") from error

@@ -30,9 +30,9 @@ def _matrix(values: np.ndarray, what: str) -> np.ndarray:
     """
     matrix = np.asarray(values, np.float64)
     if matrix.ndim != 2 or 0 in matrix.shape:
-        raise ValueError(f"{what} of shape {list(matrix.shape)}; expected [n, d], neither of them 0")
+        raise ValueError(f"{what} of shape {list(matrix.shape)}; expected a non-empty [n, d]")
     if not np.isfinite(matrix).all():
-        raise ValueError(f"{what} with NaN or infinity among them")
+        raise ValueError(f"{what} contain NaN or infinity")
     return matrix
 
 
@@ -40,7 +40,7 @@ def _pair(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns two sets of features of the same network as float64 [n, d] and [m, d]."""
     x, y = _matrix(x, "features"), _matrix(y, "features")
     if x.shape[1] != y.shape[1]:
-        raise ValueError(f"{x.shape[1]} features on one side and {y.shape[1]} on the other; expected as many")
+        raise ValueError(f"{x.shape[1]} features on one side and {y.shape[1]} on the other; expected equal numbers")
     return x, y
 
 
@@ -66,9 +66,9 @@ class InceptionScore:
         """
         rows = _matrix(probabilities, "probabilities")
         if self._count and rows.shape[1] != self._sum.size:
-            raise ValueError(f"probabilities of {rows.shape[1]} classes after those of {self._sum.size}")
+            raise ValueError(f"probabilities of {rows.shape[1]} classes; earlier ones had {self._sum.size}")
         if (rows < 0).any() or not np.allclose(rows.sum(1), 1, rtol=0, atol=1e-3):
-            raise ValueError("probabilities below 0 or whose rows do not add up to 1; expected the output of a softmax")
+            raise ValueError("probabilities are negative or rows do not sum to 1; expected softmax outputs")
         self._count += len(rows)
         self._sum = self._sum + rows.sum(0)
         self._sum_p_log_p += float((rows * np.log(rows + LOG_EPSILON)).sum())
@@ -117,7 +117,7 @@ class Moments:
             self.mean = np.zeros(rows.shape[1])
             self._scatter = np.zeros((rows.shape[1],) * 2, order="F")
         elif rows.shape[1] != self.mean.size:
-            raise ValueError(f"{rows.shape[1]} features a sample after {self.mean.size}")
+            raise ValueError(f"{rows.shape[1]} features per sample; earlier ones had {self.mean.size}")
         n, total = len(rows), self.count + len(rows)
         batch_mean = rows.mean(0)
         shift = batch_mean - self.mean
@@ -180,7 +180,7 @@ class Moments:
         shapes = {name: arrays[name].shape for name in ("count", "mean", "scatter") if name in arrays}
         size = arrays["mean"].size if "mean" in arrays else 0
         if shapes != {"count": (), "mean": (size,), "scatter": (size, size)}:
-            raise ValueError(f"no moments of features: {shapes}")
+            raise ValueError(f"invalid moments of features: shapes {shapes}")
         moments = cls()
         moments.count = int(arrays["count"])
         moments.mean, moments._scatter = arrays["mean"], arrays["scatter"]
@@ -202,7 +202,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
       ValueError: the numbers of features differ, or a side has fewer than two samples.
     """
     if a.mean.size != b.mean.size:
-        raise ValueError(f"{a.mean.size} features on one side and {b.mean.size} on the other; expected as many")
+        raise ValueError(f"{a.mean.size} features on one side and {b.mean.size} on the other; expected equal numbers")
     left, right = a.covariance_factor, b.covariance_factor
     product = left.T @ right if left.shape[1] < right.shape[1] else right.T @ left
     gram = dsyrk(1.0, product, lower=1) if product.size else np.zeros((1, 1))
@@ -258,7 +258,7 @@ def _incidence(points: np.ndarray, centres: np.ndarray, k: int) -> tuple[np.ndar
       The number of balls that contain each point, int [n]; the number of points in each ball, int [m].
     """
     if not 1 <= k < len(centres):
-        raise ValueError(f"k={k} with {len(centres)} samples, each of which has {len(centres) - 1} neighbours")
+        raise ValueError(f"k={k} with {len(centres)} samples; valid: 1 to {len(centres) - 1}")
     origin = centres.mean(0)  # centring minimizes the rounding error of the matrix product
     points, centres = points - origin, centres - origin
     largest = max(np.square(points).sum(1).max(), np.square(centres).sum(1).max())

@@ -16,14 +16,14 @@ from tganv2_tf.config import EvalConfig
 from tganv2_tf.data.manifest import checksum
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import C3D, load_c3d, resize
-from tganv2_tf.evaluation.classifier import doubt, read_classifier
+from tganv2_tf.evaluation.classifier import read_classifier, reliability_warning
 from tganv2_tf.evaluation.samples import Batches
 from tganv2_tf.evaluation.score_names import require_classifier, require_i3d
 from tganv2_tf.evaluation.ucf101 import CLASSES as UCF101
 
 PAPER_SIZE = 128
 # Outputs for one batch, by network name: features float32 [n, d], and class probabilities float32 [n, K] or None.
-Answers = dict[str, tuple[np.ndarray, Optional[np.ndarray]]]
+NetworkOutputs = dict[str, tuple[np.ndarray, Optional[np.ndarray]]]
 
 
 class Network(NamedTuple):
@@ -32,16 +32,16 @@ class Network(NamedTuple):
     Attributes:
       name: `c3d` or `i3d`.
       identity: everything the outputs depend on (checksums of files, preprocessing), for the cache and the report.
-      describe: float32 [n, 16, H, W, 3] in [-1, 1] -> features [n, d], and class probabilities [n, K] or None.
+      extract: float32 [n, 16, H, W, 3] in [-1, 1] -> features [n, d], and class probabilities [n, K] or None.
       labels: names of the K classes; empty if unknown.
-      doubt: why its scores may be unreliable, as a sentence that begins with its file; empty if no reason is known.
+      warning: why its scores may be unreliable, as a sentence that begins with its file; empty if no reason is known.
     """
 
     name: str
     identity: dict[str, Any]
-    describe: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor | None]]
+    extract: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor | None]]
     labels: tuple[str, ...] = ()
-    doubt: str = ""
+    warning: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +81,16 @@ def load_networks(files: NetworkFiles) -> dict[str, Network]:
     return networks
 
 
-def described(batches: Batches, kinds: Collection[str], networks: Mapping[str, Network]) -> Iterator[Answers]:
-    """Applies `describe` to each batch."""
-    return (describe(videos, kinds, networks) for videos in batches)
+def extract_features(
+    batches: Batches, kinds: Collection[str], networks: Mapping[str, Network]
+) -> Iterator[NetworkOutputs]:
+    """Applies `extract_batch_features` to each batch."""
+    return (extract_batch_features(videos, kinds, networks) for videos in batches)
 
 
-def describe(videos: tf.Tensor, kinds: Collection[str], networks: Mapping[str, Network]) -> Answers:
+def extract_batch_features(
+    videos: tf.Tensor, kinds: Collection[str], networks: Mapping[str, Network]
+) -> NetworkOutputs:
     """Computes the outputs of networks for a batch.
 
     Args:
@@ -94,15 +98,15 @@ def describe(videos: tf.Tensor, kinds: Collection[str], networks: Mapping[str, N
       kinds: names of the networks to apply.
       networks: all loaded networks by name.
     """
-    answers: Answers = {}
+    outputs: NetworkOutputs = {}
     for name in kinds:
-        features, probabilities = networks[name].describe(videos)
-        answers[name] = features.numpy(), None if probabilities is None else probabilities.numpy()
-    return answers
+        features, probabilities = networks[name].extract(videos)
+        outputs[name] = features.numpy(), None if probabilities is None else probabilities.numpy()
+    return outputs
 
 
 @contextlib.contextmanager
-def enough_memory() -> Iterator[None]:
+def explain_out_of_memory() -> Iterator[None]:
     """Turns out-of-memory errors in the block into a UserError with advice."""
     try:
         yield
@@ -118,16 +122,16 @@ def load_c3d_network(config: EvalConfig) -> Network:
       UserError: the file does not exist or does not hold a C3D.
     """
     require_classifier(config)
-    files, doubtful = [config.classifier], ""
+    files, warning = [config.classifier], ""
     if config.c3d_mean:
         network: C3D = load_c3d(config.classifier, config.c3d_mean)
         files.append(config.c3d_mean)
     else:
         network, metadata = read_classifier(config.classifier)
-        doubtful = doubt(metadata)
+        warning = reliability_warning(metadata)
 
     @tf.function(reduce_retracing=True)
-    def describe(videos: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def extract(videos: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         outputs = network(resize(videos, PAPER_SIZE) if config.protocol == "paper" else videos)
         return outputs["fc7"], outputs["probabilities"]
 
@@ -135,14 +139,14 @@ def load_c3d_network(config: EvalConfig) -> Network:
     labels = network.labels
     if not labels and network.num_classes == len(UCF101):  # e.g. the authors' network
         labels = UCF101
-    return Network("c3d", identity, describe, labels, doubtful and f"{config.classifier}: {doubtful}")
+    return Network("c3d", identity, extract, labels, warning and f"{config.classifier}: {warning}")
 
 
-def warn_of_doubtful(networks: Mapping[str, Network]) -> None:
+def warn_if_unreliable(networks: Mapping[str, Network]) -> None:
     """Logs a warning for each network whose scores may be unreliable."""
     for network in networks.values():
-        if network.doubt:
-            logging.warning("%s.", network.doubt)
+        if network.warning:
+            logging.warning("%s.", network.warning)
 
 
 def load_i3d_network(path: str) -> Network:

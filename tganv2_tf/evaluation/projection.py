@@ -72,9 +72,9 @@ def read_clip(path: Path, num_frames: int, size: int, first_frame: int = 0, fram
     except VideoError as error:
         raise UserError(f"{path}: {error}") from error
     if opened.damage.bad_packets:
-        raise UserError(f"{path}: the clip is damaged, or the video before it; convert it with ffmpeg, or take another")
+        raise UserError(f"{path}: damaged in the clip or before it; convert the video with ffmpeg or use another")
     if decoded < stop:
-        raise UserError(f"{path}: {decoded} frames; a clip of {num_frames} takes {stop}, from its first frame on")
+        raise UserError(f"{path}: {decoded} frames; a clip of {num_frames} frames needs the first {stop}")
     return np.stack(frames)
 
 
@@ -142,8 +142,8 @@ def best_first(losses: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
         return by_loss
     ranks = np.empty(len(losses), int)  # among the candidates of its class
     for label in np.unique(labels):
-        of_class = by_loss[labels[by_loss] == label]
-        ranks[of_class] = np.arange(len(of_class))
+        members = by_loss[labels[by_loss] == label]
+        ranks[members] = np.arange(len(members))
     return np.lexsort([losses, ranks])
 
 
@@ -179,13 +179,13 @@ def project(
     def pick(array: np.ndarray | None, indices: np.ndarray) -> tf.Tensor | None:
         return None if array is None else tf.constant(array[indices])
 
-    evaluate = tf.function(lambda z, of: loss(render(z, of)), autograph=False, reduce_retracing=True)
+    evaluate = tf.function(lambda z, labels: loss(render(z, labels)), autograph=False, reduce_retracing=True)
     batches = np.split(np.arange(candidates), range(restarts, candidates, restarts))
     interval = 0.5 if sys.stderr.isatty() else 30  # seconds; rarely if not a terminal, to keep log files small
     bar = tqdm(batches, "Candidates", unit="batch", mininterval=interval, maxinterval=interval)
     found = np.concatenate([evaluate(pick(drawn, batch), pick(drawn_labels, batch)) for batch in bar])
     chosen = best_first(found, drawn_labels)[:restarts]
-    of = pick(drawn_labels, chosen)
+    chosen_labels = pick(drawn_labels, chosen)
     z = tf.Variable(drawn[chosen], constraint=lambda z: tf.clip_by_value(z, -1.0, 1.0))
     optimizer = tf.keras.optimizers.Adam(tf.keras.optimizers.schedules.CosineDecay(learning_rate, steps))
     optimizer.build([z])
@@ -194,21 +194,21 @@ def project(
     def update() -> tf.Tensor:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(z)
-            values = loss(render(tf.convert_to_tensor(z), of))
+            values = loss(render(tf.convert_to_tensor(z), chosen_labels))
             total = tf.reduce_sum(values)  # each latent receives the gradient of its own loss only
         optimizer.apply_gradients([(tape.gradient(total, z), z)])
         return values
 
     losses = np.empty([steps + 1, restarts], np.float32)
-    least, best = np.full(restarts, np.inf), drawn[chosen]
+    lowest, best = np.full(restarts, np.inf), drawn[chosen]
     with tqdm(desc="Restarts", total=steps, unit="step", mininterval=interval, maxinterval=interval) as bar:
         for step in range(steps + 1):
             now = z.numpy()
-            losses[step] = update() if step < steps else evaluate(now, of)
-            better = losses[step] < least
-            least[better], best[better] = losses[step][better], now[better]
-            bar.set_postfix_str(f"loss {least.min():.5f}", refresh=False)
+            losses[step] = update() if step < steps else evaluate(now, chosen_labels)
+            better = losses[step] < lowest
+            lowest[better], best[better] = losses[step][better], now[better]
+            bar.set_postfix_str(f"loss {lowest.min():.5f}", refresh=False)
             bar.update(step < steps)
-    restart = int(np.argmin(least))
+    restart = int(np.argmin(lowest))
     label = None if drawn_labels is None else int(drawn_labels[chosen[restart]])
     return Projection(best[restart], drawn[chosen[restart]], label, restart, losses)

@@ -19,13 +19,13 @@ from tqdm import tqdm
 from tganv2_tf.config import EvalConfig
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation import metrics
-from tganv2_tf.evaluation.networks import Answers, Network, described, enough_memory
-from tganv2_tf.evaluation.real_features import NEIGHBOURS, Real
-from tganv2_tf.evaluation.samples import Batches, Stream
-from tganv2_tf.evaluation.score_names import NETWORK_OF
+from tganv2_tf.evaluation.networks import Network, NetworkOutputs, explain_out_of_memory, extract_features
+from tganv2_tf.evaluation.real_features import NEIGHBOURS, RealStatistics
+from tganv2_tf.evaluation.samples import Batches, Rebatcher
+from tganv2_tf.evaluation.score_names import SCORE_NETWORK
 from tganv2_tf.evaluation.validity import classifier_columns
 
-COMPARE_SAMPLES = {"kvd", "precision", "recall", "density", "coverage"}
+PAIRWISE_SCORES = {"kvd", "precision", "recall", "density", "coverage"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Score:
     values: list[float]
 
     @classmethod
-    def of(cls, values: list[float]) -> Score:
+    def from_values(cls, values: list[float]) -> Score:
         return cls(float(np.mean(values)), float(np.std(values)), values)
 
 
@@ -45,22 +45,22 @@ def evaluate(
     scores: Collection[str],
     batches: Batches,
     networks: Mapping[str, Network],
-    real: Mapping[str, Real],
+    real: Mapping[str, RealStatistics],
     config: EvalConfig,
     progress: bool = True,
     class_names: Sequence[str] = (),
 ) -> dict[str, Score]:
-    """Runs the networks on this machine and applies `score_answers`."""
-    answers = described(batches, networks.keys(), networks)
+    """Runs the networks on this machine and applies `score_outputs`."""
+    outputs = extract_features(batches, networks.keys(), networks)
     labels = networks["c3d"].labels if "c3d" in networks else ()
-    return score_answers(scores, answers, labels, real, config, progress, class_names)
+    return score_outputs(scores, outputs, labels, real, config, progress, class_names)
 
 
-def score_answers(
+def score_outputs(
     scores: Collection[str],
-    answers: Iterator[Answers],
+    outputs: Iterator[NetworkOutputs],
     labels: Sequence[str],
-    real: Mapping[str, Real],
+    real: Mapping[str, RealStatistics],
     config: EvalConfig,
     progress: bool = True,
     class_names: Sequence[str] = (),
@@ -68,8 +68,8 @@ def score_answers(
     """Computes scores. Memory use grows with the number of videos only for scores that compare samples.
 
     Args:
-      scores: names from `NETWORK_OF`.
-      answers: network outputs, batch by batch.
+      scores: names from `SCORE_NETWORK`.
+      outputs: network outputs, batch by batch.
       labels: class names of the classifier.
       real: features of real clips, by network name.
       config: `num_samples` and `repetitions`, upper bounds if there are fewer videos.
@@ -81,63 +81,68 @@ def score_answers(
       ConfigError: `class_accuracy` without class names, or with a class that the classifier does not know.
       UserError: there are too few videos, or outputs are not finite.
     """
-    stream = Stream(answers)
+    stream = Rebatcher(outputs)
     columns = classifier_columns(class_names, labels) if "class_accuracy" in scores else None
     values: dict[str, list[float]] = collections.defaultdict(list)
     number = 0
     total = config.repetitions * config.num_samples
-    with enough_memory(), tqdm(total=total, desc="generated", unit="video", mininterval=1, disable=not progress) as bar:
+    with (
+        explain_out_of_memory(),
+        tqdm(total=total, desc="generated", unit="video", mininterval=1, disable=not progress) as bar,
+    ):
         for repetition in range(config.repetitions):
-            repetitions = {name: _Repetition(name, scores) for name in {NETWORK_OF[score] for score in scores}}
+            accumulators = {
+                name: _ScoreAccumulator(name, scores) for name in {SCORE_NETWORK[score] for score in scores}
+            }
             count = 0
-            for answer in stream.take(config.num_samples):
-                for name, each in repetitions.items():
-                    features, probabilities = answer[name]
+            for batch in stream.take(config.num_samples):
+                for name, accumulator in accumulators.items():
+                    features, probabilities = batch[name]
                     numbers = range(number, number + len(features))
-                    asked_for = None if columns is None else np.array([columns[i % len(columns)] for i in numbers])
-                    each.update(features, probabilities, asked_for)
+                    target_labels = None if columns is None else np.array([columns[i % len(columns)] for i in numbers])
+                    accumulator.update(features, probabilities, target_labels)
                 count, number = count + len(features), number + len(features)
                 bar.update(len(features))
             if count < config.num_samples and repetition:
                 break  # a smaller last repetition would have another bias
             if count <= NEIGHBOURS:
-                raise UserError(f"{count} videos are too few to be scored; expected more than {NEIGHBOURS}")
+                raise UserError(f"{count} videos are too few to score; expected more than {NEIGHBOURS}")
             if count < config.num_samples:
-                logging.warning("Only %d videos, and not --num_samples=%d.", count, config.num_samples)
-            for name, each in repetitions.items():
-                for score, value in each.scores(real.get(name)).items():
+                logging.warning("Only %d videos instead of --num_samples=%d.", count, config.num_samples)
+            for name, accumulator in accumulators.items():
+                for score, value in accumulator.scores(real.get(name)).items():
                     values[score].append(value)
-    found = {name: Score.of(values[name]) for name in scores}
+    found = {name: Score.from_values(values[name]) for name in scores}
     if columns is not None:
         for name, column in zip(class_names, columns):
-            found[f"class_accuracy/{name}"] = Score.of(values[f"class_accuracy/{column}"])
+            found[f"class_accuracy/{name}"] = Score.from_values(values[f"class_accuracy/{column}"])
     return found
 
 
-class _Repetition:
+class _ScoreAccumulator:
     """Accumulates one network's outputs over one repetition."""
 
     def __init__(self, network: str, scores: Collection[str]) -> None:
-        self.wanted = [score for score in scores if NETWORK_OF[score] == network]
+        self.wanted = [score for score in scores if SCORE_NETWORK[score] == network]
         self.inception_score, self.moments = metrics.InceptionScore(), metrics.Moments()
         self.features: list[np.ndarray] = []
         self.correct: dict[int, list[bool]] = collections.defaultdict(list)  # by the classifier's class number
 
-    def update(self, features: np.ndarray, probabilities: np.ndarray | None, asked_for: np.ndarray | None) -> None:
-        """Adds a batch of outputs; `asked_for` holds the target classes by the classifier's numbers, int [n]."""
+    def update(self, features: np.ndarray, probabilities: np.ndarray | None, target_labels: np.ndarray | None) -> None:
+        """Adds a batch of outputs; `target_labels` holds the target classes by the classifier's numbers, int [n]."""
         if not np.isfinite(features).all():
-            raise UserError("the videos, or what the network says of them, are not finite numbers; nothing to score")
+            raise UserError("the videos or their network outputs are not finite; cannot compute scores")
         if "inception_score" in self.wanted and probabilities is not None:
             self.inception_score.update(probabilities)
-        if "class_accuracy" in self.wanted and probabilities is not None and asked_for is not None:
-            for column, said in zip(asked_for, probabilities.argmax(1)):
-                self.correct[int(column)].append(said == column)
+        if "class_accuracy" in self.wanted and probabilities is not None and target_labels is not None:
+            for column, predicted in zip(target_labels, probabilities.argmax(1)):
+                self.correct[int(column)].append(predicted == column)
         if {"c3d_fid", "fvd"} & set(self.wanted):
             self.moments.update(features)
-        if COMPARE_SAMPLES & set(self.wanted):
+        if PAIRWISE_SCORES & set(self.wanted):
             self.features.append(features)
 
-    def scores(self, real: Real | None) -> dict[str, float]:
+    def scores(self, real: RealStatistics | None) -> dict[str, float]:
         found = {}
         if "inception_score" in self.wanted:
             found["inception_score"] = self.inception_score.result()
@@ -152,7 +157,7 @@ class _Repetition:
                 found.update(metrics.precision_recall(real.sample, fake)._asdict())
             if {"density", "coverage"} & set(self.wanted):
                 found.update(metrics.density_coverage(real.sample, fake)._asdict())
-        of_classes = {f"class_accuracy/{column}": float(np.mean(correct)) for column, correct in self.correct.items()}
-        if of_classes:
+        class_scores = {f"class_accuracy/{column}": float(np.mean(correct)) for column, correct in self.correct.items()}
+        if class_scores:
             found["class_accuracy"] = float(np.mean(list(itertools.chain.from_iterable(self.correct.values()))))
-        return {score: found[score] for score in self.wanted} | of_classes
+        return {score: found[score] for score in self.wanted} | class_scores

@@ -18,8 +18,8 @@ from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation import metrics
 from tganv2_tf.evaluation.c3d import NUM_FRAMES
-from tganv2_tf.evaluation.networks import Answers, Network, described, enough_memory
-from tganv2_tf.evaluation.samples import Batches, Stream, of_shards
+from tganv2_tf.evaluation.networks import Network, NetworkOutputs, explain_out_of_memory, extract_features
+from tganv2_tf.evaluation.samples import Batches, Rebatcher, shard_batches
 from tganv2_tf.storage.files import atomic_file, read_npz
 
 NEIGHBOURS = 5  # the largest k of the scores; there must be more samples
@@ -27,7 +27,7 @@ REAL_SEED = 0  # all evaluations use the same real clips
 CACHE_FORMAT = 1
 
 
-class Real(NamedTuple):
+class RealStatistics(NamedTuple):
     """Features of real clips.
 
     Attributes:
@@ -61,8 +61,8 @@ def real_features(
     manifest: Manifest,
     data: DataConfig,
     config: EvalConfig,
-    describe: Callable[[Batches], Iterator[Answers]] | None = None,
-) -> Real:
+    extract: Callable[[Batches], Iterator[NetworkOutputs]] | None = None,
+) -> RealStatistics:
     """Computes features of `real_passes` clips per real video (on average), or reads them from the cache.
 
     Args:
@@ -70,7 +70,7 @@ def real_features(
       manifest: manifest of the data set in `data.data_dir`.
       data: how training samples clips.
       config: `real_passes`, `num_samples` and `cache_dir` are used.
-      describe: computes the network's outputs on other machines; None = on this one.
+      extract: computes the network's outputs on other machines; None = on this one.
     Raises:
       ConfigError: no video has 16 frames.
       UserError: the data are damaged or too few, or features are not finite.
@@ -93,34 +93,36 @@ def real_features(
         if cached is not None:
             return cached
     moments, kept = metrics.Moments(), []
-    batches = Stream(of_shards(manifest, data, REAL_SEED, config.eval_batch_size)).take(count)
-    answers = described(batches, [network.name], {network.name: network}) if describe is None else describe(batches)
-    with enough_memory(), tqdm(total=count, desc="real clips", unit="clip", mininterval=1) as bar:
-        for answer in answers:
-            features = answer[network.name][0]
+    batches = Rebatcher(shard_batches(manifest, data, REAL_SEED, config.eval_batch_size)).take(count)
+    outputs = (
+        extract_features(batches, [network.name], {network.name: network}) if extract is None else extract(batches)
+    )
+    with explain_out_of_memory(), tqdm(total=count, desc="real clips", unit="clip", mininterval=1) as bar:
+        for batch in outputs:
+            features = batch[network.name][0]
             if not np.isfinite(features).all():
-                raise UserError("what the network says of real clips are no finite numbers; its weights are of no use")
+                raise UserError("network outputs for real clips are not finite; the network file is unusable")
             moments.update(features)
             if missing > 0:
                 kept.append(features[:missing])
                 missing -= len(kept[-1])
             bar.update(len(features))
-    real = Real(moments, np.concatenate(kept))
+    real = RealStatistics(moments, np.concatenate(kept))
     if path is not None:
         try:
             with atomic_file(path) as temporary, open(temporary, "wb") as file:
                 np.savez(file, identity=json.dumps(identity), sample=real.sample, **moments.to_arrays())
         except OSError as error:
-            logging.warning("%s: the features of the real clips are not kept: %s.", path, error)
+            logging.warning("%s: features of real clips are not cached: %s.", path, error)
     return real
 
 
-def _cached(path: pathlib.Path) -> Real | None:
+def _cached(path: pathlib.Path) -> RealStatistics | None:
     if not path.is_file():
         return None
     try:
         arrays = read_npz(path, "tganv2_tf")
-        return Real(metrics.Moments.from_arrays(arrays), arrays["sample"])
+        return RealStatistics(metrics.Moments.from_arrays(arrays), arrays["sample"])
     except (UserError, KeyError, ValueError) as error:
-        logging.warning("%s; computed again.", error)
+        logging.warning("%s; recomputing.", error)
         return None

@@ -39,20 +39,20 @@ def describe_protocol(
 
 
 def report(
-    scores: Mapping[str, Score], generated: Mapping[str, Any], described: Mapping[str, Any], config: EvalConfig
+    scores: Mapping[str, Score], generated: Mapping[str, Any], protocol: Mapping[str, Any], config: EvalConfig
 ) -> str:
     """Returns a JSON report: the results, and everything needed to repeat the evaluation.
 
     Args:
       scores: the results.
       generated: description of the scored videos.
-      described: result of `describe_protocol`.
+      protocol: result of `describe_protocol`.
       config: the options, including file paths.
     """
-    made = {
+    contents = {
         "scores": {name: dataclasses.asdict(score) for name, score in scores.items()},
         "generated": generated,
-        "protocol": described,
+        "protocol": protocol,
         "options": dataclasses.asdict(config),
         "versions": {
             "tganv2_tf": __version__,
@@ -62,7 +62,7 @@ def report(
         "command": sys.argv[1:],
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
-    return json.dumps(made, indent=2) + "\n"
+    return json.dumps(contents, indent=2) + "\n"
 
 
 def report_path(model_dir: Path, step: int, identity: Any) -> str:
@@ -76,7 +76,7 @@ def show_scores(folder: str, scores: Mapping[str, Score], step: int) -> None:
         with EventWriter(folder) as writer:
             write_summaries(writer, scores, step)
     except (OSError, tf.errors.OpError) as error:
-        logging.warning("%s: the scores are not shown in TensorBoard: %s", folder, str(error).splitlines()[0])
+        logging.warning("%s: scores are not written to TensorBoard: %s", folder, str(error).splitlines()[0])
 
 
 def write_summaries(writer: tf.summary.SummaryWriter, scores: Mapping[str, Score], step: int) -> None:

@@ -31,7 +31,7 @@ from tganv2_tf.video_io.folders import find_videos
 Batches = Iterator[tf.Tensor]
 
 
-class Stream:
+class Rebatcher:
     """Rebatches an iterator, so that any number of videos can be taken.
 
     Args:
@@ -58,7 +58,7 @@ def _sliced(batch: Any, which: slice) -> Any:
     return tf.nest.map_structure(lambda values: None if values is None else values[which], batch)
 
 
-def of_generator(
+def generator_batches(
     sample: Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor],
     z_dim: int,
     seed: int,
@@ -77,12 +77,12 @@ def of_generator(
       truncation: psi in (0, 1]; latents are drawn from U(-psi, psi).
     """
     return (
-        batch_of_generator(sample, z_dim, seed, number, batch_size, num_classes, truncation)
+        generator_batch(sample, z_dim, seed, number, batch_size, num_classes, truncation)
         for number in itertools.count()
     )
 
 
-def batch_of_generator(
+def generator_batch(
     sample: Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor],
     z_dim: int,
     seed: int,
@@ -91,14 +91,14 @@ def batch_of_generator(
     num_classes: int = 0,
     truncation: float = 1.0,
 ) -> tf.Tensor:
-    """Returns batch `number` (from 0) of `of_generator` with the same arguments; it is the same on every machine."""
+    """Returns batch `number` (from 0) of `generator_batches` with the same arguments, equal on all machines."""
     numbers = tf.range(number * batch_size, (number + 1) * batch_size, dtype=tf.int64)
     labels = tf.cast(numbers % num_classes, tf.int32) if num_classes else None
     z = truncation * latents_from_seeds(numbers + (seed << 32), z_dim)
     return tf.clip_by_value(sample(z, labels), -1.0, 1.0)
 
 
-def videos_in(folder: str) -> list[pathlib.Path]:
+def list_videos(folder: str) -> list[pathlib.Path]:
     """Lists all videos (files and folders of frames) in a folder and its subfolders, sorted by path.
 
     Raises:
@@ -107,7 +107,7 @@ def videos_in(folder: str) -> list[pathlib.Path]:
     return sorted(map(pathlib.Path, find_videos(folder).videos))
 
 
-def of_folder(
+def folder_batches(
     paths: list[pathlib.Path], batch_size: int, normalization: str, framing: Framing | None = None
 ) -> Batches:
     """Yields the first 16 frames of each video; all videos of a batch have one size.
@@ -128,19 +128,22 @@ def _first_frames(path: pathlib.Path) -> np.ndarray:
         opened = open_video(path)
         frames = list(itertools.islice(opened.frames, NUM_FRAMES))
     except VideoError as error:
-        raise UserError(f"{path}: {error}; take it out of the folder") from error
+        raise UserError(f"{path}: {error}; remove it from the folder") from error
     if opened.damage.bad_packets:
-        raise UserError(f"{path}: its first {NUM_FRAMES} frames are damaged; take it out of the folder")
+        raise UserError(f"{path}: its first {NUM_FRAMES} frames are damaged; remove it from the folder")
     if len(frames) < NUM_FRAMES:
-        raise UserError(f"{path}: {len(frames)} frames; the scores are of {NUM_FRAMES}; take it out of the folder")
+        raise UserError(f"{path}: {len(frames)} frames; the scores need {NUM_FRAMES}; remove it from the folder")
     if len({frame.shape for frame in frames}) > 1:
-        raise UserError(f"{path}: its frames differ in size; take it out of the folder")
+        raise UserError(f"{path}: its frames differ in size; remove it from the folder")
     return np.stack(frames)
 
 
-def of_array(videos: np.ndarray, batch_size: int, normalization: str, framing: Framing | None = None) -> Batches:
-    """Yields the first 16 frames of each video of an array, uint8 [N, T, H, W, 3]; other arguments as in `of_folder`.
+def array_batches(videos: np.ndarray, batch_size: int, normalization: str, framing: Framing | None = None) -> Batches:
+    """Yields the first 16 frames of each video of an array.
 
+    Args:
+      videos: uint8 [N, T, H, W, 3].
+      batch_size, normalization, framing: as in `folder_batches`.
     Raises:
       UserError: the dtype or shape is wrong, there are too few frames, or frames cannot be cropped.
     """
@@ -167,8 +170,7 @@ def _batched(
         elif video.shape[1] != video.shape[2] and not squeezed:
             squeezed = True
             logging.warning(
-                "%s: frames of %dx%d pixels; the network sees them squeezed to a square. Name the real videos by "
-                "--data_dir, and they are cropped as those were.",
+                "%s: %dx%d pixels are squeezed to a square; set --data_dir to crop them like the real videos.",
                 *(name, video.shape[2], video.shape[1]),
             )
         if batch and (len(batch) == batch_size or batch[0].shape != video.shape):
@@ -178,7 +180,7 @@ def _batched(
     yield normalize(np.stack(batch), normalization)
 
 
-def of_shards(manifest: Manifest, data: DataConfig, seed: int, batch_size: int) -> Batches:
+def shard_batches(manifest: Manifest, data: DataConfig, seed: int, batch_size: int) -> Batches:
     """Yields 16-frame clips of real videos, preprocessed as in training.
 
     Each pass draws one random window per video; passes may overlap at shard boundaries.

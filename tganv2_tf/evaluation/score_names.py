@@ -8,7 +8,7 @@ from tganv2_tf.config import EvalConfig
 from tganv2_tf.errors import ConfigError
 
 # The network that each score uses.
-NETWORK_OF = {
+SCORE_NETWORK = {
     "inception_score": "c3d",
     "c3d_fid": "c3d",
     "class_accuracy": "c3d",
@@ -19,7 +19,7 @@ NETWORK_OF = {
     "fvd": "i3d",
     "kvd": "i3d",
 }
-WITHOUT_REAL_CLIPS = {"inception_score", "class_accuracy"}
+REFERENCE_FREE = {"inception_score", "class_accuracy"}
 
 
 def parse_scores(text: str) -> list[str]:
@@ -29,26 +29,26 @@ def parse_scores(text: str) -> list[str]:
       ConfigError: a name is unknown, or the list is empty.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names or not set(names) <= set(NETWORK_OF):
-        raise ConfigError(f"--scores={text}: valid: some of {','.join(NETWORK_OF)}")
+    if not names or not set(names) <= set(SCORE_NETWORK):
+        raise ConfigError(f"--scores={text}: valid: some of {','.join(SCORE_NETWORK)}")
     return list(dict.fromkeys(names))
 
 
-def networks_of(names: Collection[str]) -> tuple[str, ...]:
+def required_networks(names: Collection[str]) -> tuple[str, ...]:
     """Returns the sorted names of the networks that the scores need."""
-    return tuple(sorted({NETWORK_OF[name] for name in names}))
+    return tuple(sorted({SCORE_NETWORK[name] for name in names}))
 
 
 def networks_with_real_clips(names: Collection[str]) -> set[str]:
     """Returns the networks whose features of real clips are needed."""
-    return {NETWORK_OF[name] for name in names if name not in WITHOUT_REAL_CLIPS}
+    return {SCORE_NETWORK[name] for name in names if name not in REFERENCE_FREE}
 
 
 def require_classifier(config: EvalConfig) -> None:
     """Raises ConfigError if `classifier` is not set."""
     if not config.classifier:
         raise ConfigError(
-            "--classifier is missing: a C3D; `python -m tganv2_tf.train_classifier` makes one, or use the authors' "
+            "--classifier is missing: train a C3D with `python -m tganv2_tf.train_classifier`, or use the authors' "
             "conv3d_deepnetA_ucf.npz with their --c3d_mean=mean2.npz"
         )
 
@@ -56,12 +56,12 @@ def require_classifier(config: EvalConfig) -> None:
 def require_i3d(i3d: str) -> None:
     """Raises ConfigError if `i3d` is empty."""
     if not i3d:
-        raise ConfigError("--i3d is missing: the network of fvd and kvd, a SavedModel or TF-Hub module")
+        raise ConfigError("--i3d is missing: fvd and kvd need an I3D network, a SavedModel or TF-Hub module")
 
 
 def require_networks(names: Collection[str], config: EvalConfig, i3d: str) -> None:
     """Raises ConfigError if the file of a required network is not set."""
-    networks = networks_of(names)
+    networks = required_networks(names)
     if "c3d" in networks:
         require_classifier(config)
     if "i3d" in networks:
@@ -71,4 +71,4 @@ def require_networks(names: Collection[str], config: EvalConfig, i3d: str) -> No
 def require_real_clips(names: Collection[str], data_dir: str) -> None:
     """Raises ConfigError if scores need real clips but `data_dir` is empty."""
     if networks_with_real_clips(names) and not data_dir:
-        raise ConfigError("--data_dir is missing: the shards of real videos; only inception_score goes without")
+        raise ConfigError("--data_dir is missing: all scores but inception_score and class_accuracy need real videos")

@@ -13,9 +13,9 @@ import numpy as np
 
 from tganv2_tf.errors import UserError
 from tganv2_tf.explorer import tiles
-from tganv2_tf.explorer.gate import Gate
+from tganv2_tf.explorer.gate import RequestFilter
 from tganv2_tf.explorer.limits import MAX_FPS, MAX_STEPS, Limits, choice, number, one_seed, text, whole
-from tganv2_tf.sampling.latent_paths import WAYS, back_and_forth
+from tganv2_tf.sampling.latent_paths import INTERPOLATIONS, ping_pong
 from tganv2_tf.sampling.sampler import Sampler
 from tganv2_tf.sampling.selection import parse_seeds
 from tganv2_tf.video_io import videos
@@ -57,12 +57,12 @@ class Explorer:
             for mp4, seed, label in zip(self._encode(clips, fps), numbers, labels)
         )
 
-    def between(
+    def interpolate(
         self,
         first: Any,
         second: Any,
         steps: Any,
-        way: Any,
+        interpolation: Any,
         view: Any,
         truncation: Any,
         num_frames: Any,
@@ -77,7 +77,8 @@ class Explorer:
         """
         ends = [one_seed("From seed", first), one_seed("To seed", second)]
         steps = whole("Steps", steps, 1, MAX_STEPS)
-        way, view = choice("Way", way, tuple(WAYS)), choice("Show", view, (SIDE_BY_SIDE, WALK))
+        interpolation = choice("Method", interpolation, tuple(INTERPOLATIONS))
+        view = choice("Show", view, (SIDE_BY_SIDE, WALK))
         truncation, num_frames, level, label, fps = self._checked(truncation, num_frames, level, label, fps)
         count = WALK_FRAMES * steps if view == WALK else steps
         if view == WALK:
@@ -87,12 +88,12 @@ class Explorer:
         weights = np.arange(count + 1) / count
         labels = [self._label(ends[int(weight > 0.5)], label) for weight in weights]
         start, end = self.sampler.latents(ends, truncation)
-        z = WAYS[way](start, end, weights)
+        z = INTERPOLATIONS[interpolation](start, end, weights)
         clips = self._draw(z, num_frames, level, labels)
         name = f"seed{ends[0]}-to-{ends[1]}"
         if view == WALK:
             # Frame k is from the clip of latent k; the time in the clip runs back and forth, so motion is continuous.
-            times = iter(back_and_forth(len(z), num_frames))
+            times = iter(ping_pong(len(z), num_frames))
             walk = np.stack([clip[next(times)] for part in clips for clip in part])
             (mp4,) = self._encode([walk[np.newaxis]], fps)
             classes = " to ".join(self._class(label) for label in dict.fromkeys(labels))
@@ -111,7 +112,7 @@ class Explorer:
             whole("Frames", num_frames, 1, self.max_frames),
             whole("Level", level, 1, self.sampler.num_levels),
             whole("Class", label, IN_TURN, len(self.sampler.class_names) - 1),
-            number("Frames a second", fps, 1, MAX_FPS),
+            number("Frames per second", fps, 1, MAX_FPS),
         )
 
     def _check_size(self, num_videos: int, num_frames: int, level: int) -> None:
@@ -168,13 +169,13 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
         classes, halves = "", ""
         if sampler.class_names:
             classes = f" · {len(sampler.class_names)} classes"
-            halves = " If their classes differ, the first half of the way has the class of the first."
+            halves = " If their classes differ, the first half of the path has the class of the first."
         about = f"{sampler.description} · {sampler.sizes[-1]}x{sampler.sizes[-1]} pixels{classes}"
         gr.HTML(f"<h1>TGANv2 explorer</h1><p>{html.escape(about)}</p>", elem_id="title")
         with gr.Row(equal_height=False):
             with gr.Column(scale=0, min_width=300, elem_id="controls"):
                 seeds = gr.Textbox(
-                    f"0-{DEFAULT_VIDEOS - 1}", label="Seeds", info="one video each: 0-15, or 3,7,12", submit_btn=False
+                    f"0-{DEFAULT_VIDEOS - 1}", label="Seeds", info="one video each: 0-15 or 3,7,12", submit_btn=False
                 )
                 with gr.Row():
                     other = gr.Button("Shuffle", min_width=80)
@@ -182,7 +183,7 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
                 choices = [("each in turn", IN_TURN), *((name, i) for i, name in enumerate(sampler.class_names))]
                 label = gr.Dropdown(choices, value=IN_TURN, label="Class", visible=bool(sampler.class_names))
                 truncation = gr.Slider(
-                    0.1, 1.0, 1.0, step=0.05, label="Truncation", info="lower: tamer, and more alike", buttons=[]
+                    0.1, 1.0, 1.0, step=0.05, label="Truncation", info="lower: less varied", buttons=[]
                 )
                 longest = explorer.max_frames
                 num_frames = gr.Slider(
@@ -194,12 +195,12 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
                     visible=sampler.num_levels > 1,
                 )  # fmt: skip
                 rate = min(max(1, round(sampler.fps)), MAX_FPS) if sampler.fps else 10
-                fps = gr.Slider(1, MAX_FPS, rate, step=1, label="Frames a second", buttons=[])
+                fps = gr.Slider(1, MAX_FPS, rate, step=1, label="Frames per second", buttons=[])
             with gr.Column(scale=1, min_width=320):
                 videos_of_seeds = gr.HTML(js_on_load=tiles.JAVASCRIPT, elem_id="seeds")
                 with gr.Row(equal_height=False):
                     gr.HTML(
-                        f"<h2>Between two</h2><p>Click two videos above, or write their seeds.{halves}</p>",
+                        f"<h2>Interpolation</h2><p>Click two videos above, or enter their seeds.{halves}</p>",
                         elem_id="between",
                     )
                     interpolate = gr.Button("Interpolate", variant="primary", scale=0, min_width=150)
@@ -207,14 +208,14 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
                     first = gr.Textbox("0", label="From seed", min_width=80)
                     second = gr.Textbox("1", label="To seed", min_width=80)
                     steps = gr.Slider(1, MAX_STEPS, 7, step=1, label="Steps", buttons=[], min_width=150)
-                    way = gr.Radio(list(WAYS), value="spherical", label="Way", min_width=230)
+                    interpolation = gr.Radio(list(INTERPOLATIONS), value="spherical", label="Method", min_width=230)
                     view = gr.Radio([SIDE_BY_SIDE, WALK], value=SIDE_BY_SIDE, label="Show", min_width=280)
                 videos_between = gr.HTML(js_on_load=tiles.JAVASCRIPT, elem_id="steps")
 
         settings = [truncation, num_frames, level, label, fps]
         # One request at a time, on all cores; of several changes in the meantime, only the last one is handled.
         # Values are passed on without Gradio's preprocessing; the functions validate them.
-        how = {
+        event_options = {
             "concurrency_id": "generator",
             "trigger_mode": "always_last",
             "api_visibility": "private",
@@ -222,13 +223,19 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
         }
         changes = [page.load, generate.click, seeds.submit, label.input, fps.release]
         changes += [slider.release for slider in (truncation, num_frames, level)]
-        gr.on(changes, shown(explorer.gallery), [seeds, *settings], videos_of_seeds, **how)
+        gr.on(changes, shown(explorer.gallery), [seeds, *settings], videos_of_seeds, **event_options)
         other.click(shuffle, seeds, seeds, api_visibility="private", preprocess=False, show_progress="hidden").then(
-            shown(explorer.gallery), [seeds, *settings], videos_of_seeds, **how
+            shown(explorer.gallery), [seeds, *settings], videos_of_seeds, **event_options
         )
         videos_of_seeds.pick(pick, None, [first, second], api_visibility="private", show_progress="hidden")
-        asked = [first, second, steps, way, view, *settings]
-        gr.on([interpolate.click, first.submit, second.submit], shown(explorer.between), asked, videos_between, **how)
+        inputs = [first, second, steps, interpolation, view, *settings]
+        gr.on(
+            [interpolate.click, first.submit, second.submit],
+            shown(explorer.interpolate),
+            inputs,
+            videos_between,
+            **event_options,
+        )
     page.queue(default_concurrency_limit=1, max_size=limits.max_waiting)
     # Limits the sessions that Gradio keeps: 0.1 MB each, plus unread responses. With twice as many sessions as waiting
     # requests, no session with a waiting request is dropped.
@@ -247,16 +254,16 @@ CSS = """
 #title h1 { font-size: 26px; font-weight: 700; margin: 0; }
 #title p, #between p { color: var(--body-text-color-subdued); margin: 2px 0 0; font-size: 14px; }
 #between-head { align-items: flex-end; margin-top: 10px; }
-#seeds { min-height: 200px; }  /* else what is said of progress covers the button below */
+#seeds { min-height: 200px; }  /* otherwise the progress text covers the button below */
 #between h2 { font-size: 19px; font-weight: 600; margin: 0; }
 #controls { position: sticky; top: 12px; }
 @media (max-width: 700px) { #controls { position: static; flex-grow: 1; } }
 """
 
 
-def application(sampler: Sampler, limits: Limits) -> Gate:
-    """Returns the web application: the page with its style, behind a `Gate` that enforces the limits."""
+def application(sampler: Sampler, limits: Limits) -> RequestFilter:
+    """Returns the web application: the page with its style, behind a `RequestFilter` that enforces the limits."""
     looks = {"theme": theme(), "css": CSS + tiles.CSS, "footer_links": [], "run_history": False}
     page, server = build(sampler, limits), fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     mounted = gr.mount_gradio_app(server, page, path="", ssr_mode=False, pwa=False, mcp_server=False, **looks)
-    return Gate(mounted, 1000 * limits.max_request_kilobytes)
+    return RequestFilter(mounted, 1000 * limits.max_request_kilobytes)

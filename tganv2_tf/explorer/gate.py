@@ -13,10 +13,10 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 # Gradio has many more routes (uploads, recordings, a proxy), which the page does not need.
 POSTS = ("/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset")
 READS = ("GET", "HEAD")
-CLOSED = ("/gradio_api/proxy=", "/gradio_api/file=http")
+BLOCKED = ("/gradio_api/proxy=", "/gradio_api/file=http")
 
 
-class Gate:
+class RequestFilter:
     """ASGI middleware. It reads a request completely, up to the maximum size, before handling it."""
 
     def __init__(self, application: Application, max_bytes: int) -> None:
@@ -39,25 +39,25 @@ class Gate:
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > self._max_bytes:
-                return await _refuse(send, 413, f"a request of more than {self._max_bytes:,} bytes; valid: up to those")
+                return await _reject(send, 413, f"request too large; valid: up to {self._max_bytes:,} bytes")
         # Not before the body is read: closing a connection with unread data may discard the response.
         if method not in READS and (method != "POST" or path.rstrip("/") not in POSTS):
-            return await _refuse(send, 405, f"{method} {path[:100]}: not offered here")
-        if path.startswith(CLOSED):
-            return await _refuse(send, 403, f"{path[:100]}: not offered here")
-        given = False
+            return await _reject(send, 405, f"{method} {path[:100]}: not available")
+        if path.startswith(BLOCKED):
+            return await _reject(send, 403, f"{path[:100]}: not available")
+        replayed = False
 
         async def replay() -> Message:
-            nonlocal given
-            if given:
+            nonlocal replayed
+            if replayed:
                 return await receive()
-            given = True
+            replayed = True
             return {"type": "http.request", "body": bytes(body), "more_body": False}
 
         return await self._application(scope, replay, send)
 
 
-async def _refuse(send: Send, status: int, text: str) -> None:
+async def _reject(send: Send, status: int, text: str) -> None:
     """Sends a line of text and closes the connection; the rest of the request is not read."""
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})

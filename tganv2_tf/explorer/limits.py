@@ -22,12 +22,12 @@ MAX_SEED = 2**63 - 1
 class Limits:
     """Limits; larger requests are rejected."""
 
-    max_videos: int = option("videos of one request", 64)
-    max_frames: int = option("frames of a video; 0 = eight times those of training", 0)
-    max_megabytes: int = option("frames of one request before they are encoded, in 10^6 bytes", 256)
-    max_waiting: int = option("requests that wait for their turn; one at a time is answered", 64)
-    max_connections: int = option("connections at a time; a browser opens up to six", 512)
-    max_request_kilobytes: int = option("a request itself, in 10^3 bytes", 64)
+    max_videos: int = option("maximum videos per request", 64)
+    max_frames: int = option("maximum frames per video; 0 = eight times those in training", 0)
+    max_megabytes: int = option("maximum size of the uncompressed frames per request, in 10^6 bytes", 256)
+    max_waiting: int = option("maximum waiting requests; they are processed one at a time", 64)
+    max_connections: int = option("maximum simultaneous connections; a browser opens up to six", 512)
+    max_request_kilobytes: int = option("maximum size of a request body, in 10^3 bytes", 64)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -43,7 +43,7 @@ class Limits:
         if megabytes > self.max_megabytes:
             raise UserError(
                 f"{num_videos} videos of {num_frames} frames of {size}x{size} pixels are {megabytes:,.0f} MB; valid: "
-                f"up to {self.max_megabytes} MB; ask for fewer videos or frames"
+                f"up to {self.max_megabytes} MB; request fewer videos or frames"
             )
 
 

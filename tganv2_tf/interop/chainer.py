@@ -38,33 +38,33 @@ class Weight(NamedTuple):
     Attributes:
       variable: the variable, float32.
       shape: shape of the array in the file.
-      ours: converts an array from the file's layout to the variable's.
-      theirs: the inverse conversion.
+      from_chainer: converts an array from the file's layout to the variable's.
+      to_chainer: the inverse conversion.
     """
 
     variable: Any
     shape: tuple[int, ...]
-    ours: Callable[[np.ndarray], np.ndarray]
-    theirs: Callable[[np.ndarray], np.ndarray]
+    from_chainer: Callable[[np.ndarray], np.ndarray]
+    to_chainer: Callable[[np.ndarray], np.ndarray]
 
 
 def _same(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _kernel_to_ours(array: np.ndarray) -> np.ndarray:
+def _kernel_from_chainer(array: np.ndarray) -> np.ndarray:
     """Transposes [out, in, ...] to [..., in, out]."""
     return array.transpose(*range(2, array.ndim), 1, 0)
 
 
-def _kernel_to_theirs(array: np.ndarray) -> np.ndarray:
+def _kernel_to_chainer(array: np.ndarray) -> np.ndarray:
     """Transposes [..., in, out] to [out, in, ...]."""
     return array.transpose(array.ndim - 1, array.ndim - 2, *range(array.ndim - 2))
 
 
 def _kernel(variable: Any) -> Weight:
     *rest, inputs, outputs = variable.shape
-    return Weight(variable, (outputs, inputs, *rest), _kernel_to_ours, _kernel_to_theirs)
+    return Weight(variable, (outputs, inputs, *rest), _kernel_from_chainer, _kernel_to_chainer)
 
 
 def _vector(variable: Any) -> Weight:
@@ -84,7 +84,7 @@ def _batch_norm(layer: Any, name: str) -> Iterator[tuple[str, Weight]]:
     yield f"{name}/avg_var", _vector(layer.moving_variance)
 
 
-def _to_map(generator: Generator) -> Iterator[tuple[str, Weight]]:
+def _projection_weights(generator: Generator) -> Iterator[tuple[str, Weight]]:
     """Yields the weights of the linear layer whose output is a feature map: theirs [C, H, W], ours [H, W, C]."""
     z_dim, channels = generator.config.z_dim, generator.config.lstm_channels
     size = generator.config.pyramid.base_size
@@ -111,7 +111,7 @@ def _to_map(generator: Generator) -> Iterator[tuple[str, Weight]]:
 
 def generator_weights(generator: Generator) -> dict[str, Weight]:
     """Returns all weights and running statistics of a generator, by their names in the authors' file."""
-    weights = dict(_to_map(generator))
+    weights = dict(_projection_weights(generator))
     for i, lstm in enumerate(generator.recurrence):
         weights[f"decoder{i}/w_xifoc/W"] = _kernel(lstm.input_kernel)
         weights[f"decoder{i}/w_xifoc/b"] = _vector(lstm.bias)
@@ -192,7 +192,7 @@ def generator_config(
     channels = _shape(arrays, "decoder0/w_hifoc/W", 4, path)[1]
     size = math.isqrt(rows // channels)
     if size < 1 or size * size * channels != rows:
-        raise UserError(f"{path}: 'fc/W' has {rows} rows, which is no square map of {channels} channels")
+        raise UserError(f"{path}: 'fc/W' has {rows} rows, not a square map of {channels} channels")
     levels = blocks - FIRST_LEVEL_BLOCKS + 1
     return ModelConfig(
         resolution=size * 2**blocks,
@@ -251,7 +251,7 @@ def _assign(weights: Mapping[str, Weight], arrays: Arrays, path: Path) -> None:
         more = f" and {len(unknown) - 1} more names" if len(unknown) > 1 else ""
         raise UserError(f"{path}: {unknown[0]!r}{more}: not a weight of this network")
     for name, weight in weights.items():
-        weight.variable.assign(weight.ours(arrays[name].astype(np.float32)))
+        weight.variable.assign(weight.from_chainer(arrays[name].astype(np.float32)))
 
 
 def load_generator(
@@ -312,7 +312,7 @@ def save_generator(generator: Generator, path: Path) -> None:
     Raises:
       OSError: the file cannot be written.
     """
-    arrays = {name: weight.theirs(weight.variable.numpy()) for name, weight in generator_weights(generator).items()}
+    arrays = {name: weight.to_chainer(weight.variable.numpy()) for name, weight in generator_weights(generator).items()}
     counters = [f"{name.rpartition('/')[0]}/N" for name in arrays if name.endswith("/avg_mean")]
     _save({**arrays, **dict.fromkeys(counters, np.array(0, np.int64))}, path)
 
@@ -331,7 +331,7 @@ def save_discriminator(discriminator: Discriminator, path: Path) -> None:
     for name, weight in discriminator_weights(discriminator).items():
         values = weight.variable.numpy()
         sigma = sigmas.get(id(weight.variable))
-        arrays[name] = weight.theirs(values if sigma is None else values / sigma)
+        arrays[name] = weight.to_chainer(values if sigma is None else values / sigma)
     _save(arrays, path)
 
 

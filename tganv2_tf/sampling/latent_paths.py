@@ -40,16 +40,16 @@ def spherical(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.
     lengths = np.linalg.norm(a) * np.linalg.norm(b)
     angle = np.arccos(np.clip(a @ b / lengths, -1.0, 1.0)) if lengths else 0.0
     if np.sin(angle) < 1e-6:
-        between = (1.0 - w) * a + w * b
+        scores = (1.0 - w) * a + w * b
     else:
-        between = (np.sin((1.0 - w) * angle) * a + np.sin(w * angle) * b) / np.sin(angle)
-    return (2.0 * ndtr(between) - 1.0).astype(np.float32)
+        scores = (np.sin((1.0 - w) * angle) * a + np.sin(w * angle) * b) / np.sin(angle)
+    return (2.0 * ndtr(scores) - 1.0).astype(np.float32)
 
 
-WAYS = {"linear": linear, "spherical": spherical}
+INTERPOLATIONS = {"linear": linear, "spherical": spherical}
 
 
-def back_and_forth(length: int, num_frames: int) -> np.ndarray:
+def ping_pong(length: int, num_frames: int) -> np.ndarray:
     """Returns `length` frame indices that run back and forth through a clip: 0, 1, 2, 1, 0, 1 for (6, 3)."""
     period = max(1, 2 * (num_frames - 1))
     phase = np.arange(length) % period

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tganv2_tf.sampling.latent_paths import WAYS, back_and_forth
+from tganv2_tf.sampling.latent_paths import INTERPOLATIONS, ping_pong
 from tganv2_tf.sampling.sampler import CHUNK_FRAMES, Sampler
 from tganv2_tf.video_io.videos import enlarge
 
@@ -69,24 +69,24 @@ class Selection:
         return arrays if self.labels is None else {**arrays, "labels": self.labels}
 
 
-def between(z: np.ndarray, seeds: Sequence[int], way: str, steps: int) -> list[LatentPath]:
+def interpolate_seeds(z: np.ndarray, seeds: Sequence[int], interpolation: str, steps: int) -> list[LatentPath]:
     """Interpolates from each latent to the next: steps + 1 points each, including both ends.
 
     Args:
       z: float32 [S, z_dim], S at least 2.
       seeds: S seeds of the latents.
-      way: the interpolation, a name in `WAYS`.
+      interpolation: a name in `INTERPOLATIONS`.
       steps: at least 1.
     """
     weights = np.arange(steps + 1) / steps
     pairs = zip(seeds, seeds[1:])
     return [
-        LatentPath(f"seed{first}-to-{second}", first, WAYS[way](z[i], z[i + 1], weights))
+        LatentPath(f"seed{first}-to-{second}", first, INTERPOLATIONS[interpolation](z[i], z[i + 1], weights))
         for i, (first, second) in enumerate(pairs)
     ]
 
 
-def joined(paths: Sequence[LatentPath], name: str) -> LatentPath:
+def concatenate_paths(paths: Sequence[LatentPath], name: str) -> LatentPath:
     """Concatenates paths; the common point of two consecutive paths is kept once."""
     return LatentPath(name, paths[0].seed, np.concatenate([*(path.z[:-1] for path in paths), paths[-1].z[-1:]]))
 
@@ -120,7 +120,7 @@ def select(
     return Selection(np.stack(latents), np.array(seeds, np.int64), known, list(names), columns)
 
 
-def play(sampler: Sampler, chosen: Selection, num_frames: int, level: int, batch_size: int) -> Chunks:
+def render(sampler: Sampler, chosen: Selection, num_frames: int, level: int, batch_size: int) -> Chunks:
     """Renders videos, each from one latent.
 
     Args:
@@ -138,35 +138,35 @@ def play(sampler: Sampler, chosen: Selection, num_frames: int, level: int, batch
         yield np.concatenate(rendered)
 
 
-def play_levels(sampler: Sampler, chosen: Selection, num_frames: int, batch_size: int, resample: str) -> Chunks:
+def render_levels(sampler: Sampler, chosen: Selection, num_frames: int, batch_size: int, resample: str) -> Chunks:
     """Renders all levels of each video, enlarged to the size of the last level (paper, Figure 4).
 
-    Args are those of `play`, and `resample`, the method of enlarging.
+    Args are those of `render`, and `resample`, the method of enlarging.
 
     Yields:
       uint8 [N * L, t, H, W, 3]; the L levels of a video are adjacent.
     """
     levels = range(1, sampler.num_levels + 1)
-    for rendered in zip(*(play(sampler, chosen, num_frames, level, batch_size) for level in levels)):
+    for rendered in zip(*(render(sampler, chosen, num_frames, level, batch_size) for level in levels)):
         equal = [enlarge(videos, sampler.sizes[-1] // videos.shape[2], resample) for videos in rendered]
         yield np.stack(equal, axis=1).reshape(-1, *equal[-1].shape[1:])
 
 
-def play_walk(sampler: Sampler, chosen: Selection, num_frames: int, level: int, batch_size: int) -> Chunks:
+def render_walk(sampler: Sampler, chosen: Selection, num_frames: int, level: int, batch_size: int) -> Chunks:
     """Renders walks through the latent space: frame k is frame t(k) of the clip of latent k.
 
     t(k) runs through the clip back and forth, so that content and motion stay continuous in walks of any length. Each
     frame requires rendering a full clip, because a ConvLSTM state cannot continue with another latent.
 
-    Args are those of `play`; `num_frames` is the length of the clips.
+    Args are those of `render`; `num_frames` is the length of the clips.
 
     Yields:
       uint8 [N, t, H, W, 3], one frame per latent in total.
     """
     length = chosen.z.shape[1]
-    clock = back_and_forth(length, num_frames)
+    frame_indices = ping_pong(length, num_frames)
     for first in range(0, length, CHUNK_FRAMES):
-        z, times = chosen.z[:, first : first + CHUNK_FRAMES], clock[first : first + CHUNK_FRAMES]
+        z, times = chosen.z[:, first : first + CHUNK_FRAMES], frame_indices[first : first + CHUNK_FRAMES]
         flat = z.reshape(-1, z.shape[-1])
         labels = None if chosen.labels is None else np.repeat(chosen.labels, len(times))
         frames = []

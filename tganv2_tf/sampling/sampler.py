@@ -21,7 +21,7 @@ from tganv2_tf.video_io.videos import to_uint8
 
 CHUNK_FRAMES = 16
 Labels = Union[Sequence[Union[int, str]], np.ndarray, int, str, None]
-FACTS = ("z_dim", "num_frames", "num_levels", "sizes", "class_names")
+METADATA = ("z_dim", "num_frames", "num_levels", "sizes", "class_names")
 
 
 class Sampler:
@@ -42,7 +42,7 @@ class Sampler:
         """Args are a `ServedGenerator`, or one loaded by `tf.saved_model.load`, and the description."""
         self._served = served
         self.description = description
-        self.z_dim, self.num_frames, self.num_levels = (int(getattr(served, name)) for name in FACTS[:3])
+        self.z_dim, self.num_frames, self.num_levels = (int(getattr(served, name)) for name in METADATA[:3])
         self.sizes = tuple(served.sizes.numpy().tolist())
         self.resolution = self.sizes[-1]
         self.class_names = tuple(name.decode() for name in served.class_names.numpy())
@@ -158,10 +158,10 @@ class Sampler:
     def _labels(self, labels: Labels, num: int) -> list[int]:
         """Returns the class number of each video."""
         if not self.class_names:
-            raise ValueError("labels: the generator was not trained with classes; leave them out")
+            raise ValueError("labels: the generator was not trained with classes; omit them")
         several = [labels] * num if isinstance(labels, str) or np.ndim(labels) == 0 else list(labels)  # type: ignore[arg-type]
         if len(several) != num:
-            raise ValueError(f"labels: {len(several)} for {num} videos; valid: one a video, or one for all")
+            raise ValueError(f"labels: {len(several)} for {num} videos; valid: one per video, or one for all")
         numbers = []
         for label in several:
             known = label in self.class_names if isinstance(label, str) else label in range(len(self.class_names))
@@ -203,13 +203,13 @@ def load_sampler(model_dir: str = "", saved_model: str = "") -> Sampler:
       UserError: the run, checkpoint or SavedModel does not exist, is damaged, or holds no generator.
     """
     if bool(model_dir) == bool(saved_model):
-        raise ConfigError("--model_dir or --saved_model, one of the two, must say where the generator is")
+        raise ConfigError("specify exactly one of --model_dir and --saved_model")
     if model_dir:
         run = Run.open(model_dir)
         generator, step = load_generator(run)
         served = ServedGenerator(generator, run.class_names, run.fps)
         return Sampler(served, f"{model_dir}, step {step}")
-    missing = f"{saved_model}: no SavedModel there; name the folder NAME/VERSION"
+    missing = f"{saved_model}: no SavedModel found; specify the folder NAME/VERSION"
     if not is_saved_model(saved_model):
         raise UserError(missing)
     with storage.folder_on_disk(saved_model) as local:
@@ -217,8 +217,8 @@ def load_sampler(model_dir: str = "", saved_model: str = "") -> Sampler:
             served = tf.saved_model.load(local)
         except (OSError, tf.errors.OpError) as error:
             raise UserError(missing) from error
-    if not all(hasattr(served, name) for name in (*FACTS, "sample", "begin", "resume")):
-        raise UserError(f"{saved_model}: no generator that this version of tganv2_tf.export wrote; export it again")
+    if not all(hasattr(served, name) for name in (*METADATA, "sample", "begin", "resume")):
+        raise UserError(f"{saved_model}: not exported by this version of tganv2_tf.export; export it again")
     return Sampler(served, saved_model)
 
 
@@ -233,4 +233,4 @@ def load(path: str) -> Sampler:
 
 
 # For worker processes, which need the same sampler in many tasks.
-kept_sampler = functools.lru_cache(maxsize=1)(load_sampler)
+cached_sampler = functools.lru_cache(maxsize=1)(load_sampler)

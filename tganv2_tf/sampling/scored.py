@@ -17,7 +17,13 @@ from tganv2_tf.config import Config
 from tganv2_tf.data.manifest import checksums, folder_checksum
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.evaluation import samples
-from tganv2_tf.evaluation.networks import Answers, NetworkFiles, describe, enough_memory, load_networks
+from tganv2_tf.evaluation.networks import (
+    NetworkFiles,
+    NetworkOutputs,
+    explain_out_of_memory,
+    extract_batch_features,
+    load_networks,
+)
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.recalibration import recalibrate
 from tganv2_tf.pretrained import load_generator
@@ -25,11 +31,11 @@ from tganv2_tf.runs import Run, checkpoint_files
 from tganv2_tf.sampling.sampler import load_sampler
 
 T = TypeVar("T")
-BYTES_AT_ONCE = 2**30  # of videos in transit to nodes
+MAX_BYTES_IN_TRANSIT = 2**30  # of videos in transit to nodes
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class GeneratorSpec:
     """Specifies a generator and its videos.
 
     Attributes:
@@ -49,7 +55,7 @@ class Source:
     recalibration_batches: int = 0
 
 
-class Scored(NamedTuple):
+class LoadedGenerator(NamedTuple):
     """A loaded generator to score.
 
     Attributes:
@@ -66,71 +72,71 @@ class Scored(NamedTuple):
     about: dict[str, Any]
     run: Config | None
 
-    def batch(self, source: Source, number: int, size: int) -> tf.Tensor:
-        """Renders batch `number` of the source, float32 [size, 16, H, W, 3]; it is the same on every machine."""
-        return samples.batch_of_generator(
-            self.sample, self.z_dim, source.seed, number, size, len(self.class_names), source.truncation
+    def batch(self, spec: GeneratorSpec, number: int, size: int) -> tf.Tensor:
+        """Renders batch `number` of the generator, float32 [size, 16, H, W, 3]; it is the same on every machine."""
+        return samples.generator_batch(
+            self.sample, self.z_dim, spec.seed, number, size, len(self.class_names), spec.truncation
         )
 
 
 @functools.lru_cache(maxsize=1)  # a worker process calls this once per batch
-def load_scored(source: Source) -> Scored:
+def load_scored_generator(spec: GeneratorSpec) -> LoadedGenerator:
     """Loads the generator.
 
     Raises:
       ConfigError: `untrained` is set, but the run was initialized from another run.
       UserError: there is no generator.
     """
-    about: dict[str, Any] = {"truncation": source.truncation}
-    if source.saved_model:
-        sampler = load_sampler(saved_model=source.saved_model)
-        about |= {"saved_model": source.saved_model, "checksum": folder_checksum(source.saved_model)}
-        return Scored(
+    about: dict[str, Any] = {"truncation": spec.truncation}
+    if spec.saved_model:
+        sampler = load_sampler(saved_model=spec.saved_model)
+        about |= {"saved_model": spec.saved_model, "checksum": folder_checksum(spec.saved_model)}
+        return LoadedGenerator(
             lambda z, labels: sampler.float_videos(z, samples.NUM_FRAMES, labels=labels),
             sampler.z_dim,
             sampler.class_names,
             about,
             None,
         )
-    run = source.run
+    run = spec.run
     assert run is not None
-    if source.untrained:
+    if spec.untrained:
         config, step = run.config, 0
         if config.train.init_from:
-            raise ConfigError(
-                f"--untrained: the run began with the networks of {config.train.init_from}; score that run"
-            )
+            raise ConfigError(f"--untrained: the run was initialized from {config.train.init_from}; score that run")
         tf.keras.utils.set_random_seed(config.train.seed)  # as at the start of training
         generator = Generator(config.model)
     else:
         generator, step = load_generator(run)
         config, about["checkpoint"] = run.config, checksums(checkpoint_files(run.checkpoint or ""))
-    if source.recalibration_batches:
-        recalibrate(generator, source.recalibration_batches, config.train.seed)
+    if spec.recalibration_batches:
+        recalibrate(generator, spec.recalibration_batches, config.train.seed)
     sample = tf.function(
         lambda z, labels: generator(z, num_frames=samples.NUM_FRAMES, labels=labels), reduce_retracing=True
     )
     about |= {"step": step, "config": dataclasses.asdict(config)}
-    return Scored(sample, config.model.z_dim, run.class_names, about, config)
+    return LoadedGenerator(sample, config.model.z_dim, run.class_names, about, config)
 
 
-def answers_from_nodes(source: Source, files: NetworkFiles, options: ray_cluster.RunnerOptions) -> Iterator[Answers]:
+def remote_features(
+    spec: GeneratorSpec, files: NetworkFiles, options: ray_cluster.RunnerOptions
+) -> Iterator[NetworkOutputs]:
     """Renders videos and computes their network outputs on the nodes of a cluster. Yields batches in order.
 
     Args:
-      source: a generator that all nodes can read.
+      spec: a generator that all nodes can read.
       files: networks that all nodes can read; its config also sets `eval_batch_size`, `num_samples` and `repetitions`.
       options: options of the cluster.
     """
     config = files.config
     count = math.ceil(config.num_samples * config.repetitions / config.eval_batch_size)
-    function = functools.partial(_answer_on_node, source=_for_nodes(source), files=_files_for_nodes(files))
-    return (answers for _, answers in ray_cluster.run_tasks(function, range(count), options, ordered=True))
+    function = functools.partial(_generate_and_extract, spec=_spec_for_nodes(spec), files=_files_for_nodes(files))
+    return (outputs for _, outputs in ray_cluster.run_tasks(function, range(count), options, ordered=True))
 
 
-def described_by_nodes(
+def remote_feature_extraction(
     batches: samples.Batches, kinds: Collection[str], files: NetworkFiles, options: ray_cluster.RunnerOptions
-) -> Iterator[Answers]:
+) -> Iterator[NetworkOutputs]:
     """Computes network outputs of local videos on the nodes of a cluster. Yields batches in order.
 
     Args:
@@ -139,36 +145,36 @@ def described_by_nodes(
       files: networks that all nodes can read.
       options: options of the cluster.
     """
-    function = functools.partial(_describe_on_node, kinds=tuple(kinds), files=_files_for_nodes(files))
+    function = functools.partial(_extract, kinds=tuple(kinds), files=_files_for_nodes(files))
     arrays = (batch.numpy() for batch in batches)
     for first in arrays:  # no later batch is larger
-        at_once, all_of_them = max(2, BYTES_AT_ONCE // first.nbytes), itertools.chain([first], arrays)
-        for _, answers in ray_cluster.run_tasks(function, all_of_them, options, at_once=at_once, ordered=True):
-            yield answers
+        at_once, all_of_them = max(2, MAX_BYTES_IN_TRANSIT // first.nbytes), itertools.chain([first], arrays)
+        for _, outputs in ray_cluster.run_tasks(function, all_of_them, options, at_once=at_once, ordered=True):
+            yield outputs
 
 
-def _answer_on_node(number: int, source: Source, files: NetworkFiles) -> Answers:
-    with enough_memory():
-        videos = load_scored(source).batch(source, number, files.config.eval_batch_size)
-        return describe(videos, files.kinds, load_networks(files))
+def _generate_and_extract(number: int, spec: GeneratorSpec, files: NetworkFiles) -> NetworkOutputs:
+    with explain_out_of_memory():
+        videos = load_scored_generator(spec).batch(spec, number, files.config.eval_batch_size)
+        return extract_batch_features(videos, files.kinds, load_networks(files))
 
 
-def _describe_on_node(videos: np.ndarray, kinds: Collection[str], files: NetworkFiles) -> Answers:
-    with enough_memory():
-        return describe(tf.constant(videos), kinds, load_networks(files))
+def _extract(videos: np.ndarray, kinds: Collection[str], files: NetworkFiles) -> NetworkOutputs:
+    with explain_out_of_memory():
+        return extract_batch_features(tf.constant(videos), kinds, load_networks(files))
 
 
-def _for_nodes(source: Source) -> Source:
+def _spec_for_nodes(spec: GeneratorSpec) -> GeneratorSpec:
     """Makes paths absolute, for processes with other working directories."""
-    placed = _placed(source, "saved_model")
-    return dataclasses.replace(placed, run=source.run and _placed(source.run, "name", "folder", "checkpoint"))
+    placed = _with_absolute_paths(spec, "saved_model")
+    return dataclasses.replace(placed, run=spec.run and _with_absolute_paths(spec.run, "name", "folder", "checkpoint"))
 
 
 def _files_for_nodes(files: NetworkFiles) -> NetworkFiles:
-    config = _placed(files.config, "classifier", "c3d_mean")
-    return _placed(dataclasses.replace(files, config=config), "i3d")
+    config = _with_absolute_paths(files.config, "classifier", "c3d_mean")
+    return _with_absolute_paths(dataclasses.replace(files, config=config), "i3d")
 
 
-def _placed(paths: T, *names: str) -> T:
+def _with_absolute_paths(paths: T, *names: str) -> T:
     changes = {name: ray_cluster.absolute_path(getattr(paths, name)) for name in names}
     return dataclasses.replace(paths, **changes)  # type: ignore[type-var]

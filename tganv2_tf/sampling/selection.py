@@ -30,7 +30,7 @@ def parse_seeds(text: str, field: str = "") -> list[int]:
         if last >= 2**63:
             raise ConfigError(f"{field}: {last} is too large; valid: below 2^63")
         if last < first:
-            raise ConfigError(f"{field}: the range {part!r} runs backwards; valid: {last}-{first}")
+            raise ConfigError(f"{field}: the range {part!r} is reversed; valid: {last}-{first}")
         if len(seeds) + last - first >= MAX_SEEDS:
             raise ConfigError(f"{field}: too many; valid: up to {MAX_SEEDS}")
         seeds.extend(range(first, last + 1))
@@ -52,23 +52,23 @@ def parse_labels(text: str, class_names: Sequence[str]) -> list[int]:
       ConfigError: a class does not exist; the message lists them.
     """
     if not class_names:
-        raise ConfigError(f"--labels={text}: the generator was not trained with classes; leave --labels out")
+        raise ConfigError(f"--labels={text}: the generator was not trained with classes; omit --labels")
     count = len(class_names)
     if text.strip() == "all" not in class_names:
         return list(range(count))
     # Each way to name classes, with its order of the labels.
-    ways = [(_spellings(class_names), sorted(range(count), key=lambda label: _natural(class_names[label])))]
+    schemes = [(_spellings(class_names), sorted(range(count), key=lambda label: _natural(class_names[label])))]
     if not any(re.fullmatch("[0-9]+", name) for name in class_names):
-        ways.append(({str(label): label for label in range(count)}, list(range(count))))
+        schemes.append(({str(label): label for label in range(count)}, list(range(count))))
     longest = 1 + 2 * max(name.count(",") for name in class_names)  # parts of a range whose ends hold commas
     parts, labels = text.split(","), []
     while parts:
         for size in range(min(longest, len(parts)), 0, -1):
-            found = _labels(",".join(parts[:size]).strip(), ways)
+            found = _labels(",".join(parts[:size]).strip(), schemes)
             if found:
                 break
         else:
-            numbers = f"0 to {count - 1}, " if len(ways) > 1 else ""
+            numbers = f"0 to {count - 1}, " if len(schemes) > 1 else ""
             raise ConfigError(
                 f"--labels={text}: no class {parts[0].strip()!r}; valid: all, {numbers}{quoted(class_names)}"
             )
@@ -89,9 +89,9 @@ def _natural(name: str) -> tuple[list[str | int], str]:
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
 
 
-def _labels(part: str, ways: Sequence[tuple[dict[str, int], list[int]]]) -> list[int]:
+def _labels(part: str, schemes: Sequence[tuple[dict[str, int], list[int]]]) -> list[int]:
     """Returns the labels of a name, number or range; empty if it is unknown, ambiguous or in reverse order."""
-    for known, order in ways:
+    for known, order in schemes:
         if part in known:
             return [known[part]]
         ends = [(part[: dash.start()].strip(), part[dash.end() :].strip()) for dash in re.finditer("-", part)]

@@ -20,7 +20,7 @@ def _unchanged(inputs: tf.Tensor, **_: Any) -> tf.Tensor:
     return inputs
 
 
-def folded(generator: Generator) -> Generator:
+def fold_batch_norms(generator: Generator) -> Generator:
     """Returns a copy with folded norms. It renders the same videos, up to rounding.
 
     The copy is for inference only: checkpoints do not fit it, because it lacks the norms' weights. A conditional

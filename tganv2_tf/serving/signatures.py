@@ -40,7 +40,7 @@ from tganv2_tf import storage
 from tganv2_tf.errors import UserError
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import latents_from_seeds
-from tganv2_tf.serving.folding import folded
+from tganv2_tf.serving.folding import fold_batch_norms
 from tganv2_tf.serving.warmup import write_warmup
 from tganv2_tf.storage.files import atomic_folder
 
@@ -100,7 +100,7 @@ class ServedGenerator(tf.Module):
             if label is not None:
                 known = f"label must be from 0 to {num_classes - 1}"
                 asserts += [
-                    tf.debugging.assert_equal(tf.size(label), num_videos, "label must hold one class a video"),
+                    tf.debugging.assert_equal(tf.size(label), num_videos, "label must contain one class per video"),
                     tf.debugging.assert_non_negative(label, known),
                     tf.debugging.assert_less(label, num_classes, known),
                 ]
@@ -113,7 +113,7 @@ class ServedGenerator(tf.Module):
         ) -> tuple[tf.Tensor, tf.Tensor]:
             z, label = checked(z, tf.shape(z)[0], num_frames, label)
             features, state = generator.unroll(generator.initial_features(z, label), num_frames)
-            return render(features, level, *_given(label)), state
+            return render(features, level, *_optional(label)), state
 
         @tf.function(input_signature=[state, num_frames, level, *label])
         def resume(
@@ -121,14 +121,14 @@ class ServedGenerator(tf.Module):
         ) -> tuple[tf.Tensor, tf.Tensor]:
             state, label = checked(state, tf.shape(state)[2], num_frames, label)
             features, state = generator.unroll(None, num_frames, state)
-            return render(features, level, *_given(label)), state
+            return render(features, level, *_optional(label)), state
 
         @tf.function(input_signature=[latents, num_frames, level, *label])
         def sample(z: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None) -> tf.Tensor:
-            return begin(z, num_frames, level, *_given(label))[0]
+            return begin(z, num_frames, level, *_optional(label))[0]
 
         def last_level(z: tf.Tensor, num_frames: int | tf.Tensor, label: tf.Tensor | None) -> tf.Tensor:
-            videos = sample(z, num_frames, len(levels), *_given(label))
+            videos = sample(z, num_frames, len(levels), *_optional(label))
             frames = num_frames if isinstance(num_frames, int) else None
             return tf.ensure_shape(videos, [None, frames, config.resolution, config.resolution, 3])
 
@@ -140,12 +140,12 @@ class ServedGenerator(tf.Module):
             All values that determine a size must pass through here: TensorFlow aborts the process if a tensor's number
             of elements exceeds 64 bits.
             """
-            few = tf.debugging.assert_less_equal(
+            is_allowed = tf.debugging.assert_less_equal(
                 tf.cast(num_videos, tf.float64) * tf.cast(num_frames, tf.float64) * (3 * config.resolution**2),
                 tf.constant(max_bytes, tf.float64),
-                f"too many videos or frames: valid: up to {max_bytes} bytes of pixels an answer",
+                f"too many videos or frames; valid: up to {max_bytes} bytes of pixels per response",
             )
-            with tf.control_dependencies([few]):
+            with tf.control_dependencies([is_allowed]):
                 return [tf.identity(value) for value in values]
 
         @tf.function(input_signature=[latents, *label])
@@ -171,7 +171,7 @@ class ServedGenerator(tf.Module):
         @tf.function(input_signature=[latents, level, *label])
         def preview(z: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
             (z,) = bounded(tf.shape(z)[0], config.num_frames, z)  # bounds the last level, and thus all levels
-            return {"videos": quantize(sample(z, config.num_frames, level, *_given(label)))}
+            return {"videos": quantize(sample(z, config.num_frames, level, *_optional(label)))}
 
         self.sample, self.begin, self.resume = sample, begin, resume
         # Not traced here: `save` would trace them again and write both graphs.
@@ -183,7 +183,7 @@ class ServedGenerator(tf.Module):
         }
 
 
-def _given(label: tf.Tensor | None) -> list[tf.Tensor]:
+def _optional(label: tf.Tensor | None) -> list[tf.Tensor]:
     return [] if label is None else [label]
 
 
@@ -215,13 +215,13 @@ def export(
     number = str(next_version(folder) if version is None else version)
     target = storage.join(folder, number)
     if storage.exists(target):
-        raise UserError(f"{target} is already there; leave --version out to write the next one")
+        raise UserError(f"{target} already exists; omit --version to write the next one")
     if storage.is_remote(folder):
         with tempfile.TemporaryDirectory() as local:
             storage.copy_folder(export(generator, local, int(number), class_names, fps), target, "saved_model.pb")
         return target
     with atomic_folder(target) as temporary:
-        module = ServedGenerator(folded(generator), class_names, fps)
+        module = ServedGenerator(fold_batch_norms(generator), class_names, fps)
         tf.saved_model.save(module, str(temporary), signatures=dict(module.functions))
         write_warmup(temporary, generator.config)
     return target

@@ -21,7 +21,7 @@ from tganv2_tf.config import ModelConfig
 PATH = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")  # names defined by the server
 
 
-def inputs_of(signature: meta_graph_pb2.SignatureDef, config: ModelConfig) -> Iterator[dict[str, np.ndarray]]:
+def warmup_inputs(signature: meta_graph_pb2.SignatureDef, config: ModelConfig) -> Iterator[dict[str, np.ndarray]]:
     """Yields small inputs: batch size 1, the frames of a training clip, each level once, and zeros otherwise.
 
     Args:
@@ -59,7 +59,7 @@ def write_warmup(folder: str | os.PathLike[str], config: ModelConfig) -> None:
         for name, signature in sorted(saved_model.meta_graphs[0].signature_def.items()):
             if signature.method_name != tf.saved_model.PREDICT_METHOD_NAME:
                 continue  # added by TensorFlow, not callable by clients
-            for inputs in inputs_of(signature, config):
+            for inputs in warmup_inputs(signature, config):
                 request = predict_pb2.PredictRequest(
                     model_spec=model_pb2.ModelSpec(signature_name=name),  # the server sets the model's name
                     inputs={key: tf.make_tensor_proto(array) for key, array in inputs.items()},

@@ -17,10 +17,10 @@ from tganv2_tf.config import Config
 from tganv2_tf.data.manifest import Manifest, checksums
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation import protocol, validity
-from tganv2_tf.evaluation.networks import Answers, describe, load_c3d_network, warn_of_doubtful
+from tganv2_tf.evaluation.networks import NetworkOutputs, extract_batch_features, load_c3d_network, warn_if_unreliable
 from tganv2_tf.evaluation.real_features import digest, real_features
 from tganv2_tf.evaluation.report import describe_protocol, report, report_path, write_summaries
-from tganv2_tf.evaluation.samples import NUM_FRAMES, batch_of_generator
+from tganv2_tf.evaluation.samples import NUM_FRAMES, generator_batch
 from tganv2_tf.events import EventWriter
 from tganv2_tf.models.recalibration import recalibrate
 from tganv2_tf.runs import CHECKPOINT_DIR, checkpoint_files
@@ -51,7 +51,7 @@ class Evaluations(StepCallback):
         self.networks = {"c3d": load_c3d_network(config.eval)}
         labels = self.networks["c3d"].labels
         if chief:
-            warn_of_doubtful(self.networks)
+            warn_if_unreliable(self.networks)
         self.class_names = manifest.labels if config.model.conditional else []
         self.scores = (*EVAL_SCORES, "class_accuracy") if config.model.conditional else EVAL_SCORES
         if config.model.conditional:
@@ -94,15 +94,13 @@ class Evaluations(StepCallback):
             for variable, value in zip(generator.non_trainable_variables, kept):
                 variable.assign(value)
 
-    def _network_outputs(self) -> Iterator[Answers]:
+    def _network_outputs(self) -> Iterator[NetworkOutputs]:
         """Yields the classifier's outputs, batch by batch. Workers process consecutive batches in parallel."""
         config, model, strategy = self.config, self.config.model, self.model.distribute_strategy
         own, size = worker_number(strategy), config.eval.eval_batch_size
         for first in itertools.count(0, num_workers(strategy)):
-            videos = batch_of_generator(
-                self.sample, model.z_dim, config.train.seed, first + own, size, model.num_classes
-            )
-            features, probabilities = describe(videos, ["c3d"], self.networks)["c3d"]
+            videos = generator_batch(self.sample, model.z_dim, config.train.seed, first + own, size, model.num_classes)
+            features, probabilities = extract_batch_features(videos, ["c3d"], self.networks)["c3d"]
             assert probabilities is not None
             gathered = self.gather(np.concatenate([features, probabilities], axis=1))
             for worker_outputs in gathered:
@@ -116,7 +114,7 @@ class Evaluations(StepCallback):
         if not train.is_due(step, train.eval_every_steps) or self.model.stop_training:
             return
         with self._recalibrated():
-            scores = protocol.score_answers(
+            scores = protocol.score_outputs(
                 self.scores,
                 self._network_outputs(),
                 self.networks["c3d"].labels,

@@ -29,10 +29,16 @@ from tganv2_tf.data.lengths import describe_too_short
 from tganv2_tf.data.manifest import MANIFEST_FILE, REMEDY, Manifest, checksum
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.evaluation.c3d import C3D, NUM_FRAMES, C3DConfig
-from tganv2_tf.evaluation.classifier import FORMAT_VERSION, accuracy_summary, doubt, read_metadata, save_classifier
+from tganv2_tf.evaluation.classifier import (
+    FORMAT_VERSION,
+    accuracy_summary,
+    read_metadata,
+    reliability_warning,
+    save_classifier,
+)
 from tganv2_tf.storage.files import write_atomically
-from tganv2_tf.training.classifiers.examination import Examination
-from tganv2_tf.training.classifiers.held_out import among, hold_out, labels_of
+from tganv2_tf.training.classifiers.examination import ClipEvaluator
+from tganv2_tf.training.classifiers.held_out import hold_out, id_filter, read_labels
 from tganv2_tf.training.classifiers.trainer import Trainer
 
 SIZES = {
@@ -95,27 +101,27 @@ def train(
     if os.path.exists(output):
         metadata = read_metadata(output)
         _require_same(recipe, metadata["recipe"], output)
-        print(f"{output}: there already, made by the same command. {accuracy_summary(metadata)}")
+        print(f"{output}: already exists, written by the same command. {accuracy_summary(metadata)}")
         _warn(metadata, output)
         return 0
     folder = pathlib.Path(output + UNFINISHED)
     if (folder / RECIPE_FILE).exists():
         _require_same(recipe, json.loads((folder / RECIPE_FILE).read_text()), str(folder))
     with _explained_errors(*data_sets):
-        labels = labels_of("data_dir", *data_sets[0], NUM_FRAMES)
+        labels = read_labels("data_dir", *data_sets[0], NUM_FRAMES)
         held_out = hold_out(labels)
-        examined = [(*data_sets[0], held_out)] if held_out else []
+        evaluated = [(*data_sets[0], held_out)] if held_out else []
         if test_data_dir:
-            examined.append((*data_sets[1], labels_of("test_data_dir", *data_sets[1], NUM_FRAMES)))
+            evaluated.append((*data_sets[1], read_labels("test_data_dir", *data_sets[1], NUM_FRAMES)))
             _compare(data_sets)
         for its_manifest, its_folder in data_sets:
             too_short = describe_too_short(its_manifest, DataConfig(its_folder), NUM_FRAMES)
             if too_short:
                 logging.warning("%s.", too_short)
-        if not examined:
+        if not evaluated:
             raise ConfigError(
-                f"--data_dir={data_dir}: no class has videos of two source groups, so that none can be held out; name "
-                "videos to measure the accuracy on with --test_data_dir"
+                f"--data_dir={data_dir}: no class has videos of two source groups, so none can be held out; specify "
+                "test videos with --test_data_dir"
             )
 
         write_atomically(folder / RECIPE_FILE, json.dumps(recipe))  # creates the folder, so that errors appear early
@@ -130,19 +136,19 @@ def train(
             manifest.height,
             seed,
             endless=True,
-            keep=among(held_out, wanted=False),
+            keep=id_filter(held_out, wanted=False),
         )
         batches = clips.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
         # With a test set, the reported accuracy is on videos that were not used for early stopping.
-        examinations = [Examination(network, *which, batch_size) for which in examined]
-        validation, test = examinations[0], examinations[-1]
+        evaluators = [ClipEvaluator(network, *which, batch_size) for which in evaluated]
+        validation, test = evaluators[0], evaluators[-1]
         optimizer = tf.keras.optimizers.Adam(learning_rate, global_clipnorm=CLIP_NORM)
         validate_every = max(VALIDATION_STEPS, (len(labels) - len(held_out)) // batch_size)
         trainer = Trainer(network, optimizer, seed, validation, validate_every, patience)
         stopped_by = trainer.run(batches, steps, folder, checkpoint_every_steps)
         step, best = int(trainer.step.numpy()), trainer.best
         if stopped_by:
-            logging.info("Stopped at step %d and saved; the same command resumes.", step)
+            logging.info("Stopped at step %d and saved; rerun the same command to resume.", step)
             return 128 + stopped_by
         _log_end(trainer)
         best.restore()
@@ -157,7 +163,7 @@ def train(
         "chance": test.chance,
         "held_out_accuracy": float(best.accuracy.numpy()),
         "held_out_videos": validation.videos,
-        "tested_on_held_out": len(examined) == 1,
+        "tested_on_held_out": len(evaluated) == 1,
         "steps": step,
         "best_step": int(best.step.numpy()),
         "recipe": recipe,
@@ -174,16 +180,16 @@ def _compare(data_sets: list[tuple[Manifest, str]]) -> None:
     """Raises ConfigError if training and test sets differ in their classes; warns of shards that are in both."""
     (manifest, data_dir), (test_manifest, test_data_dir) = data_sets
     if test_manifest.labels != manifest.labels:
-        raise ConfigError(f"--test_data_dir={test_data_dir}: its classes are not those of {data_dir}")
+        raise ConfigError(f"--test_data_dir={test_data_dir}: its classes differ from those of {data_dir}")
     if {shard.checksum for shard in manifest.shards} & {shard.checksum for shard in test_manifest.shards}:
-        logging.warning("--test_data_dir=%s: shards of %s: what was trained on tests nothing.", test_data_dir, data_dir)
+        logging.warning("--test_data_dir=%s: contains shards of %s; accuracy is too high.", test_data_dir, data_dir)
 
 
 def _warn(metadata: dict[str, Any], path: str) -> None:
-    reason = doubt(metadata)
+    reason = reliability_warning(metadata)
     if reason:
         logging.warning(
-            "%s: %s. Look at the videos and their labels (python -m data_prep.verify draws them), and train on more "
+            "%s: %s. Check the videos and their labels (python -m data_prep.verify shows them), and train on more "
             "videos, with more --steps or another --learning_rate.",
             path,
             reason,
@@ -194,9 +200,9 @@ def _log_end(trainer: Trainer) -> None:
     step, best, videos = int(trainer.step.numpy()), trainer.best, trainer.validation.videos
     what = f"accuracy on {videos} held-out videos {best.accuracy.numpy():.1%} at step {best.step.numpy()}"
     if trainer.has_ended:
-        logging.info("Ended at step %d: %s, and not higher since.", step, what)
+        logging.info("Stopped early at step %d: %s, no higher since.", step, what)
     else:
-        logging.info("All %d steps: %s.", step, what)
+        logging.info("Finished all %d steps: %s.", step, what)
 
 
 @contextlib.contextmanager
@@ -217,5 +223,5 @@ def _require_same(recipe: dict[str, Any], other: dict[str, Any], where: str) -> 
     differences = [f"{key} {other.get(key)} (now {value})" for key, value in recipe.items() if other.get(key) != value]
     if differences:
         raise ConfigError(
-            f"{where}: of another training: {', '.join(differences)}; remove it or choose another --output"
+            f"{where}: belongs to another training: {', '.join(differences)}; remove it or choose another --output"
         )

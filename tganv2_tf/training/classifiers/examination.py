@@ -16,7 +16,7 @@ from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.records import source_video
 from tganv2_tf.evaluation.c3d import C3D, NUM_FRAMES
 from tganv2_tf.evaluation.classifier import above_chance
-from tganv2_tf.training.classifiers.held_out import among
+from tganv2_tf.training.classifiers.held_out import id_filter
 
 WINDOWS = 4  # per record, at fixed positions
 
@@ -29,7 +29,7 @@ class Result(NamedTuple):
     clips: int
 
 
-class Examination:
+class ClipEvaluator:
     """Evaluates a network on a fixed set of clips.
 
     Attributes:
@@ -52,7 +52,7 @@ class Examination:
         self.videos = len({source_video(record_id) for record_id in labels})
         self.chance = max(collections.Counter(labels.values()).values()) / len(labels)
         data = DataConfig(data_dir, flip=False, windows_per_record=WINDOWS)
-        clips = labelled_clips(manifest, data, NUM_FRAMES, manifest.height, seed=0, keep=among(labels))
+        clips = labelled_clips(manifest, data, NUM_FRAMES, manifest.height, seed=0, keep=id_filter(labels))
         self._batches = clips.batch(batch_size)
 
         @tf.function(reduce_retracing=True)
@@ -70,7 +70,7 @@ class Examination:
         return Result(float(np.mean(correct)), float(np.mean(losses)), len(correct))
 
 
-class Best(tf.Module):
+class BestWeights(tf.Module):
     """Keeps the weights with the highest accuracy, in variables. Of equal accuracies, the lower loss wins.
 
     Attributes:
@@ -89,9 +89,9 @@ class Best(tf.Module):
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.waited = tf.Variable(0, dtype=tf.int64, trainable=False)
 
-    def note(self, step: int, examination: Examination) -> Result:
+    def update(self, step: int, evaluator: ClipEvaluator) -> Result:
         """Evaluates the network and keeps its weights if they are the best so far."""
-        result = examination.result()
+        result = evaluator.result()
         before = float(self.accuracy.numpy())
         if result.accuracy > before or (result.accuracy == before and result.loss < self.loss.numpy()):
             for kept, weight in zip(self._kept, self._trained):
@@ -100,7 +100,7 @@ class Best(tf.Module):
                 variable.assign(value)
         if result.accuracy > before:
             self.waited.assign(0)
-        elif above_chance(before, examination.videos, examination.chance):
+        elif above_chance(before, evaluator.videos, evaluator.chance):
             self.waited.assign_add(1)
         return result
 

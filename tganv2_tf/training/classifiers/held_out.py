@@ -13,10 +13,10 @@ from tganv2_tf.data.reading import RecordPartition
 from tganv2_tf.data.records import NO_LABEL, parse_record, source_group
 from tganv2_tf.errors import ConfigError
 
-SHARE = 0.1  # of the source groups of each class
+HELD_OUT_FRACTION = 0.1  # of the source groups of each class
 
 
-def labels_of(flag: str, manifest: Manifest, folder: str, num_frames: int) -> dict[str, int]:
+def read_labels(flag: str, manifest: Manifest, folder: str, num_frames: int) -> dict[str, int]:
     """Reads the labels of all records, without decoding frames, so that errors appear before training.
 
     Args:
@@ -32,7 +32,7 @@ def labels_of(flag: str, manifest: Manifest, folder: str, num_frames: int) -> di
     """
     classes = len(manifest.labels)
     if classes < 2:
-        raise ConfigError(f"--{flag}={folder}: {classes} classes; valid: labelled videos of two classes at least")
+        raise ConfigError(f"--{flag}={folder}: {classes} classes; valid: labelled videos of at least two classes")
 
     def label_and_length(path: tf.Tensor, number: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, ...]:
         parsed = parse_record(record)
@@ -48,7 +48,7 @@ def labels_of(flag: str, manifest: Manifest, folder: str, num_frames: int) -> di
         if length >= num_frames:
             labels[video_id.decode()] = int(label)
     if not labels:
-        raise ConfigError(f"--{flag}={folder}: the longest video has {longest} frames; a clip takes {num_frames}")
+        raise ConfigError(f"--{flag}={folder}: the longest video has {longest} frames; a clip needs {num_frames}")
     return labels
 
 
@@ -67,14 +67,14 @@ def hold_out(labels: Mapping[str, int]) -> dict[str, int]:
     for record_id, label in labels.items():
         groups[label][source_group(record_id)].append(record_id)
     chosen: dict[str, int] = {}
-    for label, of_class in groups.items():
-        count = max(1, round(SHARE * len(of_class))) if len(of_class) > 1 else 0
-        shuffled = sorted(of_class, key=lambda group: hashlib.sha256(group.encode()).digest())
-        chosen.update((record_id, label) for group in shuffled[:count] for record_id in of_class[group])
+    for label, class_groups in groups.items():
+        count = max(1, round(HELD_OUT_FRACTION * len(class_groups))) if len(class_groups) > 1 else 0
+        shuffled = sorted(class_groups, key=lambda group: hashlib.sha256(group.encode()).digest())
+        chosen.update((record_id, label) for group in shuffled[:count] for record_id in class_groups[group])
     return chosen
 
 
-def among(record_ids: Collection[str], wanted: bool = True) -> Callable[[tf.Tensor], tf.Tensor]:
+def id_filter(record_ids: Collection[str], wanted: bool = True) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a tf.data predicate of a record id, string []: whether it is one of these (`wanted`), or is not."""
     ids = tf.constant(sorted(record_ids), tf.string)
     return lambda record_id: tf.reduce_any(record_id == ids) == wanted

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from tganv2_tf.data.clips import normalize
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import C3D
-from tganv2_tf.training.classifiers.examination import Best, Examination
+from tganv2_tf.training.classifiers.examination import BestWeights, ClipEvaluator
 
 BAR_STEPS = 50  # window of the progress bar's mean loss and accuracy
 
@@ -39,7 +39,7 @@ class Trainer:
         network: C3D,
         optimizer: tf.keras.optimizers.Optimizer,
         seed: int,
-        validation: Examination,
+        validation: ClipEvaluator,
         validate_every: int,
         patience: int,
     ) -> None:
@@ -56,7 +56,7 @@ class Trainer:
         self.network, self.optimizer, self.seed = network, optimizer, seed
         self.validation, self.validate_every, self.patience = validation, validate_every, patience
         self.step = tf.Variable(0, dtype=tf.int64)
-        self.best = Best(network)
+        self.best = BestWeights(network)
         optimizer.build(network.trainable_variables)
 
     @property
@@ -105,7 +105,7 @@ class Trainer:
         first, held_out = int(self.step.numpy()), ""
         interval = 0.5 if sys.stderr.isatty() else 30  # seconds; rarely if not a terminal, to keep log files small
         bar = tqdm(total=steps, initial=first, unit="step", mininterval=interval, maxinterval=interval)
-        with _signals() as came, bar:
+        with _signals() as received, bar:
             for step in range(first + 1, steps + 1):
                 if self.has_ended:
                     break
@@ -114,11 +114,11 @@ class Trainer:
                     raise UserError(f"step {step}: the loss is {loss}; lower --learning_rate and remove {folder}")
                 recent.append((loss, accuracy))
                 if step % self.validate_every == 0 or step == steps:
-                    held_out = f", held out {self.best.note(step, self.validation).accuracy:.1%}"
+                    held_out = f", held out {self.best.update(step, self.validation).accuracy:.1%}"
                 means = np.mean(recent, axis=0)
                 bar.set_postfix_str(f"loss {means[0]:.3f}, accuracy {means[1]:.1%}{held_out}", refresh=False)
                 bar.update()
-                stopped_by = came[0] if came else 0
+                stopped_by = received[0] if received else 0
                 is_due = save_every > 0 and step % save_every == 0
                 if is_due or step == steps or self.has_ended or stopped_by:
                     try:
@@ -133,21 +133,21 @@ class Trainer:
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
     """Collects the first SIGTERM or SIGINT instead of ending the process; a second one ends it."""
-    came: list[int] = []
+    received: list[int] = []
 
-    def note(number: int, frame: Any) -> None:
-        came.append(number)
-        give_back()
+    def record(number: int, frame: Any) -> None:
+        received.append(number)
+        restore_handlers()
 
-    def give_back() -> None:
+    def restore_handlers() -> None:
         for each, handler in handlers.items():
             signal.signal(each, handler)
 
-    handlers = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.signal(number, record) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield came
+        yield received
     finally:
-        give_back()
+        restore_handlers()
 
 
 def _restore(state: tf.train.Checkpoint, path: str) -> None:
@@ -155,4 +155,4 @@ def _restore(state: tf.train.Checkpoint, path: str) -> None:
         state.restore(path).assert_existing_objects_matched()
     except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:  # IndexError: a truncated file
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: cannot be read: {reason}; remove its folder to start again") from error
+        raise UserError(f"{path}: cannot be read: {reason}; remove its folder to restart") from error
