@@ -433,6 +433,12 @@ def test_the_number_of_frames_by_the_header(tmp_path: pathlib.Path) -> None:
         assert claimed_num_frames(_encode(tmp_path / name, _quarters())) == FRAMES
 
 
+def test_a_video_without_frames_is_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match="a.mp4: there are no frames to write"), encoder(tmp_path / "a.mp4", 10):
+        pass
+    assert not (tmp_path / "a.mp4").exists()
+
+
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (720, 1280)])
 def test_mp4_files_of_ours_keep_their_colours(tmp_path: pathlib.Path, height: int, width: int) -> None:
     drawn = _quarters(height, width, 2)

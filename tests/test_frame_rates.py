@@ -61,6 +61,12 @@ def test_without_a_known_rate_it_is_ten(tmp_path: pathlib.Path) -> None:
     assert _rate_of(tmp_path / "a.mp4", model_dir=run) == 10
 
 
+def test_a_rate_of_former_data_is_not_kept(tmp_path: pathlib.Path) -> None:
+    run = _run(tmp_path / "run", 12.5)
+    record_config(Run.open(run).config, fps=0)
+    assert Run.open(run).fps == 0
+
+
 def test_files_are_never_faster_than_players(tmp_path: pathlib.Path) -> None:
     sampler = load_sampler(_run(tmp_path / "run", 240))
     gif, mp4 = (generate.Command(output=f"a.{kind}", model_dir="x") for kind in ("gif", "mp4"))

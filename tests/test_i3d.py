@@ -183,7 +183,7 @@ def means(video):
             "'rate': float32 ()",
         ),
     ],
-    ids=["two outputs", "one a frame", "whole numbers", "images", "bytes", "two inputs"],
+    ids=["two outputs", "one per frame", "whole numbers", "images", "bytes", "two inputs"],
 )
 def test_networks_that_do_not_fit_are_refused(tmp_path, function, specs, expected):
     tf.saved_model.save(tf.Module(), str(tmp_path), {"default": tf.function(function).get_concrete_function(*specs)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -181,6 +182,12 @@ def test_real_features_are_kept_for_what_they_depend_on(data, tmp_path, caplog):
     assert features(config=dataclasses.replace(config, eval_batch_size=3))[1] is False, "the batch does not matter"
     write_data_set(tmp_path / "data", [31, 32, 41], num_shards=1)
     assert features()[1], "other shards"
+
+    paths = sorted((tmp_path / "cache").iterdir())
+    for path, other in zip(paths, reversed(paths)):
+        shutil.copy(path, tmp_path / "other.npz")
+        shutil.copy(other, path)
+    assert features()[1], "a file under the name of another"
 
     for path in (tmp_path / "cache").iterdir():
         path.write_bytes(path.read_bytes()[:100])

@@ -538,7 +538,7 @@ def test_a_changed_mask_is_a_changed_video(tmp_path: pathlib.Path) -> None:
         (tmp_path / name).write_text("as it was")
     video = Video("v", str(tmp_path / "video"), mask=str(tmp_path / "mask"))
     before = sources.state(video)
-    (tmp_path / "mask").write_text("mended")
+    (tmp_path / "mask").write_text("changed")
     assert sources.state(video) != before
     (tmp_path / "mask").unlink()
     assert sources.state(video) == "missing"

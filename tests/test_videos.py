@@ -103,7 +103,7 @@ def test_equal_frames_are_all_in_a_gif(tmp_path):
     assert read.shape == (5, 16, 16, 3)
     assert np.abs(read.astype(int) - gradient(frames=1)[0]).max() <= 4
     assert iio.immeta(tmp_path / "still.gif", plugin="pillow")["duration"] == 20
-    assert iio.immeta(tmp_path / "still.gif", plugin="pillow")["loop"] == 0, "for ever"
+    assert iio.immeta(tmp_path / "still.gif", plugin="pillow")["loop"] == 0, "repeats indefinitely"
 
 
 def written(path, made, parts, **options):

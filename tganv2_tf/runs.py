@@ -135,6 +135,8 @@ def record_config(config: Config, class_names: Sequence[str] = (), folder: str =
     folder = folder or config.train.model_dir
     if fps:
         write_atomically(storage.join(folder, DATA_FILE), json.dumps({"fps": fps}) + "\n")
+    elif storage.exists(storage.join(folder, DATA_FILE)):  # the rate of data that the run was trained on before
+        storage.remove(storage.join(folder, DATA_FILE))
     if config.model.conditional:
         write_atomically(storage.join(folder, CLASSES_FILE), json.dumps(list(class_names), indent=2) + "\n")
     write_atomically(storage.join(folder, CONFIG_FILE), config.to_json())

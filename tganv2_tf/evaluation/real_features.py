@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pathlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
+from tganv2_tf import storage
 from tganv2_tf.config import DataConfig, EvalConfig
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
@@ -88,8 +89,8 @@ def real_features(
     }
     path = None
     if config.cache_dir:
-        path = pathlib.Path(config.cache_dir).expanduser() / f"real-{network.name}-{digest(identity)}.npz"
-        cached = _cached(path)
+        path = storage.join(os.path.expanduser(config.cache_dir), f"real-{network.name}-{digest(identity)}.npz")
+        cached = _cached(path, json.dumps(identity))
         if cached is not None:
             return cached
     moments, kept = metrics.Moments(), []
@@ -117,11 +118,13 @@ def real_features(
     return real
 
 
-def _cached(path: pathlib.Path) -> RealStatistics | None:
-    if not path.is_file():
+def _cached(path: str, identity: str) -> RealStatistics | None:
+    if not storage.exists(path):
         return None
     try:
         arrays = read_npz(path, "tganv2_tf")
+        if str(arrays["identity"]) != identity:
+            raise ValueError(f"{path}: of other clips or another network")
         return RealStatistics(metrics.Moments.from_arrays(arrays), arrays["sample"])
     except (UserError, KeyError, ValueError) as error:
         logging.warning("%s; recomputing.", error)

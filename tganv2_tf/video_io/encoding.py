@@ -80,9 +80,11 @@ class _Encoder:
 
         Raises:
           OSError: the disk is full.
-          UserError: ffmpeg failed for another reason.
+          UserError: ffmpeg failed for another reason, or no frame was written.
         """
-        assert self._process is not None and self._process.stdin is not None
+        if self._process is None:
+            raise UserError(f"{self._path}: there are no frames to write")
+        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         status = self._process.wait()
