@@ -298,14 +298,14 @@ def test_what_is_missing_is_told_before_tensorflow_is_imported(all_commands):
         ("tganv2_tf.train", ["--data_dir=x"], "--model_dir is missing"),
         ("tganv2_tf.train", ["--data_dir=x", "--distribution=ray"], "--model_dir is missing"),
         ("tganv2_tf.train", ["--model_dir=x", "--flagfile=demo.flags"], "--data_dir is missing"),
-        ("tganv2_tf.evaluate", [], "--model_dir, --saved_model, --video_dir, --clips_dir: one of them"),
+        ("tganv2_tf.evaluate", [], "specify exactly one of --model_dir, --saved_model, --video_dir"),
         ("tganv2_tf.evaluate", ["--model_dir=x"], "--classifier is missing"),
         ("tganv2_tf.evaluate", ["--model_dir=x", "--scores=fvd"], "--i3d is missing"),
         ("tganv2_tf.evaluate", ["--video_dir=x", "--classifier=x"], "--data_dir is missing"),
         ("tganv2_tf.evaluate", ["--model_dir=x", "--scores=fid"], "--scores=fid: valid: some of"),
         ("tganv2_tf.project", [*project, "--loss=both"], "--classifier is missing"),
-        ("tganv2_tf.generate", ["--output=x.gif"], "--model_dir or --saved_model"),
-        ("tganv2_tf.explore", [], "--model_dir or --saved_model"),
+        ("tganv2_tf.generate", ["--output=x.gif"], "specify exactly one of --model_dir and --saved_model"),
+        ("tganv2_tf.explore", [], "specify exactly one of --model_dir and --saved_model"),
     ]
     assert len(cases) > 20
     script = (

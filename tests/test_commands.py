@@ -303,7 +303,7 @@ def test_versions_count_up_and_are_never_overwritten(run: str, saved_model: str)
 @pytest.mark.parametrize(
     ("module", "arguments", "status", "message"),
     [
-        ("tganv2_tf.generate", ["--output=x.gif"], 2, "--model_dir or --saved_model"),
+        ("tganv2_tf.generate", ["--output=x.gif"], 2, "specify exactly one of --model_dir and --saved_model"),
         ("tganv2_tf.generate", ["--output=x.gif", "--model_dir=/nowhere"], 1, "/nowhere: no such folder"),
         ("tganv2_tf.generate", ["--output=x.gif", "--saved_model=/nowhere"], 1, "no SavedModel found"),
         ("tganv2_tf.export", ["--model_dir=/nowhere", "--output_dir=/tmp/never"], 1, "/nowhere: no such folder"),

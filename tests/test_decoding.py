@@ -348,7 +348,7 @@ def test_damaged_videos_are_neither_scored_nor_projected(tmp_path: pathlib.Path)
     broken = _damaged(path, 0.2, 400)
     with pytest.raises(UserError, match=r"a damaged\.mp4: its first 16 frames are damaged; remove it from the folder"):
         list(samples.folder_batches([broken], 1, "range"))
-    with pytest.raises(UserError, match=r"a damaged\.mp4: the clip is damaged"):
+    with pytest.raises(UserError, match=r"a damaged\.mp4: the clip or the video before it is damaged"):
         projection.read_clip(broken, 16, 16)
 
 

@@ -250,7 +250,7 @@ def test_limits_hold_over_http_whatever_is_sent(monkeypatch: pytest.MonkeyPatch)
                 with pytest.raises(Wrong, match=re.escape(message)):
                     page.call(("0", *settings))
             assert not sampler.begun.is_set(), "nothing was drawn for them"
-            with pytest.raises(Wrong, match=r"413: a request of more than 2,000 bytes"):
+            with pytest.raises(Wrong, match=r"413: request too large; valid: up to 2,000 bytes"):
                 page.call(("1," * 1500, *VALID))
             for path in ("upload", "run/call", "call/call", "queue/join/more", "component_server", "vibe-edit"):
                 assert page.ask("POST", f"/gradio_api/{path}", b"{}")[0] == 405
@@ -285,8 +285,8 @@ def test_limits_hold_over_http_whatever_is_sent(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--model_dir or --saved_model"),
-        (["--model_dir=a", "--saved_model=b"], "--model_dir or --saved_model"),
+        ([], "exactly one of --model_dir and --saved_model"),
+        (["--model_dir=a", "--saved_model=b"], "exactly one of --model_dir and --saved_model"),
         (["--model_dir=a", "--port=65536"], "--port=65536: valid: a whole number from 0 to 65535"),
         (["--model_dir=a", "--host=no.such.host.invalid"], "--host=no.such.host.invalid: no such host"),
         (["--model_dir=a", "--max_videos=0"], "--max_videos=0: valid: a whole number of at least 1"),

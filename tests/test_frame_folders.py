@@ -191,5 +191,5 @@ def test_other_commands_read_them_too(tmp_path: pathlib.Path) -> None:
     expected = np.stack([np.arange(100, 116), np.arange(16)])
     np.testing.assert_allclose((batch[:, :, 0, 0, 0] + 1) * 127.5, expected, atol=1e-4)
     write(tmp_path / "b" / "frame_4.png", size=(8, 16))
-    with pytest.raises(UserError, match="b: its frames differ in size; take it out"):
+    with pytest.raises(UserError, match="b: its frames differ in size; remove it"):
         list(samples.folder_batches(paths, 2, "paper"))

@@ -432,7 +432,7 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(run, tmp_path, argument
         (
             ["--seeds=0-99", "--scale=100", "--num_frames=20"],
             # 100 videos x 16 frames x 400x400x3 bytes, times three, are 2.3 GB.
-            "100 videos of 20 frames of 400x400 pixels need at least 2.3 GB of memory at a time, and 1.0 GB are free",
+            "100 videos of 20 frames of 400x400 pixels need at least 2.3 GB of memory, but only 1.0 GB are free",
         ),
         (
             ["--seeds=0-1", "--interpolate=linear", "--interpolation_steps=99999999"],

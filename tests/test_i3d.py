@@ -164,18 +164,22 @@ def means(video):
 @pytest.mark.parametrize(
     ("function", "specs", "expected"),
     [
-        (lambda video: {"a": means(video), "b": means(video)}, [VIDEO], "gives 'a': float32 (None, 3), 'b': float32"),
+        (
+            lambda video: {"a": means(video), "b": means(video)},
+            [VIDEO],
+            "has outputs 'a': float32 (None, 3), 'b': float32",
+        ),
         (lambda video: {"logits": tf.reduce_mean(video, [2, 3])}, [VIDEO], "expected a float32 [N, d]"),
         (lambda video: {"default": means(tf.cast(video, tf.int32))}, [VIDEO], "expected a float32 [N, d]"),
         (
             lambda image: {"default": tf.reduce_mean(image, [1, 2])},
             [tf.TensorSpec([None, 224, 224, 3], tf.float32, "image")],
-            "takes 'image': float32 (None, 224, 224, 3); expected one float32 [N, T, 224, 224, 3]",
+            "has inputs 'image': float32 (None, 224, 224, 3); expected one float32 [N, T, 224, 224, 3]",
         ),
         (
             lambda video: {"default": means(tf.cast(video, tf.float32))},
             [tf.TensorSpec(VIDEO.shape, tf.uint8, "video")],
-            "takes 'video': uint8",
+            "has inputs 'video': uint8",
         ),
         (
             lambda default, rate: {"default": means(default) * rate},
@@ -236,7 +240,7 @@ def test_numbers_of_frames_that_a_network_cannot_take_are_refused(tmp_path):
     video = np.zeros((1, 12, 8, 8, 3), np.float32)
     fixed = tf.TensorSpec([None, 16, 224, 224, 3], tf.float32, "video")
     declared = load_i3d(save_module(tmp_path / "declared", first_row_and_column, fixed))
-    with one_line("takes videos of shape (None, 16, 224, 224, 3), but these are (1, 12, 224, 224, 3)"):
+    with one_line("expected videos of shape (None, 16, 224, 224, 3), got (1, 12, 224, 224, 3)"):
         declared(video)
     inside = load_i3d(
         save_module(tmp_path / "inside", lambda video: {"f": tf.ensure_shape(video, fixed.shape)[:, :, 0, 0, 0]})
@@ -248,7 +252,7 @@ def test_numbers_of_frames_that_a_network_cannot_take_are_refused(tmp_path):
 def test_wrong_videos_are_refused(modules):
     i3d = load_i3d(modules.edges)
     for shape in ((9, 8, 8, 3), (1, 9, 8, 8, 1), (0, 9, 8, 8, 3)):
-        with pytest.raises(ValueError, match=r"expected \[N, T, H, W, 3\]"):
+        with pytest.raises(ValueError, match=r"expected a non-empty \[N, T, H, W, 3\]"):
             i3d(np.zeros(shape, np.float32))
     video = np.zeros((1, 9, 8, 8, 3), np.float32)
     for value in (1.01, -1.01, np.nan):
@@ -287,7 +291,7 @@ def test_urls_go_through_tensorflow_hub(monkeypatch, modules):
     hub.resolve.assert_called_once_with(URL)
     assert (i3d.path, i3d.checksum) == (URL, load_i3d(modules.hub).checksum)
     hub.resolve.side_effect = OSError("<urlopen error [Errno -2] Name or service not known>\nand more")
-    with one_line(f"{URL}: TensorFlow Hub cannot fetch the module: <urlopen error"):
+    with one_line(f"{URL}: TensorFlow Hub cannot download the module: <urlopen error"):
         load_i3d(URL)
 
 
@@ -295,7 +299,7 @@ def test_without_tensorflow_hub_a_url_says_how_to_install_it(monkeypatch, module
     monkeypatch.setitem(sys.modules, "tensorflow_hub", None)  # makes its import fail
     load_i3d(modules.hub)  # not needed for a folder
     install = lanes.install_command("fvd")
-    with one_line(f"{URL}: TensorFlow Hub is not installed; {install}, or name the folder"):
+    with one_line(f"{URL}: TensorFlow Hub is not installed; {install}, or specify the folder"):
         load_i3d(URL)
     pins = [line for line in (ROOT / "requirements-fvd.txt").read_text().splitlines() if not line.startswith("#")]
     assert pins == ["tensorflow-hub==0.16.1"]

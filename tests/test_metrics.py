@@ -73,9 +73,9 @@ class TestInceptionScore:
         with pytest.raises(ValueError, match="no probabilities yet"):
             score.result()
         for wrong in ([[0.5, 0.6]], [[1.5, -0.5]]):
-            with pytest.raises(ValueError, match="expected the output of a softmax"):
+            with pytest.raises(ValueError, match="expected softmax outputs"):
                 score.update(np.array(wrong))
-        with pytest.raises(ValueError, match=r"probabilities of shape \[2\]; expected \[n, d\]"):
+        with pytest.raises(ValueError, match=r"probabilities of shape \[2\]; expected a non-empty \[n, d\]"):
             score.update(np.array([0.5, 0.5]))
         with pytest.raises(ValueError, match="NaN or infinity"):
             score.update(np.array([[np.nan, 1.0]]))
@@ -149,7 +149,7 @@ class TestMoments:
     def test_wrong_shapes_are_refused(self):
         result = Moments()
         for shape in ((4,), (2, 3, 4), (0, 3)):
-            with pytest.raises(ValueError, match=r"expected \[n, d\]"):
+            with pytest.raises(ValueError, match=r"expected a non-empty \[n, d\]"):
                 result.update(np.zeros(shape))
         with pytest.raises(ValueError, match="NaN or infinity"):
             result.update(np.array([[np.inf]]))

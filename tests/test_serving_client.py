@@ -202,8 +202,8 @@ def test_what_cannot_be_written_is_one_line(demo, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model=nobody"], "Servable not found for request: Latest(nobody); --model and --version must name what"),
-        (["--version=8"], "Servable not found for request: Specific(shapes, 8); --model and --version must name"),
+        (["--model=nobody"], "Servable not found for request: Latest(nobody); check --model and --version"),
+        (["--version=8"], "Servable not found for request: Specific(shapes, 8); check --model and --version"),
         ([], "--model=shapes needs a class: specify --label=NUMBER"),
         (["--label=3"], ": label must be from 0 to 2\n"),
     ],

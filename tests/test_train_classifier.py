@@ -119,7 +119,7 @@ def test_a_stopped_training_resumes_to_the_same_bits(trained, data, tmp_path):
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 128 + signal.SIGTERM, said
-    assert "and saved; the same command resumes" in said
+    assert "and saved; rerun the same command to resume" in said
     assert not path.exists()
     step = int(tf.train.latest_checkpoint(str(state)).rpartition("-")[2])
     assert 1 <= step < 40
@@ -448,7 +448,7 @@ def test_files_that_are_no_classifier_are_named(tmp_path):
     path.write_bytes(b"PK broken")
     fails("cannot be read as an .npz of tganv2_tf.train_classifier")
     np.savez(path, **C3D(TINY).to_arrays())
-    fails("'metadata' is missing; valid: a file that tganv2_tf.train_classifier wrote")
+    fails("'metadata' is missing; valid: a file written by tganv2_tf.train_classifier")
     np.savez(path, metadata=np.array("no json"))
     fails("'metadata' cannot be read")
     np.savez(path, metadata=np.array('{"format": 2}'))

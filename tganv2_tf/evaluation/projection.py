@@ -72,7 +72,7 @@ def read_clip(path: Path, num_frames: int, size: int, first_frame: int = 0, fram
     except VideoError as error:
         raise UserError(f"{path}: {error}") from error
     if opened.damage.bad_packets:
-        raise UserError(f"{path}: damaged in the clip or before it; convert the video with ffmpeg or use another")
+        raise UserError(f"{path}: the clip or the video before it is damaged; convert it with ffmpeg or use another")
     if decoded < stop:
         raise UserError(f"{path}: {decoded} frames; a clip of {num_frames} frames needs the first {stop}")
     return np.stack(frames)

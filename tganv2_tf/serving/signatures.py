@@ -143,7 +143,7 @@ class ServedGenerator(tf.Module):
             is_allowed = tf.debugging.assert_less_equal(
                 tf.cast(num_videos, tf.float64) * tf.cast(num_frames, tf.float64) * (3 * config.resolution**2),
                 tf.constant(max_bytes, tf.float64),
-                f"too many videos or frames; valid: up to {max_bytes} bytes of pixels per response",
+                f"too many videos or frames: valid: up to {max_bytes} bytes of pixels per response",
             )
             with tf.control_dependencies([is_allowed]):
                 return [tf.identity(value) for value in values]
