@@ -434,7 +434,7 @@ def test_the_number_of_frames_by_the_header(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_video_without_frames_is_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match="a.mp4: there are no frames to write"), encoder(tmp_path / "a.mp4", 10):
+    with pytest.raises(UserError, match=r"a\.mp4: there are no frames to write"), encoder(tmp_path / "a.mp4", 10):
         pass
     assert not (tmp_path / "a.mp4").exists()
 
