@@ -32,8 +32,8 @@ def classifier_columns(class_names: Sequence[str], labels: Sequence[str]) -> lis
     if len(columns) < len(class_names):
         unknown = [name for name in class_names if name not in columns]
         raise ConfigError(
-            f"--classifier: it knows no class {quoted(unknown, MAX_LISTED)}; its classes are {quoted(labels, MAX_LISTED)}; "
-            "train one on the same classes"
+            f"--classifier: it knows no class {quoted(unknown, MAX_LISTED)}; "
+            f"its classes are {quoted(labels, MAX_LISTED)}; train one on the same classes"
         )
     return [columns[name] for name in class_names]
 
