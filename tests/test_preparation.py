@@ -91,7 +91,7 @@ def test_a_full_disk_is_one_line_and_more_room_is_all_it_needs(videos: pathlib.P
     errors = [line for line in result.stderr.splitlines() if line.startswith("ucf101: ") and "%|" not in line]
     assert len(errors) == 1 and "Traceback" not in result.stderr
     assert "No space left on device; fix this and run the same command again; finished shards are kept" in errors[0]
-    after_failure = result.stdout.partition("status 1\n")[2].partition("data: going on")[0].splitlines()
+    after_failure = result.stdout.partition("status 1\n")[2].partition("data: resuming")[0].splitlines()
     finished = [line for line in after_failure if line.endswith(".tfrecord")]
     sidecars = [line for line in after_failure if line.startswith("./.unfinished/shard-")]
     assert len(finished) == len(sidecars) >= 1

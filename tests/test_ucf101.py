@@ -375,7 +375,7 @@ def test_disk_full_is_one_line(shapes: pathlib.Path, tmp_path: pathlib.Path) -> 
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert re.fullmatch(
         rf"ucf101: {folder}/ucf101-train-\d+-of-\d+.tfrecord: cannot be written: .*File too large; fix this and run "
-        "the same command again, finished shards are kept",
+        "the same command again; finished shards are kept",
         result.stderr.splitlines()[-1],
     )
     assert not list(folder.glob("*.tfrecord")) and not list(folder.rglob("*.tmp"))
