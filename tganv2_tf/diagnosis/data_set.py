@@ -36,9 +36,9 @@ def check_shards(model: ModelConfig, data: DataConfig) -> tuple[Finding, Manifes
 
 def check_lengths(config: Config, manifest: Manifest) -> Iterator[Finding]:
     """Reports videos that are too short for a clip."""
-    said = describe_too_short(manifest, config.data, config.model.num_frames)
-    if said:
-        yield Finding(NOTE, "data", said)
+    message = describe_too_short(manifest, config.data, config.model.num_frames)
+    if message:
+        yield Finding(NOTE, "data", message)
 
 
 def check_classes(manifest: Manifest, conditional: bool) -> Iterator[Finding]:

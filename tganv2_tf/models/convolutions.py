@@ -125,8 +125,8 @@ def _halved_adjoint(grad_output: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bo
             return _halved(second_grad, kernel, pool), _kernel_gradient(second_grad, grad_output, kernel.shape, pool)
 
         lengths = grad_output.shape[1:-1].as_list()
-        reach = [2 * n + 1 if pooled else n + taps - 1 for n, pooled, taps in zip(lengths, pool, kernel.shape)]
-        shape = [grad_output.shape[0] or tf.shape(grad_output)[0], *reach, kernel.shape[-2]]
+        output_lengths = [2 * n + 1 if pooled else n + taps - 1 for n, pooled, taps in zip(lengths, pool, kernel.shape)]
+        shape = [grad_output.shape[0] or tf.shape(grad_output)[0], *output_lengths, kernel.shape[-2]]
         transposed = tf.nn.conv2d_transpose if len(pool) == 2 else tf.nn.conv3d_transpose
         means = average_pairs(transposed(grad_output, kernel, shape, _strides(pool), "VALID"), pool)
         zeros = [0, *(int(taps == 3 and not pooled) for taps, pooled in zip(kernel.shape, pool)), 0]
@@ -175,8 +175,8 @@ def _kernel_gradient_by_matmul(
             zeros = [[0, 0], *([int(needed)] * 2 for needed in padded), [0, 0]]
             means[padded] = average_pairs(tf.pad(inputs, zeros) if any(padded) else inputs, pool, pool)
         start = [tap // 2 if pooled else tap for tap, pooled in zip(taps, pool)]
-        met = tf.slice(means[padded], [0, *start, 0], [-1, *lengths, -1])
-        products.append(tf.matmul(tf.reshape(met, [-1, shape[-2]]), rows, transpose_a=True))
+        tap_inputs = tf.slice(means[padded], [0, *start, 0], [-1, *lengths, -1])
+        products.append(tf.matmul(tf.reshape(tap_inputs, [-1, shape[-2]]), rows, transpose_a=True))
     return tf.reshape(tf.stack(products), shape)
 
 
@@ -202,11 +202,11 @@ def average_pairs(inputs: tf.Tensor, axes: Sequence[bool], strides: Sequence[boo
     """
     if not any(axes):
         return inputs
-    window, moves = _strides(axes), _strides(strides or [False] * len(axes))
+    window, pool_strides = _strides(axes), _strides(strides or [False] * len(axes))
     average = tf.nn.avg_pool2d if len(axes) == 2 else tf.nn.avg_pool3d
     if inputs.dtype == tf.float16:  # TensorFlow has no 3D pooling in float16 on CPUs
-        return tf.cast(average(tf.cast(inputs, tf.float32), window, moves, "VALID"), tf.float16)
-    return average(inputs, window, moves, "VALID")
+        return tf.cast(average(tf.cast(inputs, tf.float32), window, pool_strides, "VALID"), tf.float16)
+    return average(inputs, window, pool_strides, "VALID")
 
 
 @functools.cache

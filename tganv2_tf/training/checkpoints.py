@@ -127,9 +127,9 @@ class CheckpointFolder:
         with readable(prefix) as local:
             shapes = tf.train.load_checkpoint(local).get_variable_to_shape_map()
             found = {name: shapes.get(f"{name}/.ATTRIBUTES/VARIABLE_VALUE") for name in self.OPTIONAL}
-            without = [name for name, shape in found.items() if shape != getattr(self.model, name).shape.as_list()]
-            read(local, **{name: value for name, value in self.objects.items() if name not in without})
-        if "data_position" in without:
+            skipped = [name for name, shape in found.items() if shape != getattr(self.model, name).shape.as_list()]
+            read(local, **{name: value for name, value in self.objects.items() if name not in skipped})
+        if "data_position" in skipped:
             train, position = self.model.config.train, self.model.data_position
             used = int(self.model.step) * train.global_batch_size * train.n_dis
             position.assign(tf.fill(position.shape, tf.cast(used // position.shape[0], tf.int64)))
