@@ -32,7 +32,7 @@ pytest.importorskip("gradio", reason="no Gradio: it is in requirements-explore.t
 import uvicorn
 
 from benchmarks.stress import load
-from benchmarks.stress.load import Page, Wrong
+from benchmarks.stress.load import Page, RequestError
 from tganv2_tf.explorer import app
 from tganv2_tf.explorer.app import IN_TURN, SIDE_BY_SIDE, WALK, WALK_FRAMES, Explorer
 
@@ -222,7 +222,7 @@ class Slow(StandIn):
 
 
 def waiting(page: Page) -> int:
-    return json.loads(page.ask("GET", "/gradio_api/queue/status")[1])["queue_size"]
+    return json.loads(page.send("GET", "/gradio_api/queue/status")[1])["queue_size"]
 
 
 def test_limits_hold_over_http_whatever_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,16 +247,16 @@ def test_limits_hold_over_http_whatever_is_sent(monkeypatch: pytest.MonkeyPatch)
                 if isinstance(value, int) and value > 2**63:
                     continue  # not representable in Gradio's JSON
                 settings = [value if number == place else each for number, each in enumerate(VALID)]
-                with pytest.raises(Wrong, match=re.escape(message)):
+                with pytest.raises(RequestError, match=re.escape(message)):
                     page.call(("0", *settings))
             assert not sampler.begun.is_set(), "nothing was drawn for them"
-            with pytest.raises(Wrong, match=r"413: request too large; valid: up to 2,000 bytes"):
+            with pytest.raises(RequestError, match=r"413: request too large; valid: up to 2,000 bytes"):
                 page.call(("1," * 1500, *VALID))
             for path in ("upload", "run/call", "call/call", "queue/join/more", "component_server", "vibe-edit"):
-                assert page.ask("POST", f"/gradio_api/{path}", b"{}")[0] == 405
-            assert page.ask("PUT", "/gradio_api/queue/join", b"{}")[0] == 405
-            assert page.ask("GET", "/gradio_api/proxy=http://127.0.0.1/")[0] == 403
-            assert page.ask("GET", "/gradio_api/file=/etc/passwd")[0] == 403
+                assert page.send("POST", f"/gradio_api/{path}", b"{}")[0] == 405
+            assert page.send("PUT", "/gradio_api/queue/join", b"{}")[0] == 405
+            assert page.send("GET", "/gradio_api/proxy=http://127.0.0.1/")[0] == 403
+            assert page.send("GET", "/gradio_api/file=/etc/passwd")[0] == 403
 
             # One request is rendered, three wait, and a fifth is rejected; then all four are answered in order.
             answers: list[str] = []
@@ -267,7 +267,7 @@ def test_limits_hold_over_http_whatever_is_sent(monkeypatch: pytest.MonkeyPatch)
                 client.start()
                 while waiting(page) < number:
                     time.sleep(0.02)
-            with pytest.raises(Wrong, match=r"503: .*Queue is full. Max size is 3"):
+            with pytest.raises(RequestError, match=r"503: .*Queue is full. Max size is 3"):
                 page.call(("0", *VALID))
             sampler.let.set()
             for client in clients:

@@ -45,14 +45,14 @@ def test_manifests_get_other_values(tmp_path: pathlib.Path) -> None:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> fuzz.Bench:
     """One shard of two videos."""
-    folder = tmp_path_factory.mktemp("bench") / "sound"
+    folder = tmp_path_factory.mktemp("bench") / "intact"
     size = fuzz.RESOLUTION
     write_data_set(folder, [5] * 2, height=size, width=size, num_shards=1)
     return fuzz.Bench(str(folder))
 
 
 def test_fuzzing_sees_what_is_wrong(bench: fuzz.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = fuzz.Task(str(bench.sound), (1,), False, 0)  # group 1 is not resealed
+    task = fuzz.Task(str(bench.intact), (1,), False, 0)  # group 1 is not resealed
 
     def found() -> fuzz.Counts:
         return bench.check_shards(task, lambda step: None)
@@ -64,7 +64,7 @@ def test_fuzzing_sees_what_is_wrong(bench: fuzz.Bench, monkeypatch: pytest.Monke
         patch.setattr(checks, "load_manifest", lambda *_: 1 / 0)
         patch.setattr(fuzz, "_clips", lambda dataset: iter([b"not a clip"]))
         wrong = found().wrong
-    for fault in ("verify does not find it", "training stops: ZeroDivisionError", "is given another clip at 0"):
+    for fault in ("verify does not report it", "training stops: ZeroDivisionError", "yields a different clip at 0"):
         assert sum(fault in line for line in wrong) == 1, wrong
 
 

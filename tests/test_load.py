@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.stress import load, soak, usage
-from benchmarks.stress.load import Case, Tally, Wrong
+from benchmarks.stress.load import Case, RequestError, Tally
 
 MB = 1e6
 
@@ -31,8 +31,8 @@ def test_files_below_a_folder_are_counted(tmp_path: pathlib.Path) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "a").write_bytes(b"12345")
     (tmp_path / "b").write_bytes(b"678")
-    assert usage.size_of(tmp_path) == {"count": 2, "bytes": 8}
-    assert usage.size_of(tmp_path / "nowhere") == {"count": 0, "bytes": 0}
+    assert usage.folder_size(tmp_path) == {"count": 2, "bytes": 8}
+    assert usage.folder_size(tmp_path / "nowhere") == {"count": 0, "bytes": 0}
 
 
 def test_watching_ends_with_the_block() -> None:
@@ -50,11 +50,11 @@ def test_the_slope_is_that_of_the_last_two_thirds() -> None:
     # Grows by 100 per second until second 9, then by 2.
     values = [1000.0 + (100 * t if t < 10 else 1000 + 2 * (t - 10)) for t in times]
     assert usage.slope(times, values) == pytest.approx(2.0)
-    assert usage.grows(times, [500 * MB + 3 * MB * t for t in times]) == pytest.approx(60 * MB)  # 3 x 20
-    assert usage.grows(times, [500 * MB + 1 * MB * t for t in times]) == 0, "20 MB are a twenty-fifth"
-    assert usage.grows(times, [10 * MB + 0.9 * MB * t for t in times]) == 0, "18 MB"
-    assert usage.grows(times, [10 * MB + 1.1 * MB * t for t in times]) == pytest.approx(22 * MB)
-    assert usage.grows(times, [500 * MB - 9 * MB * t for t in times]) == 0
+    assert usage.memory_growth(times, [500 * MB + 3 * MB * t for t in times]) == pytest.approx(60 * MB)  # 3 x 20
+    assert usage.memory_growth(times, [500 * MB + 1 * MB * t for t in times]) == 0, "20 MB are a twenty-fifth"
+    assert usage.memory_growth(times, [10 * MB + 0.9 * MB * t for t in times]) == 0, "18 MB"
+    assert usage.memory_growth(times, [10 * MB + 1.1 * MB * t for t in times]) == pytest.approx(22 * MB)
+    assert usage.memory_growth(times, [500 * MB - 9 * MB * t for t in times]) == 0
 
 
 def flat(**changes: Any) -> usage.Series:
@@ -74,29 +74,29 @@ def flat(**changes: Any) -> usage.Series:
     ],
 )
 def test_what_grows_under_load_is_told(changes: dict[str, list[float]], message: str) -> None:
-    broken = load.judge(Tally(seconds=[0.1]), flat(**changes))
+    broken = load.violations(Tally(seconds=[0.1]), flat(**changes))
     assert (not broken) if not message else (len(broken) == 1 and broken[0].startswith(message)), broken
 
 
 def test_wrong_answers_under_load_are_told() -> None:
     right = Case("right", 1)
     digest = load.digest(np.arange(3))
-    assert load.attempt(right, lambda: np.arange(3), digest) == ""
-    assert load.attempt(right, lambda: np.arange(1, 4), digest) == "right: 1: other bytes than alone"
-    assert load.attempt(Case("leaves", 1, stays=False), lambda: "", "") == ""
+    assert load.check_answer(right, lambda: np.arange(3), digest) == ""
+    assert load.check_answer(right, lambda: np.arange(1, 4), digest) == "right: 1: differs from the answer without load"
+    assert load.check_answer(Case("disconnects", 1, stays=False), lambda: "", "") == ""
 
     def refuse() -> None:
-        raise Wrong("503: Queue is full")
+        raise RequestError("503: Queue is full")
 
-    assert load.attempt(right, refuse, digest) == "right: 503: Queue is full"
-    assert load.attempt(Case("over", 1, "Queue is full"), refuse, "") == ""
-    assert load.attempt(Case("over", 1, "valid: up to"), refuse, "") == "over: 503: Queue is full"
-    assert load.attempt(Case("over", 1, "valid: up to"), lambda: "html", "") == "over: 1 was answered"
-    assert load.attempt(right, lambda: 1 / 0, digest) == "right: ZeroDivisionError: division by zero"
+    assert load.check_answer(right, refuse, digest) == "right: 503: Queue is full"
+    assert load.check_answer(Case("over", 1, "Queue is full"), refuse, "") == ""
+    assert load.check_answer(Case("over", 1, "valid: up to"), refuse, "") == "over: 503: Queue is full"
+    assert load.check_answer(Case("over", 1, "valid: up to"), lambda: "html", "") == "over: 1 was accepted"
+    assert load.check_answer(right, lambda: 1 / 0, digest) == "right: ZeroDivisionError: division by zero"
     tally = Tally(seconds=[0.1])
     tally.failures["right: 503: Queue is full"] = 2
-    assert load.judge(tally, flat()) == ["2 x right: 503: Queue is full"]
-    assert load.judge(Tally(), flat()) == ["no request was answered"]
+    assert load.violations(tally, flat()) == ["2 x right: 503: Queue is full"]
+    assert load.violations(Tally(), flat()) == ["no request was answered"]
 
 
 def test_clients_ask_side_by_side_and_are_counted() -> None:
@@ -109,14 +109,14 @@ def test_clients_ask_side_by_side_and_are_counted() -> None:
         return np.array([1 if len(calls) == 40 else 0])
 
     def refuse() -> None:
-        raise Wrong("valid: up to 64")
+        raise RequestError("valid: up to 64")
 
-    cases = [Case("gallery", 1), Case("beyond a limit", 2, "valid: up to")]
+    cases = [Case("gallery", 1), Case("over a limit", 2, "valid: up to")]
     tally, series = load.run(load.Command(clients=4, seconds=1.0), os.getpid(), cases, [ask, refuse], {})
     assert len(tally.seconds) == len(calls) - 2 > 40, "one was asked alone before, and one was wrong"
-    assert tally.failures == {"gallery: 1: other bytes than alone": 1}
+    assert tally.failures == {"gallery: 1: differs from the answer without load": 1}
     assert tally.counts["gallery"] == len(calls) - 1
-    assert 0.1 < tally.counts["beyond a limit"] / sum(tally.counts.values()) < 0.35, "a fifth"
+    assert 0.1 < tally.counts["over a limit"] / sum(tally.counts.values()) < 0.35, "a fifth"
     assert len(load.row("explorer", tally, series).split("|")) == len(load.HEADER.splitlines()[0].split("|"))
 
 
@@ -153,7 +153,7 @@ def course(**changes: Any) -> usage.Series:
     ],
 )
 def test_what_a_long_run_breaks_is_told(status: int, changes: dict[str, list[float]], message: str) -> None:
-    broken = soak.judge(status, course(**changes))
+    broken = soak.violations(status, course(**changes))
     assert (not broken) if not message else (len(broken) == 1 and broken[0].startswith(message)), broken
 
 
@@ -161,8 +161,8 @@ def test_the_course_of_a_run_as_a_table() -> None:
     series = course(rss=[500 * MB + MB * t / 29 for t in range(30)])
     text = soak.table(soak.Command(steps=2800), series)
     assert "| 0.5 | 2,900 | 501.0 | 20 | 9 | 3 | 7 | 0.10 | 2 | 0.12 |" in text
-    assert "2,800 steps in 0.5 minutes, 10.4 ms a step" in text
+    assert "2,800 steps in 0.5 minutes, 10.4 ms per step" in text
     assert "+6.9 MB in 20,000 steps" in text  # a megabyte in 2,900 steps
-    assert soak.judge(0, {name: values[:5] for name, values in course().items()}) == [
-        "the run was too short to say anything: raise --steps"
+    assert soak.violations(0, {name: values[:5] for name, values in course().items()}) == [
+        "too few measurements; increase --steps"
     ]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks.speed import bench, contest, implementations, race
-from benchmarks.speed.race import Command, Entrant
+from benchmarks.speed.race import Command, Snapshot
 from benchmarks.speed.rows import Row
 from tests.conftest import TINY_FLAGS
 from tganv2_tf.errors import ConfigError, UserError
@@ -258,14 +258,14 @@ def test_both_are_rendered_and_scored_alike(facts: dict[str, np.ndarray], work: 
     model.step.assign(14)
     keep_snapshot(CheckpointFolder(model).save(14), "after-1")
     record_config(command.config)
-    entered = race.entrants(command)
-    ours, theirs = entered[1.0]
+    snapshot_pairs = race.snapshots(command)
+    ours, theirs = snapshot_pairs[1.0]
     assert (ours.steps, theirs.steps) == (14, 7)
     generator, step = load_generator(Run.open(theirs.path))
     np.testing.assert_array_equal(generator(facts["expected z"]).numpy(), videos)
     assert step == 7
     command = command_of(work, test_data_dir=command.data_dir)
-    distance, steps, real = race.score(command, entered)
+    distance, steps, real = race.score(command, snapshot_pairs)
     assert distance.what == "C3D FID after 1 minutes" and distance.ours > 0
     assert distance.ratio == pytest.approx(1, abs=1e-3)
     assert steps == Row("steps after 1 minutes", "steps", 14, 7, 2, 2, 2)
@@ -273,9 +273,9 @@ def test_both_are_rendered_and_scored_alike(facts: dict[str, np.ndarray], work: 
 
 
 def test_ratios_say_how_many_times_nearer_ours_is() -> None:
-    entered = {3.0: (Entrant("a", 60), Entrant("b", 20)), 0.5: (Entrant("c", 5), Entrant("d", 10))}
+    snapshot_pairs = {3.0: (Snapshot("a", 60), Snapshot("b", 20)), 0.5: (Snapshot("c", 5), Snapshot("d", 10))}
     distances = {"a": [100.0, 200.0, 300.0], "b": [300.0, 400.0, 450.0], "c": [50.0], "d": [25.0]}
-    assert race.table(entered, distances, [7.0, 9.0, 80.0]) == [
+    assert race.table(snapshot_pairs, distances, [7.0, 9.0, 80.0]) == [
         Row("C3D FID after 3 minutes", "", 200, 400, 2, 1.5, 3),
         Row("steps after 3 minutes", "steps", 60, 20, 3, 3, 3),
         Row("C3D FID after 0.5 minutes", "", 50, 25, 0.5, 0.5, 0.5),
@@ -324,7 +324,7 @@ def test_each_has_a_core_and_the_newest_checkpoint_counts(tmp_path: pathlib.Path
     started.append(OURS)
     (tmp_path / "race" / "ours" / "checkpoints" / "ckpt-20.index").touch()
     cores = os.sched_getaffinity(0)
-    had = race.race(command_of(tmp_path, minutes="0.01,0.04"))
+    had = race.equal_time_comparison(command_of(tmp_path, minutes="0.01,0.04"))
     assert (had.what, had.unit) == ("processor time", "s")
     assert had.baseline is not None and 0 <= had.ours < 2.4 and 0 < had.baseline < 2.4
     run = tmp_path / "race" / "ours"
@@ -354,7 +354,7 @@ def test_processor_time_is_that_of_all_threads() -> None:
 @pytest.mark.parametrize(
     ("script", "minutes", "message"),
     [
-        ("raise SystemExit(3)", "5", r"ended with status 3 before the race did; ours\.log says why"),
+        ("raise SystemExit(3)", "5", r"ended with status 3 before its time was over; see ours\.log"),
         ("import time; time.sleep(60)", "0.001", "has no checkpoint after 0.001 minutes"),
     ],
 )
@@ -363,7 +363,7 @@ def test_a_race_that_cannot_be_ends_at_once(
 ) -> None:
     started.append(script)
     with pytest.raises(UserError, match=message):
-        race.race(command_of(tmp_path, minutes=minutes))
+        race.equal_time_comparison(command_of(tmp_path, minutes=minutes))
 
 
 def test_what_cannot_be_raced(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,7 +372,7 @@ def test_what_cannot_be_raced(tmp_path: pathlib.Path, monkeypatch: pytest.Monkey
             command_of(tmp_path, minutes=minutes)
     monkeypatch.setattr(implementations, "require_torch", lambda: None)
     (tmp_path / "race").mkdir()
-    with pytest.raises(UserError, match=r"--work_dir=.*race is already there"):
+    with pytest.raises(UserError, match=r"--work_dir=.*race already exists"):
         race.main(command_of(tmp_path))
     with pytest.raises(ConfigError, match="race with --data_dir and --classifier only"):
         bench.Command(str(tmp_path), "race", data_dir="demo")

@@ -23,7 +23,7 @@ from tests.conftest import run_command
 from tganv2_tf.errors import ConfigError, UserError
 
 # A clip takes 2 * 25e9 / (0.5 * 1e12) = 0.1 s; the update 9 * 800e6 / (0.8 * 90e9) = 0.1 s.
-WORK = Workload(multiply_adds=25e9, trained_bytes=800_000_000, batch_norm_channels=(64, 32), least_clips=8)
+WORK = Workload(multiply_adds=25e9, trained_bytes=800_000_000, batch_norm_channels=(64, 32), min_clips=8)
 DEVICE = Device("made up", flops=1e12, utilisation=0.5, memory=90e9, inside=100e9)
 LINK = Link("made up", bandwidth=10e9, hop=40e-6)
 TINY = [
@@ -123,7 +123,7 @@ def test_two_true_workers_exchange_their_gradients_and_little_more(tmp_path: pat
     # The model's all-reduces match the real graph: those of both networks' gradients, and all others except one, which
     # is not part of the graph.
     number = 2 + work.small_all_reduces - 1
-    sent = found[f"sent a step by 2 processes, and by a ring of {number} all-reduces"]
+    sent = found[f"sent per step by 2 processes, and by a ring of {number} all-reduces"]
     gradients = found["of these the gradients of both networks, 2 processes"]["ours"]
     assert gradients == pytest.approx(2 * ring_bytes(work.trained_bytes, 2) / 1e6)
     norms = 4 * scaling_model.FLOAT_BYTES * sum(work.batch_norm_channels)
@@ -132,7 +132,7 @@ def test_two_true_workers_exchange_their_gradients_and_little_more(tmp_path: pat
     assert sent["baseline"] < sent["ours"] < sent["baseline"] + number * 4e-3
     for what in ("2 x 2 clips (weak)", "2 x 1 clips (strong)"):
         assert 0 < found[f"step, {what}"]["ratio_min"] <= found[f"step, {what}"]["ratio_max"]
-        assert found[f"processor time of a step, {what}"]["ours"] > 0
+        assert found[f"processor time per step, {what}"]["ours"] > 0
 
 
 def test_a_worker_that_fails_ends_the_command_in_one_line(tmp_path: pathlib.Path) -> None:

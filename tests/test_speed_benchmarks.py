@@ -124,7 +124,7 @@ def test_each_part_is_a_command_that_exists() -> None:
 
 
 def test_a_level_more_has_twice_the_pixels_and_half_the_clips_and_frames() -> None:
-    spec = levels.config_of(levels.Command(), 5).model.pyramid
+    spec = levels.make_config(levels.Command(), 5).model.pyramid
     assert [(level.size, level.frames, level.batch_size(32)) for level in spec.levels] == [
         (24, 32, 32),
         (48, 16, 16),

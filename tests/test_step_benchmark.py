@@ -62,7 +62,7 @@ def test_command_refuses_what_cannot_be_compared(recipe):
             step.Command(implementations=names)
     command = step.Command(str(recipe), clips=4, frame_strides=(4,), batch_strides=(1,), dtype="bfloat16")
     config = command.config
-    *_, recomputing = step.contestant("recompute", config)
+    *_, recomputing = step.candidate("recompute", config)
     assert recomputing.train.recompute and not config.train.recompute
     assert (config.train.global_batch_size, config.train.mixed_precision) == (4, "mixed_bfloat16")
     assert [level.frames for level in config.model.pyramid.levels] == [4, 1]
@@ -84,7 +84,7 @@ def test_nothing_is_timed_that_is_not_the_same(monkeypatch):
     config = tiny_config(mixed_precision="mixed_bfloat16")
     assert implementations.check_torch(config) == pytest.approx(4.9e-3)
     found = np.ones(100) + 1e-2 * (np.arange(100) == 0) * 5.1
-    with pytest.raises(UserError, match=r"torch is not the same: gradient fc/W is off by 5.1e-03"):
+    with pytest.raises(UserError, match=r"torch differs from ours: gradient fc/W has a relative error of 5.1e-03"):
         implementations.check_torch(config)
 
 

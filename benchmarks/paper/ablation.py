@@ -33,7 +33,7 @@ from tganv2_tf.storage.files import atomic_file, write_atomically
 
 RECIPE = "demo.flags"
 SCORES = ("inception_score", "c3d_fid")
-REFERENCES = {"untrained": "an untrained generator", "real": "real clips, of the test split"}
+REFERENCES = {"untrained": "an untrained generator", "real": "real clips of the test split"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +63,10 @@ class Command:
     """Benchmark options."""
 
     output_dir: str = option("folder for data, runs and results")
-    tflops: float = option("compute of a run, in 10^12 multiply-adds", 10.0)
-    num_seeds: int = option("runs of each row", 3)
-    num_samples: int = option("generated videos that a run is scored by", 2048)
-    jobs: int = option("runs at a time, each on one thread", 2)
+    tflops: float = option("compute per run in 10^12 multiply-adds", 10.0)
+    num_seeds: int = option("runs per row", 3)
+    num_samples: int = option("generated videos per score", 2048)
+    jobs: int = option("parallel runs, each on one thread", 2)
 
     def __post_init__(self) -> None:
         require(self.tflops > 0, "tflops", self.tflops, "a number above 0")
@@ -104,16 +104,16 @@ def plan(command: Command) -> list[Plan]:
             flags = [f"--frame_strides={row.frame_strides}", f"--batch_strides={row.batch_strides}"]
             flags += [f"--global_batch_size={row.clips}", f"--seed={seed}"]
             if row not in costs:
-                config = config_of(flags)
+                config = make_config(flags)
                 costs[row] = step_cost(config, config.train.global_batch_size).multiply_adds / 1e9
             steps = max(1, round(1000 * command.tflops / costs[row]))
             flags += [f"--train_steps={steps}", f"--preview_every_steps={steps}"]
             name = f"{row.name}-{steps}steps-seed{seed}"
-            plans.append(Plan(row, name, tuple(flags), config_of(flags), costs[row]))
+            plans.append(Plan(row, name, tuple(flags), make_config(flags), costs[row]))
     return plans
 
 
-def config_of(flags: Sequence[str]) -> Config:
+def make_config(flags: Sequence[str]) -> Config:
     """Returns the configuration that tganv2_tf.train builds from the recipe and these flags."""
     return Config(*cli.parse([f"--flagfile={RECIPE}", *flags], ModelConfig, DataConfig, TrainConfig, EvalConfig))
 
@@ -182,10 +182,10 @@ class Runner:
 def markdown(command: Command, plans: list[Plan], found: dict[str, dict[str, float]], commands: list[str]) -> str:
     """Returns the report."""
     lines = [
-        f"Each run: {command.tflops:g} x 10^12 multiply-adds; scored by {command.num_samples} videos of its averaged "
+        f"Each run: {command.tflops:g} x 10^12 multiply-adds; scored with {command.num_samples} videos of its averaged "
         f"generator against the training data. Mean and standard deviation over {command.num_seeds} seeds.",
         "",
-        "| | clips at the levels | frames at the levels | 10^9 multiply-adds a step | steps | IS | C3D FID |",
+        "| | clips at the levels | frames at the levels | 10^9 multiply-adds per step | steps | IS | C3D FID |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in ROWS:

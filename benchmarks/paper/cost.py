@@ -174,7 +174,7 @@ class Command:
 
     resolution: int = option("pixels of level 4; 0 = as published: generator 192, discriminators 256", 0)
     batch_size: int = option("clips at level 1", PUBLISHED_BATCH_SIZE)
-    output: str = option("file for the table as well, .md or .json", "", destination="file")
+    output: str = option("also write the table to this .md or .json file", "", destination="file")
 
     def __post_init__(self) -> None:
         if self.resolution:

@@ -60,14 +60,14 @@ CLONE_NEWNET, SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x40000000, 0x8913, 0x8914, 1
 class Command:
     """Benchmark options."""
 
-    num_workers: tuple[int, ...] = option("numbers of processes; 1 is always among them", (1, 2, 4))
-    flagfile_of_run: str = option("the recipe", "demo.flags")
-    width_divisor: int = option("divide all channels by it", 1)
+    num_workers: tuple[int, ...] = option("numbers of processes; 1 is always included", (1, 2, 4))
+    flagfile_of_run: str = option("recipe", "demo.flags")
+    width_divisor: int = option("divisor of all channels", 1)
     resolution: int = option("pixels of the last level; 0 = the recipe's", 0)
-    clips: int = option("clips of a step: of each process (weak), or of all together (strong)", 16)
-    steps: int = option("timed steps of each group in a round", 5)
+    clips: int = option("clips per step: of each process (weak), or of all processes (strong)", 16)
+    steps: int = option("timed steps per group and round", 5)
     rounds: int = option("rounds, in which all groups take turns", 4)
-    output: str = option("JSON file for the figures as well", "", destination="file")
+    output: str = option("also write the figures to this JSON file", "", destination="file")
 
     def __post_init__(self) -> None:
         valid = (
@@ -134,7 +134,7 @@ def received() -> int:
     return loopback_bytes(pathlib.Path("/proc/thread-self/net/dev").read_text())
 
 
-def own_network() -> bool:
+def enter_network_namespace() -> bool:
     """Moves this process and its children into a network namespace with only `lo`; returns whether it succeeded."""
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
         return False
@@ -161,16 +161,16 @@ def reduced_bytes(function: tf.types.experimental.ConcreteFunction) -> list[int]
     graph = function.graph.as_graph_def(add_shapes=True)
     bodies = {body.signature.name: body.node_def for body in graph.library.function}
 
-    def of(nodes: Any) -> Iterator[int]:
+    def sizes(nodes: Any) -> Iterator[int]:
         for node in nodes:
             if node.op == "CollectiveReduceV2":
                 shape = tf.TensorShape(node.attr["_output_shapes"].list.shape[0])
                 yield shape.num_elements() * tf.as_dtype(node.attr["T"].type).size
             for attribute in node.attr.values():
                 if attribute.func.name:
-                    yield from of(bodies[attribute.func.name])
+                    yield from sizes(bodies[attribute.func.name])
 
-    return list(of(graph.node))
+    return list(sizes(graph.node))
 
 
 class _Worker:
@@ -222,7 +222,7 @@ class _Worker:
                 self.any_reduce(False)  # as the training loop does after each step
                 seconds.append(time.perf_counter() - start)
         if not all(map(math.isfinite, results.values())):
-            raise UserError("the losses are no numbers; what was measured is no training")
+            raise UserError("the losses are not finite; the measurements are invalid")
         return seconds, time.process_time() - before
 
     def reduced_bytes(self, clips: int) -> list[int]:
@@ -279,25 +279,25 @@ class Group:
         Raises:
           UserError: A process has died, or its method failed.
         """
-        asked = self._connections[: workers or self.workers]
-        for connection in asked if what else ():
+        connections = self._connections[: workers or self.workers]
+        for connection in connections if what else ():
             connection.send(what)
         answers: dict[Any, Any] = {}
         deadline = time.monotonic() + START_SECONDS
-        while len(answers) < len(asked):
-            left = [connection for connection in asked if connection not in answers]
+        while len(answers) < len(connections):
+            left = [connection for connection in connections if connection not in answers]
             ready: list[Any] = multiprocessing.connection.wait(left, max(0.0, deadline - time.monotonic()))
             if not ready:
-                raise UserError(f"{len(left)} of {self.workers} processes have not answered in {START_SECONDS:g} s")
+                raise UserError(f"{len(left)} of {self.workers} processes did not answer within {START_SECONDS:g} s")
             for connection in ready:
                 try:
-                    fine, value = connection.recv()
+                    succeeded, value = connection.recv()
                 except (EOFError, ConnectionError) as error:
-                    raise UserError("a worker process has died; too little memory?") from error
-                if not fine:
+                    raise UserError("a worker process has died; possibly out of memory") from error
+                if not succeeded:
                     raise UserError(f"a worker process failed: {value.strip().splitlines()[-1]}")
                 answers[connection] = value
-        return [answers[connection] for connection in asked]
+        return [answers[connection] for connection in connections]
 
     def turn(self, clips: int, steps: int, idle: float, workers: int = 0) -> Turn:
         """Runs steps of `clips` clips per process.
@@ -310,9 +310,9 @@ class Group:
         """
         start, before = time.perf_counter(), received()
         found = self.call("steps", clips, steps, workers=workers)
-        flown = received() - before - idle * (time.perf_counter() - start)
+        exchanged = received() - before - idle * (time.perf_counter() - start)
         seconds = [statistics.fmean(column) for column in zip(*(seconds for seconds, _ in found))]
-        return Turn(seconds, sum(spent for _, spent in found) / steps, flown / steps)
+        return Turn(seconds, sum(spent for _, spent in found) / steps, exchanged / steps)
 
     def __enter__(self) -> Group:
         return self
@@ -370,21 +370,21 @@ def table(command: Command, turns: dict[str, list[Turn]], reduced: dict[int, lis
         found.append(rows.compared(f"step, {size}", "s", own, theirs, less_is_better=True))
         every = sorted(second for turn in turns[name] for second in turn.seconds)
         tenth = len(every) // 10
-        found.append(Row(f"step, {size}: a tenth takes at most", "s", every[tenth]))
-        found.append(Row(f"step, {size}: a tenth takes at least", "s", every[-1 - tenth]))
+        found.append(Row(f"step, {size}: 10th percentile", "s", every[tenth]))
+        found.append(Row(f"step, {size}: 90th percentile", "s", every[-1 - tenth]))
         own, theirs = ([turn.processor_seconds for turn in turns[key]] for key in (name, baseline))
-        found.append(rows.compared(f"processor time of a step, {size}", "s", own, theirs, less_is_better=True))
+        found.append(rows.compared(f"processor time per step, {size}", "s", own, theirs, less_is_better=True))
 
     for number in command.groups:
         size = f"{number} x {command.clips} clips (weak)"
         compare(f"weak {number}", f"alone {number}", size)
         pairs = zip(turns[f"weak {number}"], turns[f"alone {number}"])
         more = [statistics.median(mine.seconds) - statistics.median(other.seconds) for mine, other in pairs]
-        found.append(Row(f"exchange and waiting of a step, {size}", "s", statistics.median(more)))
+        found.append(Row(f"exchange and waiting per step, {size}", "s", statistics.median(more)))
         compare(f"strong {number}", "alone 1", f"{number} x {command.clips // number} clips (strong)")
         exchanged = [turn.bytes / 1e6 for turn in turns[f"weak {number}"]]
         expected = number * sum(ring_bytes(size, number) for size in reduced[number]) / 1e6
-        what = f"sent a step by {number} processes, and by a ring of {len(reduced[number])} all-reduces"
+        what = f"sent per step by {number} processes, and by a ring of {len(reduced[number])} all-reduces"
         found.append(rows.compared(what, "MB", exchanged, [expected] * len(exchanged), less_is_better=True))
         gradients = number * sum(ring_bytes(size, number) for size in sorted(reduced[number])[-2:]) / 1e6
         found.append(Row(f"of these the gradients of both networks, {number} processes", "MB", gradients))
@@ -393,8 +393,8 @@ def table(command: Command, turns: dict[str, list[Turn]], reduced: dict[int, lis
 
 def main(command: Command) -> int:
     config = command.config
-    if not own_network():
-        logging.warning("Not allowed to make a network namespace: what others send over lo is counted too.")
+    if not enter_network_namespace():
+        logging.warning("No permission to create a network namespace: other traffic on lo is counted, too.")
     turns, reduced = measure(command, config)
     report("benchmarks.scaling.scaling", table(command, turns, reduced), command.output)
     return 0

@@ -53,9 +53,9 @@ READER = functools.partial(read_resized, geometry="paper", resolution=SIZE)
 class Command:
     """Benchmark options."""
 
-    videos: int = option("videos to make up", 500_000)
-    target: int = option("videos to extend the figures to", 10_000_000)
-    output: str = option("JSON file for the figures as well", "", destination="file")
+    videos: int = option("number of made-up videos", 500_000)
+    target: int = option("number of videos to extrapolate to", 10_000_000)
+    output: str = option("also write the figures to this JSON file", "", destination="file")
 
     def __post_init__(self) -> None:
         least = 16 * VIDEOS_A_SHARD
@@ -191,7 +191,7 @@ class Measurement:
             options.min_frames,
             options.max_record_frames,
         )
-        yield Finding("preparation: a task, as it is sent", "1 shard", len(pickle.dumps(task)) / 1e3, 0, "KB")
+        yield Finding("preparation: a pickled task", "1 shard", len(pickle.dumps(task)) / 1e3, 0, "KB")
         sidecar = json.dumps({"sources": states[:VIDEOS_A_SHARD]}, indent=2)
         paths = [self.folder / "reports" / f"{index}.json" for index in range(min(1000, self.shards))]
 
@@ -264,7 +264,7 @@ class Measurement:
             return self.shard_batches(what, seconds, "s", 1, bytes_a_shard=size)
 
         seconds, digest = timed(lambda: checksum(data / file))
-        yield of_bytes(f"preparation: checksums of shards, to go on; here of {size / 1e6:.0f} MB", seconds)
+        yield of_bytes(f"preparation: checksums of shards, to resume; here of {size / 1e6:.0f} MB", seconds)
         count = VIDEOS_A_SHARD
         entry = Shard(file, size, digest, count, count, count * FRAMES_A_VIDEO)
         manifest = dataclasses.replace(made_up_manifest(1), shards=[entry])
@@ -276,7 +276,7 @@ class Measurement:
         names = [f"v_class{index % CLASSES:03d}_g{index:08d}_c01" for index in range(self.videos)]
         kept = {name: SourceVideo(f"class{index % CLASSES:03d}", 25.0, 1, 182) for index, name in enumerate(names)}
         ids = set(kept)
-        yield self.of_videos("data_prep.verify: what it keeps of each video", (resident_bytes() - before) / 1e9, "GB")
+        yield self.of_videos("data_prep.verify: facts of each video, memory", (resident_bytes() - before) / 1e9, "GB")
         assert len(ids) == self.videos
 
     def all(self) -> Iterator[Finding]:
@@ -300,7 +300,7 @@ def markdown(findings: list[Finding], target: int) -> str:
     for found in findings:
         extended = shown(found.target, found.unit) if found.target else "the same"
         if found.power > 1.2:
-            extended += f" (grows with the power {found.power:.1f})"
+            extended += f" (grows with exponent {found.power:.1f})"
         lines.append(f"| {found.what} | {found.pieces} | {shown(found.measured, found.unit)} | {extended} |")
     return "\n".join(lines)
 

@@ -23,7 +23,7 @@ from tganv2_tf.errors import ConfigError
 from tganv2_tf.storage.files import write_atomically
 
 FLOAT_BYTES = 4
-GPUS_A_NODE = 8
+GPUS_PER_NODE = 8
 GPUS = (8, 64, 512)
 UTILISATION_OF_MEMORY = 0.8
 # Adam and average: each weight's gradient, two moments, value and average are read; all but the gradient are written.
@@ -92,13 +92,13 @@ class Workload:
       multiply_adds: Multiply-adds of one clip, forward and backward.
       trained_bytes: Bytes of the gradients of both networks, float32.
       batch_norm_channels: Channels of each synchronised batch norm.
-      least_clips: Minimum clips per GPU: the product of the batch strides.
+      min_clips: Minimum clips per GPU: the product of the batch strides.
     """
 
     multiply_adds: float
     trained_bytes: int
     batch_norm_channels: tuple[int, ...]
-    least_clips: int
+    min_clips: int
 
     @classmethod
     def of(cls, config: Config) -> Workload:
@@ -132,9 +132,9 @@ def all_reduce_seconds(size: float, gpus: int, device: Device, link: Link) -> fl
     """
     if gpus == 1:
         return 0.0
-    nodes = math.ceil(gpus / GPUS_A_NODE)
+    nodes = math.ceil(gpus / GPUS_PER_NODE)
     bandwidth = device.inside if nodes == 1 else min(device.inside, link.bandwidth)
-    inside, between = math.ceil(math.log2(min(gpus, GPUS_A_NODE))), math.ceil(math.log2(nodes))
+    inside, between = math.ceil(math.log2(min(gpus, GPUS_PER_NODE))), math.ceil(math.log2(nodes))
     latency = LAUNCH + 2 * (inside * HOP_INSIDE + between * link.hop)
     return ring_bytes(size, gpus) / bandwidth + latency
 
@@ -198,10 +198,10 @@ def hiding_clips(work: Workload, gpus: int, device: Device, link: Link) -> float
 class Command:
     """Benchmark options."""
 
-    flagfile_of_run: str = option("the recipe", "ucf.flags")
-    clips: tuple[int, ...] = option("clips a GPU, for weak scaling", (8, 64))
-    global_batch_sizes: tuple[int, ...] = option("clips of all GPUs, for strong scaling", (256, 2048, 4096))
-    output: str = option("file for the tables as well, .md", "", destination="file")
+    flagfile_of_run: str = option("recipe", "ucf.flags")
+    clips: tuple[int, ...] = option("clips per GPU, for weak scaling", (8, 64))
+    global_batch_sizes: tuple[int, ...] = option("total clips per step, for strong scaling", (256, 2048, 4096))
+    output: str = option("also write the tables to this .md file", "", destination="file")
 
     def __post_init__(self) -> None:
         if self.output and not self.output.endswith(".md"):
@@ -247,8 +247,8 @@ def strong(work: Workload, batches: Sequence[int]) -> str:
     columns = [
         (batch, gpus)
         for batch in batches
-        for gpus in sorted({batch // work.least_clips, *GPUS})
-        if gpus <= batch // work.least_clips
+        for gpus in sorted({batch // work.min_clips, *GPUS})
+        if gpus <= batch // work.min_clips
     ]
 
     def cell(device: Device, link: Link, column: int) -> str:
@@ -272,15 +272,15 @@ def main(command: Command) -> int:
     options = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
     work = Workload.of(Config(*cli.parse([f"--flagfile={command.flagfile_of_run}"], *options)))
     parts = [
-        f"{command.flagfile_of_run}: {work.multiply_adds / 1e9:.1f} x 10^9 multiply-adds a clip, "
-        f"{work.trained_bytes / 1e6:.0f} MB of gradients, {work.small_all_reduces} other all-reduces a step, "
-        f"at least {work.least_clips} clips a GPU",
+        f"{command.flagfile_of_run}: {work.multiply_adds / 1e9:.1f} x 10^9 multiply-adds per clip, "
+        f"{work.trained_bytes / 1e6:.0f} MB of gradients, {work.small_all_reduces} other all-reduces per step, "
+        f"at least {work.min_clips} clips per GPU",
     ]
     for clips in command.clips:
-        what = "a step, clips a second, efficiency (if the exchange of gradients hid behind computation)"
-        parts += [f"{clips} clips a GPU: {what}", weak(work, clips)]
-    parts += ["Clips of all on so many GPUs: a step, efficiency", strong(work, command.global_batch_sizes)]
-    parts += ["Clips a GPU whose computation takes as long as the exchange of gradients", hiding(work)]
+        what = "time per step, clips per second, efficiency (if computation hid the exchange of gradients)"
+        parts += [f"{clips} clips per GPU: {what}", weak(work, clips)]
+    parts += ["Total clips on a number of GPUs: time per step, efficiency", strong(work, command.global_batch_sizes)]
+    parts += ["Clips per GPU whose computation takes as long as the exchange of gradients", hiding(work)]
     text = "\n\n".join(parts) + "\n"
     print(text, end="")
     if command.output:

@@ -65,19 +65,19 @@ PARTS = {
 class Command:
     """Benchmark options."""
 
-    output_dir: str = option("folder of the figures, a JSON file a part")
-    parts: str = option("parts to measure; nothing = all: " + ",".join(PARTS), "")
-    data_dir: str = option("shards of the demo, for the time to its first step; nothing leaves it out", "")
-    classifier: str = option("with --data_dir: the demo's C3D, for the race; nothing leaves that out", "")
+    output_dir: str = option("folder for the results, one JSON file per part")
+    parts: str = option("parts to measure; none = all: " + ",".join(PARTS), "")
+    data_dir: str = option("shards of the demo, to time its first step; none = not measured", "")
+    classifier: str = option("C3D of the demo, for race; requires --data_dir; none = skip race", "")
     report: str = option(
-        "the report, Markdown; its plot is beside it, as .png", "benchmarks/speed/results.md", destination="file"
+        "Markdown report; the plot is written next to it as .png", "benchmarks/speed/results.md", destination="file"
     )
 
     def __post_init__(self) -> None:
         require(set(self.names) <= set(PARTS), "parts", self.parts, f"some of {','.join(PARTS)}")
         require(not self.classifier or bool(self.data_dir), "classifier", self.classifier, "with --data_dir only")
-        raced = "race" not in self.names or bool(self.classifier)
-        require(raced, "parts", self.parts, "race with --data_dir and --classifier only")
+        race_is_possible = "race" not in self.names or bool(self.classifier)
+        require(race_is_possible, "parts", self.parts, "race with --data_dir and --classifier only")
 
     @property
     def names(self) -> list[str]:
@@ -114,8 +114,8 @@ def document(found: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Measurements",
         "",
-        "Made by `make bench`; each table names the command that repeats it. Ratios are of rounds in turns on one",
-        "machine, the median and the spread; above 1 ours is better. Absolute times are of that machine, on that day.",
+        "Written by `make bench`; each table names its command. Ratios are medians over alternating rounds on one",
+        "machine, with their range; above 1 ours is better. Absolute times hold for that machine and day only.",
     ]
     for name, part in found.items():
         rows = [Row(**row) for row in part["rows"]]
@@ -157,7 +157,7 @@ def main(command: Command) -> int:
         write_atomically(command.report, document(found))
         plot(pathlib.Path(command.report).with_suffix(".png"), found)
     if failed:
-        raise UserError("; ".join(failed) + "; the others are in the report, and the same command measures these again")
+        raise UserError("; ".join(failed) + "; the report contains the other parts; rerun the command to repeat these")
     return 0
 
 

@@ -18,7 +18,7 @@ from benchmarks.speed import rows
 from benchmarks.speed.rows import Row
 from tganv2_tf.errors import UserError
 
-_work: Callable[[], object]  # of this process's contestant
+_work: Callable[[], object]  # of this process's candidate
 
 
 def peak_bytes() -> int:
@@ -26,7 +26,7 @@ def peak_bytes() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def seconds_of(module: str, *arguments: str) -> float:
+def run_seconds(module: str, *arguments: str) -> float:
     """Returns the run time of `python -m MODULE ARGUMENTS`. Raises UserError, with its last line on stderr, if it
     fails.
     """
@@ -55,7 +55,7 @@ def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-class Contestant:
+class Candidate:
     """A process that repeats one workload. A context manager that ends the process.
 
     Args:
@@ -78,28 +78,28 @@ class Contestant:
         try:
             return self._pool.submit(function, *arguments).result()
         except concurrent.futures.process.BrokenProcessPool as error:
-            raise UserError(f"{self.name}: its process has died; too little memory?") from error
+            raise UserError(f"{self.name}: its process died; possibly out of memory") from error
 
     def run(self) -> None:
         """Runs one round."""
         seconds, self.peak = self._wait(_run)
         self.seconds.append(seconds)
 
-    def __enter__(self) -> Contestant:
+    def __enter__(self) -> Candidate:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown()
 
 
-def race(contestants: Sequence[Contestant], rounds: int) -> None:
-    """Runs the contestants in turns."""
+def interleaved_timing(candidates: Sequence[Candidate], rounds: int) -> None:
+    """Runs the candidates in turns."""
     for _ in range(rounds):
-        for contestant in contestants:
-            contestant.run()
+        for candidate in candidates:
+            candidate.run()
 
 
-def compared(what: str, ours: Contestant, baseline: Contestant, videos: int = 0) -> list[Row]:
+def compared(what: str, ours: Candidate, baseline: Candidate, videos: int = 0) -> list[Row]:
     """Returns rows of time (or of videos per second, if a round makes `videos`) and of peak memory."""
     own, theirs = ours.seconds, baseline.seconds
     if videos:

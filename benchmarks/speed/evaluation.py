@@ -32,13 +32,13 @@ TOLERANCE = 1e-6  # relative to the sum of the variances: the accuracy of the ge
 class Command:
     """Benchmark options."""
 
-    features: int = option("features of a sample, where ours is measured alone", 4096)
-    root_features: int = option("features of a sample, where it is held against SciPy's matrix root", 1024)
-    samples: int = option("samples of the generated side; the real one has twice as many as features", 2048)
-    clips: int = option("clips that C3D sees at once", 4)
-    side: int = option("height and width of what C3D sees, in pixels", 112)
-    rounds: int = option("how often everything is measured", 3)
-    output: str = option("JSON file for the table as well", "", destination="file")
+    features: int = option("features per sample, for ours alone", 4096)
+    root_features: int = option("features per sample, compared with SciPy's matrix root", 1024)
+    samples: int = option("generated samples; there are twice as many real samples as features", 2048)
+    clips: int = option("clips per C3D batch", 4)
+    side: int = option("height and width of C3D's input in pixels", 112)
+    rounds: int = option("number of measurements", 3)
+    output: str = option("also write the table to this JSON file", "", destination="file")
 
     def __post_init__(self) -> None:
         for name, least in (("features", 2), ("root_features", 2), ("samples", 2), ("clips", 1), ("rounds", 1)):
@@ -73,7 +73,7 @@ def textbook_distance(a: Moments, b: Moments) -> float:
     return float(np.square(a.mean - b.mean).sum() + np.trace(a.covariance + b.covariance - 2 * root))
 
 
-def forgotten(side: Moments) -> Moments:
+def without_cache(side: Moments) -> Moments:
     """Returns the same moments without cached results."""
     from tganv2_tf.evaluation.metrics import Moments
 
@@ -90,7 +90,7 @@ def distance_rows(command: Command) -> tuple[list[Row], float]:
     )
     ours, textbook, errors = [], [], []
     for _ in range(command.rounds):
-        a, b = forgotten(real), forgotten(fake)
+        a, b = without_cache(real), without_cache(fake)
         took, distance = seconds(lambda: frechet_distance(a, b))  # noqa: B023 (called at once)
         ours.append(took)
         took, expected = seconds(lambda: textbook_distance(real, fake))
@@ -104,13 +104,13 @@ def distance_rows(command: Command) -> tuple[list[Row], float]:
     firsts: list[float] = []
     others: list[float] = []
     for _ in range(command.rounds):
-        a = forgotten(real)
+        a = without_cache(real)
         for times in (firsts, others):
-            b = forgotten(fake)
+            b = without_cache(fake)
             times.append(seconds(lambda: frechet_distance(a, b))[0])  # noqa: B023 (called at once)
     what = f"Frechet distance, {command.features} features, {command.samples} samples"
     rows += [Row(f"{what}, the first", "s", float(np.median(firsts)))]
-    rows += [Row(f"{what}, each other repetition", "s", float(np.median(others)))]
+    rows += [Row(f"{what}, each further repetition", "s", float(np.median(others)))]
     return rows, max(errors)
 
 
@@ -124,17 +124,17 @@ def c3d_row(command: Command) -> Row:
     network = C3D(C3DConfig(side=command.side))
     clips = tf.random.stateless_uniform([command.clips, 16, command.side, command.side, 3], [0, 0], -1)
     matrix = tf.random.stateless_normal([MATRIX, MATRIX], [0, 1])
-    describe = tf.function(lambda: network(clips)["fc7"], autograph=False)
+    extract_features = tf.function(lambda: network(clips)["fc7"], autograph=False)
     multiply = tf.function(lambda: tf.matmul(matrix, matrix), autograph=False)
-    cost = multiply_adds(describe.get_concrete_function().outputs)
-    describe(), multiply()
+    cost = multiply_adds(extract_features.get_concrete_function().outputs)
+    extract_features(), multiply()
     ours, roofline = [], []
     for _ in range(command.rounds):
-        ours.append(command.clips / seconds(lambda: describe().numpy())[0])
+        ours.append(command.clips / seconds(lambda: extract_features().numpy())[0])
         peak = MATRIX**3 / min(seconds(lambda: multiply().numpy())[0] for _ in range(10))
         roofline.append(command.clips * peak / cost)
     what = (
-        f"C3D, {command.side} px, {cost / command.clips / 1e9:.1f} billion multiply-adds a clip, against its roofline"
+        f"C3D, {command.side} px, {cost / command.clips / 1e9:.1f} billion multiply-adds per clip, against its roofline"
     )
     return compared(what, "clips/s", ours, roofline, less_is_better=False)
 

@@ -1,4 +1,4 @@
-"""Training steps of the package, of its plain form and of PyTorch, as contestants of a benchmark.
+"""Training steps of the package, of its plain form and of PyTorch, as candidates of a benchmark.
 
 PyTorch is compared with the package before it is timed. That the package computes what is defined is tested separately,
 in tests/test_gradients.py.
@@ -35,7 +35,7 @@ LOSSES = ("generator_loss", "discriminator_loss", "r1_penalty")
 def require_torch() -> None:
     """Raises UserError if PyTorch is not installed."""
     if importlib.util.find_spec("torch") is None:
-        raise UserError(f"PyTorch is not installed: {lanes.install_command('peers')}, or leave torch out")
+        raise UserError(f"PyTorch is not installed: {lanes.install_command('peers')}, or omit torch")
 
 
 def narrowed(model: ModelConfig, divisor: int) -> ModelConfig:
@@ -240,5 +240,5 @@ def check_torch(config: Config) -> float:
         found = errors(in_new_process(torch_results, config, path), read_npz(path, "benchmarks"))
     worst = max(found, key=lambda name: found[name])
     if not found[worst] <= TOLERANCE:
-        raise UserError(f"torch is not the same: {worst} is off by {found[worst]:.1e}")
+        raise UserError(f"torch differs from ours: {worst} has a relative error of {found[worst]:.1e}")
     return found[worst]

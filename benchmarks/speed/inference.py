@@ -33,10 +33,10 @@ CHECK_DIVISOR = 16
 class Command:
     """Benchmark options."""
 
-    flagfile_of_run: str = option("the recipe, whose networks count", "ucf.flags")
-    batch_sizes: tuple[int, ...] = option("videos that are rendered at once", (1, 4))
-    rounds: int = option("timed calls of each implementation", 5)
-    output: str = option("JSON file for the figures as well", "", destination="file")
+    flagfile_of_run: str = option("recipe whose networks are used", "ucf.flags")
+    batch_sizes: tuple[int, ...] = option("videos per call", (1, 4))
+    rounds: int = option("timed calls per implementation", 5)
+    output: str = option("also write the figures to this JSON file", "", destination="file")
 
     def __post_init__(self) -> None:
         valid = bool(self.batch_sizes) and min(self.batch_sizes) >= 1
@@ -105,23 +105,23 @@ def check(config: Config) -> float:
     z = latents(config, 2)
     with tempfile.TemporaryDirectory() as folder:
         saved_model = contest.in_new_process(write_export, config, folder)
-        ours = contest.in_new_process(_called, exported_videos, saved_model, z)
+        ours = contest.in_new_process(_call, exported_videos, saved_model, z)
         weights = str(pathlib.Path(folder, "weights.npz"))
-        theirs = contest.in_new_process(_called, torch_videos, config, z, weights)
+        theirs = contest.in_new_process(_call, torch_videos, config, z, weights)
     difference = float(np.abs(ours - theirs).max())
     if not difference <= implementations.TOLERANCE:
-        raise UserError(f"torch renders other videos: a value is off by {difference:.1e}")
+        raise UserError(f"torch differs from ours: largest difference of a value {difference:.1e}")
     return difference
 
 
-def _called(make: Callable[..., Callable[[], np.ndarray]], *arguments: object) -> np.ndarray:
+def _call(make: Callable[..., Callable[[], np.ndarray]], *arguments: object) -> np.ndarray:
     return make(*arguments)()
 
 
 def main(command: Command) -> int:
     config = command.config
     implementations.require_torch()
-    print(f"torch renders the same videos as ours: the largest difference of a value is {check(config):.1e}")
+    print(f"torch matches ours: largest difference of a value {check(config):.1e}")
     found: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         saved_model = contest.in_new_process(write_export, config, folder)
@@ -129,9 +129,9 @@ def main(command: Command) -> int:
         for batch_size in command.batch_sizes:
             z = latents(config, batch_size)
             with contextlib.ExitStack() as stack:
-                ours = stack.enter_context(contest.Contestant("ours", exported_videos, saved_model, z))
-                baseline = stack.enter_context(contest.Contestant("torch", torch_videos, config, z, weights))
-                contest.race([ours, baseline], command.rounds)
+                ours = stack.enter_context(contest.Candidate("ours", exported_videos, saved_model, z))
+                baseline = stack.enter_context(contest.Candidate("torch", torch_videos, config, z, weights))
+                contest.interleaved_timing([ours, baseline], command.rounds)
             size = f"{config.model.resolution} px, {config.model.num_frames} frames, batch of {batch_size}"
             found += contest.compared(f"inference, {size}, against torch", ours, baseline, batch_size)
     report("benchmarks.speed.inference", found, command.output)

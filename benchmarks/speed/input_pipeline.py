@@ -22,7 +22,7 @@ import time
 from typing import TYPE_CHECKING
 
 from benchmarks.speed import step
-from benchmarks.speed.contest import seconds_of
+from benchmarks.speed.contest import run_seconds
 from benchmarks.speed.implementations import tensorflow_model
 from benchmarks.speed.rows import Row, compared, report
 from tganv2_tf import cli
@@ -38,14 +38,14 @@ WARM_UP = 4  # elements
 class Command:
     """Benchmark options."""
 
-    data_dir: str = option("folder of shards; nothing = of the embedded data set, made for it", "")
+    data_dir: str = option("folder of shards; none = prepare the synthetic data set", "")
     resolution: int = option("pixels of level 4", 192)
-    batch_size: int = option("clips of a batch", 8)
-    clips: int = option("clips of each measurement", 160)
-    steps: int = option("training steps of each measurement; 0 = none", 5)
-    width_divisor: int = option("divide all channels of these steps by it, for a quick look", 1)
-    rounds: int = option("how often everything is measured", 3)
-    output: str = option("JSON file for the table as well", "", destination="file")
+    batch_size: int = option("clips per batch", 8)
+    clips: int = option("clips per measurement", 160)
+    steps: int = option("training steps per measurement; 0 = none", 5)
+    width_divisor: int = option("divisor of all channels in these steps, for a quick test", 1)
+    rounds: int = option("number of measurements", 3)
+    output: str = option("also write the table to this JSON file", "", destination="file")
 
     def __post_init__(self) -> None:
         ModelConfig(resolution=self.resolution)  # validates the option
@@ -59,9 +59,9 @@ class Command:
 def prepare(folder: pathlib.Path, resolution: int) -> str:
     """Prepares shards of the synthetic data set; returns their folder. Raises UserError."""
     videos, shards = folder / "videos", folder / "data"
-    seconds_of("data_prep.moving_shapes", f"--output_dir={videos}")
+    run_seconds("data_prep.moving_shapes", f"--output_dir={videos}")
     arguments = [f"--video_dir={videos}", "--split=all", f"--resolution={resolution}", f"--output_dir={shards}"]
-    seconds_of("data_prep.ucf101", *arguments)
+    run_seconds("data_prep.ucf101", *arguments)
     return str(shards)
 
 
@@ -160,7 +160,7 @@ def main(command: Command) -> int:
         medians = {name: [statistics.median(times) for times in zip(*rounds)] for name, rounds in took.items()}
         processor, wall = medians["whole pipeline"]
         rows = [
-            Row("whole pipeline, a core", "clips/s", command.clips / processor),
+            Row("whole pipeline, per core", "clips/s", command.clips / processor),
             Row("whole pipeline, this machine", "clips/s", command.clips / wall),
         ]
         rows += [Row(name, "ms/clip", 1000 * processor / command.clips) for name, (processor, _) in medians.items()]

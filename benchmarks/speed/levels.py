@@ -25,13 +25,13 @@ BASE_RESOLUTION = 192  # with four levels
 class Command:
     """Benchmark options."""
 
-    levels: tuple[int, ...] = option("numbers of levels, 192 pixels at 4", (3, 4, 5, 6))
+    levels: tuple[int, ...] = option("numbers of levels; 4 levels have 192 pixels", (3, 4, 5, 6))
     num_frames: int = option("frames at level 1", 32)
     clips: int = option("clips at level 1", 32)
-    output: str = option("JSON file for the table as well", "", destination="file")
+    output: str = option("also write the table to this JSON file", "", destination="file")
 
 
-def config_of(command: Command, levels: int) -> Config:
+def make_config(command: Command, levels: int) -> Config:
     """Returns the configuration of a run with `levels` levels."""
     strides = (2,) * (levels - 1)
     model = ModelConfig(
@@ -49,11 +49,11 @@ def main(command: Command) -> int:
 
     rows = []
     for levels in command.levels:
-        config = config_of(command, levels)
+        config = make_config(command, levels)
         cost = step_cost(config, command.clips)
         size = f"L={levels}, {config.model.resolution} px"
-        rows.append(Row(f"activations of a step, {size}", "GiB", cost.activation_bytes / 2**30))
-        rows.append(Row(f"multiply-adds of a step, {size}", "10^12", cost.multiply_adds / 1e12))
+        rows.append(Row(f"activations per step, {size}", "GiB", cost.activation_bytes / 2**30))
+        rows.append(Row(f"multiply-adds per step, {size}", "10^12", cost.multiply_adds / 1e12))
     report("benchmarks.speed.levels", rows, command.output)
     return 0
 

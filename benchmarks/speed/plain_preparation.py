@@ -18,7 +18,7 @@ import imageio.v3 as iio
 import numpy as np
 
 
-def frames_of(path: str, resolution: int) -> tuple[str, np.ndarray]:
+def read_frames(path: str, resolution: int) -> tuple[str, np.ndarray]:
     """Returns the name of a video and its frames: centre square, uint8 [T, resolution, resolution, 3]."""
     frames = []
     for frame in iio.imiter(path, plugin="FFMPEG"):
@@ -33,7 +33,7 @@ def frames_of(path: str, resolution: int) -> tuple[str, np.ndarray]:
 def main(video_dir: str, output: str, resolution: str, workers: str) -> None:
     paths = sorted(str(path) for path in pathlib.Path(video_dir).rglob("*.avi"))
     with multiprocessing.Pool(int(workers), cv2.setNumThreads, (1,)) as pool, h5py.File(output, "w") as file:
-        for name, frames in pool.imap(functools.partial(frames_of, resolution=int(resolution)), paths):
+        for name, frames in pool.imap(functools.partial(read_frames, resolution=int(resolution)), paths):
             file.create_dataset(name, data=frames)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.speed.contest import seconds_of
+from benchmarks.speed.contest import run_seconds
 from benchmarks.speed.rows import Row, compared, report
 from tganv2_tf import cli
 from tganv2_tf.config import option, require
@@ -35,13 +35,13 @@ MAX_LENGTH_DIFFERENCE = 2  # imageio repeats frames where time stamps have gaps
 class Command:
     """Benchmark options."""
 
-    video_dir: str = option("folder of UCF101 videos; nothing = of the embedded data set", "")
-    videos: int = option("videos to prepare: those of the folder, over and over under other names", 128)
+    video_dir: str = option("folder of UCF101 videos; none = the synthetic data set", "")
+    videos: int = option("videos to prepare; those of the folder are repeated under other names", 128)
     resolution: int = option("height and width of the frames, in pixels", 192)
     jpeg_quality: int = option("quality of our JPEG frames", 92)
-    num_workers: tuple[int, ...] = option("worker processes of each comparison", (1, 2))
-    rounds: int = option("how often everything is measured", 3)
-    output: str = option("JSON file for the table as well", "", destination="file")
+    num_workers: tuple[int, ...] = option("numbers of worker processes to compare", (1, 2))
+    rounds: int = option("number of measurements", 3)
+    output: str = option("also write the table to this JSON file", "", destination="file")
 
     def __post_init__(self) -> None:
         for name in ("videos", "resolution", "rounds"):
@@ -94,7 +94,7 @@ def psnr(folder: pathlib.Path, videos: pathlib.Path, plain: pathlib.Path, resolu
             theirs = file[name][:]
             first_differs = np.abs(exact[0].astype(float) - theirs[0]).mean() > MAX_DIFFERENCE
             if first_differs or abs(len(theirs) - len(frames)) > MAX_LENGTH_DIFFERENCE:
-                raise UserError(f"{name}: the plain script has found other frames")
+                raise UserError(f"{name}: the plain script decoded different frames")
             errors += [float(np.square(a.astype(float) - b).mean()) for a, b in zip(frames, exact)]
     return float(10 * np.log10(255**2 / np.mean(errors)))
 
@@ -108,7 +108,7 @@ def main(command: Command) -> int:
         source = pathlib.Path(command.video_dir)
         if not command.video_dir:
             source = work / "moving_shapes"
-            seconds_of("data_prep.moving_shapes", f"--output_dir={source}")
+            run_seconds("data_prep.moving_shapes", f"--output_dir={source}")
         link_videos(source, videos, command.videos)
         speeds: dict[int, tuple[list[float], list[float]]] = {workers: ([], []) for workers in command.num_workers}
         for _ in range(command.rounds):
@@ -118,9 +118,9 @@ def main(command: Command) -> int:
                 arguments = [f"--video_dir={videos}", "--split=all", f"--resolution={command.resolution}"]
                 arguments += [f"--output_dir={data}", f"--num_workers={workers}"]
                 arguments += [f"--jpeg_quality={command.jpeg_quality}"]
-                ours.append(command.videos / seconds_of("data_prep.ucf101", *arguments))
+                ours.append(command.videos / run_seconds("data_prep.ucf101", *arguments))
                 arguments = [str(videos), str(plain), str(command.resolution), str(workers)]
-                theirs.append(command.videos / seconds_of("benchmarks.speed.plain_preparation", *arguments))
+                theirs.append(command.videos / run_seconds("benchmarks.speed.plain_preparation", *arguments))
         for workers, (ours, theirs) in speeds.items():
             what = f"preparation, {workers} workers" if workers > 1 else "preparation, 1 worker"
             rows.append(compared(what, "videos/s", ours, theirs, less_is_better=False))

@@ -37,33 +37,33 @@ from tganv2_tf.storage.files import read_npz
 if TYPE_CHECKING:
     from tganv2_tf.models.generator import Generator
 
-NEVER = 10**9  # steps; a race ends by time
+NEVER = 10**9  # steps; the time ends the training
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
     """Benchmark options."""
 
-    data_dir: str = option("shards to train on")
-    classifier: str = option("the C3D of the scores, a file of tganv2_tf.train_classifier")
-    work_dir: str = option("new folder of both runs; nothing = they are not kept", "")
-    test_data_dir: str = option("shards of other real videos, whose score is shown too; nothing leaves it out", "")
-    flagfile_of_run: str = option("the recipe", "demo.flags")
-    minutes: str = option("when the two are compared; the last is the end", "3,6,10")
-    checkpoint_every_steps: int = option("steps of ours between two checkpoints", 50)
-    num_samples: int = option("generated videos of one repetition of a score", 1000)
+    data_dir: str = option("folder of the training shards")
+    classifier: str = option("C3D for the scores, written by tganv2_tf.train_classifier")
+    work_dir: str = option("new folder for both runs; none = a temporary one", "")
+    test_data_dir: str = option("shards of other real videos to score for comparison; none = skip", "")
+    flagfile_of_run: str = option("recipe", "demo.flags")
+    minutes: str = option("training times at which both are compared; the last is the end", "3,6,10")
+    checkpoint_every_steps: int = option("steps between our checkpoints", 50)
+    num_samples: int = option("generated videos per repetition of a score", 1000)
     repetitions: int = option("repetitions of each score", 3)
-    output: str = option("JSON file for the table as well", "", destination="file")
+    output: str = option("also write the table to this JSON file", "", destination="file")
 
     def __post_init__(self) -> None:
         try:
-            valid = list(self.moments) == sorted(set(self.moments)) and self.moments[0] > 0
+            valid = list(self.snapshot_minutes) == sorted(set(self.snapshot_minutes)) and self.snapshot_minutes[0] > 0
         except ValueError:
             valid = False
-        require(valid, "minutes", self.minutes, "numbers above 0 in their order, such as 3,6,10")
+        require(valid, "minutes", self.minutes, "numbers above 0 in ascending order, such as 3,6,10")
 
     @property
-    def moments(self) -> tuple[float, ...]:
+    def snapshot_minutes(self) -> tuple[float, ...]:
         """`minutes` as numbers."""
         return tuple(float(minutes) for minutes in self.minutes.split(","))
 
@@ -94,7 +94,7 @@ class Command:
         return dataclasses.replace(config, eval=scores)
 
 
-class Entrant(NamedTuple):
+class Snapshot(NamedTuple):
     """An averaged generator, as a checkpoint or the folder of a run, and its number of steps."""
 
     path: str
@@ -130,11 +130,11 @@ def on_core(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def train_baseline(config: Config, folder: str, moments: Sequence[float], start: float) -> None:
+def train_baseline(config: Config, folder: str, snapshot_minutes: Sequence[float], start: float) -> None:
     """Main function of the baseline's process, the only one that uses PyTorch."""
     from benchmarks.speed.torch_training import train
 
-    train(config, folder, moments, start)
+    train(config, folder, snapshot_minutes, start)
 
 
 def wait(process: subprocess.Popen[bytes], until: float) -> None:
@@ -143,7 +143,7 @@ def wait(process: subprocess.Popen[bytes], until: float) -> None:
         status = process.wait(max(0.0, until - time.time()))
     except subprocess.TimeoutExpired:
         return
-    raise UserError(f"tganv2_tf.train ended with status {status} before the race did; ours.log says why")
+    raise UserError(f"tganv2_tf.train ended with status {status} before its time was over; see ours.log")
 
 
 def processor_time(pid: int) -> float:
@@ -152,7 +152,7 @@ def processor_time(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def race(command: Command) -> Row:
+def equal_time_comparison(command: Command) -> Row:
     """Trains both; writes RACE/ours/after-MINUTES and RACE/baseline/after-MINUTES.npz at the given moments.
 
     Returns:
@@ -165,11 +165,11 @@ def race(command: Command) -> Row:
 
     cores, folder = sorted(os.sched_getaffinity(0)), pathlib.Path(command.work_dir)
     if len(cores) < 2:
-        raise UserError("a race needs two processor cores, one for each side")
+        raise UserError("the comparison needs two processor cores, one per side")
     (folder / "baseline").mkdir()
     with contextlib.ExitStack() as stack:
         with on_core(cores[1]):
-            arguments = (command.config, command.work_dir, command.moments, time.time())
+            arguments = (command.config, command.work_dir, command.snapshot_minutes, time.time())
             theirs = multiprocessing.get_context("spawn").Process(target=train_baseline, args=arguments)
             theirs.start()
             stack.callback(theirs.join)
@@ -180,7 +180,7 @@ def race(command: Command) -> Row:
             training = [sys.executable, "-m", "tganv2_tf.train", *command.flags]
             ours = stack.enter_context(subprocess.Popen(training, stdout=log, stderr=log))
             stack.callback(ours.kill)
-        for minutes in command.moments:
+        for minutes in command.snapshot_minutes:
             wait(ours, start + 60 * minutes)
             newest = latest_checkpoint(folder / "ours")
             if newest is None:
@@ -203,36 +203,38 @@ def assign(generator: Generator, arrays: Mapping[str, np.ndarray]) -> None:
         weight.variable.assign(weight.from_chainer(arrays[name]))
 
 
-def entrants(command: Command) -> dict[float, tuple[Entrant, Entrant]]:
-    """Returns our entrant and the baseline's at each moment. Converts the baseline's to runs."""
+def snapshots(command: Command) -> dict[float, tuple[Snapshot, Snapshot]]:
+    """Returns our snapshot and the baseline's at each moment. Converts the baseline's to runs."""
     from tganv2_tf.models.generator import Generator
     from tganv2_tf.pretrained import save_generator
     from tganv2_tf.runs import Run
 
     config, folder, found = command.config, pathlib.Path(command.work_dir), {}
-    for minutes in command.moments:
+    for minutes in command.snapshot_minutes:
         ours = Run.open(str(folder / "ours" / f"after-{minutes:g}")).checkpoint or ""
         theirs = folder / "baseline" / f"after-{minutes:g}"
         arrays = read_npz(f"{theirs}.npz", "benchmarks.speed.race")
         generator, steps = Generator(config.model), int(arrays["step"])
         assign(generator, arrays)
         save_generator(generator, Run.open(folder / "ours"), steps, theirs)
-        found[minutes] = Entrant(ours, int(ours.rpartition("-")[2])), Entrant(str(theirs), steps)
+        found[minutes] = Snapshot(ours, int(ours.rpartition("-")[2])), Snapshot(str(theirs), steps)
     return found
 
 
 def table(
-    entered: Mapping[float, tuple[Entrant, Entrant]], distances: Mapping[str, Sequence[float]], test: Sequence[float]
+    snapshot_pairs: Mapping[float, tuple[Snapshot, Snapshot]],
+    distances: Mapping[str, Sequence[float]],
+    test: Sequence[float],
 ) -> list[Row]:
     """Returns the rows.
 
     Args:
-      entered: Our entrant and the baseline's at each moment.
+      snapshot_pairs: Our snapshot and the baseline's at each moment.
       distances: The C3D FIDs of each path, one per repetition.
       test: The same for other real videos; empty if not requested.
     """
     found = []
-    for minutes, (ours, theirs) in entered.items():
+    for minutes, (ours, theirs) in snapshot_pairs.items():
         when, scores = f"after {minutes:g} minutes", (distances[ours.path], distances[theirs.path])
         found.append(rows.compared(f"C3D FID {when}", "", *scores, less_is_better=True))
         found.append(rows.compared(f"steps {when}", "steps", [ours.steps], [theirs.steps], less_is_better=False))
@@ -241,8 +243,8 @@ def table(
     return found
 
 
-def score(command: Command, entered: Mapping[float, tuple[Entrant, Entrant]]) -> list[Row]:
-    """Scores all entrants as tganv2_tf.evaluate does; returns the rows."""
+def score(command: Command, snapshot_pairs: Mapping[float, tuple[Snapshot, Snapshot]]) -> list[Row]:
+    """Scores all snapshots as tganv2_tf.evaluate does; returns the rows."""
     import tensorflow as tf
 
     from tganv2_tf.data.manifest import Manifest
@@ -270,8 +272,8 @@ def score(command: Command, entered: Mapping[float, tuple[Entrant, Entrant]]) ->
         data = dataclasses.replace(config.data, data_dir=command.test_data_dir)
         clips = samples.shard_batches(Manifest.load(data.data_dir), data, 1, config.eval.eval_batch_size)
         test = distances(clips)
-    paths = [one.path for pair in entered.values() for one in pair]
-    return table(entered, {path: distances(generated(path)) for path in paths}, test)
+    paths = [one.path for pair in snapshot_pairs.values() for one in pair]
+    return table(snapshot_pairs, {path: distances(generated(path)) for path in paths}, test)
 
 
 def main(command: Command) -> int:
@@ -281,14 +283,14 @@ def main(command: Command) -> int:
             return main(dataclasses.replace(command, work_dir=str(pathlib.Path(folder_of_both, "race"))))
     folder = pathlib.Path(command.work_dir)
     if folder.exists():
-        raise UserError(f"--work_dir={folder} is already there; name a new folder")
+        raise UserError(f"--work_dir={folder} already exists; name a new folder")
     from tganv2_tf.evaluation.networks import load_c3d_network
 
     load_c3d_network(command.config.eval)  # report an invalid classifier before training
     folder.mkdir(parents=True)
     prepare(command.config, folder)
-    had = race(command)
-    report("benchmarks.speed.race", [*score(command, entrants(command)), had], command.output)
+    had = equal_time_comparison(command)
+    report("benchmarks.speed.race", [*score(command, snapshots(command)), had], command.output)
     return 0
 
 

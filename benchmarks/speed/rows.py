@@ -46,7 +46,7 @@ def compared(what: str, unit: str, ours: Sequence[float], baseline: Sequence[flo
 
 def markdown(rows: Sequence[Row]) -> str:
     """Returns the rows as a table."""
-    lines = ["| what | unit | ours | baseline | ratio | least to largest |", "|---|---|---|---|---|---|"]
+    lines = ["| what | unit | ours | baseline | ratio | range |", "|---|---|---|---|---|---|"]
     for row in rows:
         spread = "" if row.ratio_min is None else f"{row.ratio_min:.3g} to {row.ratio_max:.3g}"
         numbers = ["" if value is None else f"{value:.4g}" for value in (row.ours, row.baseline, row.ratio)]

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from benchmarks.speed.contest import seconds_of
+from benchmarks.speed.contest import run_seconds
 from benchmarks.speed.rows import Row, report
 from tganv2_tf import cli
 from tganv2_tf.__main__ import GROUPS, commands
@@ -27,10 +27,10 @@ from tganv2_tf.errors import UserError
 class Command:
     """Benchmark options."""
 
-    data_dir: str = option("folder of the demo's shards; nothing = only --help is measured", "")
-    flagfile_of_run: str = option("the recipe", "demo.flags")
-    rounds: int = option("how often everything is measured", 3)
-    output: str = option("JSON file for the table as well", "", destination="file")
+    data_dir: str = option("folder of the demo's shards; none = measure --help only", "")
+    flagfile_of_run: str = option("recipe", "demo.flags")
+    rounds: int = option("number of measurements", 3)
+    output: str = option("also write the table to this JSON file", "", destination="file")
 
     def __post_init__(self) -> None:
         require(self.rounds >= 1, "rounds", self.rounds, "a whole number of at least 1")
@@ -59,14 +59,14 @@ def seconds_to_first_step(command: Command) -> float:
             process.kill()
             status = process.wait()
         errors.seek(0)
-        last = (errors.read().strip().splitlines() or ["nothing"])[-1]
-    raise UserError(f"tganv2_tf.train has not made a step; status {status}; it said: {last}")
+        last = (errors.read().strip().splitlines() or ["no output"])[-1]
+    raise UserError(f"tganv2_tf.train completed no step; status {status}: {last}")
 
 
 def main(command: Command) -> int:
     rows = []
     for module in [name for folder in GROUPS for name in commands(folder)]:
-        took = statistics.median(seconds_of(module, "--help") for _ in range(command.rounds))
+        took = statistics.median(run_seconds(module, "--help") for _ in range(command.rounds))
         rows.append(Row(f"python -m {module} --help", "s", took))
     if command.data_dir:
         firsts = statistics.median(seconds_to_first_step(command) for _ in range(command.rounds))

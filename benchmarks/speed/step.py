@@ -33,20 +33,16 @@ PRECISION = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 class Command:
     """Benchmark options."""
 
-    flagfile_of_run: str = option("the recipe, whose widths and optimisers count", "ucf.flags")
-    implementations: str = option(
-        "ours, and with what it is compared: some of plain,torch,recompute,products", "ours,plain,torch"
-    )
+    flagfile_of_run: str = option("recipe whose networks and optimizers are used", "ucf.flags")
+    implementations: str = option("ours and one or more baselines: plain,torch,recompute,products", "ours,plain,torch")
     resolution: int = option("pixels of the last level; 0 = the recipe's", 0)
-    clips: int = option("clips of a step at level 1", 2)
-    dtype: str = option(
-        "what the networks compute in; bfloat16 leaves weights and norms in float32", "float32", tuple(PRECISION)
-    )
+    clips: int = option("clips per step at level 1", 2)
+    dtype: str = option("compute dtype; with bfloat16, weights and norms stay in float32", "float32", tuple(PRECISION))
     frame_strides: tuple[int, ...] = option("frame stride after each level but the last", (2, 2, 2))
     batch_strides: tuple[int, ...] = option("batch stride after each level but the last", (1, 1, 1))
-    width_divisor: int = option("divide all channels by it, for a quick look", 1)
-    rounds: int = option("timed steps of each implementation", 3)
-    output: str = option("JSON file for the figures as well", "", destination="file")
+    width_divisor: int = option("divisor of all channels, for a quick test", 1)
+    rounds: int = option("timed steps per implementation", 3)
+    output: str = option("also write the figures to this JSON file", "", destination="file")
 
     def __post_init__(self) -> None:
         names = self.implementations.split(",")
@@ -69,7 +65,7 @@ class Command:
         return Config(implementations.narrowed(model, self.width_divisor), data, train, scores)
 
 
-def contestant(name: str, config: Config) -> tuple[Any, ...]:
+def candidate(name: str, config: Config) -> tuple[Any, ...]:
     """Returns the function that makes the step of an implementation, and its arguments."""
     if name == "torch":
         return implementations.torch_step, config
@@ -86,17 +82,17 @@ def main(command: Command) -> int:
         implementations.require_torch()
         narrow = dataclasses.replace(config, model=implementations.narrowed(config.model, CHECK_DIVISOR))
         error = implementations.check_torch(narrow)
-        print(f"torch computes the same as ours: the largest relative error of a loss or gradient is {error:.1e}")
+        print(f"torch matches ours: largest relative error of a loss or gradient {error:.1e}")
     size = f"{config.model.resolution} px, {command.clips} clips, {command.dtype}"
-    contestants: dict[str, contest.Contestant] = {}
+    candidates: dict[str, contest.Candidate] = {}
     with contextlib.ExitStack() as stack:
         for name in names:
-            contestants[name] = stack.enter_context(contest.Contestant(name, *contestant(name, config)))
-        contest.race(list(contestants.values()), command.rounds)
+            candidates[name] = stack.enter_context(contest.Candidate(name, *candidate(name, config)))
+        contest.interleaved_timing(list(candidates.values()), command.rounds)
     found: list[Row] = []
     for name in names:
         if name != "ours":
-            rows = contest.compared(f"step, {size}, against {name}", contestants["ours"], contestants[name])
+            rows = contest.compared(f"step, {size}, against {name}", candidates["ours"], candidates[name])
             found += rows[:1] if name == "products" else rows  # the memory of `products` is irrelevant
     report("benchmarks.speed.step", found, command.output)
     return 0

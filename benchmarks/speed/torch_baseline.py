@@ -233,11 +233,11 @@ class TrainingStep:
 
     def __init__(self, config: Config) -> None:
         train, model = config.train, config.model
-        known = (train.score, train.loss, train.n_dis, train.r1_every_steps) == ("sum", "non_saturating", 1, 1)
-        known &= not train.diffaugment and train.gradient_accumulation_steps == 1 and not train.gradient_clip_norm
-        known &= not model.conditional and not model.grow_length_one_axes
-        if not known or model.lstm_layers != 1 or not model.spectral_norm:
-            raise ConfigError("the PyTorch baseline knows only the unconditional recipes of the paper's objective")
+        supported = (train.score, train.loss, train.n_dis, train.r1_every_steps) == ("sum", "non_saturating", 1, 1)
+        supported &= not train.diffaugment and train.gradient_accumulation_steps == 1 and not train.gradient_clip_norm
+        supported &= not model.conditional and not model.grow_length_one_axes
+        if not supported or model.lstm_layers != 1 or not model.spectral_norm:
+            raise ConfigError("the PyTorch baseline supports only unconditional recipes with the paper's objective")
         self.config = config
         self.generator, self.discriminator = Generator(model), Discriminator(model)
         self.generator.levels.to(memory_format=torch.channels_last)  # not the recurrence: few positions, large kernels
@@ -363,7 +363,7 @@ def load_weights(generator: Generator, discriminator: Discriminator | None, arra
     weights = named_weights(generator, discriminator)
     unknown = sorted(arrays.keys() - weights.keys())
     if unknown:
-        raise ValueError(f"no weights here: {unknown}")
+        raise ValueError(f"unknown weights: {unknown}")
     for name, weight in weights.items():
         if weight.shape != arrays[name].shape:
             raise ValueError(f"{name}: {arrays[name].shape}, expected {tuple(weight.shape)}")

@@ -31,7 +31,7 @@ from tganv2_tf.errors import ConfigError
 from tganv2_tf.storage.files import atomic_file, read_npz
 
 
-class FreeDiscriminator(Discriminator):
+class UnnormalizedDiscriminator(Discriminator):
     """Discriminator without spectral norm."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -68,16 +68,16 @@ class RecipeStep(TrainingStep):
 
     def __init__(self, config: Config, weights: Arrays) -> None:
         train, model = config.train, config.model
-        known = (train.loss, train.n_dis, train.r1_every_steps) == ("non_saturating", 1, 1)
-        known &= (train.learning_rate_decay, train.mixed_precision) == ("none", "float32") and train.ema_decay > 0
-        known &= not train.diffaugment and train.gradient_accumulation_steps == 1 and not train.gradient_clip_norm
-        known &= not model.conditional and not model.grow_length_one_axes and model.lstm_layers == 1
-        known &= not model.spectral_norm
-        if not known or config.data.normalization != "paper":
-            raise ConfigError("the PyTorch baseline knows only unconditional recipes such as demo.flags")
+        supported = (train.loss, train.n_dis, train.r1_every_steps) == ("non_saturating", 1, 1)
+        supported &= (train.learning_rate_decay, train.mixed_precision) == ("none", "float32") and train.ema_decay > 0
+        supported &= not train.diffaugment and train.gradient_accumulation_steps == 1 and not train.gradient_clip_norm
+        supported &= not model.conditional and not model.grow_length_one_axes and model.lstm_layers == 1
+        supported &= not model.spectral_norm
+        if not supported or config.data.normalization != "paper":
+            raise ConfigError("the PyTorch baseline supports only unconditional recipes such as demo.flags")
         self.config = config
         self.generator = Generator(model)
-        self.discriminator = FreeDiscriminator(model)
+        self.discriminator = UnnormalizedDiscriminator(model)
         load_weights(self.generator, self.discriminator, weights)
         self.generator.levels.to(memory_format=torch.channels_last)
         average = moving_average(train.ema_decay)
@@ -109,13 +109,13 @@ def batches(frames: torch.Tensor, lengths: torch.Tensor, config: Config) -> Iter
     """
     model, size = config.model, config.train.global_batch_size
     steps = config.data.frame_step * torch.arange(model.num_frames)
-    firsts, room = lengths.cumsum(0) - lengths, lengths - steps[-1]
-    firsts, room = firsts[room > 0], room[room > 0]
+    firsts, num_starts = lengths.cumsum(0) - lengths, lengths - steps[-1]
+    firsts, num_starts = firsts[num_starts > 0], num_starts[num_starts > 0]
     while True:
         for videos in torch.randperm(len(firsts)).split(size):
             if len(videos) < size:
                 continue
-            starts = firsts[videos] + (torch.rand(size) * room[videos]).long()
+            starts = firsts[videos] + (torch.rand(size) * num_starts[videos]).long()
             numbers = starts[:, None] + steps
             mirrored = torch.rand(size) < 0.5 if config.data.flip else torch.zeros(size, dtype=torch.bool)
             levels = []
@@ -139,14 +139,14 @@ def save_average(step: RecipeStep, number: int, path: pathlib.Path) -> None:
         np.savez(file, step=number, **arrays)
 
 
-def train(config: Config, folder: str, moments: Sequence[float], start: float) -> None:
+def train(config: Config, folder: str, snapshot_minutes: Sequence[float], start: float) -> None:
     """Trains until the last moment; writes the averaged generator after the first step that ends past each moment.
 
     Args:
       config: Configuration of the run.
       folder: Contains `weights.npz`, the initial weights, and `videos.npz`, the `frames` and `lengths` of `batches`.
         Results are written to `baseline/after-MINUTES.npz`.
-      moments: Moments in minutes, in ascending order.
+      snapshot_minutes: Moments in minutes, in ascending order.
       start: Time from which they count, on the clock of time.time().
     """
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -154,12 +154,12 @@ def train(config: Config, folder: str, moments: Sequence[float], start: float) -
     step = RecipeStep(config, read_npz(pathlib.Path(folder, "weights.npz"), "benchmarks.speed.race"))
     videos = read_npz(pathlib.Path(folder, "videos.npz"), "benchmarks.speed.race")
     frames, lengths = torch.from_numpy(videos["frames"]), torch.from_numpy(videos["lengths"])
-    left = list(moments)
+    remaining = list(snapshot_minutes)
     for number, reals in enumerate(batches(frames, lengths, config), start=1):
         z = 2 * torch.rand(config.train.global_batch_size, config.model.z_dim) - 1
         offsets = [int(torch.randint(stride, ())) for stride in config.model.frame_strides]
         step(reals, z, offsets)
-        while left and time.time() >= start + 60 * left[0]:
-            save_average(step, number, pathlib.Path(folder, "baseline", f"after-{left.pop(0):g}.npz"))
-        if not left:
+        while remaining and time.time() >= start + 60 * remaining[0]:
+            save_average(step, number, pathlib.Path(folder, "baseline", f"after-{remaining.pop(0):g}.npz"))
+        if not remaining:
             return

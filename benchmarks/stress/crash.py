@@ -53,7 +53,8 @@ sys.argv = ["tganv2_tf.train", *sys.argv[1:]]
 runpy.run_module("tganv2_tf.train", run_name="__main__", alter_sys=True)
 """
 MOMENTS = ("steps", "checkpoint", "previews", "evaluation")
-LIFE = 60  # seconds after its first step in which a process must reach its moment; it is killed anyway afterwards
+# Time after its first step in which a process must reach its moment; it is killed anyway afterwards.
+MAX_SECONDS_TO_KILL = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +62,10 @@ class Command:
     """Benchmark options."""
 
     work_dir: str = option("new or empty folder for data and runs")
-    kills: int = option("kills in all, shared by the configurations", 25)
-    configurations: str = option("some of these, with commas between them", ",".join(CONFIGURATIONS))
+    kills: int = option("total number of kills, divided among the configurations", 25)
+    configurations: str = option("comma-separated configurations", ",".join(CONFIGURATIONS))
     train_steps: int = option("steps of each run", 400)
-    seed: int = option("seed of the moments and the damage", 0)
+    seed: int = option("seed of kill times and damage", 0)
 
     def __post_init__(self) -> None:
         for name in ("kills", "train_steps"):
@@ -74,7 +75,7 @@ class Command:
 
 
 @dataclasses.dataclass
-class Life:
+class KilledProcess:
     """One process of a run: how it ended, and what was damaged afterwards."""
 
     moment: str
@@ -151,62 +152,62 @@ def wait_for(process: subprocess.Popen[bytes], condition: Callable[[], bool], se
     return False
 
 
-def live(run: Run, moment: str, number: signal.Signals, draw: random.Random) -> Life | None:
+def run_and_kill(run: Run, moment: str, number: signal.Signals, rng: random.Random) -> KilledProcess | None:
     """Starts the run and kills it at the moment; returns None if it finished before."""
     before, events = run.step(), run.events()
     process = run.start()
     wait_for(process, lambda: run.events() > events + 5000 or run.step() > before, 300)  # it is training
     if moment == "steps":
-        wait_for(process, lambda: False, draw.uniform(0, 6))
+        wait_for(process, lambda: False, rng.uniform(0, 6))
     elif moment == "checkpoint":
-        for _ in range(draw.randrange(4)):
-            wait_for(process, run.is_saving, LIFE)
-            wait_for(process, lambda: not run.is_saving(), LIFE)
-        wait_for(process, run.is_saving, LIFE)
-        time.sleep(draw.uniform(0, 0.01))
+        for _ in range(rng.randrange(4)):
+            wait_for(process, run.is_saving, MAX_SECONDS_TO_KILL)
+            wait_for(process, lambda: not run.is_saving(), MAX_SECONDS_TO_KILL)
+        wait_for(process, run.is_saving, MAX_SECONDS_TO_KILL)
+        time.sleep(rng.uniform(0, 0.01))
     elif moment == "previews":  # they are rendered after the scalars have been flushed
         size = run.events()
-        wait_for(process, lambda: run.events() > size, LIFE)
-        time.sleep(draw.uniform(0, 0.05))
+        wait_for(process, lambda: run.events() > size, MAX_SECONDS_TO_KILL)
+        time.sleep(rng.uniform(0, 0.05))
     else:
-        wait_for(process, run.is_being_scored, LIFE)
-        time.sleep(draw.uniform(0, 0.5))
+        wait_for(process, run.is_being_scored, MAX_SECONDS_TO_KILL)
+        time.sleep(rng.uniform(0, 0.5))
     if process.poll() is not None:
         return None
     seen = "checkpoint" if run.is_saving() else "evaluation" if run.is_being_scored() else moment
     seen = "steps" if seen != moment and moment in ("checkpoint", "evaluation") else seen
     os.killpg(process.pid, number)
     process.wait()
-    return Life(seen, number.name, run.step())
+    return KilledProcess(seen, number.name, run.step())
 
 
-def cut(file: pathlib.Path, draw: random.Random) -> None:
+def cut(file: pathlib.Path, rng: random.Random) -> None:
     """Truncates a file, as if its end had not been written when the power failed."""
-    os.truncate(file, draw.randrange(file.stat().st_size))
+    os.truncate(file, rng.randrange(file.stat().st_size))
 
 
-def flip(file: pathlib.Path, draw: random.Random) -> None:
+def flip(file: pathlib.Path, rng: random.Random) -> None:
     """Flips one bit."""
     content = bytearray(file.read_bytes())
-    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     file.write_bytes(content)
 
 
-def damage(run: Run, draw: random.Random) -> str:
+def damage(run: Run, rng: random.Random) -> str:
     """Damages the files of a run like a power failure or a bad disk; returns a description."""
     for file in run.folder.glob("events/*tfevents*"):
-        if draw.random() < 0.5 and file.stat().st_size:
-            cut(file, draw)
+        if rng.random() < 0.5 and file.stat().st_size:
+            cut(file, rng)
     kinds = {"cut": cut, "flipped": flip}
-    kind = draw.choice(["", *kinds])
+    kind = rng.choice(["", *kinds])
     files = run.checkpoints()
     if not kind or len(files) < 2:
         return ""
     newest = files[-1]
-    chosen = draw.choice([newest, newest.with_suffix(".data-00000-of-00001")])
+    chosen = rng.choice([newest, newest.with_suffix(".data-00000-of-00001")])
     if not chosen.stat().st_size:  # was being written
         return ""
-    kinds[kind](chosen, draw)
+    kinds[kind](chosen, rng)
     return f"{kind} {chosen.name}"
 
 
@@ -224,15 +225,15 @@ def differing(first: pathlib.Path, second: pathlib.Path) -> list[str]:
     return different
 
 
-def lives(run: Run, kills: int, draw: random.Random) -> Iterator[Life]:
+def kill_repeatedly(run: Run, kills: int, rng: random.Random) -> Iterator[KilledProcess]:
     """Kills the run `kills` times, or fewer if it ends before."""
     for number in range(kills):
         moment = MOMENTS[number % len(MOMENTS)]
         told = len(run.log.read_text().splitlines()) if run.log.exists() else 0
-        life = live(run, moment, signal.SIGTERM if number % 5 == 4 else signal.SIGKILL, draw)
+        life = run_and_kill(run, moment, signal.SIGTERM if number % 5 == 4 else signal.SIGKILL, rng)
         if life is None:
             return
-        life.damage = damage(run, draw) if number % 2 else ""
+        life.damage = damage(run, rng) if number % 2 else ""
         said = run.log.read_text(errors="replace").splitlines()[told:]
         resumed = [line for line in said if "Resuming from step" in line]
         life.resumed_at = int(resumed[0].rpartition("step ")[2].rstrip(".")) if resumed else 0
@@ -243,28 +244,28 @@ def finish(run: Run) -> None:
     """Runs the training to its end. Raises UserError if it fails."""
     process = run.start()
     if process.wait():
-        raise UserError(f"{run.folder}: it does not go on: {run.log.read_text().splitlines()[-1]}")
+        raise UserError(f"{run.folder}: training failed: {run.log.read_text().splitlines()[-1]}")
 
 
 def main(command: Command) -> int:
     folder = pathlib.Path(command.work_dir).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
-        raise UserError(f"--work_dir={folder}: is not empty; name a new folder")
+        raise UserError(f"--work_dir={folder} is not empty; name a new folder")
     prepare(folder)
-    draw = random.Random(command.seed)
+    rng = random.Random(command.seed)
     names = command.configurations.split(",")
     count = len(names)
     shares = [command.kills // count + (i < command.kills % count) for i in range(count)]
     faults = 0
-    print(f"{'run':<14}{'killed in':<12}{'by':<9}{'begun at':>9}{'saved':>7}  damaged afterwards")
-    with tqdm(total=command.kills + 2 * count, unit="lives") as bar:
+    print(f"{'run':<14}{'killed in':<12}{'signal':<9}{'resumed':>9}{'saved':>7}  damaged afterwards")
+    with tqdm(total=command.kills + 2 * count, unit="process") as bar:
         for name, kills in zip(names, shares):
             runs = [Run(folder / f"{name}-{kind}", folder, name, command.train_steps) for kind in ("whole", "killed")]
             whole, killed = runs
             finish(whole)
             bar.update()
-            for life in lives(killed, kills, draw):
+            for life in kill_repeatedly(killed, kills, rng):
                 bar.update()
                 tqdm.write(
                     f"{name:<14}{life.moment:<12}{life.signal:<9}{life.resumed_at:>9}{life.step:>7}  {life.damage}"
@@ -275,10 +276,10 @@ def main(command: Command) -> int:
             different = differing(whole.checkpoints()[-1], killed.checkpoints()[-1])
             faults += bool(different)
             verdict = (
-                f"{len(different)} tensors DIFFER, {different[0]}" if different else "all tensors have the same bits"
+                f"{len(different)} tensors DIFFER, {different[0]}" if different else "all tensors are bit-identical"
             )
-            tqdm.write(f"{name}: {verdict}; {damaged} damaged checkpoints were noticed and passed over")
-    print(f"{faults} of {count} runs differ" if faults else "every run ended with the weights of its undisturbed twin")
+            tqdm.write(f"{name}: {verdict}; {damaged} damaged checkpoints were detected and skipped")
+    print(f"{faults} of {count} runs differ" if faults else "all weights equal those of the uninterrupted runs")
     return 1 if faults else 0
 
 

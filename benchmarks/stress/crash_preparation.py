@@ -34,14 +34,14 @@ from tganv2_tf.config import option, require
 from tganv2_tf.data.manifest import MANIFEST_FILE, UNFINISHED_DIR, Manifest, checksum
 from tganv2_tf.errors import UserError
 
-VICTIMS = {"all processes": 8, "power cut": 8, "main process": 4, "a worker": 3, "main process, SIGTERM": 2}  # weights
+TARGETS = {"all processes": 8, "power cut": 8, "main process": 4, "a worker": 3, "main process, SIGTERM": 2}  # weights
 MOMENTS = {"any": 5, "shard": 3, "end": 2}
 DAMAGES = ("cut off", "emptied", "zeroed", "lost")
 END_SECONDS = 0.03  # duration of the last steps
 SHARD_SECONDS = 0.01  # between the final name of a shard and its report
-PATIENCE = 300.0  # seconds for a preparation, and for processes to end
+TIMEOUT = 300.0  # seconds for a preparation, and for processes to end
 HEADER = """\
-| kill | preparation | what | when | shards then | files damaged |
+| kill | preparation | target | time | shards | damaged files |
 |---|---|---|---|---|---|"""
 
 
@@ -49,12 +49,12 @@ HEADER = """\
 class Command:
     """Benchmark options."""
 
-    kills: int = option("how often", 25)
-    seed: int = option("of the moments, and of what is killed", 0)
+    kills: int = option("number of kills", 25)
+    seed: int = option("seed of kill times and targets", 0)
     videos_per_class: int = option("videos of each of the 12 classes", 24)
     resolution: int = option("height and width of the frames in pixels", 192)
     num_workers: int = option("worker processes of the preparation", 2)
-    work_dir: str = option("folder for all that is made; a temporary one where it is left out", "")
+    work_dir: str = option("folder for all files; none = a temporary one", "")
 
     def __post_init__(self) -> None:
         for name in ("kills", "videos_per_class", "num_workers"):
@@ -99,7 +99,7 @@ class Attempt:
         )
 
     @property
-    def over(self) -> bool:
+    def has_ended(self) -> bool:
         return self._process.poll() is not None
 
     @property
@@ -116,12 +116,12 @@ class Attempt:
     def wait_for(self, condition: Callable[[], bool]) -> bool:
         """Returns whether the condition became true before the command ended."""
         while not condition():
-            if self.over:
+            if self.has_ended:
                 return False
-            if self.seconds > PATIENCE:
-                raise UserError(f"a preparation takes longer than {PATIENCE:g} s: {self.folder}")
+            if self.seconds > TIMEOUT:
+                raise UserError(f"a preparation takes longer than {TIMEOUT:g} s: {self.folder}")
             time.sleep(0.001)
-        return not self.over
+        return not self.has_ended
 
     def workers(self) -> list[int]:
         """Returns the process ids of the workers."""
@@ -145,7 +145,7 @@ class Attempt:
     def end(self) -> list[str]:
         """Waits for the end; returns faults: a bad exit status, a traceback, workers that outlive it."""
         faults = []
-        status = self._process.wait(PATIENCE)
+        status = self._process.wait(TIMEOUT)
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace")
         self._errors.close()
@@ -157,7 +157,7 @@ class Attempt:
                 os.killpg(self._process.pid, 0)
                 if time.monotonic() > deadline:
                     os.killpg(self._process.pid, signal.SIGKILL)
-                    faults.append("workers outlived it by 10 s")
+                    faults.append("workers still ran 10 s after the main process ended")
                     break
                 time.sleep(0.01)
         return faults
@@ -197,7 +197,7 @@ class Crashes:
             name, finished = f"killed-{preparation}", False
             while not finished:
                 attempt = self._start(name)
-                what = _choice(self._rng, VICTIMS)
+                what = _choice(self._rng, TARGETS)
                 if kill == self._command.kills:
                     attempt.wait_for(lambda: False)
                 elif self._wait_for_moment(attempt, what):
@@ -235,7 +235,7 @@ class Crashes:
         else:
             after = self._rng.uniform(0, self.seconds)
             came = attempt.wait_for(lambda: attempt.seconds > after)
-        return came and not attempt.over
+        return came and not attempt.has_ended
 
     def _is_finished(self, attempt: Attempt) -> bool:
         return (attempt.folder / MANIFEST_FILE).exists() and not (attempt.folder / UNFINISHED_DIR).exists()
@@ -244,7 +244,9 @@ class Crashes:
         found = contents(folder)
         names = [name for name in {**found, **self._expected} if found.get(name) != self._expected.get(name)]
         if names:
-            self.faults.append(f"preparation {preparation}: other bytes than uninterrupted: {', '.join(sorted(names))}")
+            self.faults.append(
+                f"preparation {preparation}: files differ from the uninterrupted one: {', '.join(sorted(names))}"
+            )
         else:
             shutil.rmtree(folder)
 
@@ -269,8 +271,8 @@ def main(command: Command) -> int:
             tqdm.write(row)
     for fault in crashes.faults:
         print(fault)
-    promise = f"{len(crashes.faults)} broken promises" if crashes.faults else "each time the same bytes"
-    print(f"{command.kills} kills; a preparation takes {crashes.seconds:.1f} s where nothing kills it; {promise}")
+    verdict = f"{len(crashes.faults)} faults" if crashes.faults else "all results have the same bytes"
+    print(f"{command.kills} kills; an uninterrupted preparation takes {crashes.seconds:.1f} s; {verdict}")
     return 1 if crashes.faults else 0
 
 

@@ -31,13 +31,13 @@ class Command:
     """Benchmark options."""
 
     data_dir: str = option("folder of the shards")
-    flagfile_of_run: str = option("the recipe", "demo.flags")
+    flagfile_of_run: str = option("recipe", "demo.flags")
     train_steps: int = option("steps of each run", 100)
-    rounds: int = option("runs with the flag, and as many without", 3)
+    rounds: int = option("number of runs with and without the flag", 3)
 
     def __post_init__(self) -> None:
         valid = self.train_steps >= 3 * LOG_EVERY and self.train_steps % LOG_EVERY == 0
-        require(valid, "train_steps", self.train_steps, f"a multiple of {LOG_EVERY}, of at least {3 * LOG_EVERY}")
+        require(valid, "train_steps", self.train_steps, f"a multiple of {LOG_EVERY}, at least {3 * LOG_EVERY}")
         require(self.rounds >= 2, "rounds", self.rounds, "a whole number of at least 2")
 
 
@@ -81,8 +81,8 @@ def main(command: Command) -> int:
     plain, deterministic = (statistics.median(found) for found in speeds.values())
     for flag, found in speeds.items():
         shown = ", ".join(f"{value:.1f}" for value in found)
-        print(f"{flag}: {shown} clips a second; {different[flag]} tensors differ between two runs")
-    print(f"with the flag a step takes {plain / deterministic:.3f} times as long")
+        print(f"{flag}: {shown} clips per second; {different[flag]} tensors differ between two runs")
+    print(f"with the flag, a step takes {plain / deterministic:.3f} times as long")
     return 1 if different["--deterministic"] else 0
 
 

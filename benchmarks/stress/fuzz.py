@@ -59,7 +59,7 @@ SHARES = {"videos": 0.8, "shards": 0.12}  # of the mutations; the rest are of ma
 NUM_FRAMES, RESOLUTION = 20, 32
 CLIP_FRAMES, BATCH_SIZE, EPOCHS = 4, 16, 3
 RESEALED_GROUPS = 4  # every n-th group of shards is resealed
-MANIFESTS_A_TASK = 10
+MANIFESTS_PER_TASK = 10
 VIDEO_TIMEOUT, STEP_TIMEOUT, PREPARATION_TIMEOUT = 20.0, 120.0, 3000.0  # seconds
 ODD_VALUES: tuple[Any, ...] = (
     0,
@@ -94,7 +94,7 @@ CONVERSIONS = {
     "gif.gif": [],
 }
 HEADER = """\
-| what | mutations | work | reported | of these at the cost of a worker | wrong |
+| files | mutations | readable | reported | of these with a lost worker | wrong |
 |---|---|---|---|---|---|"""
 
 
@@ -102,11 +102,11 @@ HEADER = """\
 class Command:
     """Benchmark options."""
 
-    mutations: int = option("how many: of videos 80 %, of shards 12 %, of manifests 8 %", 2000)
-    seed: int = option("of the mutations", 0)
-    videos: str = option("folder of videos to mutate; moving shapes in several formats where it is left out", "")
-    num_workers: int = option("worker processes; 0 = one a processor", 0)
-    work_dir: str = option("folder for all that is made; a temporary one where it is left out", "")
+    mutations: int = option("number of mutations: 80 % of videos, 12 % of shards, 8 % of manifests", 2000)
+    seed: int = option("seed of the mutations", 0)
+    videos: str = option("folder of videos to mutate; none = moving shapes in several formats", "")
+    num_workers: int = option("worker processes; 0 = one per processor", 0)
+    work_dir: str = option("folder for all files; none = a temporary one", "")
     long_video: bool = option("also prepare a video of ten hours", True)
 
     def __post_init__(self) -> None:
@@ -119,14 +119,14 @@ class Command:
 class Counts:
     """Outcomes of the mutations of one kind of file."""
 
-    works: int = 0
+    readable: int = 0
     reported: int = 0
-    cost_a_worker: int = 0
+    lost_workers: int = 0
     wrong: list[str] = dataclasses.field(default_factory=list)
 
     def row(self, what: str) -> str:
-        mutations = self.works + self.reported + len(self.wrong)
-        cells = (what, mutations, self.works, self.reported, self.cost_a_worker, len(self.wrong))
+        mutations = self.readable + self.reported + len(self.wrong)
+        cells = (what, mutations, self.readable, self.reported, self.lost_workers, len(self.wrong))
         return f"| {' | '.join(map(str, cells))} |"
 
 
@@ -295,10 +295,10 @@ def fuzz_videos(command: Command, folder: pathlib.Path, mutations: int) -> tuple
         if (video in in_shards) == (video in skipped):
             counts.wrong.append(f"{video}: is in the shards and listed as skipped, or neither")
         elif video in in_shards:
-            counts.works += 1
+            counts.readable += 1
         else:
             counts.reported += 1
-            counts.cost_a_worker += "worker process" in skipped[video] or "took longer" in skipped[video]
+            counts.lost_workers += "worker process" in skipped[video] or "took longer" in skipped[video]
     return counts, run
 
 
@@ -316,10 +316,10 @@ def long_video(folder: pathlib.Path) -> tuple[str, list[str]]:
             wrong.append(f"ten {name}: {run.said[-500:]}")
         peaks.append(run)
     if peaks[1].mebibytes > 1.2 * peaks[0].mebibytes:
-        wrong.append("a video of ten hours takes more memory than one of ten minutes")
+        wrong.append("a video of ten hours needs more memory than one of ten minutes")
     short, long = peaks
-    line = f"A video of ten hours at 1 frame a second: {long.seconds:.0f} s, {long.mebibytes:.0f} MiB at most; "
-    return line + f"one of ten minutes: {short.mebibytes:.0f} MiB", wrong
+    line = f"Video of ten hours at 1 frame per second: {long.seconds:.0f} s, peak {long.mebibytes:.0f} MiB; "
+    return line + f"ten minutes: peak {short.mebibytes:.0f} MiB", wrong
 
 
 # Shards and manifests; everything below runs in workers.
@@ -356,10 +356,10 @@ def check(task: Task, announce: Callable[[str | None], None]) -> Counts:
 class Bench:
     """A copy of the intact data set for one worker, to be damaged."""
 
-    def __init__(self, sound: str) -> None:
-        self.sound = pathlib.Path(sound)
-        self.folder = self.sound.with_name(f"{self.sound.name}-{os.getpid()}")
-        shutil.copytree(self.sound, self.folder, dirs_exist_ok=True)
+    def __init__(self, intact: str) -> None:
+        self.intact = pathlib.Path(intact)
+        self.folder = self.intact.with_name(f"{self.intact.name}-{os.getpid()}")
+        shutil.copytree(self.intact, self.folder, dirs_exist_ok=True)
         self.manifest = Manifest.load(self.folder)
         self.owners: dict[bytes, tuple[str, int]] = {}  # clip -> file, record
         for shard in self.manifest.shards:
@@ -368,14 +368,14 @@ class Bench:
                 for start in range(len(frames) - CLIP_FRAMES + 1):
                     self.owners[frames[start : start + CLIP_FRAMES].tobytes()] = shard.file, number
         # One data set per shard, created only once: tf.data opens the files only when it is iterated.
-        self.alone = [dataclasses.replace(self.manifest, shards=[shard]) for shard in self.manifest.shards]
-        self.strict = [self._training(manifest, False) for manifest in self.alone]
+        self.single_shards = [dataclasses.replace(self.manifest, shards=[shard]) for shard in self.manifest.shards]
+        self.strict = [self._training(manifest, False) for manifest in self.single_shards]
         self.expected = [list(_clips(dataset)) for dataset in self.strict]
 
     @staticmethod
     @functools.cache
-    def of(sound: str) -> Bench:
-        return Bench(sound)
+    def of(intact: str) -> Bench:
+        return Bench(intact)
 
     def _config(self, skip: bool) -> tuple[ModelConfig, DataConfig]:
         model = ModelConfig(
@@ -395,9 +395,9 @@ class Bench:
         group = task.numbers[0] // len(self.manifest.shards)
         resealed = group % RESEALED_GROUPS == 0
         rngs = [random.Random(f"{task.seed} shard {number}") for number in task.numbers]
-        damaged = list(zip(self.manifest.shards, self.alone, self.strict, self.expected))[: len(rngs)]
+        damaged = list(zip(self.manifest.shards, self.single_shards, self.strict, self.expected))[: len(rngs)]
         for shard in self.manifest.shards:
-            shutil.copy(self.sound / shard.file, self.folder / shard.file)
+            shutil.copy(self.intact / shard.file, self.folder / shard.file)
         for rng, (shard, *_) in zip(rngs, damaged):
             self._damage(self.folder / shard.file, resealed, rng)
         announce(f"shards {task.numbers}: data_prep.verify")
@@ -410,7 +410,7 @@ class Bench:
         for number, (shard, alone, strict, expected) in zip(task.numbers, damaged):
             announce(f"shard {number}: training")
             wrong = [
-                "" if faults[shard.file] else "data_prep.verify does not find it",
+                "" if faults[shard.file] else "data_prep.verify does not report it",
                 skipping[shard.file],
                 self._strict(alone, strict, None if resealed else expected),
             ]
@@ -441,14 +441,14 @@ class Bench:
         try:
             for clip in _clips(dataset):
                 if expected is not None and clip != expected[read]:
-                    return f"training is given another clip at {read}"
+                    return f"training yields a different clip at {read}"
                 read += 1
         except tf.errors.OpError as error:
             line = cause_of_error(error, alone, self._config(False)[1]) or ""
             named = line.startswith(f"{self.folder / shard.file}: record ") and "\n" not in line
             return "" if named else f"training stops with: {line or error.message}"
         if expected is not None and not shard.fault(self.folder):
-            return "training does not notice it"
+            return "training does not detect the damage"
         return ""
 
     def _skipping(self, resealed: bool) -> dict[str, str]:
@@ -465,22 +465,24 @@ class Bench:
                     if owner:
                         seen.add(owner)
                     elif not resealed:
-                        return dict.fromkeys(wrong, "with --skip_corrupt_records training is given a clip of no record")
+                        return dict.fromkeys(wrong, "with --skip_corrupt_records training yields a clip of no record")
             except Exception as error:  # noqa: BLE001 (every exception is a fault)
                 return dict.fromkeys(wrong, f"with --skip_corrupt_records training stops: {error!r}")
         for shard in self.manifest.shards:
             lost = {(shard.file, number) for number in range(shard.num_records)} - seen - left_out
             if lost and not resealed:  # a resealed record may be decoded to other clips
-                wrong[shard.file] = f"with --skip_corrupt_records these are gone without a word: {sorted(lost)}"
+                wrong[shard.file] = (
+                    f"with --skip_corrupt_records these records are missing and not logged: {sorted(lost)}"
+                )
         return wrong
 
     def check_manifests(self, task: Task, announce: Callable[[str | None], None]) -> Counts:
         """Mutates the manifest of intact shards."""
         from tganv2_tf.data.checks import load_manifest
 
-        counts, content = Counts(), (self.sound / MANIFEST_FILE).read_bytes()
+        counts, content = Counts(), (self.intact / MANIFEST_FILE).read_bytes()
         for shard in self.manifest.shards:
-            shutil.copy(self.sound / shard.file, self.folder / shard.file)
+            shutil.copy(self.intact / shard.file, self.folder / shard.file)
         for number in task.numbers:
             announce(f"manifest {number}")
             rng = random.Random(f"{task.seed} manifest {number}")
@@ -493,7 +495,7 @@ class Bench:
             wrong = [refusal for refusal in refusals if "\n" in refusal]
             counts.wrong += [f"manifest {number}: {refusal}" for refusal in wrong]
             counts.reported += any(refusals) and not wrong
-            counts.works += not any(refusals)
+            counts.readable += not any(refusals)
         (self.folder / MANIFEST_FILE).write_bytes(content)
         return counts
 
@@ -543,15 +545,15 @@ def _logged() -> Iterator[set[tuple[str, int]]]:
 
 def fuzz_data_sets(command: Command, folder: pathlib.Path, shards: int, manifests: int) -> tuple[Counts, Counts]:
     """Checks mutated shards and mutated manifests in supervised workers."""
-    data = folder / "sound"
+    data = folder / "intact"
     run = _prepare(make_videos(folder / "shapes"), data, f"--num_workers={command.num_workers}")
     if run.status:
-        raise UserError(f"the sound data set cannot be made: {run.said[-2000:]}")
+        raise UserError(f"the intact data set cannot be prepared: {run.said[-2000:]}")
     size = Manifest.load(data).num_shards
 
-    def tasks(count: int, at_once: int, of_manifests: bool) -> list[Task]:
+    def tasks(count: int, at_once: int, mutate_manifests: bool) -> list[Task]:
         numbers = [tuple(range(first, min(count, first + at_once))) for first in range(0, count, at_once)]
-        return [Task(str(data), chosen, of_manifests, command.seed) for chosen in numbers]
+        return [Task(str(data), chosen, mutate_manifests, command.seed) for chosen in numbers]
 
     totals = {False: Counts(), True: Counts()}
     with tqdm(total=shards + manifests, unit="file", desc="shards, manifests", disable=not sys.stderr.isatty()) as bar:
@@ -559,7 +561,7 @@ def fuzz_data_sets(command: Command, folder: pathlib.Path, shards: int, manifest
         def on_done(task: Task, counts: Counts) -> None:
             bar.update(len(task.numbers))
             total = totals[task.manifests]
-            total.works += counts.works
+            total.readable += counts.readable
             total.reported += counts.reported
             total.wrong += counts.wrong
 
@@ -569,7 +571,7 @@ def fuzz_data_sets(command: Command, folder: pathlib.Path, shards: int, manifest
 
         run_supervised(
             check,
-            tasks(shards, size, False) + tasks(manifests, MANIFESTS_A_TASK, True),
+            tasks(shards, size, False) + tasks(manifests, MANIFESTS_PER_TASK, True),
             num_workers=command.num_workers or num_processors(),
             item_timeout=STEP_TIMEOUT,
             on_done=on_done,
@@ -595,7 +597,7 @@ def main(command: Command) -> int:
     for what, count in counts.items():
         print(count.row(what))
         wrong += count.wrong
-    print(f"Videos: {run.seconds:.0f} s; the largest process took {run.mebibytes:.0f} MiB. {line}".rstrip())
+    print(f"Videos: {run.seconds:.0f} s; peak memory of the largest process {run.mebibytes:.0f} MiB. {line}".rstrip())
     for fault in wrong:
         print(f"WRONG: {fault}")
     print(f"{command.mutations} mutations, {time.monotonic() - begun:.0f} s: {len(wrong) or 'nothing'} wrong")

@@ -8,7 +8,7 @@ does, and wait for the answers. Then the export of the run is called from as man
 Every answer is compared with the answer to the same request without load. Some clients disconnect before the answer,
 and some requests exceed a limit and must be rejected with a line that says so.
 
-The exit status is 1 if a request failed, an answer differed, a request beyond a limit was accepted, or memory, file
+The exit status is 1 if a request failed, an answer differed, a request over a limit was accepted, or memory, file
 handles or temporary files grew. Memory grows if its least-squares slope over the last two thirds of the time would add
 a twentieth of it, and more than 20 MB, in that time. Linux only; needs Gradio:
 requirements-explore.txt
@@ -37,7 +37,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from benchmarks.stress.usage import WARM_UP, Series, grows, size_of, slope, watch
+from benchmarks.stress.usage import WARM_UP, Series, folder_size, memory_growth, slope, watch
 from tganv2_tf import cli
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
@@ -52,9 +52,9 @@ ABSURD = 2**31 - 1
 class Command:
     """Benchmark options."""
 
-    model_dir: str = option("a run with the generator", str(EXAMPLE))
-    clients: int = option("at a time", 50)
-    seconds: float = option("of each of the two parts", 300.0)
+    model_dir: str = option("folder of the run with the generator", str(EXAMPLE))
+    clients: int = option("number of parallel clients", 50)
+    seconds: float = option("duration of each of the two parts in seconds", 300.0)
 
     def __post_init__(self) -> None:
         require(self.clients >= 1, "clients", self.clients, "a whole number of at least 1")
@@ -78,7 +78,7 @@ class Case:
     stays: bool = True
 
 
-class Wrong(Exception):
+class RequestError(Exception):
     """Raised for a missing or wrong answer."""
 
 
@@ -105,7 +105,7 @@ class Page:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        config = json.loads(self.ask("GET", "/config")[1])
+        config = json.loads(self.send("GET", "/config")[1])
         # Functions are identified by their number of inputs: the gallery has 6, interpolation has 10.
         self._functions = {len(each["inputs"]): each["id"] for each in config["dependencies"]}
         self.num_levels, self.num_classes = 1, 0
@@ -116,7 +116,7 @@ class Page:
             elif properties.get("label") == "Class":
                 self.num_classes = len(properties["choices"]) - 1
 
-    def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+    def send(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         """Returns status and body of one answer."""
         connection = http.client.HTTPConnection(HOST, self._port, timeout=TIMEOUT)
         try:
@@ -130,13 +130,13 @@ class Page:
         """Returns the HTML from the function with as many inputs; "" if the client disconnects at once.
 
         Raises:
-          Wrong: The request was rejected or failed; the message is what the page would show.
+          RequestError: The request was rejected or failed; the message is what the page would show.
         """
         session = uuid.uuid4().hex
         request = {"data": values, "fn_index": self._functions[len(values)], "session_hash": session}
-        status, answer = self.ask("POST", "/gradio_api/queue/join", json.dumps(request).encode())
+        status, answer = self.send("POST", "/gradio_api/queue/join", json.dumps(request).encode())
         if status != 200:
-            raise Wrong(f"{status}: {answer.decode()}")
+            raise RequestError(f"{status}: {answer.decode()}")
         if not stays:
             return ""
         connection = http.client.HTTPConnection(HOST, self._port, timeout=TIMEOUT)
@@ -147,10 +147,10 @@ class Page:
                 if event.get("msg") == "process_completed":
                     if event["success"]:
                         return event["output"]["data"][0]
-                    raise Wrong(str(event["output"].get("error")))
+                    raise RequestError(str(event["output"].get("error")))
         finally:
             connection.close()
-        raise Wrong("the stream ended without an answer")
+        raise RequestError("the stream ended without an answer")
 
 
 def page_cases(page: Page) -> list[Case]:
@@ -162,7 +162,7 @@ def page_cases(page: Page) -> list[Case]:
         Case("gallery", ("5,9", 0.7, 8, 1, 0 if page.num_classes else -1, 10)),
         Case("between", ("1", "2", 2, "spherical", "side by side", *settings)),
         Case("walk", ("3", "4", 1, "linear", "one moving video", *settings)),
-        Case("leaves", ("11", *settings), stays=False),
+        Case("disconnects", ("11", *settings), stays=False),
     ]
     refused: list[tuple[Any, str]] = [
         (("0-99", *settings), "valid: up to 64"),
@@ -175,7 +175,7 @@ def page_cases(page: Page) -> list[Case]:
         (("1", "2", 10**6, "linear", "one moving video", *settings), "Steps: "),
         (("1," * 100_000, *settings), "413: "),
     ]
-    return cases + [Case("beyond a limit", values, refusal) for values, refusal in refused]
+    return cases + [Case("over a limit", values, refusal) for values, refusal in refused]
 
 
 def load_explorer(command: Command, folder: pathlib.Path) -> tuple[Tally, Series]:
@@ -191,14 +191,14 @@ def load_explorer(command: Command, folder: pathlib.Path) -> tuple[Tally, Series
         port = None
         while port is None:
             if process.poll() is not None:
-                raise UserError(f"the explorer ended: {(log.read_text().splitlines() or ['without a word'])[-1]}")
+                raise UserError(f"the explorer exited: {(log.read_text().splitlines() or ['no output'])[-1]}")
             time.sleep(0.2)
             port = re.search(rf"http://{HOST}:(\d+)", log.read_text())
         page = Page(int(port[1]))
         cases = page_cases(page)
-        asked = [lambda case=case: page.call(case.request, case.stays) for case in cases]
-        files = {"temporary files": lambda: size_of(temporary)["count"]}
-        return run(command, process.pid, cases, asked, files)
+        senders = [lambda case=case: page.call(case.request, case.stays) for case in cases]
+        files = {"temporary files": lambda: folder_size(temporary)["count"]}
+        return run(command, process.pid, cases, senders, files)
     finally:
         process.terminate()
         process.wait()
@@ -225,7 +225,7 @@ def load_saved_model(command: Command, folder: pathlib.Path) -> tuple[Tally, Ser
     label = [0] if len(served.class_names.numpy()) else None
     cases = [Case("generate", numbers) for numbers in ((0, 4, 16), (7, 1, 16), (5, 2, 8))]
     refused = ((0, ABSURD, 16), (0, 1, ABSURD), (0, ABSURD, ABSURD))
-    cases += [Case("beyond a limit", numbers, "too many videos or frames: valid: up to") for numbers in refused]
+    cases += [Case("over a limit", numbers, "too many videos or frames: valid: up to") for numbers in refused]
 
     def generate(seed: int, num_videos: int, num_frames: int) -> np.ndarray:
         given = {} if label is None else {"label": tf.constant(label)}
@@ -233,10 +233,10 @@ def load_saved_model(command: Command, folder: pathlib.Path) -> tuple[Tally, Ser
         try:
             return served.signatures["generate"](seed=tf.constant(seed, tf.int64), **numbers, **given)["videos"].numpy()
         except tf.errors.InvalidArgumentError as error:
-            raise Wrong(error.message) from error
+            raise RequestError(error.message) from error
 
-    asked = [lambda case=case: generate(*case.request) for case in cases]
-    return run(command, os.getpid(), cases, asked, {})
+    senders = [lambda case=case: generate(*case.request) for case in cases]
+    return run(command, os.getpid(), cases, senders, {})
 
 
 # ---- both
@@ -271,7 +271,7 @@ def run(
         for which in order(number, cases):
             if time.monotonic() > end:
                 return
-            start, wrong = time.monotonic(), attempt(cases[which], ask[which], alone[which])
+            start, wrong = time.monotonic(), check_answer(cases[which], ask[which], alone[which])
             with lock:
                 tally.counts[cases[which].name] += 1
                 if wrong:
@@ -290,7 +290,7 @@ def run(
 
 def order(seed: int, cases: Sequence[Case]) -> Iterator[int]:
     """Yields numbers of cases endlessly: a fifth exceeds a limit, and a twentieth disconnects."""
-    weights = {"beyond a limit": 0.2, "leaves": 0.05}
+    weights = {"over a limit": 0.2, "disconnects": 0.05}
     names = collections.Counter(case.name for case in cases)
     rest = sum(count for name, count in names.items() if name not in weights)
     shares = [weights.get(case.name, 0.75 * names[case.name] / rest) / names[case.name] for case in cases]
@@ -298,27 +298,29 @@ def order(seed: int, cases: Sequence[Case]) -> Iterator[int]:
     return (generator.choices(range(len(cases)), shares)[0] for _ in itertools.repeat(None))
 
 
-def attempt(case: Case, ask: Callable[[], Any], expected: str) -> str:
+def check_answer(case: Case, ask: Callable[[], Any], expected: str) -> str:
     """Returns what was wrong with the answer, or ""."""
     try:
         answer = ask()
-    except Wrong as refusal:
+    except RequestError as refusal:
         if case.refusal and case.refusal in str(refusal):
             return ""
         return f"{case.name}: {str(refusal)[:200]}"
     except Exception as error:  # noqa: BLE001 (every exception is counted and shown)
         return f"{case.name}: {type(error).__name__}: {str(error)[:200]}"
     if case.refusal:
-        return f"{case.name}: {case.request} was answered"
-    return "" if not expected or digest(answer) == expected else f"{case.name}: {case.request}: other bytes than alone"
+        return f"{case.name}: {case.request} was accepted"
+    if expected and digest(answer) != expected:
+        return f"{case.name}: {case.request}: differs from the answer without load"
+    return ""
 
 
-def judge(tally: Tally, series: Series) -> list[str]:
+def violations(tally: Tally, series: Series) -> list[str]:
     """Returns the violated guarantees."""
     broken = [f"{count} x {text}" for text, count in tally.failures.most_common()]
     if not tally.seconds:
         return [*broken, "no request was answered"]
-    growth = grows(series["time"], series["rss"])
+    growth = memory_growth(series["time"], series["rss"])
     if growth:
         broken.append(f"memory grew by {growth / 1e6:.0f} MB")
     for name in ("files", "temporary files"):
@@ -335,7 +337,7 @@ def row(name: str, tally: Tally, series: Series) -> str:
     seconds, rss = tally.seconds or [float("nan")], series["rss"]
     late = [value for at, value in zip(series["time"], rss) if at >= WARM_UP * series["time"][-1]]
     per_minute = 60 * slope(series["time"], rss) / 1e6
-    others = tally.counts["beyond a limit"], tally.counts["leaves"]
+    others = tally.counts["over a limit"], tally.counts["disconnects"]
     cells = [
         name,
         f"{len(tally.seconds):,}",
@@ -353,8 +355,8 @@ def row(name: str, tally: Tally, series: Series) -> str:
 
 
 HEADER = """\
-| | answered, bytes as alone | refused, beyond a limit | left | failed | p50 s | p99 s | peak MB | MB after warm-up | \
-slope, MB a minute | handles, most | temporary files, most | at the end |
+| | answered, same bytes | rejected, over a limit | disconnected | failed | p50 s | p99 s | peak MB | MB after \
+warm-up | slope, MB per minute | max handles | max temporary files | at the end |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
@@ -365,9 +367,9 @@ def main(command: Command) -> int:
         with tempfile.TemporaryDirectory(prefix="tganv2-load-") as folder:
             tally, series = load(command, pathlib.Path(folder))
         lines.append(row(name, tally, series))
-        broken += [f"{name}: {text}" for text in judge(tally, series)]
+        broken += [f"{name}: {text}" for text in violations(tally, series)]
     print(f"{command.clients} clients, {command.seconds:g} s each, {os.cpu_count()} processors\n", *lines, sep="\n")
-    print(*broken or ["\nAll promises were kept."], sep="\n")
+    print(*broken or ["\nAll guarantees hold."], sep="\n")
     return 1 if broken else 0
 
 

@@ -34,13 +34,13 @@ from typing import Callable
 
 import numpy as np
 
-from benchmarks.stress.usage import Series, grows, size_of, slope, watch
+from benchmarks.stress.usage import Series, folder_size, memory_growth, slope, watch
 from tganv2_tf import cli
 from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
 from tganv2_tf.storage.files import write_atomically
 
-STEPS_A_DAY = 20_000
+STEPS_PER_DAY = 20_000
 ROWS, PREVIEWS, CHECKPOINTS, EVALUATIONS = 400, 200, 200, 20  # in total
 KEEP_CHECKPOINTS = 3
 EVENT_FILES = 2  # one of scalars and previews, as there is one start; one of the run's row in TensorBoard's table
@@ -67,9 +67,9 @@ MODEL = (
 class Command:
     """Benchmark options."""
 
-    steps: int = option("of training; a multiple of 400", STEPS_A_DAY)
-    output_dir: str = option("folder for data, run and usage.json, which stay there; none = a temporary one", "")
-    flags: str = option("more flags of tganv2_tf.train, separated by spaces", "")
+    steps: int = option("training steps; a multiple of 400", STEPS_PER_DAY)
+    output_dir: str = option("folder for data, run and usage.json; none = a temporary one", "")
+    flags: str = option("additional flags of tganv2_tf.train, separated by spaces", "")
 
     def __post_init__(self) -> None:
         require(self.steps >= ROWS and self.steps % ROWS == 0, "steps", self.steps, f"a multiple of {ROWS}")
@@ -83,7 +83,7 @@ def call(module: str, *flags: str) -> None:
     """
     done = subprocess.run([sys.executable, "-m", module, *flags], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"{module} failed: {(done.stderr.splitlines() or ['without a word'])[-1]}")
+        raise UserError(f"{module} failed: {(done.stderr.splitlines() or ['no output'])[-1]}")
 
 
 def prepare(folder: pathlib.Path) -> None:
@@ -114,10 +114,10 @@ def train(command: Command, folder: pathlib.Path) -> tuple[int, Series]:
     measured: dict[str, Callable[[], float]] = {
         "step": newest,
         "checkpoints": lambda: sum(name.endswith(".index") for name in names(run)),
-        "checkpoint files": lambda: size_of(run / "checkpoints")["count"],
-        "checkpoint bytes": lambda: size_of(run / "checkpoints")["bytes"],
-        "event files": lambda: size_of(run / "events")["count"],
-        "event bytes": lambda: size_of(run / "events")["bytes"],
+        "checkpoint files": lambda: folder_size(run / "checkpoints")["count"],
+        "checkpoint bytes": lambda: folder_size(run / "checkpoints")["bytes"],
+        "event files": lambda: folder_size(run / "events")["count"],
+        "event bytes": lambda: folder_size(run / "events")["bytes"],
     }
     # Steps of this size consist of many small operations, which threads only slow down.
     environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
@@ -151,12 +151,12 @@ def thirds(values: list[float]) -> list[np.ndarray]:
     return np.array_split(np.array(values), 3)
 
 
-def judge(status: int, series: Series) -> list[str]:
+def violations(status: int, series: Series) -> list[str]:
     """Returns the violated guarantees."""
     broken = [f"training ended with status {status}"] if status else []
     if len(series["time"]) < 9:
-        return [*broken, "the run was too short to say anything: raise --steps"]
-    growth = grows(series["time"], series["rss"])
+        return [*broken, "too few measurements; increase --steps"]
+    growth = memory_growth(series["time"], series["rss"])
     if growth:
         broken.append(f"memory grew by {growth / 1e6:.0f} MB in the last two thirds")
     for name in ("files", "threads"):
@@ -177,8 +177,17 @@ def judge(status: int, series: Series) -> list[str]:
 
 def table(command: Command, series: Series) -> str:
     """Returns the course of the run in rows, and the growth of its memory per day."""
-    head = ["minutes", "checkpoint of step", "MB", "handles", "threads", "checkpoints", "their files", "their MB"]
-    lines = [f"| {' | '.join([*head, 'event files', 'their MB'])} |", "|" + "---|" * 10]
+    head = [
+        "minutes",
+        "checkpoint of step",
+        "MB",
+        "handles",
+        "threads",
+        "checkpoints",
+        "checkpoint files",
+        "checkpoint MB",
+    ]
+    lines = [f"| {' | '.join([*head, 'event files', 'event MB'])} |", "|" + "---|" * 10]
     for at in np.linspace(0, len(series["time"]) - 1, min(10, len(series["time"]))).astype(int):
         now = {name: values[at] for name, values in series.items()}
         cells = [f"{now['time'] / 60:.1f}", f"{now['step']:,.0f}", f"{now['rss'] / 1e6:,.1f}"]
@@ -186,14 +195,14 @@ def table(command: Command, series: Series) -> str:
         cells += [f"{now['checkpoint bytes'] / 1e6:.2f}", f"{now['event files']:.0f}"]
         lines.append(f"| {' | '.join([*cells, format(now['event bytes'] / 1e6, '.2f')])} |")
     minutes = (series["time"][-1] - series["time"][0]) / 60
-    a_second = slope(series["time"], series["rss"])
-    a_step = slope(series["step"], series["rss"])  # per step, as other load may have slowed the machine for a while
+    per_second = slope(series["time"], series["rss"])
+    per_step = slope(series["step"], series["rss"])  # per step, as other load may have slowed the machine for a while
     lines += [
         "",
-        f"{command.steps:,} steps in {minutes:.1f} minutes, {60_000 * minutes / command.steps:.1f} ms a step. "
-        f"Memory, last two thirds: {a_step * STEPS_A_DAY / 1e6:+.1f} MB in {STEPS_A_DAY:,} steps, the day's "
-        f"equivalent ({3600 * a_second / 1e6:+.1f} MB an hour of this run). Events: "
-        f"{series['event bytes'][-1] / ROWS:,.0f} bytes a row of scalars, with half a preview.",
+        f"{command.steps:,} steps in {minutes:.1f} minutes, {60_000 * minutes / command.steps:.1f} ms per step. "
+        f"Memory, last two thirds: {per_step * STEPS_PER_DAY / 1e6:+.1f} MB in {STEPS_PER_DAY:,} steps, one day's "
+        f"equivalent ({3600 * per_second / 1e6:+.1f} MB per hour of this run). Events: "
+        f"{series['event bytes'][-1] / ROWS:,.0f} bytes per row of scalars, including half a preview.",
     ]
     return "\n".join(lines)
 
@@ -204,16 +213,16 @@ def main(command: Command) -> int:
         folder = pathlib.Path(name).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "run").exists():
-            raise UserError(f"--output_dir={folder}: there is a run already; name a new folder")
+            raise UserError(f"--output_dir={folder} already contains a run; name a new folder")
         prepare(folder)
         status, series = train(command, folder)
         write_atomically(folder / "usage.json", json.dumps(series))
-        broken = judge(status, series)
+        broken = violations(status, series)
         if status:
             broken.append((folder / "train.log").read_text()[-2000:])
     if series["time"]:
         print(table(command, series), "")
-    print(*broken or ["All promises were kept."], sep="\n")
+    print(*broken or ["All guarantees hold."], sep="\n")
     return 1 if broken else 0
 
 

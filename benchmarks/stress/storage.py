@@ -45,12 +45,12 @@ LAST = "ckpt-200.index"
 FAULTS = {
     "stopped": "refuses connections",
     "503": "answers 503",
-    "silent": "says nothing",
+    "silent": "does not answer",
     "slow": "answers after 2 s",
-    "broken": "breaks answers off",
+    "broken": "truncates answers",
 }
-PATIENCE = 600.0  # seconds for a command
-SOON = 300.0  # seconds in which a command must give up
+COMMAND_TIMEOUT = 600.0  # seconds for a command
+MAX_FAILURE_SECONDS = 300.0  # seconds in which a command must give up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Command:
     """Benchmark options."""
 
     work_dir: str = option("new or empty folder for data and runs")
-    faults: str = option("some of these, with commas between them", ",".join(FAULTS))
-    seconds: float = option("how long each of them lasts", 20.0)
+    faults: str = option("comma-separated faults", ",".join(FAULTS))
+    seconds: float = option("duration of each fault in seconds", 20.0)
 
     def __post_init__(self) -> None:
         for fault in self.faults.split(","):
@@ -72,11 +72,11 @@ class Proxy:
 
     Attributes:
       port: Port on which it listens.
-      met: Number of connections that met a fault.
+      affected: Number of connections that met a fault.
     """
 
     def __init__(self, server_port: int) -> None:
-        self.server_port, self.port, self.met = server_port, 0, 0
+        self.server_port, self.port, self.affected = server_port, 0, 0
         self._fault = ""
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -101,13 +101,13 @@ class Proxy:
         if fault == "stopped":
             self._server.close()
         if fault not in ("slow", "broken"):
-            self.met += bool(fault) * len(self._writers)
+            self.affected += bool(fault) * len(self._writers)
             for writer in self._writers:
                 writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        self.met += self._fault not in ("", "slow", "broken")  # for these two, answers are counted instead
+        self.affected += self._fault not in ("", "slow", "broken")  # for these two, answers are counted instead
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             if self._fault in ("503", "denied"):
                 await self._refuse(reader, writer)
@@ -131,12 +131,12 @@ class Proxy:
         try:
             while data := await reader.read(1 << 16):
                 if answers and self._fault == "slow":
-                    self.met += 1
+                    self.affected += 1
                     await asyncio.sleep(2)
                 if answers and self._fault == "silent":
-                    await asyncio.sleep(PATIENCE)
+                    await asyncio.sleep(COMMAND_TIMEOUT)
                 breaks = answers and self._fault == "broken"
-                self.met += breaks
+                self.affected += breaks
                 writer.write(data[: len(data) // 2] if breaks else data)
                 await writer.drain()
                 if breaks:
@@ -146,7 +146,7 @@ class Proxy:
 
 
 @dataclasses.dataclass
-class Ended:
+class CommandResult:
     """Result of a command."""
 
     status: int
@@ -154,7 +154,7 @@ class Ended:
     seconds: float
 
     @property
-    def in_one_line(self) -> bool:
+    def is_one_line_error(self) -> bool:
         """Whether it failed with one line of its own, without output of TensorFlow or Python."""
         return self.status == 1 and "Traceback" not in self.said and bool(re.match(r"\w+: .", self.last_line))
 
@@ -215,7 +215,7 @@ class Bench:
             ended.set()
             thread.join()
 
-    def command(self, *arguments: str, **environment: str) -> Ended:
+    def command(self, *arguments: str, **environment: str) -> CommandResult:
         """Runs a command to its end."""
         begun = time.monotonic()
         try:
@@ -224,14 +224,14 @@ class Bench:
                 env={**os.environ, **environment},
                 capture_output=True,
                 text=True,
-                timeout=PATIENCE,
+                timeout=COMMAND_TIMEOUT,
                 errors="replace",
             )
         except subprocess.TimeoutExpired:
-            return Ended(-1, f"not at its end after {PATIENCE:g} s", PATIENCE)
-        return Ended(done.returncode, done.stderr, time.monotonic() - begun)
+            return CommandResult(-1, f"not finished after {COMMAND_TIMEOUT:g} s", COMMAND_TIMEOUT)
+        return CommandResult(done.returncode, done.stderr, time.monotonic() - begun)
 
-    def must(self, *arguments: str) -> None:
+    def run_or_raise(self, *arguments: str) -> None:
         """Runs a command undisturbed. Raises UserError if it fails."""
         ended = self.command(*arguments)
         if ended.status:
@@ -242,16 +242,16 @@ class Table:
     """The lines of the report, and the number of failures."""
 
     def __init__(self) -> None:
-        self.bad = 0
-        print(f"{'command':<18}{'fault':<30}{'seconds':>8}{'felt by':>9}  what happened")
+        self.failures = 0
+        print(f"{'command':<18}{'fault':<30}{'seconds':>8}{'affected':>9}  result")
 
-    def add(self, command: str, fault: str, seconds: float, felt: int | str, good: bool, what: str) -> None:
-        self.bad += not good
-        print(f"{command:<18}{fault:<30}{seconds:>8.1f}{felt:>9}  {'' if good else 'BAD: '}{what}", flush=True)
+    def add(self, command: str, fault: str, seconds: float, affected: int | str, good: bool, what: str) -> None:
+        self.failures += not good
+        print(f"{command:<18}{fault:<30}{seconds:>8.1f}{affected:>9}  {'' if good else 'FAILED: '}{what}", flush=True)
 
-    def add_end(self, command: str, fault: str, ended: Ended) -> None:
+    def add_end(self, command: str, fault: str, ended: CommandResult) -> None:
         """Adds a command that had to end with one line, and soon."""
-        good = ended.in_one_line and ended.seconds < SOON
+        good = ended.is_one_line_error and ended.seconds < MAX_FAILURE_SECONDS
         self.add(command, fault, ended.seconds, "", good, f"status {ended.status}, {ended.last_line}")
 
 
@@ -265,14 +265,14 @@ def preparation(folder: pathlib.Path, output: str, size: list[str]) -> list[str]
     return ["data_prep.ucf101", *lists, *size, f"--output_dir={output}"]
 
 
-def bad_weather(bench: Bench, fault: str, seconds: float, table: Table) -> None:
+def check_temporary_faults(bench: Bench, fault: str, seconds: float, table: Table) -> None:
     """Injects a temporary fault into a preparation, a training run and an export."""
     folder = bench.folder
     large, run, saved = (f"{BUCKET}/{kind}-{fault}" for kind in ("large", "run", "saved"))
 
     def shards_differ() -> str:
         local = {path.name: path.read_bytes() for path in (folder / "large").iterdir()}
-        return "" if bench.fetch(large, folder / f"large-{fault}") == local else "the shards are not the same"
+        return "" if bench.fetch(large, folder / f"large-{fault}") == local else "the shards differ"
 
     def weights_differ() -> str:
         bench.fetch(f"{run}/checkpoints", folder / f"run-{fault}")
@@ -280,7 +280,7 @@ def bad_weather(bench: Bench, fault: str, seconds: float, table: Table) -> None:
         return f"{len(different)} tensors differ, {different[0]}" if different else ""
 
     def nothing_exported() -> str:
-        return "" if any("saved_model.pb" in key for key in bench.keys(saved)) else "nothing is there"
+        return "" if any("saved_model.pb" in key for key in bench.keys(saved)) else "no SavedModel was written"
 
     train = ["tganv2_tf.train", *TINY, f"--data_dir={BUCKET}/small", f"--model_dir={run}"]
     export = ["tganv2_tf.export", f"--model_dir={run}", f"--output_dir={saved}"]
@@ -290,10 +290,10 @@ def bad_weather(bench: Bench, fault: str, seconds: float, table: Table) -> None:
         ("export", export, BUCKET, "", nothing_exported),  # immediately
     ]
     for name, arguments, where, sign, wrong in work:
-        felt = bench.proxy.met
+        felt = bench.proxy.affected
         with bench.fault(fault, where, sign, seconds):
             ended = bench.command(*arguments)
-        felt = bench.proxy.met - felt
+        felt = bench.proxy.affected - felt
         problem = ended.last_line if ended.status else wrong()
         problem = problem or ("" if felt or fault == "stopped" else "nobody has felt it")
         tries = len(re.findall("retrying in|Resuming from the newest", ended.said))
@@ -301,9 +301,9 @@ def bad_weather(bench: Bench, fault: str, seconds: float, table: Table) -> None:
         table.add(name, f"{FAULTS[fault]}, {seconds:g} s", ended.seconds, felt or "-", not problem, problem or good)
 
 
-def for_good(bench: Bench, table: Table) -> None:
+def check_permanent_faults(bench: Bench, table: Table) -> None:
     """Injects permanent faults, for which each command must end with one line."""
-    data, nobody = f"--data_dir={BUCKET}/data-none", "http://127.0.0.1:9"  # the port of `discard`: nothing listens
+    data, no_server = f"--data_dir={BUCKET}/data-none", "http://127.0.0.1:9"  # the port of `discard`: nothing listens
     train = ["tganv2_tf.train", *TINY, f"--model_dir={bench.folder}/run2"]
     elsewhere = ["tganv2_tf.train", *TINY, f"--data_dir={bench.folder}/small", "--model_dir=s3://none/run"]
     cases: list[tuple[str, str, list[str], dict[str, str], str]] = [
@@ -311,9 +311,9 @@ def for_good(bench: Bench, table: Table) -> None:
         ("train", "no such bucket to read", [*train, "--data_dir=s3://none/data"], {}, ""),
         ("train", "no such bucket to write", elsewhere, {}, ""),
         ("train", "wrong key (403)", [*train, data], {}, "denied"),
-        ("train", "no server", [*train, data], {"S3_ENDPOINT": nobody}, ""),
+        ("train", "no server", [*train, data], {"S3_ENDPOINT": no_server}, ""),
         ("train", "no such host", [*train, data], {"S3_ENDPOINT": "http://no-such-host.invalid"}, ""),
-        ("train", "no server (http)", [*train, f"--data_dir={nobody}/data"], {}, ""),
+        ("train", "no server (http)", [*train, f"--data_dir={no_server}/data"], {}, ""),
         ("generate", "no such bucket", ["tganv2_tf.generate", "--model_dir=s3://none/run", "--output=x.gif"], {}, ""),
         ("data_prep.ucf101", "no such bucket", preparation(bench.folder, "s3://none/data", SMALL), {}, ""),
         ("data_prep.verify", "no such data set", ["data_prep.verify", data], {}, ""),
@@ -324,28 +324,29 @@ def for_good(bench: Bench, table: Table) -> None:
         bench.proxy.set_fault("")
         table.add_end(name, what, ended)
     train = ["tganv2_tf.train", *TINY, f"--data_dir={BUCKET}/small", f"--model_dir={BUCKET}/gone"]
-    with bench.fault("stopped", f"{BUCKET}/gone", "ckpt-30", PATIENCE):
-        table.add_end("train", "server gone on its way", bench.command(*train))
+    with bench.fault("stopped", f"{BUCKET}/gone", "ckpt-30", COMMAND_TIMEOUT):
+        table.add_end("train", "server stops during training", bench.command(*train))
 
 
 def main(command: Command) -> int:
     folder = pathlib.Path(command.work_dir).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
-        raise UserError(f"--work_dir={folder}: is not empty; name a new folder")
+        raise UserError(f"--work_dir={folder} is not empty; name a new folder")
     bench = Bench(folder)
-    logging.info("Preparing and training on the disk, for comparison.")
-    bench.must("data_prep.moving_shapes", f"--output_dir={folder}/shapes", "--videos_per_class=4")
+    logging.info("Preparing and training on the local disk for comparison.")
+    bench.run_or_raise("data_prep.moving_shapes", f"--output_dir={folder}/shapes", "--videos_per_class=4")
     for size, output in ((LARGE, f"{folder}/large"), (SMALL, f"{folder}/small"), (SMALL, f"{BUCKET}/small")):
-        bench.must(*preparation(folder, output, size))
-    bench.must("tganv2_tf.train", *TINY, f"--data_dir={folder}/small", f"--model_dir={folder}/run")
+        bench.run_or_raise(*preparation(folder, output, size))
+    bench.run_or_raise("tganv2_tf.train", *TINY, f"--data_dir={folder}/small", f"--model_dir={folder}/run")
     table = Table()
     for fault in command.faults.split(","):
-        bad_weather(bench, fault, command.seconds, table)
-    for_good(bench, table)
+        check_temporary_faults(bench, fault, command.seconds, table)
+    check_permanent_faults(bench, table)
     bench.server.stop()
-    print(f"{table.bad} of these went wrong" if table.bad else "all that passed was survived, all that lasts was named")
-    return 1 if table.bad else 0
+    passed = "all temporary faults were survived, all permanent ones reported"
+    print(f"{table.failures} checks failed" if table.failures else passed)
+    return 1 if table.failures else 0
 
 
 if __name__ == "__main__":

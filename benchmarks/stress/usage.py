@@ -29,7 +29,7 @@ def usage(pid: int) -> dict[str, float]:
     return {"rss": rss, "files": len(os.listdir(process / "fd")), "threads": int(fields["Threads"])}
 
 
-def size_of(folder: str | os.PathLike[str]) -> dict[str, float]:
+def folder_size(folder: str | os.PathLike[str]) -> dict[str, float]:
     """Returns `count` and `bytes` of all files below a folder, ignoring files that are deleted meanwhile."""
     count = total = 0
     for path, _, names in os.walk(folder):
@@ -89,7 +89,7 @@ def slope(times: list[float], values: list[float]) -> float:
     return float(np.polyfit(x[late] - x[-1], y[late], 1)[0])
 
 
-def grows(times: list[float], rss: list[float]) -> float:
+def memory_growth(times: list[float], rss: list[float]) -> float:
     """Returns the growth of memory in bytes over the last two thirds of the time, by its slope.
 
     Returns 0 for normal fluctuations: less than a twentieth of the memory, or less than 20 MB.
