@@ -29,6 +29,7 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "r1": ("off", "every step", "lazy"),
     "spectral_norm": (True, False),
     "num_classes": (0, 3),
+    "self_modulation": (False, True),
     "batch_strides": ((2,), (1,)),
     "n_dis": (1, 2),
     "microbatches": (1, 2),
@@ -55,7 +56,7 @@ def pairwise(factors: dict[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
 def config_of(row: dict[str, Any]) -> Config:
     """One level of four frames and one of a single frame, where taps meet only padding."""
     model = {
-        **{name: row[name] for name in ("spectral_norm", "num_classes", "batch_strides")},
+        **{name: row[name] for name in ("spectral_norm", "num_classes", "self_modulation", "batch_strides")},
         "conditional": bool(row["num_classes"]),
         "frame_strides": (4,),
         "discriminator_channels": (4, 5),

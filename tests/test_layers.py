@@ -65,7 +65,7 @@ def test_batch_norm_over_two_replicas_is_that_of_the_whole_batch(two_replicas):
 def test_conditional_batch_norm_scales_and_shifts_by_class(training):
     norm, plain = layers.BatchNorm(num_classes=3), layers.BatchNorm()
     inputs, labels = normal(4, 3, 3, 2), tf.constant([2, 0, 2, 1])
-    norm(inputs, labels=labels)
+    norm(inputs, condition=layers.Condition(labels))
     plain(inputs)
     for statistic in ("moving_mean", "moving_variance"):
         value = RNG.uniform(0.5, 2, size=2)
@@ -76,10 +76,32 @@ def test_conditional_batch_norm_scales_and_shifts_by_class(training):
     normalized = plain(inputs, training=training).numpy()  # scale 1, shift 0
     gamma, beta = (weights.numpy()[[2, 0, 2, 1]][:, None, None] for weights in (norm.gamma, norm.beta))
     expected = gamma * normalized + beta
-    np.testing.assert_allclose(norm(inputs, training=training, labels=labels), expected, atol=1e-5)
+    np.testing.assert_allclose(norm(inputs, training=training, condition=layers.Condition(labels)), expected, atol=1e-5)
     for layer, wrong in ((norm, None), (plain, labels)):
-        with pytest.raises(ValueError, match="classes; labels"):
-            layer(inputs, labels=wrong)
+        with pytest.raises(ValueError, match="classes, self-modulation"):
+            layer(inputs, condition=layers.Condition(wrong))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_self_modulation_scales_and_shifts_by_a_network_of_the_latent(training):
+    norm, plain = layers.BatchNorm(self_modulation=True), layers.BatchNorm()
+    inputs, z = normal(4, 3, 3, 2), normal(4, 5)
+    norm(inputs, condition=layers.Condition(z=z))
+    norm.gamma.assign([2.0, 3.0])
+    norm.beta.assign([-1.0, 1.0])
+    first, first_bias, last, last_bias = (
+        RNG.normal(size=variable.shape).astype(np.float32) for variable in norm.modulation.trainable_variables
+    )
+    assert first.shape == (5, layers.MODULATION_UNITS) and last.shape == (layers.MODULATION_UNITS, 4)
+    norm.modulation.set_weights([first, first_bias, last, last_bias])
+    changes = np.maximum(z @ first + first_bias, 0) @ last + last_bias
+    gamma, beta = [2.0, 3.0] * (1 + changes[:, :2]), [-1.0, 1.0] + changes[:, 2:]
+    expected = gamma[:, None, None] * plain(inputs, training=training).numpy() + beta[:, None, None]
+    np.testing.assert_allclose(
+        norm(inputs, training=training, condition=layers.Condition(z=z)), expected, rtol=1e-4, atol=1e-4
+    )
+    with pytest.raises(ValueError, match="self-modulation True"):
+        norm(inputs)
 
 
 def lstm_by_definition(lstm, inputs):

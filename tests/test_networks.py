@@ -52,14 +52,18 @@ def test_inference_renders_any_level_and_number_of_frames():
 CONDITIONAL = {"conditional": True, "num_classes": 3}
 
 
-@pytest.mark.parametrize("changes", [{}, {"lstm_layers": 2, **CONDITIONAL}], ids=["plain", "conditional, two layers"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"lstm_layers": 2, **CONDITIONAL}, {"self_modulation": True}, {"self_modulation": True, **CONDITIONAL}],
+    ids=["plain", "conditional, two layers", "self-modulation", "both"],
+)
 def test_long_videos_are_rendered_in_chunks(changes):
     generator = Generator(model_config(**changes))
     labels = tf.constant([0, 2, 1, 2]) if "conditional" in changes else None
     whole = generator(Z, num_frames=7, labels=labels)
     first, state = generator.begin(Z, 2, labels=labels)
     assert state.shape == (len(generator.recurrence), 2, 4, 1, 1, 4)
-    resume = tf.function(lambda state, num_frames: generator.resume(state, num_frames, labels=labels))
+    resume = tf.function(lambda state, num_frames: generator.resume(state, num_frames, labels=labels, z=Z))
     second, state = resume(state, tf.constant(4))
     third, _ = resume(state, tf.constant(1))
     np.testing.assert_allclose(tf.concat([first, second, third], 1), whole, atol=1e-5)
@@ -87,9 +91,20 @@ def test_a_class_changes_its_own_videos_only():
         Generator(model_config())(Z, labels=tf.zeros([4], tf.int32))
 
 
+def test_self_modulation_depends_on_the_latent_at_every_norm():
+    generator = scrambled(Generator(model_config(self_modulation=True)))
+    features, _ = generator.unroll(generator.initial_features(Z), 2)
+    videos = [generator.render(features, z=z).numpy() for z in (Z, tf.concat([Z[:1], -Z[1:]], 0))]
+    changed = np.abs(videos[0] - videos[1]).max((1, 2, 3, 4))
+    assert changed[0] < 1e-6 and (changed[1:] > 1e-3).all()
+    assert len(generator.batch_norms) == 10 and all(hasattr(norm, "modulation") for norm in generator.batch_norms)
+    with pytest.raises(ValueError, match="z is missing"):
+        generator.render(features)
+
+
 def test_conditional_levels_follow_the_samples_that_are_kept():
     # With running statistics, level 2 in training contains every second sample of inference, with its class.
-    generator = scrambled(Generator(model_config(**CONDITIONAL)))
+    generator = scrambled(Generator(model_config(self_modulation=True, **CONDITIONAL)))
     labels = tf.constant([0, 1, 2, 1])
     full = generator(Z, labels=labels).numpy()
     _, second = generator.pyramid(Z, training=False, frame_offsets=[1], labels=labels)

@@ -37,11 +37,12 @@ class Made:
     served: Any
 
 
-@pytest.fixture(scope="module", params=["conditional", "unconditional"])
+@pytest.fixture(scope="module", params=["conditional", "unconditional", "self-modulation"])
 def made(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     names = CLASSES if request.param == "conditional" else ()
-    config = tiny_config({"conditional": bool(names), "num_classes": len(names), "lstm_layers": 2})
+    modulation = {"self_modulation": request.param == "self-modulation"}
+    config = tiny_config({"conditional": bool(names), "num_classes": len(names), "lstm_layers": 2, **modulation})
     generator = Generator(config.model)
     random = np.random.default_rng(0)
     for variable in generator.trainable_variables:  # with initial weights, seeds and classes differ little
@@ -227,7 +228,8 @@ def test_the_parts_of_a_long_video_with_tensorflow_alone(made):
     z, label = tf.constant(made.run.latents([5, 6])), list(label_of(made, 2).values())
     first, state = served.begin(z, 3, 2, *label)
     assert state.shape == [2, 2, 2, 1, 1, 4], "lstm_layers, hidden and cell, N, base, base, C"
-    second, _ = served.resume(state, 5, 2, *label)
+    latents = [z] if served.resume_needs_z else []
+    second, _ = served.resume(state, 5, 2, *latents, *label)
     both = served.sample(z, 8, 2, *label)
     np.testing.assert_allclose(tf.concat([first, second], 1), both, atol=1e-4)
 

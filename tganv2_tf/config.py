@@ -75,6 +75,10 @@ class ModelConfig:
     lstm_channels: int = option("channels of the base map and of the convolutional LSTM", 1024)
     lstm_layers: int = option("number of stacked convolutional LSTMs", 1)
     lstm_forget_bias: float = option("initial bias of the forget gate; above 0 the latent lasts for more frames", 0.0)
+    self_modulation: bool = option(
+        "compute scale and shift of the generator's batch norms from the latent (arXiv 1810.01365); not in the paper",
+        False,
+    )
     up_channels: tuple[int, ...] = option(
         "channels of each up block: three at level 1, one per later level", (512, 256, 128, 64, 32, 32)
     )

@@ -14,7 +14,7 @@ from tensorflow.keras import layers
 
 from tganv2_tf.config import ModelConfig
 from tganv2_tf.models.activation_checkpointing import checkpoint_activations
-from tganv2_tf.models.layers import BatchNorm, ConvLSTM, RenderingBlock, UpBlock, lecun_normal
+from tganv2_tf.models.layers import UNCONDITIONAL, BatchNorm, Condition, ConvLSTM, RenderingBlock, UpBlock, lecun_normal
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS
 from tganv2_tf.subsampling import subsample
 
@@ -22,36 +22,37 @@ from tganv2_tf.subsampling import subsample
 class GeneratorLevel(layers.Layer):
     """One level: the abstract block g^A_l (up blocks) and the rendering block g^R_l (arXiv 1811.09245, Figure 2)."""
 
-    def __init__(self, channels: Sequence[int], num_classes: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, channels: Sequence[int], num_classes: int = 0, self_modulation: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.blocks = [UpBlock(c, num_classes, name=f"up{i}") for i, c in enumerate(channels, start=1)]
-        self.rendering = RenderingBlock(num_classes, name="rendering")
+        self.blocks = [UpBlock(c, num_classes, self_modulation, name=f"up{i}") for i, c in enumerate(channels, start=1)]
+        self.rendering = RenderingBlock(num_classes, self_modulation, name="rendering")
 
-    def call(self, features: tf.Tensor, training: bool = False, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """Applies g^A_l: [M, H, W, C] -> [M, H', W', C']. `labels` is [M] if there are classes."""
+    def call(self, features: tf.Tensor, training: bool = False, condition: Condition = UNCONDITIONAL) -> tf.Tensor:
+        """Applies g^A_l: [M, H, W, C] -> [M, H', W', C']."""
         for block in self.blocks:
-            features = block(features, training=training, labels=labels)
+            features = block(features, training=training, condition=condition)
         return features
 
-    def render(self, features: tf.Tensor, training: bool = False, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """Applies g^R_l: [M, H', W', C'] -> float32 [M, H', W', 3] in [-1, 1]. `labels` is [M] if there are classes."""
-        return self.rendering(features, training=training, labels=labels)
+    def render(self, features: tf.Tensor, training: bool = False, condition: Condition = UNCONDITIONAL) -> tf.Tensor:
+        """Applies g^R_l: [M, H', W', C'] -> float32 [M, H', W', 3] in [-1, 1]."""
+        return self.rendering(features, training=training, condition=condition)
 
 
 def _per_frame(
     layer: Callable[..., tf.Tensor],
     videos: tf.Tensor,
     training: bool,
-    labels: tf.Tensor | None,
+    condition: Condition,
     recompute: bool = False,
 ) -> tf.Tensor:
-    """Applies a layer of frames [N * T, H, W, C] to videos [N, T, H, W, C] with labels [N]."""
+    """Applies a layer of frames [N * T, H, W, C] to videos [N, T, H, W, C] with the conditions of N samples."""
     if recompute:
-        return checkpoint_activations(lambda videos: _per_frame(layer, videos, training, labels), videos)
+        return checkpoint_activations(lambda videos: _per_frame(layer, videos, training, condition), videos)
     shape = tf.shape(videos)
-    if labels is not None:
-        labels = tf.repeat(labels, shape[1])
-    outputs = layer(tf.reshape(videos, [-1, *videos.shape[2:]]), training=training, labels=labels)
+    frames = tf.reshape(videos, [-1, *videos.shape[2:]])
+    outputs = layer(frames, training=training, condition=condition.repeat(shape[1]))
     outputs = tf.reshape(outputs, tf.concat([shape[:2], outputs.shape[1:]], 0))
     return tf.ensure_shape(outputs, [*videos.shape[:2], *outputs.shape[2:]])
 
@@ -60,7 +61,7 @@ class Generator(tf.keras.Model):
     """Generator G (arXiv 1811.09245, Figures 1 and 2): maps z, and in a conditional model a class, to a video.
 
     The class selects the scale and shift of every batch norm. It also adds an embedding to the input of the
-    recurrence, because the recurrence generates the motion.
+    recurrence, because the recurrence generates the motion. With self-modulation, all batch norms depend on z as well.
 
     Attributes:
       config: The architecture.
@@ -83,7 +84,8 @@ class Generator(tf.keras.Model):
         ]
         per_level = [config.up_channels[:FIRST_LEVEL_BLOCKS], *([c] for c in config.up_channels[FIRST_LEVEL_BLOCKS:])]
         self.generator_levels = [
-            GeneratorLevel(c, num_classes, name=f"level{i}") for i, c in enumerate(per_level, start=1)
+            GeneratorLevel(c, num_classes, config.self_modulation, name=f"level{i}")
+            for i, c in enumerate(per_level, start=1)
         ]
         labels = tf.zeros([1], tf.int32) if num_classes else None
         for level in range(1, len(per_level) + 1):  # creates all weights before a checkpoint is restored
@@ -103,6 +105,12 @@ class Generator(tf.keras.Model):
         size = self.config.pyramid.base_size
         return tf.reshape(features, [-1, size, size, self.config.lstm_channels])
 
+    def condition(self, z: tf.Tensor | None, labels: tf.Tensor | None) -> Condition:
+        """Returns the condition of the batch norms. Raises ValueError if the model needs z and it is None."""
+        if z is None and self.config.self_modulation:
+            raise ValueError("z is missing; a generator with self-modulation needs it for every frame")
+        return Condition(labels, z if self.config.self_modulation else None)
+
     def unroll(
         self, initial_features: tf.Tensor | None, num_frames: int | tf.Tensor, state: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -121,24 +129,32 @@ class Generator(tf.keras.Model):
             states.append(last)
         return features, tf.stack(states)
 
-    def render(self, features: tf.Tensor, level: int | None = None, labels: tf.Tensor | None = None) -> tf.Tensor:
+    def render(
+        self,
+        features: tf.Tensor,
+        level: int | None = None,
+        labels: tf.Tensor | None = None,
+        z: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Renders one level of all frames for inference, with the running batch-norm statistics.
 
         Args:
           features: Output of the recurrence, [N, T, base, base, C].
           level: 1..L; None is the last.
           labels: int [N], in a conditional model.
+          z: float [N, z_dim], with self-modulation.
         Returns:
           float32 [N, T, H_l, W_l, 3] in [-1, 1].
         Raises:
-          ValueError: The level does not exist.
+          ValueError: The level does not exist, or z is missing.
         """
         level = len(self.generator_levels) if level is None else level
         if not 1 <= level <= len(self.generator_levels):
             raise ValueError(f"level {level} does not exist; valid: 1 to {len(self.generator_levels)}")
+        condition = self.condition(z, labels)
         for block in self.generator_levels[:level]:
-            features = _per_frame(block, features, False, labels)
-        return _per_frame(self.generator_levels[level - 1].render, features, False, labels)
+            features = _per_frame(block, features, False, condition)
+        return _per_frame(self.generator_levels[level - 1].render, features, False, condition)
 
     def call(
         self,
@@ -166,10 +182,15 @@ class Generator(tf.keras.Model):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the result of `call` and the final state. `resume` continues from it in constant memory."""
         features, state = self.unroll(self.initial_features(z, labels), num_frames)
-        return self.render(features, level, labels), state
+        return self.render(features, level, labels, z), state
 
     def resume(
-        self, state: tf.Tensor, num_frames: int | tf.Tensor, level: int | None = None, labels: tf.Tensor | None = None
+        self,
+        state: tf.Tensor,
+        num_frames: int | tf.Tensor,
+        level: int | None = None,
+        labels: tf.Tensor | None = None,
+        z: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Generates the next frames of videos.
 
@@ -177,12 +198,12 @@ class Generator(tf.keras.Model):
           state: float [lstm_layers, 2, N, base, base, C], from `begin` or `resume`.
           num_frames: T, the number of new frames; a Python integer or an int32 scalar.
           level: As in `call`.
-          labels: The labels passed to `begin`.
+          labels, z: As passed to `begin`; z is required with self-modulation only.
         Returns:
           float32 [N, T, H_l, W_l, 3] in [-1, 1], and the state after the last frame.
         """
         features, state = self.unroll(None, num_frames, state)
-        return self.render(features, level, labels), state
+        return self.render(features, level, labels, z), state
 
     def pyramid(
         self,
@@ -221,14 +242,14 @@ class Generator(tf.keras.Model):
         if frame_offsets is None:
             frame_offsets = [tf.random.uniform([], 0, stride, tf.int32) for stride in frame_strides]
         features, _ = self.unroll(self.initial_features(z, labels), self.config.num_frames)
-        videos = []
+        videos, condition = [], self.condition(z, labels)
         for index, level in enumerate(self.generator_levels):
             if index:
                 i = index - 1
                 features = subsample(features, frame_offsets[i], frame_strides[i], batch_strides[i])
-                labels = None if labels is None else labels[:: batch_strides[i]]
-            features = _per_frame(level, features, training, labels, recompute)
-            videos.append(_per_frame(level.render, features, training, labels, recompute))
+                condition = condition.every(batch_strides[i])
+            features = _per_frame(level, features, training, condition, recompute)
+            videos.append(_per_frame(level.render, features, training, condition, recompute))
         return videos
 
     @property

@@ -7,7 +7,7 @@ layers with equal values.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import tensorflow as tf
 from tensorflow.keras import layers
@@ -16,6 +16,7 @@ from tganv2_tf.models.convolutions import convolve, kernel_gradient, upsample, u
 
 BATCH_NORM_DECAY = 0.9
 BATCH_NORM_EPSILON = 2e-5
+MODULATION_UNITS = 32  # hidden units of self-modulation (arXiv 1810.01365, section 3)
 
 
 def lecun_normal() -> tf.keras.initializers.Initializer:
@@ -38,24 +39,70 @@ def channel_moments(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.nn.moments(values, [0, 1, 2])
 
 
+class Condition(NamedTuple):
+    """Inputs of batch norms besides the features, per sample or per frame.
+
+    Attributes:
+      labels: int [M]; None without classes.
+      z: float32 [M, z_dim]; None without self-modulation.
+    """
+
+    labels: tf.Tensor | None = None
+    z: tf.Tensor | None = None
+
+    def every(self, stride: int) -> Condition:
+        """Selects every `stride`-th sample."""
+        return Condition(*(None if values is None else values[::stride] for values in self))
+
+    def repeat(self, times: tf.Tensor) -> Condition:
+        """Repeats every sample, for its frames."""
+        return Condition(*(None if values is None else tf.repeat(values, times, axis=0) for values in self))
+
+
+UNCONDITIONAL = Condition()
+
+
+class Modulation(layers.Layer):
+    """Maps latents to changes of a norm's scale and shift: self-modulation (Chen et al., arXiv 1810.01365, section 3).
+
+    A network with one hidden layer of `MODULATION_UNITS` ReLUs, float32 under every dtype policy. Its outputs are small
+    at first.
+    """
+
+    def __init__(self, channels: int, **kwargs: Any) -> None:
+        super().__init__(dtype="float32", **kwargs)
+        # Preserves the variance: entries of z have variance 1/3, and ReLU halves it.
+        first = tf.keras.initializers.VarianceScaling(6.0, "fan_in", "untruncated_normal")
+        last = tf.keras.initializers.RandomNormal(stddev=0.1)
+        self.hidden = layers.Dense(MODULATION_UNITS, "relu", kernel_initializer=first, name="hidden", dtype="float32")
+        self.outputs = layers.Dense(2 * channels, kernel_initializer=last, name="outputs", dtype="float32")
+
+    def call(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """[M, z_dim] -> two tensors, [M, channels]."""
+        scale, shift = tf.split(self.outputs(self.hidden(z)), 2, axis=-1)
+        return scale, shift
+
+
 class BatchNorm(layers.Layer):
     """Batch normalisation over all axes but the last, synchronised across replicas (Ioffe & Szegedy, arXiv 1502.03167).
 
     With classes, each class has its own scale and shift (conditional batch norm: Dumoulin et al., arXiv 1610.07629).
-    All classes share the statistics.
+    All classes share the statistics. With a latent, a small network adds to both (self-modulation: Chen et al., arXiv
+    1810.01365, section 3).
 
     A forward pass changes no variable. In training it stores its moments in `batch_moments`, from which
     `update_moving_statistics` updates the running statistics. The stored variance is unbiased (n / (n - 1)).
 
     Attributes:
       num_classes: Number of classes; 0 if unconditional.
+      self_modulation: Whether scale and shift depend on the latent.
       moments: Function that computes the moments. It may be replaced, e.g. by that of `tganv2_tf.interop.chainer`,
         which rounds as the authors' code does.
     """
 
-    def __init__(self, num_classes: int = 0, **kwargs: Any) -> None:
+    def __init__(self, num_classes: int = 0, self_modulation: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.num_classes = num_classes
+        self.num_classes, self.self_modulation = num_classes, self_modulation
         self.moments: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]] = channel_moments
 
     def build(self, input_shape: tf.TensorShape) -> None:
@@ -74,25 +121,34 @@ class BatchNorm(layers.Layer):
         shape = [self.num_classes, input_shape[-1]] if self.num_classes else [input_shape[-1]]
         self.gamma = self.add_weight("gamma", shape, tf.float32, "ones", experimental_autocast=False)
         self.beta = self.add_weight("beta", shape, tf.float32, "zeros", experimental_autocast=False)
+        if self.self_modulation:
+            self.modulation = Modulation(input_shape[-1], name="modulation")
         self.moving_mean = statistic("moving_mean", "zeros")
         self.moving_variance = statistic("moving_variance", "ones")
         self.batch_moments: tuple[tf.Tensor, ...] = ()
 
-    def _scale_and_shift(self, labels: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns gamma and beta, float32 [C], or with classes per sample, [M, 1, 1, C]."""
-        if (labels is None) == bool(self.num_classes):
-            raise ValueError(f"{self.name} has {self.num_classes} classes; labels: {labels}")
-        if labels is None:
-            return tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
-        gamma, beta = (tf.gather(weights, labels)[:, tf.newaxis, tf.newaxis] for weights in (self.gamma, self.beta))
-        return gamma, beta
+    def _scale_and_shift(self, condition: Condition) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns gamma and beta, float32 [C], or with a condition per sample, [M, 1, 1, C]."""
+        if (condition.labels is None) == bool(self.num_classes) or (condition.z is None) == self.self_modulation:
+            raise ValueError(
+                f"{self.name} has {self.num_classes} classes, self-modulation {self.self_modulation}; got {condition}"
+            )
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        if condition.labels is not None:
+            gamma, beta = tf.gather(gamma, condition.labels), tf.gather(beta, condition.labels)
+        if condition.z is not None:
+            scale, shift = self.modulation(condition.z)
+            gamma, beta = gamma * (1.0 + scale), beta + shift
+        if gamma.shape.rank == 1:
+            return gamma, beta
+        return gamma[:, tf.newaxis, tf.newaxis], beta[:, tf.newaxis, tf.newaxis]
 
-    def call(self, inputs: tf.Tensor, training: bool = False, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """[M, H, W, C] -> the same shape and dtype. `labels` are integers [M], if there are classes."""
-        gamma, beta = self._scale_and_shift(labels)
+    def call(self, inputs: tf.Tensor, training: bool = False, condition: Condition = UNCONDITIONAL) -> tf.Tensor:
+        """[M, H, W, C] -> the same shape and dtype."""
+        gamma, beta = self._scale_and_shift(condition)
         if not training:
             mean, variance = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
-            if labels is None:
+            if gamma.shape.rank == 1:
                 outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
                     inputs, gamma, beta, mean, variance, epsilon=BATCH_NORM_EPSILON, is_training=False
                 )
@@ -267,30 +323,30 @@ class UpBlock(layers.Layer):
     is computed before it, at a quarter of the cost.
     """
 
-    def __init__(self, channels: int, num_classes: int = 0, **kwargs: Any) -> None:
+    def __init__(self, channels: int, num_classes: int = 0, self_modulation: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.norm1 = BatchNorm(num_classes, name="norm1")
+        self.norm1 = BatchNorm(num_classes, self_modulation, name="norm1")
         self.conv1 = Conv2D(channels, 3, relu_glorot_uniform(), name="conv1")
-        self.norm2 = BatchNorm(num_classes, name="norm2")
+        self.norm2 = BatchNorm(num_classes, self_modulation, name="norm2")
         self.conv2 = Conv2D(channels, 3, relu_glorot_uniform(), name="conv2")
         self.shortcut = Conv2D(channels, 1, glorot_uniform(), name="shortcut")
 
-    def call(self, inputs: tf.Tensor, training: bool = False, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """[M, H, W, C] -> [M, 2H, 2W, channels]. `labels` is [M] if there are classes."""
-        hidden = self.conv1(tf.nn.relu(self.norm1(inputs, training=training, labels=labels)), upsampled=True)
-        hidden = self.conv2(tf.nn.relu(self.norm2(hidden, training=training, labels=labels)))
+    def call(self, inputs: tf.Tensor, training: bool = False, condition: Condition = UNCONDITIONAL) -> tf.Tensor:
+        """[M, H, W, C] -> [M, 2H, 2W, channels]."""
+        hidden = self.conv1(tf.nn.relu(self.norm1(inputs, training=training, condition=condition)), upsampled=True)
+        hidden = self.conv2(tf.nn.relu(self.norm2(hidden, training=training, condition=condition)))
         return hidden + upsample(self.shortcut(inputs))
 
 
 class RenderingBlock(layers.Layer):
     """Rendering block g^R (arXiv 1811.09245, Figure 2): BN-ReLU-conv3-tanh, from features to frames in [-1, 1]."""
 
-    def __init__(self, num_classes: int = 0, **kwargs: Any) -> None:
+    def __init__(self, num_classes: int = 0, self_modulation: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.norm = BatchNorm(num_classes, name="norm")
+        self.norm = BatchNorm(num_classes, self_modulation, name="norm")
         self.conv = Conv2D(3, 3, lecun_normal(), name="conv")
 
-    def call(self, inputs: tf.Tensor, training: bool = False, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """[M, H, W, C] -> float32 [M, H, W, 3] under every dtype policy. `labels` is [M] if there are classes."""
-        normalized = self.norm(inputs, training=training, labels=labels)
+    def call(self, inputs: tf.Tensor, training: bool = False, condition: Condition = UNCONDITIONAL) -> tf.Tensor:
+        """[M, H, W, C] -> float32 [M, H, W, 3] under every dtype policy."""
+        normalized = self.norm(inputs, training=training, condition=condition)
         return tf.tanh(tf.cast(self.conv(tf.nn.relu(normalized)), tf.float32))

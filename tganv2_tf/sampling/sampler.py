@@ -46,7 +46,9 @@ class Sampler:
         self.sizes = tuple(served.sizes.numpy().tolist())
         self.resolution = self.sizes[-1]
         self.class_names = tuple(name.decode() for name in served.class_names.numpy())
-        self.fps = float(served.fps) if hasattr(served, "fps") else 0.0  # exports of older versions have none
+        # Exports of older versions lack these.
+        self.fps = float(served.fps) if hasattr(served, "fps") else 0.0
+        self._resume_needs_z = bool(getattr(served, "resume_needs_z", False))
 
     def latents(self, seeds: Sequence[int], truncation: float = 1.0) -> np.ndarray:
         """Draws one latent per seed from U(-truncation, truncation).
@@ -134,8 +136,9 @@ class Sampler:
         z, rest, level, given = self._checked(z, num_frames, level, labels)
         videos, state = self._served.begin(z, min(chunk, rest), level, *given)
         yield to_uint8(videos.numpy())
+        latents = [z] if self._resume_needs_z else []
         while rest := rest - videos.shape[1]:
-            videos, state = self._served.resume(state, min(chunk, rest), level, *given)
+            videos, state = self._served.resume(state, min(chunk, rest), level, *latents, *given)
             yield to_uint8(videos.numpy())
 
     def _checked(

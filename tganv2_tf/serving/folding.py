@@ -2,7 +2,7 @@
 
 With running statistics, batch norm is an affine map per channel. If it directly follows a convolution, it can be
 replaced by a scaled kernel and a scaled and shifted bias. In the generator this holds for the second norm of each up
-block. The other norms follow sums that the shortcuts also read; conditional norms differ by sample.
+block. The other norms follow sums that the shortcuts also read; conditional and self-modulated norms differ by sample.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def fold_batch_norms(generator: Generator) -> Generator:
     """Returns a copy with folded norms. It renders the same videos, up to rounding.
 
     The copy is for inference only: checkpoints do not fit it, because it lacks the norms' weights. A conditional
-    generator is returned unchanged.
+    generator, or one with self-modulation, is returned unchanged.
     """
-    if generator.config.conditional:
+    if generator.config.conditional or generator.config.self_modulation:
         return generator
     copy: Any = Generator(generator.config)
     copy.set_weights(generator.get_weights())

@@ -19,7 +19,8 @@ requests.
 The loaded object also has these functions, with `label` as last argument if there are classes; all floats are float32:
 
 - `sample(z, num_frames, level)` -> videos;
-- `begin(z, num_frames, level)` -> (videos, state) and `resume(state, num_frames, level)` -> (videos, state): render a
+- `begin(z, num_frames, level)` -> (videos, state) and `resume(state, num_frames, level)` (if `resume_needs_z`,
+  `resume(state, num_frames, level, z)`) -> (videos, state): render a
   video of any length in chunks, in constant memory. The state is [lstm_layers, 2, N, base, base, C].
 
 Its variables are `z_dim`, `num_frames` (of a training clip), `num_levels`, `sizes` [L] (height and width of each level
@@ -73,6 +74,7 @@ class ServedGenerator(tf.Module):
         self.sizes = tf.Variable([level.size for level in levels], trainable=False)
         self.class_names = tf.Variable(tf.constant(class_names, tf.string, [num_classes]), trainable=False)
         self.fps = tf.Variable(fps, trainable=False)
+        self.resume_needs_z = tf.Variable(config.self_modulation, trainable=False)
         self.weights = generator.variables  # tracked for `save`; the Keras model itself is not exported
 
         base = [config.pyramid.base_size] * 2 + [config.lstm_channels]
@@ -83,15 +85,18 @@ class ServedGenerator(tf.Module):
         num_frames, level = (tf.TensorSpec([], tf.int32, name) for name in ("num_frames", "level"))
         label = [tf.TensorSpec([None], tf.int32, "label")] if num_classes else []
 
-        @tf.function(input_signature=[maps, level, *label])
-        def render(features: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None) -> tf.Tensor:
-            """Renders one level. All functions share this graph, which keeps the export small."""
+        @tf.function(input_signature=[maps, level, latents, *label])
+        def render(features: tf.Tensor, level: tf.Tensor, z: tf.Tensor, label: tf.Tensor | None = None) -> tf.Tensor:
+            """Renders one level. All functions share this graph, which keeps the export small.
+
+            z is used by self-modulation only.
+            """
             known = f"level must be from 1 to {len(levels)}"
             tf.debugging.assert_greater_equal(level, 1, known)
             tf.debugging.assert_less_equal(level, len(levels), known)
             numbers = range(1, len(levels) + 1)
             return tf.switch_case(
-                level - 1, [functools.partial(generator.render, features, number, label) for number in numbers]
+                level - 1, [functools.partial(generator.render, features, number, label, z) for number in numbers]
             )
 
         def checked(value: tf.Tensor, num_videos: tf.Tensor, num_frames: tf.Tensor, label: tf.Tensor | None) -> tuple:
@@ -113,15 +118,30 @@ class ServedGenerator(tf.Module):
         ) -> tuple[tf.Tensor, tf.Tensor]:
             z, label = checked(z, tf.shape(z)[0], num_frames, label)
             features, state = generator.unroll(generator.initial_features(z, label), num_frames)
-            return render(features, level, *_optional(label)), state
+            return render(features, level, z, *_optional(label)), state
 
-        @tf.function(input_signature=[state, num_frames, level, *label])
-        def resume(
-            state: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None
+        def next_frames(
+            state: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, z: tf.Tensor, label: tf.Tensor | None
         ) -> tuple[tf.Tensor, tf.Tensor]:
             state, label = checked(state, tf.shape(state)[2], num_frames, label)
             features, state = generator.unroll(None, num_frames, state)
-            return render(features, level, *_optional(label)), state
+            return render(features, level, z, *_optional(label)), state
+
+        if config.self_modulation:
+
+            @tf.function(input_signature=[state, num_frames, level, latents, *label])
+            def resume(
+                state: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, z: tf.Tensor, label: tf.Tensor | None = None
+            ) -> tuple[tf.Tensor, tf.Tensor]:
+                return next_frames(state, num_frames, level, z, label)
+
+        else:
+
+            @tf.function(input_signature=[state, num_frames, level, *label])
+            def resume(
+                state: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None
+            ) -> tuple[tf.Tensor, tf.Tensor]:
+                return next_frames(state, num_frames, level, tf.zeros([0, config.z_dim]), label)
 
         @tf.function(input_signature=[latents, num_frames, level, *label])
         def sample(z: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None) -> tf.Tensor:

@@ -17,6 +17,7 @@ ARCHITECTURE_FIELDS = (
     "z_dim",
     "lstm_channels",
     "lstm_layers",
+    "self_modulation",
     "up_channels",
     "discriminator_channels",
     "spectral_norm",
