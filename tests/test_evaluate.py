@@ -27,6 +27,7 @@ from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import latents_from_seeds
 from tganv2_tf.pretrained import load_generator
 from tganv2_tf.runs import Run, latest_checkpoint, record_config
+from tganv2_tf.sampling.scored import GeneratorSpec, load_scored_generator
 from tganv2_tf.serving.signatures import export
 from tganv2_tf.training.checkpoints import CheckpointFolder
 from tganv2_tf.training.loop import make_model
@@ -34,7 +35,7 @@ from tganv2_tf.training.snapshots import keep_best
 
 by_function: Any = tganv2_tf.evaluate  # the module of the command, which is callable
 SHAPE = {"side": 32, "channels": (2, 2, 2, 2, 2, 2, 4, 4), "units": (8, 8), "num_classes": 3}
-SCORES = {"inception_score", "c3d_fid", "precision", "recall", "density", "coverage"}
+SCORES = {"inception_score", "effective_classes", "c3d_fid", "precision", "recall", "density", "coverage"}
 
 
 def write_classifier(path: pathlib.Path, seed: int = 0, accuracy: float = 0.9) -> None:
@@ -257,6 +258,17 @@ def test_the_function_returns_what_the_command_reports(folder, tmp_path):
     assert list(alone) == ["inception_score"]
 
 
+@pytest.mark.parametrize("kind", ["run", "saved"])
+def test_a_first_frame_selects_later_frames(folder, kind):
+    run = Run.open(str(folder / "run"))
+    options: dict[str, Any] = {"run": run} if kind == "run" else {"saved_model": str(folder / "saved" / "1")}
+    spec = GeneratorSpec(**options, first_frame=5)
+    found = load_scored_generator(spec).batch(spec, 0, 2)
+    generator, _ = load_generator(run)
+    expected = generator(latents_from_seeds(tf.constant([0, 1], tf.int64), generator.config.z_dim), num_frames=21)
+    np.testing.assert_allclose(found, expected[:, 5:], atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
@@ -266,6 +278,7 @@ def test_the_function_returns_what_the_command_reports(folder, tmp_path):
         ({"classifier": ""}, ValueError, "^classifier is missing"),
         ({"data_dir": ""}, ValueError, "^data_dir is missing"),
         ({"clips_dir": "x"}, ValueError, "specify exactly one of model_dir, saved_model, video_dir, clips_dir"),
+        ({"first_frame": 1}, ValueError, "first_frame=1: valid: with generators only"),
         ({"truncation": 0.5}, ValueError, "truncation=0.5: valid: with generators only"),
         ({"videos": np.zeros([6, 15, 8, 8, 3], np.uint8)}, UserError, "^videos: 15 frames; the scores need 16"),
         ({"videos": np.zeros([6, 16, 8, 8, 3])}, UserError, r"^videos: float64 \[6, 16, 8, 8, 3\]; valid: uint8"),

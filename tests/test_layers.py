@@ -95,7 +95,7 @@ def test_self_modulation_scales_and_shifts_by_a_network_of_the_latent(training):
     assert first.shape == (5, layers.MODULATION_UNITS) and last.shape == (layers.MODULATION_UNITS, 4)
     norm.modulation.set_weights([first, first_bias, last, last_bias])
     changes = np.maximum(z @ first + first_bias, 0) @ last + last_bias
-    gamma, beta = [2.0, 3.0] * (1 + changes[:, :2]), [-1.0, 1.0] + changes[:, 2:]
+    gamma, beta = np.array([2.0, 3.0]) * (1 + changes[:, :2]), np.array([-1.0, 1.0]) + changes[:, 2:]
     expected = gamma[:, None, None] * plain(inputs, training=training).numpy() + beta[:, None, None]
     np.testing.assert_allclose(
         norm(inputs, training=training, condition=layers.Condition(z=z)), expected, rtol=1e-4, atol=1e-4

@@ -366,3 +366,9 @@ class TestNeighbours:
             metrics.precision_recall(points, points[:, :1])
         with pytest.raises(ValueError, match="NaN or infinity"):
             metrics.density_coverage(points, np.full((3, 2), np.nan))
+
+
+def test_effective_classes_are_the_exponential_of_the_entropy() -> None:
+    assert metrics.effective_classes(np.array([7, 7, 7])) == pytest.approx(3)
+    assert metrics.effective_classes(np.array([4, 4, 0, 8])) == pytest.approx(2**1.5)  # H = 1.5 bits
+    assert metrics.effective_classes(np.array([0, 9])) == pytest.approx(1)

@@ -62,7 +62,8 @@ class Command:
     clips_dir: str = option("folder of shards, scored as if their clips were generated", "")
     data_dir: str = option("folder of the shards of real videos; none = the training data of the run", "")
     scores: str = option(
-        "any of inception_score, c3d_fid, class_accuracy, precision, recall, density, coverage (C3D), fvd, kvd (I3D)",
+        "any of inception_score, c3d_fid, class_accuracy, effective_classes, precision, recall, density, coverage "
+        "(C3D), fvd, kvd (I3D)",
         "inception_score,c3d_fid",
     )
     i3d: str = option("SavedModel or TF-Hub module of the I3D for fvd and kvd", "")
@@ -75,6 +76,7 @@ class Command:
     )
     seed: int = option("seed of the latents, or of the clips of --clips_dir", 0)
     truncation: float = option("psi: latents are drawn from U(-psi, psi); lower is less varied", 1.0)
+    first_frame: int = option("first generated frame to score, from 0; 16 scores frames 17 to 32 of longer videos", 0)
     output: str = option("JSON file to write; none = RUN/evaluations/ of a run, else no file", "", destination="file")
 
     def __post_init__(self) -> None:
@@ -83,6 +85,8 @@ class Command:
         require(0 < self.truncation <= 1, "truncation", self.truncation, "a number above 0, up to 1")
         generated = bool(self.model_dir or self.saved_model)
         require(generated or self.truncation == 1, "truncation", self.truncation, "with generators only")
+        require(self.first_frame >= 0, "first_frame", self.first_frame, "a whole number of at least 0")
+        require(generated or not self.first_frame, "first_frame", self.first_frame, "with generators only")
         require(0 <= self.seed < 2**31, "seed", self.seed, "a whole number from 0 to 2147483647")
 
     @functools.cached_property
@@ -131,7 +135,9 @@ def generator_spec(command: Command, config: EvalConfig) -> GeneratorSpec | None
     if not (run or command.saved_model):
         return None
     batches = config.recalibration_batches if run else 0
-    return GeneratorSpec(run, command.untrained, command.saved_model, command.seed, command.truncation, batches)
+    return GeneratorSpec(
+        run, command.untrained, command.saved_model, command.seed, command.truncation, command.first_frame, batches
+    )
 
 
 def source(
@@ -287,12 +293,12 @@ def main(command: Command, config: EvalConfig, runner: RunnerOptions = LOCAL) ->
 
     output = command.output
     if run and not output:
-        identity = [names, command.seed, about, command.truncation, config.recalibration_batches]
+        identity = [names, command.seed, about, command.truncation, command.first_frame, config.recalibration_batches]
         output = report_path(run.folder, generated["step"], identity)
     if output:
         write_atomically(output, report(found, {**generated, "seed": command.seed}, about, config))
         print(f"Report: {output}")
-    if run:
+    if run and not command.first_frame:  # TensorBoard compares scores of the first frames
         show_scores(run.folder, found, generated["step"])
     return 0
 

@@ -86,6 +86,18 @@ class InceptionScore:
         return float(np.exp(self._sum_p_log_p / self._count - mean @ np.log(mean + LOG_EPSILON)))
 
 
+def effective_classes(counts: np.ndarray) -> float:
+    """Returns exp(H), with the entropy H of the classes of videos: the number of classes if all are equally frequent.
+
+    It detects missing classes, which the inception score may hide.
+
+    Args:
+      counts: int [num_classes], number of videos per class, as a classifier finds them; at least one is positive.
+    """
+    shares = counts[counts > 0] / counts.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
 class Moments:
     """Accumulates the mean and covariance of features.
 

@@ -126,6 +126,9 @@ class _ScoreAccumulator:
         self.wanted = [score for score in scores if SCORE_NETWORK[score] == network]
         self.inception_score, self.moments = metrics.InceptionScore(), metrics.Moments()
         self.features: list[np.ndarray] = []
+        self.class_counts: collections.Counter[int] = (
+            collections.Counter()
+        )  # predicted, by the classifier's class number
         self.correct: dict[int, list[bool]] = collections.defaultdict(list)  # by the classifier's class number
 
     def update(self, features: np.ndarray, probabilities: np.ndarray | None, target_labels: np.ndarray | None) -> None:
@@ -134,6 +137,8 @@ class _ScoreAccumulator:
             raise UserError("the videos or their network outputs are not finite; cannot compute scores")
         if "inception_score" in self.wanted and probabilities is not None:
             self.inception_score.update(probabilities)
+        if "effective_classes" in self.wanted and probabilities is not None:
+            self.class_counts.update(probabilities.argmax(1).tolist())
         if "class_accuracy" in self.wanted and probabilities is not None and target_labels is not None:
             for column, predicted in zip(target_labels, probabilities.argmax(1)):
                 self.correct[int(column)].append(predicted == column)
@@ -146,6 +151,8 @@ class _ScoreAccumulator:
         found = {}
         if "inception_score" in self.wanted:
             found["inception_score"] = self.inception_score.result()
+        if self.class_counts:
+            found["effective_classes"] = metrics.effective_classes(np.array(list(self.class_counts.values())))
         if real is not None:
             for score in {"c3d_fid", "fvd"} & set(self.wanted):
                 found[score] = metrics.frechet_distance(real.moments, self.moments)

@@ -12,6 +12,7 @@ SCORE_NETWORK = {
     "inception_score": "c3d",
     "c3d_fid": "c3d",
     "class_accuracy": "c3d",
+    "effective_classes": "c3d",
     "precision": "c3d",
     "recall": "c3d",
     "density": "c3d",
@@ -19,7 +20,7 @@ SCORE_NETWORK = {
     "fvd": "i3d",
     "kvd": "i3d",
 }
-REFERENCE_FREE = {"inception_score", "class_accuracy"}
+REFERENCE_FREE = {"inception_score", "class_accuracy", "effective_classes"}
 
 
 def parse_scores(text: str) -> list[str]:

@@ -44,6 +44,7 @@ class GeneratorSpec:
       saved_model: folder of one version of a SavedModel, instead of `run`.
       seed: seed of the latents.
       truncation: psi; latents are drawn from U(-psi, psi).
+      first_frame: first of the 16 frames to score, from 0.
       recalibration_batches: batches used to recompute the batch-norm statistics of a run's generator; 0 = keep them.
     """
 
@@ -52,6 +53,7 @@ class GeneratorSpec:
     saved_model: str = ""
     seed: int = 0
     truncation: float = 1.0
+    first_frame: int = 0
     recalibration_batches: int = 0
 
 
@@ -87,12 +89,13 @@ def load_scored_generator(spec: GeneratorSpec) -> LoadedGenerator:
       ConfigError: `untrained` is set, but the run was initialized from another run.
       UserError: there is no generator.
     """
-    about: dict[str, Any] = {"truncation": spec.truncation}
+    about: dict[str, Any] = {"truncation": spec.truncation, "first_frame": spec.first_frame}
+    first, num_frames = spec.first_frame, spec.first_frame + samples.NUM_FRAMES
     if spec.saved_model:
         sampler = load_sampler(saved_model=spec.saved_model)
         about |= {"saved_model": spec.saved_model, "checksum": folder_checksum(spec.saved_model)}
         return LoadedGenerator(
-            lambda z, labels: sampler.float_videos(z, samples.NUM_FRAMES, labels=labels),
+            lambda z, labels: sampler.float_videos(z, num_frames, labels=labels)[:, first:],
             sampler.z_dim,
             sampler.class_names,
             about,
@@ -112,7 +115,7 @@ def load_scored_generator(spec: GeneratorSpec) -> LoadedGenerator:
     if spec.recalibration_batches:
         recalibrate(generator, spec.recalibration_batches, config.train.seed)
     sample = tf.function(
-        lambda z, labels: generator(z, num_frames=samples.NUM_FRAMES, labels=labels), reduce_retracing=True
+        lambda z, labels: generator(z, num_frames=num_frames, labels=labels)[:, first:], reduce_retracing=True
     )
     about |= {"step": step, "config": dataclasses.asdict(config)}
     return LoadedGenerator(sample, config.model.z_dim, run.class_names, about, config)
