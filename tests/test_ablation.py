@@ -99,7 +99,7 @@ def test_what_failed_ends_it_and_is_named(plans, tmp_path, monkeypatch):
 
 
 def test_a_command_that_fails_shows_its_last_line(tmp_path):
-    runner = ablation.Runner(tmp_path)
+    runner = ablation.Runner(tmp_path, ablation.RECIPE)
     with pytest.raises(
         UserError, match=r"^train: tganv2_tf\.train ended with status 2: train: .*--loss=wrong.*; see .*train\.log$"
     ):

@@ -15,18 +15,15 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import json
-import os
 import pathlib
-import shlex
-import subprocess
 import sys
-from collections.abc import Sequence
 
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.paper.runs import Runner, make_config
 from tganv2_tf import cli
-from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option, require
+from tganv2_tf.config import Config, EvalConfig, option, require
 from tganv2_tf.errors import UserError
 from tganv2_tf.runtime import lanes
 from tganv2_tf.storage.files import atomic_file, write_atomically
@@ -104,79 +101,13 @@ def plan(command: Command) -> list[Plan]:
             flags = [f"--frame_strides={row.frame_strides}", f"--batch_strides={row.batch_strides}"]
             flags += [f"--global_batch_size={row.clips}", f"--seed={seed}"]
             if row not in costs:
-                config = make_config(flags)
+                config = make_config(RECIPE, flags)
                 costs[row] = step_cost(config, config.train.global_batch_size).multiply_adds / 1e9
             steps = max(1, round(1000 * command.tflops / costs[row]))
             flags += [f"--train_steps={steps}", f"--preview_every_steps={steps}"]
             name = f"{row.name}-{steps}steps-seed{seed}"
-            plans.append(Plan(row, name, tuple(flags), make_config(flags), costs[row]))
+            plans.append(Plan(row, name, tuple(flags), make_config(RECIPE, flags), costs[row]))
     return plans
-
-
-def make_config(flags: Sequence[str]) -> Config:
-    """Returns the configuration that tganv2_tf.train builds from the recipe and these flags."""
-    return Config(*cli.parse([f"--flagfile={RECIPE}", *flags], ModelConfig, DataConfig, TrainConfig, EvalConfig))
-
-
-class Runner:
-    """Runs the project's commands, with one thread each, and records them.
-
-    Attributes:
-      folder: Folder of all results; the commands write their output to `logs/` in it.
-      commands: Commands that were run or found to be done.
-    """
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.folder = folder
-        self.commands: list[str] = []
-        # A step of this size consists of many small operations: parallel runs finish sooner than parallel operations.
-        self.environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-
-    def run(self, name: str, module: str, *flags: str, result: str = "") -> None:
-        """Runs `python -m module flags`, unless the file `result` already exists in the folder.
-
-        Raises:
-          UserError: The command failed.
-        """
-        self.commands.append(shlex.join(["python", "-m", module, *flags]))
-        if result and (self.folder / result).is_file():
-            return
-        log = self.folder / "logs" / f"{name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "a") as file:
-            command = [sys.executable, "-m", module, *flags]
-            status = subprocess.run(command, stdout=file, stderr=file, env=self.environment, check=False).returncode
-        if status:
-            last = (log.read_text().splitlines() or ["no output"])[-1]
-            raise UserError(f"{name}: {module} ended with status {status}: {last}; see {log}")
-
-    def prepare(self) -> None:
-        """Prepares shards of the synthetic data."""
-        shapes = f"{self.folder}/moving_shapes"
-        self.run("shapes", "data_prep.moving_shapes", f"--output_dir={shapes}")
-        for split in ("train", "test"):
-            flags = (f"--video_dir={shapes}/videos", f"--split_dir={shapes}/ucfTrainTestlist", f"--split={split}")
-            self.run(split, "data_prep.ucf101", *flags, "--resolution=32", f"--output_dir={self.folder}/data/{split}")
-
-    def train(self, plan: Plan) -> None:
-        """Trains a run, or resumes it."""
-        folders = (f"--data_dir={self.folder}/data/train", f"--model_dir={self.folder}/{plan.name}")
-        self.run(plan.name, "tganv2_tf.train", f"--flagfile={RECIPE}", *plan.flags, *folders)
-
-    def train_classifier(self) -> None:
-        """Trains the C3D used for scoring on the same data."""
-        data = (f"--data_dir={self.folder}/data/train", f"--test_data_dir={self.folder}/data/test")
-        output = f"--output={self.folder}/classifier.npz"
-        self.run("classifier", "tganv2_tf.train_classifier", *data, output, result="classifier.npz")
-
-    def evaluate(self, name: str, num_samples: int, *source: str) -> dict[str, float]:
-        """Returns the scores of one repetition."""
-        result = f"scores/{name}-{num_samples}videos.json"
-        against = (f"--data_dir={self.folder}/data/train", f"--classifier={self.folder}/classifier.npz")
-        counts = (f"--num_samples={num_samples}", "--repetitions=1", f"--output={self.folder}/{result}")
-        self.run(f"scores-{name}", "tganv2_tf.evaluate", *source, *against, *counts, result=result)
-        scores = json.loads((self.folder / result).read_text())["scores"]
-        return {score: scores[score]["mean"] for score in SCORES}
 
 
 def markdown(command: Command, plans: list[Plan], found: dict[str, dict[str, float]], commands: list[str]) -> str:
@@ -235,16 +166,17 @@ def main(command: Command) -> int:
     except ImportError as error:
         raise UserError(f"the plot needs Matplotlib: {lanes.install_command('benchmarks')}") from error
     folder, plans = pathlib.Path(command.output_dir), plan(command)
-    runner = Runner(folder)
+    runner = Runner(folder, RECIPE)
     runner.prepare()
     sources: dict[str, tuple[str, ...]] = {each.name: (f"--model_dir={folder}/{each.name}",) for each in plans}
     sources["untrained"] = (f"--model_dir={folder}/{plans[0].name}", "--untrained")
     sources["real"] = (f"--clips_dir={folder}/data/test",)
     with concurrent.futures.ThreadPoolExecutor(command.jobs) as pool:
         try:
-            list(tqdm(pool.map(runner.train, plans), total=len(plans), desc="training", unit="run"))
+            trained = pool.map(lambda each: runner.train(each.name, each.flags), plans)
+            list(tqdm(trained, total=len(plans), desc="training", unit="run"))
             runner.train_classifier()
-            scored = pool.map(lambda name: runner.evaluate(name, command.num_samples, *sources[name]), sources)
+            scored = pool.map(lambda name: runner.evaluate(name, command.num_samples, SCORES, *sources[name]), sources)
             found = dict(zip(sources, tqdm(scored, total=len(sources), desc="scoring", unit="run")))
         except BaseException:
             pool.shutdown(cancel_futures=True)  # running processes received Ctrl-C, too, and save their state
