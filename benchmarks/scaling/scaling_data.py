@@ -202,7 +202,7 @@ class Measurement:
         seconds, _ = timed(write)
         yield self.shard_batches("preparation: reports of shards, written one by one", seconds, "s", len(paths))
         seconds, _ = timed(lambda: [storage.read_text(path) for path in paths])
-        yield self.shard_batches("preparation: the same, read to go on", seconds, "s", len(paths))
+        yield self.shard_batches("preparation: the same, read to resume", seconds, "s", len(paths))
 
     def manifest(self) -> Iterator[Finding]:
         """Measures writing and reading the manifest and functions of it."""
