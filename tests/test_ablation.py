@@ -78,7 +78,7 @@ def test_the_table_holds_what_the_commands_found(plans, tmp_path, monkeypatch, c
     assert "| 8 / 8 / 8 | 16 / 8 / 4 |" in rows["frame_only"]
     assert "| 8 / 4 / 4 | 16 / 16 / 16 |" in rows["batch_only"]
     assert "| 4 / 4 / 4 | 16 / 16 / 16 |" in rows["none"] and rows["none"].endswith("| 3.00 ± 1.00 | 30.00 ± 10.00 |")
-    assert rows["real clips, of the test split"].endswith("| 5.00 | 50.00 |")
+    assert rows["real clips of the test split"].endswith("| 5.00 | 50.00 |")
     assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
     trained = [flags for _, module, flags in recorded.seen if module == "tganv2_tf.train"]
     scored = [flags for _, module, flags in recorded.seen if module == "tganv2_tf.evaluate"]

@@ -177,7 +177,7 @@ def test_shards_that_were_prepared_otherwise_are_told(folder, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("flags", "kind", "message"),
     [
-        ([], ConfigError, "--model_dir, --saved_model, --video_dir, --clips_dir: one of them"),
+        ([], ConfigError, "specify exactly one of --model_dir, --saved_model, --video_dir"),
         (["--model_dir=run", "--video_dir=videos"], ConfigError, "specify exactly one of --model_dir"),
         (["--model_dir={}/none"], UserError, "/none: no such folder"),
         (["--model_dir={}/run", "--scores=is"], ConfigError, "--scores=is: valid: some of inception_score"),

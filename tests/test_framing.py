@@ -70,7 +70,7 @@ def test_faces_cannot_be_cropped_here(tmp_path):
     write_video(tmp_path / "a.avi", np.zeros((16, 16, 32, 3), np.uint8))
     with pytest.raises(UserError, match=r"a\.avi: frames of 32x16 pixels.*--clips_dir"):
         list(samples.folder_batches([tmp_path / "a.avi"], 4, "paper", Framing(4, FACES)))
-    with pytest.raises(UserError, match=r"^videos\[0\]: its frames"):
+    with pytest.raises(UserError, match=r"^videos\[0\]: frames of 6x4 pixels"):
         list(samples.array_batches(np.zeros((1, 16, 4, 6, 3), np.uint8), 4, "paper", Framing(4, FACES)))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pathlib
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -17,11 +19,18 @@ MB = 1e6
 
 
 def test_a_process_is_measured(tmp_path: pathlib.Path) -> None:
-    before = usage.usage(os.getpid())
-    ballast = np.ones(64 * 2**20, np.uint8)
-    with open(tmp_path / "a", "w"), open(tmp_path / "b", "w"):
-        during = usage.usage(os.getpid())
-    assert during["rss"] - before["rss"] == pytest.approx(len(ballast), rel=0.2)
+    def measured(size: int, files: int) -> dict[str, float]:
+        """Measures another process: this one may return memory to the system meanwhile."""
+        script = f"held = b'x' * {size}, [open(str(i), 'w') for i in range({files})]; print(flush=True); input()"
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, **pipes) as process:
+            process.stdout.readline()  # type: ignore[union-attr]
+            found = usage.usage(process.pid)
+            process.communicate(b"\n")
+        return found
+
+    before, during = measured(1, 0), measured(64 * 2**20, 2)
+    assert during["rss"] - before["rss"] == pytest.approx(64 * 2**20, rel=0.05)
     assert during["files"] - before["files"] == 2 and during["threads"] >= 1
     with pytest.raises(OSError, match="No such"):
         usage.usage(2**22 + 1)  # beyond Linux's largest process id

@@ -11,13 +11,13 @@ from tganv2_tf.runtime import lanes
 # Two convolutions, each with a bias and a leaky ReLU, and their gradients: they make grappler's remapper fail.
 SCRIPT = """
 from absl import flags, logging
-from tganv2_tf import quiet; quiet.install()
+from tganv2_tf.cli import quiet; quiet.install()
 flags.FLAGS.mark_as_parsed()
 logging.use_absl_handler()
 logging.warning("Sharding callback duration: 12 microseconds")
 logging.warning("a real warning")
 import tensorflow as tf
-from tganv2_tf import lanes; lanes.progress_bar_class()
+from tganv2_tf.runtime import lanes; lanes.progress_bar_class()
 kernel, bias = tf.Variable(tf.ones([3, 3, 8, 8])), tf.Variable(tf.zeros(8))
 @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 8])])
 def step(x):

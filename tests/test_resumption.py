@@ -190,7 +190,7 @@ def test_a_checkpoint_of_other_workers_begins_a_new_order_of_the_data(
     model.data_position = tf.Variable([0, 0], dtype=tf.int64)
     CheckpointFolder(model).restore_newest()
     assert model.data_position.numpy().tolist() == [4, 4]
-    assert "the order of the data is new" in said[0]
+    assert "the order of the data changes" in said[0]
     model.data_position = kept
 
 

@@ -148,14 +148,14 @@ def test_a_worker_that_fails_ends_the_command_in_one_line(tmp_path: pathlib.Path
 
 
 def test_figures_are_extended_by_the_power_that_was_found(tmp_path: pathlib.Path) -> None:
-    assert scaling_data.VIDEOS_A_SHARD == 53  # 2^27 / (182 * 14,000) = 52.7
-    assert scaling_data.power_of(1.5, 6.0) == 2
+    assert scaling_data.VIDEOS_PER_SHARD == 53  # 2^27 / (182 * 14,000) = 52.7
+    assert scaling_data.growth_exponent(1.5, 6.0) == 2
     measurement = scaling_data.Measurement(scaling_data.Command(videos=5300, target=53_000), tmp_path)
-    assert measurement.of_videos("x", 2.0, "s").target == 20
-    assert measurement.shard_batches("x", 2.0, "s").target == 20  # 100 shards
-    assert measurement.shard_batches("x", 2.0, "s", 50, 2.0).target == 2 * 20**2
-    half = scaling_data.VIDEOS_A_SHARD * scaling_data.FRAMES_A_VIDEO * scaling_data.BYTES_A_FRAME // 2
-    assert measurement.shard_batches("x", 2.0, "s", 50, bytes_a_shard=half).target == pytest.approx(2 * 20 * 2)
+    assert measurement.extrapolate_videos("x", 2.0, "s").target == 20
+    assert measurement.extrapolate_shards("x", 2.0, "s").target == 20  # 100 shards
+    assert measurement.extrapolate_shards("x", 2.0, "s", 50, 2.0).target == 2 * 20**2
+    half = scaling_data.VIDEOS_PER_SHARD * scaling_data.FRAMES_PER_VIDEO * scaling_data.BYTES_PER_FRAME // 2
+    assert measurement.extrapolate_shards("x", 2.0, "s", 50, bytes_per_shard=half).target == pytest.approx(2 * 20 * 2)
     findings = list(measurement.manifest())
     text = scaling_data.markdown(findings, 53_000)
     assert "| manifest: size | 100 shards |" in text

@@ -93,9 +93,13 @@ def test_steps_on_one_batch_and_on_shards_take_turns(tmp_path: pathlib.Path, mon
     memory, streamed = input_pipeline.step_seconds(config, steps=2, rounds=2)
     assert len(memory) == len(streamed) == 2
     warm_up = input_pipeline.WARM_UP
-    of_memory = [*batches[:warm_up], *batches[2 * warm_up :][:2], *batches[2 * warm_up + 4 :][:2]]
-    shard_batches = [*batches[warm_up : 2 * warm_up], *batches[2 * warm_up + 2 :][:2], *batches[2 * warm_up + 6 :][:2]]
-    assert len(set(of_memory)) == 1 and len(set(shard_batches)) > 4
+    memory_batches = [*batches[:warm_up], *batches[2 * warm_up :][:2], *batches[2 * warm_up + 4 :][:2]]
+    streamed_batches = [
+        *batches[warm_up : 2 * warm_up],
+        *batches[2 * warm_up + 2 :][:2],
+        *batches[2 * warm_up + 6 :][:2],
+    ]
+    assert len(set(memory_batches)) == 1 and len(set(streamed_batches)) > 4
 
 
 def test_the_report_has_every_part_that_is_there_and_says_which_failed(

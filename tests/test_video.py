@@ -74,7 +74,12 @@ def test_a_truncated_video_has_what_can_be_decoded(tmp_path: pathlib.Path) -> No
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(None, "missing"), (b"", "empty"), (b"no video at all" * 100, "cannot be opened"), (b"header", "no frame")],
+    [
+        (None, "missing"),
+        (b"", "empty"),
+        (b"no video at all" * 100, "cannot be opened"),
+        (b"header", "none of its frames"),
+    ],
 )
 def test_unusable_files(tmp_path: pathlib.Path, content: bytes | None, reason: str) -> None:
     path = tmp_path / "v_A_g01_c01.avi"

@@ -40,10 +40,10 @@ from tganv2_tf.data.records import encode_record, write_record
 from tganv2_tf.storage.files import write_atomically
 
 # UCF101 at 192 pixels: 27 hours at 25 frames per second in 13,320 videos, 14 KB per frame (docs/ucf101.md: 12 to 16).
-FRAMES_A_VIDEO = 182
-BYTES_A_FRAME = 14_000
+FRAMES_PER_VIDEO = 182
+BYTES_PER_FRAME = 14_000
 SHARD_BYTES = 128 * 2**20
-VIDEOS_A_SHARD = round(SHARD_BYTES / (FRAMES_A_VIDEO * BYTES_A_FRAME))
+VIDEOS_PER_SHARD = round(SHARD_BYTES / (FRAMES_PER_VIDEO * BYTES_PER_FRAME))
 CLASSES = 101
 SIZE = 192
 READER = functools.partial(read_resized, geometry="paper", resolution=SIZE)
@@ -58,7 +58,7 @@ class Command:
     output: str = option("also write the figures to this JSON file", "", destination="file")
 
     def __post_init__(self) -> None:
-        least = 16 * VIDEOS_A_SHARD
+        least = 16 * VIDEOS_PER_SHARD
         require(self.videos >= least, "videos", self.videos, f"a whole number of at least {least}")
         require(self.target >= self.videos, "target", self.target, f"at least --videos={self.videos}")
 
@@ -84,7 +84,7 @@ class Finding:
     power: float = 1.0
 
 
-def power_of(smaller: float, larger: float) -> float:
+def growth_exponent(smaller: float, larger: float) -> float:
     """Returns the exponent with which a cost grows, from its values at one size and at twice that size."""
     return math.log2(larger / smaller)
 
@@ -114,15 +114,15 @@ def made_up_videos(number: int) -> list[Video]:
 
 def made_up_manifest(shards: int) -> Manifest:
     """Returns a manifest of shards that do not exist."""
-    size = VIDEOS_A_SHARD * FRAMES_A_VIDEO * BYTES_A_FRAME
-    frames = VIDEOS_A_SHARD * FRAMES_A_VIDEO
+    size = VIDEOS_PER_SHARD * FRAMES_PER_VIDEO * BYTES_PER_FRAME
+    frames = VIDEOS_PER_SHARD * FRAMES_PER_VIDEO
     entries = [
         Shard(
             shard_name("videos", "train", index, shards),
             size,
             f"sha256:{index:064x}",
-            VIDEOS_A_SHARD,
-            VIDEOS_A_SHARD,
+            VIDEOS_PER_SHARD,
+            VIDEOS_PER_SHARD,
             frames,
         )
         for index in range(shards)
@@ -135,8 +135,10 @@ def made_up_manifest(shards: int) -> Manifest:
         [f"class{label:03d}" for label in range(CLASSES)],
         {},
         entries,
-        videos_per_class=[shards * VIDEOS_A_SHARD // CLASSES] * CLASSES,
-        sources=[sources.in_manifest(f"{shard} {index}" for index in range(VIDEOS_A_SHARD)) for shard in range(shards)],
+        videos_per_class=[shards * VIDEOS_PER_SHARD // CLASSES] * CLASSES,
+        sources=[
+            sources.in_manifest(f"{shard} {index}" for index in range(VIDEOS_PER_SHARD)) for shard in range(shards)
+        ],
     )
 
 
@@ -145,20 +147,20 @@ class Measurement:
 
     def __init__(self, command: Command, folder: pathlib.Path) -> None:
         self.videos, self.target, self.folder = command.videos, command.target, folder
-        self.shards, self.target_shards = command.videos // VIDEOS_A_SHARD, command.target // VIDEOS_A_SHARD
+        self.shards, self.target_shards = command.videos // VIDEOS_PER_SHARD, command.target // VIDEOS_PER_SHARD
 
-    def of_videos(self, what: str, measured: float, unit: str) -> Finding:
+    def extrapolate_videos(self, what: str, measured: float, unit: str) -> Finding:
         """Extrapolates linearly in the number of videos."""
         return Finding(what, f"{self.videos:,} videos", measured, measured * self.target / self.videos, unit)
 
-    def shard_batches(
-        self, what: str, measured: float, unit: str, shards: int = 0, power: float = 1.0, bytes_a_shard: int = 0
+    def extrapolate_shards(
+        self, what: str, measured: float, unit: str, shards: int = 0, power: float = 1.0, bytes_per_shard: int = 0
     ) -> Finding:
-        """Extrapolates by a power of the number of shards, and linearly in their size if `bytes_a_shard` is given."""
+        """Extrapolates by a power of the number of shards, and linearly in their size if `bytes_per_shard` is given."""
         number = shards or self.shards
         extended = measured * (self.target_shards / number) ** power
-        if bytes_a_shard:
-            extended *= VIDEOS_A_SHARD * FRAMES_A_VIDEO * BYTES_A_FRAME / bytes_a_shard
+        if bytes_per_shard:
+            extended *= VIDEOS_PER_SHARD * FRAMES_PER_VIDEO * BYTES_PER_FRAME / bytes_per_shard
         pieces = f"{number:,} shards" if number > 1 else "1 shard"
         return Finding(what, pieces, measured, extended, unit, power)
 
@@ -166,25 +168,25 @@ class Measurement:
         """Measures the work before the first shard, and besides decoding."""
         before = resident_bytes()
         seconds, videos = timed(lambda: made_up_videos(self.videos))
-        yield self.of_videos("preparation: list of videos, memory", (resident_bytes() - before) / 1e9, "GB")
+        yield self.extrapolate_videos("preparation: list of videos, memory", (resident_bytes() - before) / 1e9, "GB")
         seconds, order = timed(lambda: shuffled(videos, 0))
-        yield self.of_videos("preparation: their order", seconds, "s")
+        yield self.extrapolate_videos("preparation: their order", seconds, "s")
         labels = [f"class{label:03d}" for label in range(CLASSES)]
         data_set = DataSet("videos", "train", SIZE, SIZE, labels, videos, [], READER, {})
         seconds, _ = timed(lambda: data_set.made_with(ShardingOptions(str(self.folder))))
-        yield self.of_videos("preparation: digest of the list", seconds, "s")
+        yield self.extrapolate_videos("preparation: digest of the list", seconds, "s")
         there = dataclasses.replace(videos[0], path=str(self.folder / "one.avi"))
         (self.folder / "one.avi").touch()
         before = resident_bytes()
         seconds, states = timed(lambda: [sources.state(there) for _ in videos])
-        yield self.of_videos("preparation: state of each file, on this disk", seconds, "s")
-        yield self.of_videos("preparation: states, memory", (resident_bytes() - before) / 1e9, "GB")
+        yield self.extrapolate_videos("preparation: state of each file, on this disk", seconds, "s")
+        yield self.extrapolate_videos("preparation: states, memory", (resident_bytes() - before) / 1e9, "GB")
         options = ShardingOptions(str(self.folder))
         task = ShardTask(
             0,
             str(self.folder / shard_name("videos", "train", 0, self.target_shards)),
             str(self.folder / "0.tmp"),
-            tuple(order[:VIDEOS_A_SHARD]),
+            tuple(order[:VIDEOS_PER_SHARD]),
             READER,
             options.encoding,
             options.jpeg_quality,
@@ -192,7 +194,7 @@ class Measurement:
             options.max_record_frames,
         )
         yield Finding("preparation: a pickled task", "1 shard", len(pickle.dumps(task)) / 1e3, 0, "KB")
-        sidecar = json.dumps({"sources": states[:VIDEOS_A_SHARD]}, indent=2)
+        sidecar = json.dumps({"sources": states[:VIDEOS_PER_SHARD]}, indent=2)
         paths = [self.folder / "reports" / f"{index}.json" for index in range(min(1000, self.shards))]
 
         def write() -> None:
@@ -200,27 +202,27 @@ class Measurement:
                 write_atomically(path, sidecar)
 
         seconds, _ = timed(write)
-        yield self.shard_batches("preparation: reports of shards, written one by one", seconds, "s", len(paths))
+        yield self.extrapolate_shards("preparation: reports of shards, written one by one", seconds, "s", len(paths))
         seconds, _ = timed(lambda: [storage.read_text(path) for path in paths])
-        yield self.shard_batches("preparation: the same, read to go on", seconds, "s", len(paths))
+        yield self.extrapolate_shards("preparation: the same, read to resume", seconds, "s", len(paths))
 
     def manifest(self) -> Iterator[Finding]:
         """Measures writing and reading the manifest and functions of it."""
         manifest = made_up_manifest(self.shards)
         folder = self.folder / "data"
         seconds, _ = timed(lambda: manifest.save(folder))
-        yield self.shard_batches("manifest: written", seconds, "s")
-        yield self.shard_batches("manifest: size", (folder / "manifest.json").stat().st_size / 1e6, "MB")
+        yield self.extrapolate_shards("manifest: written", seconds, "s")
+        yield self.extrapolate_shards("manifest: size", (folder / "manifest.json").stat().st_size / 1e6, "MB")
         before = resident_bytes()
         seconds, read = timed(lambda: Manifest.read(folder))
-        yield self.shard_batches("manifest: read", seconds, "s")
-        yield self.shard_batches("manifest: memory", (resident_bytes() - before) / 1e6, "MB")
+        yield self.extrapolate_shards("manifest: read", seconds, "s")
+        yield self.extrapolate_shards("manifest: memory", (resident_bytes() - before) / 1e6, "MB")
         seconds, _ = timed(lambda: [shard.fault(folder) for shard in read.shards])
-        yield self.shard_batches("manifest: size of each shard, on this disk", seconds, "s")
+        yield self.extrapolate_shards("manifest: size of each shard, on this disk", seconds, "s")
         from tganv2_tf.evaluation.real_features import describe_real
 
         real = json.dumps(describe_real(DataConfig(), manifest, EvalConfig()))
-        yield self.shard_batches("evaluation: the shards in each report", len(real) / 1e6, "MB")
+        yield self.extrapolate_shards("evaluation: the shards in each report", len(real) / 1e6, "MB")
 
     def reading(self) -> Iterator[Finding]:
         """Measures the order of an epoch."""
@@ -233,8 +235,8 @@ class Measurement:
         number = min(4000, self.shards // 2)
         begin(16)  # TensorFlow initializes
         smaller, larger = begin(number), begin(2 * number)
-        power = max(1.0, power_of(smaller, larger))
-        yield self.shard_batches("training: start of the stream of records", larger, "s", 2 * number, power)
+        power = max(1.0, growth_exponent(smaller, larger))
+        yield self.extrapolate_shards("training: start of the stream of records", larger, "s", 2 * number, power)
 
     def checks(self) -> Iterator[Finding]:
         """Checks one full-size shard by checksum and with `data_prep.verify`."""
@@ -248,9 +250,9 @@ class Measurement:
         data.mkdir()
         file = shard_name("videos", "train", 0, 1)
         with open(data / file, "wb") as out:
-            for video in made_up_videos(VIDEOS_A_SHARD):
+            for video in made_up_videos(VIDEOS_PER_SHARD):
                 record = encode_record(
-                    [frame] * FRAMES_A_VIDEO,
+                    [frame] * FRAMES_PER_VIDEO,
                     video_id=video.id,
                     label=video.label,
                     label_name=video.label_name,
@@ -260,23 +262,25 @@ class Measurement:
                 write_record(out, record)
         size = os.path.getsize(data / file)
 
-        def of_bytes(what: str, seconds: float) -> Finding:
-            return self.shard_batches(what, seconds, "s", 1, bytes_a_shard=size)
+        def extrapolate_bytes(what: str, seconds: float) -> Finding:
+            return self.extrapolate_shards(what, seconds, "s", 1, bytes_per_shard=size)
 
         seconds, digest = timed(lambda: checksum(data / file))
-        yield of_bytes(f"preparation: checksums of shards, to resume; here of {size / 1e6:.0f} MB", seconds)
-        count = VIDEOS_A_SHARD
-        entry = Shard(file, size, digest, count, count, count * FRAMES_A_VIDEO)
+        yield extrapolate_bytes(f"preparation: checksums of shards, to resume; here of {size / 1e6:.0f} MB", seconds)
+        count = VIDEOS_PER_SHARD
+        entry = Shard(file, size, digest, count, count, count * FRAMES_PER_VIDEO)
         manifest = dataclasses.replace(made_up_manifest(1), shards=[entry])
         manifest.save(data)
         seconds, found = timed(lambda: Verification(manifest, VerifyOptions(str(data))))
         assert not found.num_faults
-        yield of_bytes("data_prep.verify", seconds)
+        yield extrapolate_bytes("data_prep.verify", seconds)
         before = resident_bytes()
         names = [f"v_class{index % CLASSES:03d}_g{index:08d}_c01" for index in range(self.videos)]
         kept = {name: SourceVideo(f"class{index % CLASSES:03d}", 25.0, 1, 182) for index, name in enumerate(names)}
         ids = set(kept)
-        yield self.of_videos("data_prep.verify: facts of each video, memory", (resident_bytes() - before) / 1e9, "GB")
+        yield self.extrapolate_videos(
+            "data_prep.verify: facts of each video, memory", (resident_bytes() - before) / 1e9, "GB"
+        )
         assert len(ids) == self.videos
 
     def all(self) -> Iterator[Finding]:
@@ -308,8 +312,8 @@ def markdown(findings: list[Finding], target: int) -> str:
 def main(command: Command) -> int:
     with tempfile.TemporaryDirectory() as folder:
         findings = list(tqdm(Measurement(command, pathlib.Path(folder)).all(), desc="measuring", unit="figure"))
-    shards, gigabytes = command.target // VIDEOS_A_SHARD, command.target * FRAMES_A_VIDEO * BYTES_A_FRAME / 1e9
-    print(f"{command.target:,} videos: {shards:,} shards of {VIDEOS_A_SHARD} videos, {gigabytes / 1e3:,.1f} TB")
+    shards, gigabytes = command.target // VIDEOS_PER_SHARD, command.target * FRAMES_PER_VIDEO * BYTES_PER_FRAME / 1e9
+    print(f"{command.target:,} videos: {shards:,} shards of {VIDEOS_PER_SHARD} videos, {gigabytes / 1e3:,.1f} TB")
     print(markdown(findings, command.target))
     if command.output:
         write_atomically(command.output, json.dumps([dataclasses.asdict(found) for found in findings], indent=2) + "\n")

@@ -62,8 +62,8 @@ def write_export(config: Config, folder: str) -> str:
     from tganv2_tf.serving.signatures import export
 
     arrays = implementations.named_arrays(model)
-    generator_batches = {name: array for name, array in arrays.items() if not name.startswith("level")}
-    np.savez(pathlib.Path(folder, "weights.npz"), **generator_batches)
+    generator_arrays = {name: array for name, array in arrays.items() if not name.startswith("level")}
+    np.savez(pathlib.Path(folder, "weights.npz"), **generator_arrays)
     return export(model.generator, pathlib.Path(folder, "exported"))
 
 

@@ -184,15 +184,15 @@ def equal_time_comparison(command: Command) -> Row:
             wait(ours, start + 60 * minutes)
             newest = latest_checkpoint(folder / "ours")
             if newest is None:
-                raise UserError(f"tganv2_tf.train has no checkpoint after {minutes:g} minutes; give it more --minutes")
+                raise UserError(f"tganv2_tf.train has no checkpoint after {minutes:g} minutes; increase --minutes")
             keep_snapshot(newest, f"after-{minutes:g}")
-        had = Row("processor time", "s", processor_time(ours.pid), processor_time(theirs.pid or 0))
+        processor_row = Row("processor time", "s", processor_time(ours.pid), processor_time(theirs.pid or 0))
         ours.send_signal(signal.SIGTERM)  # it saves a checkpoint and ends
         ours.wait()
         theirs.join()
         if theirs.exitcode:
             raise UserError(f"the baseline ended with status {theirs.exitcode}")
-    return had
+    return processor_row
 
 
 def assign(generator: Generator, arrays: Mapping[str, np.ndarray]) -> None:
@@ -289,8 +289,8 @@ def main(command: Command) -> int:
     load_c3d_network(command.config.eval)  # report an invalid classifier before training
     folder.mkdir(parents=True)
     prepare(command.config, folder)
-    had = equal_time_comparison(command)
-    report("benchmarks.speed.race", [*score(command, snapshots(command)), had], command.output)
+    processor_row = equal_time_comparison(command)
+    report("benchmarks.speed.race", [*score(command, snapshots(command)), processor_row], command.output)
     return 0
 
 

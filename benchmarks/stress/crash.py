@@ -230,14 +230,14 @@ def kill_repeatedly(run: Run, kills: int, rng: random.Random) -> Iterator[Killed
     for number in range(kills):
         moment = MOMENTS[number % len(MOMENTS)]
         told = len(run.log.read_text().splitlines()) if run.log.exists() else 0
-        life = run_and_kill(run, moment, signal.SIGTERM if number % 5 == 4 else signal.SIGKILL, rng)
-        if life is None:
+        kill = run_and_kill(run, moment, signal.SIGTERM if number % 5 == 4 else signal.SIGKILL, rng)
+        if kill is None:
             return
-        life.damage = damage(run, rng) if number % 2 else ""
+        kill.damage = damage(run, rng) if number % 2 else ""
         said = run.log.read_text(errors="replace").splitlines()[told:]
         resumed = [line for line in said if "Resuming from step" in line]
-        life.resumed_at = int(resumed[0].rpartition("step ")[2].rstrip(".")) if resumed else 0
-        yield life
+        kill.resumed_at = int(resumed[0].rpartition("step ")[2].rstrip(".")) if resumed else 0
+        yield kill
 
 
 def finish(run: Run) -> None:
@@ -265,10 +265,10 @@ def main(command: Command) -> int:
             whole, killed = runs
             finish(whole)
             bar.update()
-            for life in kill_repeatedly(killed, kills, rng):
+            for kill in kill_repeatedly(killed, kills, rng):
                 bar.update()
                 tqdm.write(
-                    f"{name:<14}{life.moment:<12}{life.signal:<9}{life.resumed_at:>9}{life.step:>7}  {life.damage}"
+                    f"{name:<14}{kill.moment:<12}{kill.signal:<9}{kill.resumed_at:>9}{kill.step:>7}  {kill.damage}"
                 )
             finish(killed)
             bar.update()

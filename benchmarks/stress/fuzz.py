@@ -457,7 +457,7 @@ class Bench:
 
         wrong = {shard.file: "" for shard in self.manifest.shards}
         seen: set[tuple[str, int]] = set()
-        with _logged() as left_out:
+        with _logged() as skipped:
             try:
                 load_manifest(*self._config(True))
                 for clip in _clips(self._training(self.manifest, True)):
@@ -469,7 +469,7 @@ class Bench:
             except Exception as error:  # noqa: BLE001 (every exception is a fault)
                 return dict.fromkeys(wrong, f"with --skip_corrupt_records training stops: {error!r}")
         for shard in self.manifest.shards:
-            lost = {(shard.file, number) for number in range(shard.num_records)} - seen - left_out
+            lost = {(shard.file, number) for number in range(shard.num_records)} - seen - skipped
             if lost and not resealed:  # a resealed record may be decoded to other clips
                 wrong[shard.file] = (
                     f"with --skip_corrupt_records these records are missing and not logged: {sorted(lost)}"
@@ -527,18 +527,18 @@ def _silence() -> Iterator[io.StringIO]:
 @contextlib.contextmanager
 def _logged() -> Iterator[set[tuple[str, int]]]:
     """Collects files and numbers of the records that the log reports as skipped."""
-    left_out: set[tuple[str, int]] = set()
+    skipped: set[tuple[str, int]] = set()
     handler = logging.Handler()
 
     def emit(record: logging.LogRecord) -> None:
         if "; skipped. " in str(record.msg) and isinstance(record.args, tuple):
-            left_out.add((os.path.basename(str(record.args[0])), int(str(record.args[1]))))
+            skipped.add((os.path.basename(str(record.args[0])), int(str(record.args[1]))))
 
     handler.emit = emit  # type: ignore[method-assign]
     logger = logging.getLogger("absl")
     logger.addHandler(handler)
     try:
-        yield left_out
+        yield skipped
     finally:
         logger.removeHandler(handler)
 

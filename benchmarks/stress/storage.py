@@ -290,15 +290,15 @@ def check_temporary_faults(bench: Bench, fault: str, seconds: float, table: Tabl
         ("export", export, BUCKET, "", nothing_exported),  # immediately
     ]
     for name, arguments, where, sign, wrong in work:
-        felt = bench.proxy.affected
+        affected = bench.proxy.affected
         with bench.fault(fault, where, sign, seconds):
             ended = bench.command(*arguments)
-        felt = bench.proxy.affected - felt
+        affected = bench.proxy.affected - affected
         problem = ended.last_line if ended.status else wrong()
-        problem = problem or ("" if felt or fault == "stopped" else "nobody has felt it")
+        problem = problem or ("" if affected or fault == "stopped" else "no connection was affected")
         tries = len(re.findall("retrying in|Resuming from the newest", ended.said))
-        good = f"as on the disk, after {tries} new attempts of ours"
-        table.add(name, f"{FAULTS[fault]}, {seconds:g} s", ended.seconds, felt or "-", not problem, problem or good)
+        good = f"same result as on the local disk, after {tries} retries"
+        table.add(name, f"{FAULTS[fault]}, {seconds:g} s", ended.seconds, affected or "-", not problem, problem or good)
 
 
 def check_permanent_faults(bench: Bench, table: Table) -> None:
