@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tganv2_tf.models.losses import LOSSES, total_scores
+from tganv2_tf.models.losses import LOSSES, mean_losses, total_scores
 
 LOG2 = math.log(2)
 
@@ -39,8 +39,7 @@ def test_generators_and_discriminators_pull_in_opposite_directions(name):
     score = tf.constant([0.3])
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(score)
-        generator = LOSSES[name].generator(score)
-        discriminator = LOSSES[name].fake(score)
+        generator, discriminator = mean_losses(LOSSES[name], [tf.zeros(1)], [score], (), "sum")
     assert float(tape.gradient(generator, score)[0]) < 0 < float(tape.gradient(discriminator, score)[0])
 
 
@@ -59,3 +58,15 @@ def test_sum_without_batch_reduction_and_with_a_ragged_end():
 def test_separate_keeps_every_logit():
     logits = [tf.constant([1.0, 2.0]), tf.constant([3.0])]
     np.testing.assert_allclose(total_scores(logits, (2,), "separate"), [1, 2, 3])
+
+
+def test_relativistic_losses_are_of_differences_of_scores():
+    loss = LOSSES["relativistic"]
+    real, fake = [tf.constant([math.log(3), 0.0])], [tf.constant([0.0, math.log(3)])]
+    # Differences log 3 and -log 3; softplus(-log 3) = log(4 / 3), softplus(log 3) = log 4.
+    generator_loss, discriminator_loss = mean_losses(loss, real, fake, (), "sum")
+    expected = (math.log(4) + math.log(4 / 3)) / 2
+    assert float(generator_loss) == pytest.approx(expected) and float(discriminator_loss) == pytest.approx(expected)
+    generator_loss, discriminator_loss = mean_losses(loss, [real[0][:1]], [fake[0][:1]], (), "separate")
+    assert float(generator_loss) == pytest.approx(math.log(4))
+    assert float(discriminator_loss) == pytest.approx(math.log(4 / 3))

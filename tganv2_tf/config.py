@@ -155,7 +155,9 @@ class TrainConfig:
     global_batch_size: int = option("clips per step at level 1 (N_1), over all replicas", 64)
     seed: int = option("seed of initial weights, latents, offsets and data order", 0)
     init_from: str = option("run or checkpoint whose networks initialise a new run", "")
-    loss: str = option("adversarial loss", "non_saturating", ("non_saturating", "minimax", "hinge"), group="Objective")
+    loss: str = option(
+        "adversarial loss", "non_saturating", ("non_saturating", "minimax", "hinge", "relativistic"), group="Objective"
+    )
     score: str = option(
         "sum = one score per clip, summed over levels (paper); separate = one per level (authors' code)",
         "sum",
@@ -163,6 +165,7 @@ class TrainConfig:
     )
     n_dis: int = option("discriminator updates per generator update", 1)
     r1_weight: float = option("strength of the gradient penalty on real clips; 0 = none", 16.0)
+    penalize_fakes: bool = option("apply the same penalty to generated clips (R2; arXiv 2501.05441)", False)
     r1_every_steps: int = option("steps between penalties, which are scaled by it (lazy regularization); 0 = none", 1)
     diffaugment: str = option(
         f"augmentations of all clips that the discriminators see: any of {','.join(POLICIES)}", ""
@@ -250,6 +253,8 @@ class TrainConfig:
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number of at least 0 and below 1")
         local = "://" not in self.model_dir or self.model_dir.startswith("s3://")
         require(local, "model_dir", self.model_dir, "a local folder, or s3://BUCKET/FOLDER")
+        penalized = bool(self.r1_weight) or not self.penalize_fakes
+        require(penalized, "penalize_fakes", self.penalize_fakes, "with --r1_weight above 0 only")
         # Float16 needs loss scaling, which plain gradients do not implement.
         fast = self.gradients == "fast" or self.mixed_precision != "mixed_float16"
         require(fast, "gradients", self.gradients, "fast with --mixed_precision=mixed_float16")

@@ -235,7 +235,9 @@ class TrainingStep:
         train, model = config.train, config.model
         supported = (train.score, train.loss, train.n_dis, train.r1_every_steps) == ("sum", "non_saturating", 1, 1)
         supported &= not train.diffaugment and train.gradient_accumulation_steps == 1 and not train.gradient_clip_norm
-        supported &= not model.conditional and not model.grow_length_one_axes
+        supported &= (
+            not (model.conditional or model.self_modulation or train.penalize_fakes) and not model.grow_length_one_axes
+        )
         if not supported or model.lstm_layers != 1 or not model.spectral_norm:
             raise ConfigError("the PyTorch baseline supports only unconditional recipes with the paper's objective")
         self.config = config

@@ -14,13 +14,16 @@ four passes (forward, input gradients, two for the weights) instead of six.
 Fakes: the derivatives of the two networks' losses with respect to the logits differ by one factor per sample. One
 backward pass computes both gradients: three passes instead of four.
 
+With a relativistic loss, or a penalty on fakes, reals and fakes are processed together (`_joint_gradients`). A
+penalized pass already contains the input gradients of fakes, so the generator's gradients cost nothing more.
+
 Kernels are divided by their singular values once per step, without the taps that meet only padding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, TypeVar
 
 import tensorflow as tf
 
@@ -29,9 +32,11 @@ from tganv2_tf.errors import ConfigError
 from tganv2_tf.models.discriminator import Discriminator, LevelWeights
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.loss_scaling import LossScales, scale_loss
-from tganv2_tf.models.losses import LOSSES, mean_loss
+from tganv2_tf.models.losses import LOSSES, mean_loss, mean_losses
 from tganv2_tf.models.objective import FAKES, REALS, augmented, generate, r1_penalty
 from tganv2_tf.models.step import StepGradients, StepInputs, accumulate, mean_logits
+
+Result = TypeVar("Result")
 
 # Lower bound of |d loss / d logit|. It is far below float32 precision and keeps the ratio of two derivatives finite.
 MIN_SLOPE = 1e-20
@@ -85,6 +90,80 @@ def _input_gradients(
     return logits, tape.gradient(logits, [*videos, *gains], [scale * gain for gain in gains])
 
 
+class _PlainPass:
+    """Logits of clips without a penalty; see `_PenalizedPass`."""
+
+    penalty = 0.0
+
+    def __init__(
+        self,
+        discriminator: Discriminator,
+        videos: Sequence[tf.Tensor],
+        labels: tf.Tensor | None,
+        weights: Sequence[LevelWeights],
+        recompute: bool,
+        loss_scale: tf.Tensor | None,
+    ) -> None:
+        self.videos, self.weights, self.loss_scale = videos, weights, loss_scale
+        with tf.GradientTape(persistent=True) as self.tape:
+            self.tape.watch([weights, videos])
+            self.logits = discriminator(videos, labels, weights=weights, recompute=recompute)
+
+    def weight_gradients(self, cotangents: Sequence[tf.Tensor]) -> list[LevelWeights]:
+        """Returns the loss-scaled gradients of the loss, given d loss / d logits."""
+        scaled = [scale_loss(cotangent, self.loss_scale) for cotangent in cotangents]
+        return self.tape.gradient(self.logits, self.weights, scaled)
+
+    def video_gradients(self, cotangents: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Returns the gradients of a loss with respect to the clips, given its derivatives by the logits."""
+        return self.tape.gradient(self.logits, self.videos, cotangents)
+
+
+class _PenalizedPass:
+    """Logits of clips and their penalty, from which gradients follow once the losses are known.
+
+    Attributes:
+      logits: L tensors [N_l].
+      input_gradients: dD_l/dx_l, shaped like the clips.
+      penalty: The penalty on the input gradients, float32 scalar.
+    """
+
+    def __init__(
+        self,
+        discriminator: Discriminator,
+        videos: Sequence[tf.Tensor],
+        labels: tf.Tensor | None,
+        weights: Sequence[LevelWeights],
+        config: Config,
+        r1_factor: float,
+        loss_scale: tf.Tensor | None,
+    ) -> None:
+        self.videos, self.weights = videos, weights
+        # The square root of the loss scale, because these gradients are scaled twice.
+        self.scale = 1.0 if loss_scale is None else tf.sqrt(loss_scale)
+        with tf.GradientTape() as self.tape:
+            self.tape.watch(weights)
+            self.logits, self.scaled = _input_gradients(discriminator, videos, labels, weights, self.scale)
+        self.input_gradients = [gradient / self.scale for gradient in self.scaled[: len(videos)]]
+        num_clips, weight = tf.shape(self.logits[0])[0], config.train.r1_weight
+        self.penalty = r1_penalty(self.input_gradients, num_clips, weight)
+        self.penalty_slope = 2.0 * r1_factor * (weight / tf.cast(num_clips, tf.float32))
+
+    def weight_gradients(self, cotangents: Sequence[tf.Tensor]) -> list[LevelWeights]:
+        """Returns the loss-scaled gradients of loss + r1_factor * penalty, given d loss / d logits."""
+        # d (loss + r1_factor * penalty) / d (dD/dx), with the logits as functions of dD/dx and dD/db.
+        video_cotangents = [
+            _scale_samples(level, cotangent) + self.penalty_slope * gradient
+            for level, cotangent, gradient in zip(self.videos, cotangents, self.input_gradients)
+        ]
+        all_cotangents = [self.scale * cotangent for cotangent in (*video_cotangents, *cotangents)]
+        return self.tape.gradient(self.scaled, self.weights, all_cotangents)
+
+    def video_gradients(self, cotangents: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Returns the gradients of a loss with respect to the clips, given its derivatives by the logits."""
+        return [_scale_samples(*both) for both in zip(self.input_gradients, cotangents)]
+
+
 def _real_gradients(
     discriminator: Discriminator,
     videos: Sequence[tf.Tensor],
@@ -102,23 +181,9 @@ def _real_gradients(
             logits = discriminator(videos, labels, weights=weights)
         loss, cotangents = _loss_and_cotangents(loss_of_scores, logits, config, loss_scale)
         return _RealGradients(loss, logits, tf.constant(0.0), tape.gradient(logits, weights, cotangents))
-    # The square root of the loss scale, because these gradients are scaled twice.
-    scale = 1.0 if loss_scale is None else tf.sqrt(loss_scale)
-    with tf.GradientTape() as tape:
-        tape.watch(weights)
-        logits, scaled_gradients = _input_gradients(discriminator, videos, labels, weights, scale)
-    loss, cotangents = _loss_and_cotangents(loss_of_scores, logits, config, None)
-    input_gradients = [gradient / scale for gradient in scaled_gradients[: len(videos)]]
-    num_clips, weight = tf.shape(logits[0])[0], config.train.r1_weight
-    # d (loss + r1_factor * penalty) / d (dD/dx), with the logits as functions of dD/dx and dD/db.
-    penalty_slope = 2.0 * r1_factor * (weight / tf.cast(num_clips, tf.float32))
-    video_cotangents = [
-        _scale_samples(level, cotangent) + penalty_slope * gradient
-        for level, cotangent, gradient in zip(videos, cotangents, input_gradients)
-    ]
-    all_cotangents = [scale * cotangent for cotangent in (*video_cotangents, *cotangents)]
-    weight_grads = tape.gradient(scaled_gradients, weights, all_cotangents)
-    return _RealGradients(loss, logits, r1_penalty(input_gradients, num_clips, weight), weight_grads)
+    penalized = _PenalizedPass(discriminator, videos, labels, weights, config, r1_factor, loss_scale)
+    loss, cotangents = _loss_and_cotangents(loss_of_scores, penalized.logits, config, None)
+    return _RealGradients(loss, penalized.logits, penalized.penalty, penalized.weight_gradients(cotangents))
 
 
 class _FakeGradients(NamedTuple):
@@ -165,6 +230,67 @@ def _fake_gradients(
     return _FakeGradients(generator_loss, fake_loss, logits, generator_grads, weight_grads)
 
 
+def _with_and_without_penalty(
+    compute: Callable[[float], Result], config: Config, penalty_due: bool | tf.Tensor
+) -> Result:
+    """Calls `compute` with the factor of the penalty in this step (lazy regularization, arXiv 1912.04958)."""
+    factor = float(config.train.r1_every_steps)
+    if isinstance(penalty_due, bool):
+        return compute(factor if penalty_due else 0.0)
+    return tf.cond(penalty_due, lambda: compute(factor), lambda: compute(0.0))
+
+
+def _joint_gradients(
+    generator: Generator,
+    discriminator: Discriminator,
+    reals: Sequence[tf.Tensor],
+    inputs: StepInputs,
+    weights: Sequence[LevelWeights],
+    config: Config,
+    r1_factor: float,
+    train_generator: bool,
+    loss_scales: LossScales,
+) -> StepGradients:
+    """Computes the results of a microbatch whose losses depend on reals and fakes together, or penalize both."""
+    train, strides = config.train, config.model.batch_strides
+    with tf.GradientTape() as generation:
+        fakes = augmented(generate(generator, inputs, config), FAKES, inputs, config)
+
+    def forward(videos: Sequence[tf.Tensor], penalized: bool) -> _PenalizedPass | _PlainPass:
+        arguments = discriminator, videos, inputs.labels, weights
+        if penalized and r1_factor:
+            return _PenalizedPass(*arguments, config, r1_factor, loss_scales.discriminator)
+        return _PlainPass(*arguments, train.recompute, loss_scales.discriminator)
+
+    real, fake = forward(reals, True), forward(fakes, train.penalize_fakes)
+    levels = len(real.logits)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([real.logits, fake.logits])
+        losses = mean_losses(LOSSES[train.loss], real.logits, fake.logits, strides, train.score)
+    generator_loss, discriminator_loss = losses
+    cotangents = tape.gradient(discriminator_loss, [*real.logits, *fake.logits])
+    generator_grads = []
+    if train_generator:
+        for_generator = [
+            scale_loss(slope, loss_scales.generator) for slope in tape.gradient(generator_loss, fake.logits)
+        ]
+        generator_grads = generation.gradient(fakes, generator.trainable_variables, fake.video_gradients(for_generator))
+    real_grads, fake_grads = (
+        tf.nest.flatten(part.weight_gradients(slopes))
+        for part, slopes in ((real, cotangents[:levels]), (fake, cotangents[levels:]))
+    )
+    return StepGradients(
+        {
+            "generator_loss": generator_loss,
+            "discriminator_loss": discriminator_loss,
+            "r1_penalty": real.penalty + fake.penalty,
+        },
+        mean_logits(real.logits, fake.logits),
+        [tf.convert_to_tensor(gradient) for gradient in generator_grads],  # embeddings: sparse
+        [tf.cast(a, tf.float32) + tf.cast(b, tf.float32) for a, b in zip(real_grads, fake_grads)],
+    )
+
+
 def _microbatch_gradients(
     generator: Generator,
     discriminator: Discriminator,
@@ -178,21 +304,21 @@ def _microbatch_gradients(
     """Computes the results of one microbatch. Discriminator gradients are with respect to the flattened `weights`."""
     reals = augmented(inputs.real_videos, REALS, inputs, config)
 
+    if LOSSES[config.train.loss].relativistic or config.train.penalize_fakes:
+
+        def joint_gradients(r1_factor: float) -> StepGradients:
+            return _joint_gradients(
+                generator, discriminator, reals, inputs, weights, config, r1_factor, train_generator, loss_scales
+            )
+
+        return _with_and_without_penalty(joint_gradients, config, penalty_due)
+
     def real_gradients(r1_factor: float) -> _RealGradients:
         return _real_gradients(
             discriminator, reals, inputs.labels, weights, config, r1_factor, loss_scales.discriminator
         )
 
-    def with_penalty() -> _RealGradients:  # lazy regularization (arXiv 1912.04958)
-        return real_gradients(float(config.train.r1_every_steps))
-
-    def without_penalty() -> _RealGradients:
-        return real_gradients(0.0)
-
-    if isinstance(penalty_due, bool):
-        real = with_penalty() if penalty_due else without_penalty()
-    else:
-        real = tf.cond(penalty_due, with_penalty, without_penalty)
+    real = _with_and_without_penalty(real_gradients, config, penalty_due)
     real_grads = tf.nest.flatten(real.weight_grads)
     # Fakes are processed after reals, so that only the activations of one of them are in memory.
     inputs = inputs.after(real_grads)

@@ -1,7 +1,7 @@
 """Adversarial losses as pure functions of scores.
 
-Each loss consists of three functions, one for the generator and two for the discriminators, which return one value per
-score. `total_scores` computes scores from the levels' logits; `mean_loss` averages the losses.
+Each loss consists of functions for the generator and for the discriminators, which return one value per score.
+`total_scores` computes scores from the levels' logits; `mean_losses` averages the losses.
 """
 
 from __future__ import annotations
@@ -54,17 +54,23 @@ class Loss(NamedTuple):
       generator: Loss of the generator, a function of fake scores.
       real: Loss of the discriminators on real scores.
       fake: Loss of the discriminators on fake scores, which is added to that on real scores.
+      relativistic: Whether `generator` and `real` are functions of the differences between the scores of real and
+        generated clips, sample by sample, and `fake` is not used.
     """
 
     generator: Callable[[tf.Tensor], tf.Tensor]
     real: Callable[[tf.Tensor], tf.Tensor]
     fake: Callable[[tf.Tensor], tf.Tensor]
+    relativistic: bool = False
 
 
 LOSSES = {
     "non_saturating": Loss(non_saturating_generator_loss, logistic_real_loss, logistic_fake_loss),
     "minimax": Loss(minimax_generator_loss, logistic_real_loss, logistic_fake_loss),
     "hinge": Loss(hinge_generator_loss, hinge_real_loss, hinge_fake_loss),
+    # softplus(D(x) - D(G(z))) and softplus(D(G(z)) - D(x)): Jolicoeur-Martineau, arXiv 1807.00734, section 4.1; with
+    # penalties on both kinds of clips: Huang et al., arXiv 2501.05441, section 2.
+    "relativistic": Loss(logistic_fake_loss, logistic_real_loss, tf.zeros_like, relativistic=True),
 }
 
 
@@ -96,3 +102,19 @@ def mean_loss(
 ) -> tf.Tensor:
     """Returns the mean loss of the `total_scores` of the levels' logits, float32 scalar."""
     return tf.reduce_mean(loss(total_scores(logits, batch_strides, score)))
+
+
+def mean_losses(
+    loss: Loss,
+    real_logits: Sequence[tf.Tensor],
+    fake_logits: Sequence[tf.Tensor],
+    batch_strides: Sequence[int],
+    score: str,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the mean losses of the generator and of the discriminators, float32 scalars."""
+    if loss.relativistic:
+        differences = [real - fake for real, fake in zip(real_logits, fake_logits)]
+        return tuple(mean_loss(part, differences, batch_strides, score) for part in (loss.generator, loss.real))
+    generator_loss = mean_loss(loss.generator, fake_logits, batch_strides, score)
+    real_loss = mean_loss(loss.real, real_logits, batch_strides, score)
+    return generator_loss, real_loss + mean_loss(loss.fake, fake_logits, batch_strides, score)

@@ -8,8 +8,7 @@ Equation (1), with the subsampling layers S^G in G' and S^D before D' (section o
     min_G max_D  E_x[ln D'(S^D(x))] + E_z[ln(1 - D'(G'(z)))]
 
 With L levels (section on multiple subsampling layers), G' renders x'_l = G'_l(z) at each level, S^D makes L levels of a
-real clip, and D'(x'_1, ..., x'_L) = sigmoid(sum_l D'_l(x'_l)). Both gradients are computed before either network is
-updated.
+real clip, and D'(x'_1, ..., x'_L) = sigmoid(sum_l D'_l(x'_l)). Both gradients are computed before any update.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from tganv2_tf.config import Config
 from tganv2_tf.models.augmentation import diffaugment
 from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator
-from tganv2_tf.models.losses import LOSSES, mean_loss
+from tganv2_tf.models.losses import LOSSES, mean_losses
 from tganv2_tf.models.step import StepGradients, StepInputs, mean_logits
 
 REALS, FAKES = 0, 1  # augmented with different random numbers
@@ -51,10 +50,22 @@ def augmented(videos: Sequence[tf.Tensor], stream: int, inputs: StepInputs, conf
 def r1_penalty(input_gradients: Sequence[tf.Tensor], num_clips: tf.Tensor, weight: float) -> tf.Tensor:
     """Computes weight / N_1 * sum_l sum_n |d D_l / d x_l|^2 (R1; Mescheder et al., arXiv 1801.04406; not in the paper).
 
-    Levels are summed without a factor 1/2, as in the authors' code. N_1 is the (micro)batch size of a replica.
+    No factor 1/2, as in the authors' code. N_1 is the (micro)batch size of a replica. On generated clips it is R2.
     """
     squares = tf.add_n([tf.reduce_sum(tf.square(gradient)) for gradient in input_gradients])
     return weight / tf.cast(num_clips, tf.float32) * squares
+
+
+def logits_and_penalty(
+    discriminator: Discriminator, videos: Sequence[tf.Tensor], inputs: StepInputs, config: Config, penalized: bool
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """Returns the logits of a pyramid, and the penalty or 0."""
+    with tf.GradientTape() as tape:
+        tape.watch(videos)
+        logits = discriminator(videos, inputs.labels, recompute=config.train.recompute and not penalized)
+    if not penalized:
+        return logits, tf.constant(0.0)
+    return logits, r1_penalty(tape.gradient(logits, videos), tf.shape(logits[0])[0], config.train.r1_weight)
 
 
 def plain_gradients(
@@ -67,33 +78,20 @@ def plain_gradients(
 ) -> StepGradients:
     """Computes the losses and gradients of one batch by automatic differentiation of each loss.
 
-    Args:
-      generator, discriminator: G and D_1..D_L.
-      inputs: The inputs of the step.
-      config: Configuration of the run.
-      r1_factor: Factor of the penalty in the gradients; 0 in steps without a penalty (lazy regularization).
-      train_generator: Whether to compute the generator's gradients.
+    `r1_factor` multiplies the penalty in the gradients; it is 0 in steps without a penalty (lazy regularization).
     """
-    train, loss = config.train, LOSSES[config.train.loss]
-    scores = config.model.batch_strides, train.score
+    train = config.train
     with tf.GradientTape(persistent=True) as tape:
         reals = augmented(inputs.real_videos, REALS, inputs, config)
-        with tf.GradientTape() as input_tape:
-            input_tape.watch(reals)
-            real_logits = discriminator(reals, inputs.labels)
-        penalty = tf.constant(0.0)
-        if train.r1_weight:
-            input_gradients = input_tape.gradient(real_logits, reals)
-            penalty = r1_penalty(input_gradients, tf.shape(real_logits[0])[0], train.r1_weight)
+        real_logits, r1 = logits_and_penalty(discriminator, reals, inputs, config, penalized=bool(train.r1_weight))
         fakes = augmented(generate(generator, inputs, config), FAKES, inputs, config)
-        fake_logits = discriminator(fakes, inputs.labels, recompute=train.recompute)
-        generator_loss = mean_loss(loss.generator, fake_logits, *scores)
-        real_loss, fake_loss = mean_loss(loss.real, real_logits, *scores), mean_loss(loss.fake, fake_logits, *scores)
-        discriminator_loss = real_loss + fake_loss
-        penalized_loss = discriminator_loss + r1_factor * penalty
+        fake_logits, r2 = logits_and_penalty(discriminator, fakes, inputs, config, penalized=train.penalize_fakes)
+        scores = config.model.batch_strides, train.score
+        generator_loss, discriminator_loss = mean_losses(LOSSES[train.loss], real_logits, fake_logits, *scores)
+        penalized_loss = discriminator_loss + r1_factor * (r1 + r2)
     generator_gradients = tape.gradient(generator_loss, generator.trainable_variables) if train_generator else []
     return StepGradients(
-        {"generator_loss": generator_loss, "discriminator_loss": discriminator_loss, "r1_penalty": penalty},
+        {"generator_loss": generator_loss, "discriminator_loss": discriminator_loss, "r1_penalty": r1 + r2},
         mean_logits(real_logits, fake_logits),
         [tf.convert_to_tensor(gradient) for gradient in generator_gradients],  # embedding gradients are sparse
         tape.gradient(penalized_loss, discriminator.trainable_variables),
