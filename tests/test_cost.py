@@ -256,6 +256,8 @@ def test_step_cost_by_hand():
     assert products_of_step(tiny(global_batch_size=8)) == 2 * (step + penalty)
     assert products_of_step(tiny(r1_every_steps=4)) == step + penalty / 4
     assert products_of_step(tiny(r1_every_steps=0)) == step
+    both, none = (products_of_step(tiny(penalize_fakes=on, r1_every_steps=2)) for on in (True, False))
+    assert step + penalty / 2 == none < both, "the penalty on fakes, too, is computed in every second step"
     # By the definition each network has its own backward pass through the fakes, that of D without the pixels, and loss
     # and penalty each have one through the reals.
     plain = generator + (4 * DISCRIMINATOR - FROM_PIXELS) + (6 * DISCRIMINATOR - LINEAR - FROM_PIXELS)

@@ -37,6 +37,7 @@ from tganv2_tf.storage.files import read_npz
 if TYPE_CHECKING:
     from tganv2_tf.models.generator import Generator
 
+RECIPE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "race.flags")
 NEVER = 10**9  # steps; the time ends the training
 
 
@@ -48,7 +49,7 @@ class Command:
     classifier: str = option("C3D for the scores, written by tganv2_tf.train_classifier")
     work_dir: str = option("new folder for both runs; none = a temporary one", "")
     test_data_dir: str = option("shards of other real videos to score for comparison; none = skip", "")
-    flagfile_of_run: str = option("recipe", "demo.flags")
+    flagfile_of_run: str = option("recipe", RECIPE)
     minutes: str = option("training times at which both are compared; the last is the end", "3,6,10")
     checkpoint_every_steps: int = option("steps between our checkpoints", 50)
     num_samples: int = option("generated videos per repetition of a score", 1000)

@@ -93,8 +93,6 @@ def _input_gradients(
 class _PlainPass:
     """Logits of clips without a penalty; see `_PenalizedPass`."""
 
-    penalty = 0.0
-
     def __init__(
         self,
         discriminator: Discriminator,
@@ -104,7 +102,7 @@ class _PlainPass:
         recompute: bool,
         loss_scale: tf.Tensor | None,
     ) -> None:
-        self.videos, self.weights, self.loss_scale = videos, weights, loss_scale
+        self.videos, self.weights, self.loss_scale, self.penalty = videos, weights, loss_scale, tf.constant(0.0)
         with tf.GradientTape(persistent=True) as self.tape:
             self.tape.watch([weights, videos])
             self.logits = discriminator(videos, labels, weights=weights, recompute=recompute)

@@ -108,7 +108,12 @@ def _traced(config: Config, batch_size: int, r1_weight: float) -> tuple[float, i
     train, policy = config.train, tf.keras.mixed_precision.global_policy()
     # One microbatch, because they run sequentially. No averaging: it would copy the values of weights.
     traced = dataclasses.replace(
-        train, ema_decay=0.0, gradient_accumulation_steps=1, r1_weight=r1_weight, r1_every_steps=1
+        train,
+        ema_decay=0.0,
+        gradient_accumulation_steps=1,
+        r1_weight=r1_weight,
+        penalize_fakes=train.penalize_fakes and r1_weight > 0,
+        r1_every_steps=1,
     )
     tf.keras.mixed_precision.set_global_policy(train.mixed_precision)
     try:
