@@ -428,9 +428,9 @@ def no_gpu(monkeypatch):
 
 
 def not_finite():
-    with pytest.raises(UserError) as error:
+    with pytest.raises(callbacks.NotFiniteError) as found:
         callbacks.StopOnNonFinite(Config()).on_step_end(1234, {"discriminator_loss": float("nan")})
-    return str(error.value)
+    return str(loop.with_advice(found.value))
 
 
 def out_of_memory():

@@ -143,6 +143,26 @@ def test_fast_gradients_are_those_of_the_definition(row: dict[str, Any]) -> None
         assert (plain.losses["r1_penalty"] > 0) == (row["r1"] != "off")
 
 
+@pytest.mark.parametrize("penalize_fakes", [False, True])
+def test_joint_losses_with_a_lazy_penalty_in_a_graph(penalize_fakes: bool) -> None:
+    """Batch norms keep moments of the forward pass, which must not be inside a conditional branch."""
+    row = {name: values[0] for name, values in FACTORS.items()}
+    row |= {"loss": "relativistic", "r1": "lazy", "penalize_fakes": penalize_fakes, "n_dis": 2, "microbatches": 2}
+    model = model_of(config_of(row))
+    expected = list(updates(model, "plain"))
+    before = model.generator.batch_norms[0].moving_mean.numpy()
+
+    @tf.function
+    def step() -> list[StepGradients]:
+        found = list(updates(model, "fast"))
+        model.generator.update_moving_statistics()
+        return found
+
+    for fast, plain in zip(step(), expected):
+        assert_same(fast, plain)
+    assert np.any(model.generator.batch_norms[0].moving_mean.numpy() != before)
+
+
 @pytest.mark.parametrize("grow", [False, True])
 def test_networks_in_cheaper_forms_are_those_of_the_definition(grow: bool) -> None:
     """Levels of four, two and one frames, with blocks down to a single position; plain and fast gradients."""

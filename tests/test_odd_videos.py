@@ -82,6 +82,7 @@ def _write_all(folder: pathlib.Path, elsewhere: pathlib.Path) -> None:
     (folder / "text.mp4").write_text("Some text.\n" * 100)
     (folder / "playlist.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsizes.ts\n#EXT-X-ENDLIST\n")
     (folder / "list.mp4").write_text("ffconcat version 1.0\nfile plain.avi\n")
+    (folder / "accent.mp4").write_text("ffconcat version 1.0\n# \u00e9\nfile plain.avi\n", encoding="utf-8")
     (folder / "bytes.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
     iio.imwrite(folder / "picture.mp4", CORNER[0], extension=".png")
     _ffmpeg("-f", "lavfi", "-i", "sine=duration=0.2", folder / "sound.mp4")
@@ -124,6 +125,7 @@ def test_what_is_left_out_and_why(prepared: tuple[pathlib.Path, list[str]], vide
         "text.mp4": no_video,
         "playlist.mp4": no_video,  # must not refer to other files
         "list.mp4": no_video,
+        "accent.mp4": no_video,
         "bytes.mp4": no_video,
         "sound.mp4": no_video,
         "loop.avi": missing,

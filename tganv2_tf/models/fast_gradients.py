@@ -238,53 +238,52 @@ def _with_and_without_penalty(
     return tf.cond(penalty_due, lambda: compute(factor), lambda: compute(0.0))
 
 
+class _JointGradients(NamedTuple):
+    generator_loss: tf.Tensor
+    discriminator_loss: tf.Tensor
+    penalty: tf.Tensor
+    real_logits: list[tf.Tensor]
+    fake_logits: list[tf.Tensor]
+    video_grads: list[tf.Tensor]
+    weight_grads: list[tf.Tensor]
+
+
 def _joint_gradients(
-    generator: Generator,
     discriminator: Discriminator,
     reals: Sequence[tf.Tensor],
-    inputs: StepInputs,
+    fakes: Sequence[tf.Tensor],
+    labels: tf.Tensor | None,
     weights: Sequence[LevelWeights],
     config: Config,
     r1_factor: float,
-    train_generator: bool,
     loss_scales: LossScales,
-) -> StepGradients:
-    """Computes the results of a microbatch whose losses depend on reals and fakes together, or penalize both."""
-    train, strides = config.train, config.model.batch_strides
-    with tf.GradientTape() as generation:
-        fakes = augmented(generate(generator, inputs, config), FAKES, inputs, config)
+) -> _JointGradients:
+    """Computes losses that depend on reals and fakes together, or a penalty on both, and their gradients."""
+    train = config.train
 
     def forward(videos: Sequence[tf.Tensor], penalized: bool) -> _PenalizedPass | _PlainPass:
-        arguments = discriminator, videos, inputs.labels, weights
+        arguments = discriminator, videos, labels, weights
         if penalized and r1_factor:
             return _PenalizedPass(*arguments, config, r1_factor, loss_scales.discriminator)
         return _PlainPass(*arguments, train.recompute, loss_scales.discriminator)
 
     real, fake = forward(reals, True), forward(fakes, train.penalize_fakes)
-    levels = len(real.logits)
+    scores = config.model.batch_strides, train.score
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([real.logits, fake.logits])
-        losses = mean_losses(LOSSES[train.loss], real.logits, fake.logits, strides, train.score)
-    generator_loss, discriminator_loss = losses
-    cotangents = tape.gradient(discriminator_loss, [*real.logits, *fake.logits])
-    generator_grads = []
-    if train_generator:
-        for_generator = [
-            scale_loss(slope, loss_scales.generator) for slope in tape.gradient(generator_loss, fake.logits)
-        ]
-        generator_grads = generation.gradient(fakes, generator.trainable_variables, fake.video_gradients(for_generator))
+        generator_loss, discriminator_loss = mean_losses(LOSSES[train.loss], real.logits, fake.logits, *scores)
+    for_reals, for_fakes = tape.gradient(discriminator_loss, [real.logits, fake.logits])
+    for_generator = [scale_loss(slope, loss_scales.generator) for slope in tape.gradient(generator_loss, fake.logits)]
     real_grads, fake_grads = (
-        tf.nest.flatten(part.weight_gradients(slopes))
-        for part, slopes in ((real, cotangents[:levels]), (fake, cotangents[levels:]))
+        tf.nest.flatten(each.weight_gradients(slopes)) for each, slopes in ((real, for_reals), (fake, for_fakes))
     )
-    return StepGradients(
-        {
-            "generator_loss": generator_loss,
-            "discriminator_loss": discriminator_loss,
-            "r1_penalty": real.penalty + fake.penalty,
-        },
-        mean_logits(real.logits, fake.logits),
-        [tf.convert_to_tensor(gradient) for gradient in generator_grads],  # embeddings: sparse
+    return _JointGradients(
+        generator_loss,
+        discriminator_loss,
+        real.penalty + fake.penalty,
+        real.logits,
+        fake.logits,
+        fake.video_gradients(for_generator),
         [tf.cast(a, tf.float32) + tf.cast(b, tf.float32) for a, b in zip(real_grads, fake_grads)],
     )
 
@@ -303,13 +302,29 @@ def _microbatch_gradients(
     reals = augmented(inputs.real_videos, REALS, inputs, config)
 
     if LOSSES[config.train.loss].relativistic or config.train.penalize_fakes:
-
-        def joint_gradients(r1_factor: float) -> StepGradients:
-            return _joint_gradients(
-                generator, discriminator, reals, inputs, weights, config, r1_factor, train_generator, loss_scales
-            )
-
-        return _with_and_without_penalty(joint_gradients, config, penalty_due)
+        # Outside of a conditional branch, because batch norms keep their moments for later.
+        with tf.GradientTape() as generation:
+            fakes = augmented(generate(generator, inputs, config), FAKES, inputs, config)
+        joint = _with_and_without_penalty(
+            lambda factor: _joint_gradients(
+                discriminator, reals, fakes, inputs.labels, weights, config, factor, loss_scales
+            ),
+            config,
+            penalty_due,
+        )
+        generator_grads = []
+        if train_generator:
+            generator_grads = generation.gradient(fakes, generator.trainable_variables, joint.video_grads)
+        return StepGradients(
+            {
+                "generator_loss": joint.generator_loss,
+                "discriminator_loss": joint.discriminator_loss,
+                "r1_penalty": joint.penalty,
+            },
+            mean_logits(joint.real_logits, joint.fake_logits),
+            [tf.convert_to_tensor(gradient) for gradient in generator_grads],  # embeddings: sparse
+            joint.weight_grads,
+        )
 
     def real_gradients(r1_factor: float) -> _RealGradients:
         return _real_gradients(

@@ -65,10 +65,7 @@ class StopOnNonFinite(StepCallback):
         wrong = [f"{name}={float(value)}" for name, value in logs.items() if not math.isfinite(value)]
         self.consecutive = self.consecutive + 1 if wrong else 0
         if self.consecutive > self.patience:
-            raise NotFiniteError(
-                f"step {step}: {wrong[0]} is not finite; the run stops and keeps its last checkpoint; "
-                "lower the learning rates or raise --r1_weight, and run the command again"
-            )
+            raise NotFiniteError(f"step {step}: {wrong[0]} is not finite")
 
 
 class Scalars(StepCallback):

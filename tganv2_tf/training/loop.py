@@ -183,6 +183,14 @@ def train(
         return _Run(config, model, checkpoints, manifest, batch_size, chief, on_step).train()
 
 
+def with_advice(error: callbacks.NotFiniteError) -> UserError:
+    """Returns the error that ends a run whose losses are not finite."""
+    return UserError(
+        f"{error}; the run stops and keeps its last checkpoint; lower the learning rates or raise --r1_weight, and run "
+        "the command again"
+    )
+
+
 class _Run:
     """Training in one process, from the model's current step."""
 
@@ -225,7 +233,10 @@ class _Run:
         folders = (self.config.data.data_dir, train.model_dir)
         can_restore = single_process and (train.max_restarts or any(map(storage.is_remote, folders)))
         if can_restore and not checkpoints_in(self.checkpoints.folder):
-            self.checkpoints.save(int(model.step.numpy()))
+            try:
+                self.checkpoints.save(int(model.step.numpy()))
+            except tf.errors.OpError as error:
+                raise self._user_error(error) from error
         restarts, delays = 0, iter(storage.retries.BACK_OFF)
         while True:
             first_step = int(model.step.numpy())
@@ -233,12 +244,10 @@ class _Run:
                 return self._fit(first_step)
             except callbacks.NotFiniteError as error:
                 if restarts == train.max_restarts or not single_process:
-                    raise
+                    raise with_advice(error) from error
                 restarts += 1
                 logging.warning("%s. Restart %d of %d, with other random numbers.", error, restarts, train.max_restarts)
-                count = model.restarts.numpy() + 1
-                self.checkpoints.restore_newest()
-                model.restarts.assign(count)
+                self._restore_newest(model.restarts.numpy() + 1)
             except tf.errors.OpError as error:
                 wait = next(delays, None) if can_restore and storage.is_transient(error) else None
                 if wait is None:
@@ -246,10 +255,15 @@ class _Run:
                 step = int(model.step.numpy())
                 logging.warning("Step %d: %s. Resuming from the newest checkpoint in %s s.", step, reason(error), wait)
                 time.sleep(wait)
-                self.checkpoints.restore_newest()
+                self._restore_newest(model.restarts.numpy())
                 if int(model.step.numpy()) > first_step:  # progress since the last error: resets the back-off
                     delays = iter(storage.retries.BACK_OFF)
             logging.info("Resuming from step %d.", int(model.step.numpy()))
+
+    def _restore_newest(self, restarts: int) -> None:
+        """Restores the newest checkpoint, but not its number of restarts, which selects the random numbers."""
+        self.checkpoints.restore_newest()
+        self.model.restarts.assign(restarts)
 
     def _user_error(self, error: tf.errors.OpError) -> UserError:
         if isinstance(error, tf.errors.ResourceExhaustedError):

@@ -27,6 +27,7 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
 av.logging.set_skip_repeated(False)  # _Log must see every message
 
 TEXT_BYTES = 64
+PLAYLISTS = {"concat", "dash", "hls", "imf", "sdp"}  # formats of FFmpeg that name other files
 TEXT = bytes([*b"\t\n\r\f", *range(32, 127)])
 MIN_FRAME_BYTES = 16  # per compressed frame; bounds the number of frames that a damaged header can claim
 MAX_READ_ERRORS = 100  # consecutive; a damaged index can list any number of packets
@@ -80,6 +81,9 @@ def _open(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
         )
     except (av.FFmpegError, ValueError) as error:
         raise VideoError("it cannot be opened as a video") from error
+    if PLAYLISTS & set(container.format.name.split(",")):
+        container.close()
+        raise VideoError("it cannot be opened as a video")
     return container, _main_stream(container)
 
 
