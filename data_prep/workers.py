@@ -23,6 +23,7 @@ from tganv2_tf.errors import UserError
 
 Announce = Callable[[Any], None]
 ATTEMPTS = 3
+OUTSIDE_SECONDS = 600.0  # maximum time outside of items: starting a worker, finishing a shard on slow storage
 
 
 def num_processors() -> int:
@@ -143,6 +144,7 @@ class _Worker:
 
     def assign(self, function: Callable[[Any, Announce], Any], task: Any, attempt: int) -> None:
         self.busy, self.task, self.attempt, self.item = True, task, attempt, None
+        self.deadline = time.monotonic() + OUTSIDE_SECONDS
         with contextlib.suppress(OSError):  # it died while idle; `failure` will report it
             self.connection.send((function, task))
 
@@ -152,7 +154,8 @@ class _Worker:
         """Processes all pending messages; returns the error that ended its function, if any."""
         for kind, value in self._messages():
             if kind == "begin":
-                self.item, self.deadline = value, time.monotonic() + item_timeout
+                self.item, limit = value, OUTSIDE_SECONDS if value is None else item_timeout
+                self.deadline = time.monotonic() + limit
                 if value is not None:
                     on_begin(self.task, value)
                 continue
@@ -177,7 +180,9 @@ class _Worker:
             hint = " (out of memory?)" if code == -signal.SIGKILL else ""
             how = f"was killed by {signal.Signals(-code).name}{hint}" if code < 0 else f"ended with code {code}"
             return f"the worker process {how}"
-        if self.item is not None and time.monotonic() > self.deadline:
+        if time.monotonic() > self.deadline:
+            if self.item is None:
+                return f"the worker process did not respond for {OUTSIDE_SECONDS:g} s"
             return f"it took longer than {item_timeout:g} s (--video_timeout)"
         return None
 
@@ -190,8 +195,7 @@ class _Worker:
 def _wait(workers: list[_Worker]) -> None:
     """Sleeps until a worker sends a message, dies, or exceeds its time limit."""
     busy = [worker for worker in workers if worker.busy]
-    deadlines = [worker.deadline for worker in busy if worker.item is not None]
-    timeout = max(0.0, min(deadlines) - time.monotonic()) + 0.01 if deadlines else None
+    timeout = max(0.0, min(worker.deadline for worker in busy) - time.monotonic()) + 0.01
     multiprocessing.connection.wait(
         [worker.connection for worker in busy] + [worker.process.sentinel for worker in busy], timeout
     )

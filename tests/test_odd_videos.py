@@ -131,7 +131,7 @@ def test_what_is_left_out_and_why(prepared: tuple[pathlib.Path, list[str]], vide
         "loop.avi": missing,
         "pipe.avi": missing,  # must not block
     }
-    assert lines[0].endswith(": 24 of 24 videos for --split=all; files of other kinds: 1, e.g. video.txt")
+    assert lines[0].endswith(": 25 of 25 videos for --split=all; files of other kinds: 1, e.g. video.txt")
     assert len(videos) == 14
 
 

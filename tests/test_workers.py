@@ -57,6 +57,11 @@ def act(task: Task, announce: Callable[[str | None], None]) -> tuple[list[str], 
         elif item == "bug":
             raise ZeroDivisionError("a bug")
     announce(None)
+    for item in task.items:
+        marker = pathlib.Path(item.partition("hang late once at ")[2])
+        if item.startswith("hang late") and not marker.exists():
+            marker.touch()
+            time.sleep(600)
     if "die late" in task.items:
         os._exit(3)
     return list(task.items), os.getpid()
@@ -136,6 +141,13 @@ def test_what_was_out_of_memory_once_is_tried_again(tmp_path: pathlib.Path) -> N
     items = ("a", f"killed once at {tmp_path / 'marker'}", "b")
     done, begun, pids = _run([Task(items)])
     assert done[items].lost == () and begun.count(items[1]) == 2 and len(pids) == 1
+
+
+def test_a_hang_after_the_last_item_repeats_the_task(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    monkeypatch.setattr(workers, "OUTSIDE_SECONDS", 8.0)
+    task = Task(("a", f"hang late once at {tmp_path / 'marker'}"))
+    done, _, _ = _run([task])
+    assert done[task.items].lost == () and (tmp_path / "marker").exists()
 
 
 def test_a_hang_ends_at_the_time_limit() -> None:

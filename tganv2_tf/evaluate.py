@@ -157,9 +157,9 @@ def source(
     batch_size, authors_c3d = config.eval_batch_size, bool(config.c3d_mean)
     if generator is not None:
         scored = load_scored_generator(generator)
-        data = data_config(command, scored.run.data if scored.run else None, authors_c3d)
+        data = data_config(command, scored.config.data if scored.config else None, authors_c3d)
         about: dict[str, Any] = (
-            {"model_dir": command.model_dir} if scored.run else {"normalization": data.normalization}
+            {"model_dir": command.model_dir} if scored.config else {"normalization": data.normalization}
         )
         about |= scored.about
         batches = (scored.batch(generator, number, batch_size) for number in itertools.count())

@@ -119,7 +119,7 @@ class Run:
             raise UserError(f"{path}: cannot be read: {error}; delete it, or copy it again") from error
 
     def pinned(self) -> Run:
-        """Returns this run named by its current checkpoint, whatever newer ones training adds, until it is deleted."""
+        """Returns this run fixed to its current checkpoint, even if training adds newer ones."""
         return dataclasses.replace(self, name=self.checkpoint or self.name)
 
 

@@ -1,4 +1,4 @@
-"""Compares settings of a recipe at equal compute on synthetic data, and keeps the book: docs/recipes.md.
+"""Compares settings of a recipe at equal compute on synthetic data and records the results (docs/recipes.md).
 
 python -m benchmarks.paper.recipes --settings=settings.txt --output_dir=recipes
 python -m benchmarks.paper.recipes --settings=settings.txt --output_dir=recipes_glyphs --content=glyphs --budget=0.25

@@ -15,9 +15,9 @@ Fakes: the derivatives of the two networks' losses with respect to the logits di
 backward pass computes both gradients: three passes instead of four.
 
 With a relativistic loss, or a penalty on fakes, reals and fakes are processed together (`_joint_gradients`). A
-penalized pass already contains the input gradients of fakes, so the generator's gradients cost nothing more.
+penalized pass already contains the input gradients of fakes, so the generator needs no further discriminator pass.
 
-Kernels are divided by their singular values once per step, without the taps that meet only padding.
+Kernels are divided by their singular values once per step. Positions of kernels that only multiply padding are omitted.
 """
 
 from __future__ import annotations

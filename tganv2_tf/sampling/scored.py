@@ -65,14 +65,14 @@ class LoadedGenerator(NamedTuple):
       z_dim: dimensions of a latent.
       class_names: empty for an unconditional generator.
       about: its origin, for the report.
-      run: the config of its run; None for a SavedModel.
+      config: the config of its run; None for a SavedModel.
     """
 
     sample: Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor]
     z_dim: int
     class_names: tuple[str, ...]
     about: dict[str, Any]
-    run: Config | None
+    config: Config | None
 
     def batch(self, spec: GeneratorSpec, number: int, size: int) -> tf.Tensor:
         """Renders batch `number` of the generator, float32 [size, 16, H, W, 3]; it is the same on every machine."""
