@@ -165,7 +165,9 @@ class TrainConfig:
     )
     n_dis: int = option("discriminator updates per generator update", 1)
     r1_weight: float = option("strength of the gradient penalty on real clips; 0 = none", 16.0)
-    penalize_fakes: bool = option("apply the same penalty to generated clips (R2; arXiv 2501.05441)", False)
+    penalize_fakes: bool = option(
+        "apply the same penalty to generated clips (R2; arXiv 2501.05441); r1_penalty is the sum", False
+    )
     r1_every_steps: int = option("steps between penalties, which are scaled by it (lazy regularization); 0 = none", 1)
     diffaugment: str = option(
         f"augmentations of all clips that the discriminators see: any of {','.join(POLICIES)}", ""
