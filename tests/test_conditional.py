@@ -141,7 +141,7 @@ def test_the_generator_alone_is_a_small_run(folder, tmp_path, capsys):
         assert file.is_dir() or str(tmp_path).encode() not in file.read_bytes(), file
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["alone"]
     assert cli.run(export.main, *options, argv) == 1
-    assert "export: " in (said := capsys.readouterr().err) and "alone is already there; name a new folder" in said
+    assert "export: " in (said := capsys.readouterr().err) and "alone already exists; choose a new folder" in said
     recalibrated = [f"--model_dir={run}", f"--output_dir={tmp_path}/other", "--weights_only"]
     assert cli.run(export.main, *options, [*recalibrated, "--recalibration_batches=1"]) == 0
     other, _ = load_generator(Run.open(f"{tmp_path}/other"))
