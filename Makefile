@@ -1,4 +1,4 @@
-# make demo    train a small TGANv2 on rendered shapes, generate, export, score     (about 10 minutes on two cores with AVX2)
+# make demo    train a small TGANv2 on rendered shapes, generate, export, score     (about 12 minutes on two cores with AVX2)
 # make test    make lint, then every test
 # make tests   every test without make lint
 # make lint    ruff and mypy
