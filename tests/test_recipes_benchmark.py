@@ -25,7 +25,7 @@ def command(folder: pathlib.Path, settings: str = SETTINGS, **options: object) -
 def test_settings_have_equal_compute_and_every_seed(tmp_path: pathlib.Path) -> None:
     plans = recipes.plan(command(tmp_path, content="glyphs", first_seed=5, num_seeds=2))
     assert [plan.setting for plan in plans] == ["baseline", "small batch"] * 2
-    assert plans[0].steps == 57 and plans[1].steps == pytest.approx(114, abs=1), "0.01 of 5,702 steps; half the clips"
+    assert plans[0].steps == 60 and plans[1].steps == pytest.approx(119, abs=1), "0.01 of 5,966 steps; half the clips"
     configs = [make_config(recipes.RECIPE, plan.flags) for plan in plans]
     assert [config.train.seed for config in configs] == [5, 5, 6, 6]
     assert configs[1].train.global_batch_size == 4 and configs[1].train.train_steps == plans[1].steps
@@ -68,6 +68,6 @@ def test_the_table_has_medians_and_ranges(
     assert recipes.main(command(tmp_path)) == 0
     table = (tmp_path / "out" / "recipes.md").read_text()
     assert capsys.readouterr().out == table + "\n"
-    assert "| baseline | none | 57 | 2 (1 to 5) |" in table
-    assert "| small batch | `--global_batch_size=4` `--ema_decay=0.99` | 114 | 5 (4 to 8) |" in table
+    assert "| baseline | none | 60 | 2 (1 to 5) |" in table
+    assert "| small batch | `--global_batch_size=4` `--ema_decay=0.99` | 119 | 5 (4 to 8) |" in table
     assert table.rstrip().endswith("| real test clips | | | 9 | 9 | 9 | 9 | 9 |")

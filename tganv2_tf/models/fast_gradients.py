@@ -30,16 +30,15 @@ import tensorflow as tf
 from tganv2_tf.config import Config, ModelConfig
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.models.discriminator import Discriminator, LevelWeights
+from tganv2_tf.models.discriminator_passes import discriminator_pass, input_gradients
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.loss_scaling import LossScales, scale_loss
 from tganv2_tf.models.losses import LOSSES, mean_loss, mean_losses
-from tganv2_tf.models.objective import FAKES, REALS, augmented, generate, r1_penalty
+from tganv2_tf.models.objective import FAKES, REALS, augmented, generate
 from tganv2_tf.models.step import StepGradients, StepInputs, accumulate, mean_logits
 
 Result = TypeVar("Result")
 
-# Lower bound of |d loss / d logit|. It is far below float32 precision and keeps the ratio of two derivatives finite.
-MIN_SLOPE = 1e-20
 # Largest accepted error of Euler's theorem, relative to the size of its terms.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.03, "float16": 0.03}
 
@@ -51,115 +50,14 @@ class _RealGradients(NamedTuple):
     weight_grads: list[LevelWeights]
 
 
-def _scale_samples(videos: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
-    """Multiplies videos [N, T, H, W, C] by one factor per sample, [N]."""
-    return videos * tf.reshape(factors, [-1, 1, 1, 1, 1])
-
-
-def _scale_biases(weights: LevelWeights, gains: tf.Tensor) -> LevelWeights:
-    """Replaces each bias (weight of rank 1) by one bias per sample, [N, C]: b_n times the bias."""
-    return tf.nest.map_structure(
-        lambda weight: weight if weight.shape.rank > 1 else tf.cast(gains, weight.dtype)[:, tf.newaxis] * weight,
-        weights,
-    )
-
-
 def _loss_and_cotangents(
-    loss: Callable[[tf.Tensor], tf.Tensor], logits: Sequence[tf.Tensor], config: Config, scale: tf.Tensor | None
+    loss: Callable[[tf.Tensor], tf.Tensor], logits: Sequence[tf.Tensor], config: Config
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Returns the mean loss, and its derivatives with respect to the logits times the loss scale."""
+    """Returns the mean loss, and its derivatives with respect to the logits."""
     with tf.GradientTape() as tape:
         tape.watch(logits)
         value = mean_loss(loss, logits, config.model.batch_strides, config.train.score)
-    return value, [scale_loss(cotangent, scale) for cotangent in tape.gradient(value, logits)]
-
-
-def _input_gradients(
-    discriminator: Discriminator,
-    videos: Sequence[tf.Tensor],
-    labels: tf.Tensor | None,
-    weights: Sequence[LevelWeights],
-    scale: float | tf.Tensor = 1.0,
-) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """Returns the logits, and `scale` times their gradients: dD_l/dx_l of all levels, then dD_l/db_l, [N_l]."""
-    gains = [tf.ones(tf.shape(level)[:1]) for level in videos]
-    with tf.GradientTape() as tape:
-        tape.watch([videos, gains])
-        scaled_weights = [_scale_biases(level, gain) for level, gain in zip(weights, gains)]
-        logits = discriminator(videos, labels, weights=scaled_weights)
-    return logits, tape.gradient(logits, [*videos, *gains], [scale * gain for gain in gains])
-
-
-class _PlainPass:
-    """Logits of clips without a penalty; see `_PenalizedPass`."""
-
-    def __init__(
-        self,
-        discriminator: Discriminator,
-        videos: Sequence[tf.Tensor],
-        labels: tf.Tensor | None,
-        weights: Sequence[LevelWeights],
-        recompute: bool,
-        loss_scale: tf.Tensor | None,
-    ) -> None:
-        self.videos, self.weights, self.loss_scale, self.penalty = videos, weights, loss_scale, tf.constant(0.0)
-        with tf.GradientTape(persistent=True) as self.tape:
-            self.tape.watch([weights, videos])
-            self.logits = discriminator(videos, labels, weights=weights, recompute=recompute)
-
-    def weight_gradients(self, cotangents: Sequence[tf.Tensor]) -> list[LevelWeights]:
-        """Returns the loss-scaled gradients of the loss, given d loss / d logits."""
-        scaled = [scale_loss(cotangent, self.loss_scale) for cotangent in cotangents]
-        return self.tape.gradient(self.logits, self.weights, scaled)
-
-    def video_gradients(self, cotangents: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Returns the gradients of a loss with respect to the clips, given its derivatives by the logits."""
-        return self.tape.gradient(self.logits, self.videos, cotangents)
-
-
-class _PenalizedPass:
-    """Logits of clips and their penalty, from which gradients follow once the losses are known.
-
-    Attributes:
-      logits: L tensors [N_l].
-      input_gradients: dD_l/dx_l, shaped like the clips.
-      penalty: The penalty on the input gradients, float32 scalar.
-    """
-
-    def __init__(
-        self,
-        discriminator: Discriminator,
-        videos: Sequence[tf.Tensor],
-        labels: tf.Tensor | None,
-        weights: Sequence[LevelWeights],
-        config: Config,
-        r1_factor: float,
-        loss_scale: tf.Tensor | None,
-    ) -> None:
-        self.videos, self.weights = videos, weights
-        # The square root of the loss scale, because these gradients are scaled twice.
-        self.scale = 1.0 if loss_scale is None else tf.sqrt(loss_scale)
-        with tf.GradientTape() as self.tape:
-            self.tape.watch(weights)
-            self.logits, self.scaled = _input_gradients(discriminator, videos, labels, weights, self.scale)
-        self.input_gradients = [gradient / self.scale for gradient in self.scaled[: len(videos)]]
-        num_clips, weight = tf.shape(self.logits[0])[0], config.train.r1_weight
-        self.penalty = r1_penalty(self.input_gradients, num_clips, weight)
-        self.penalty_slope = 2.0 * r1_factor * (weight / tf.cast(num_clips, tf.float32))
-
-    def weight_gradients(self, cotangents: Sequence[tf.Tensor]) -> list[LevelWeights]:
-        """Returns the loss-scaled gradients of loss + r1_factor * penalty, given d loss / d logits."""
-        # d (loss + r1_factor * penalty) / d (dD/dx), with the logits as functions of dD/dx and dD/db.
-        video_cotangents = [
-            _scale_samples(level, cotangent) + self.penalty_slope * gradient
-            for level, cotangent, gradient in zip(self.videos, cotangents, self.input_gradients)
-        ]
-        all_cotangents = [self.scale * cotangent for cotangent in (*video_cotangents, *cotangents)]
-        return self.tape.gradient(self.scaled, self.weights, all_cotangents)
-
-    def video_gradients(self, cotangents: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Returns the gradients of a loss with respect to the clips, given its derivatives by the logits."""
-        return [_scale_samples(*both) for both in zip(self.input_gradients, cotangents)]
+    return value, tape.gradient(value, logits)
 
 
 def _real_gradients(
@@ -172,16 +70,9 @@ def _real_gradients(
     loss_scale: tf.Tensor | None,
 ) -> _RealGradients:
     """Computes the loss of reals and the gradients of loss + r1_factor * penalty."""
-    loss_of_scores = LOSSES[config.train.loss].real
-    if not r1_factor:
-        with tf.GradientTape() as tape:
-            tape.watch(weights)
-            logits = discriminator(videos, labels, weights=weights)
-        loss, cotangents = _loss_and_cotangents(loss_of_scores, logits, config, loss_scale)
-        return _RealGradients(loss, logits, tf.constant(0.0), tape.gradient(logits, weights, cotangents))
-    penalized = _PenalizedPass(discriminator, videos, labels, weights, config, r1_factor, loss_scale)
-    loss, cotangents = _loss_and_cotangents(loss_of_scores, penalized.logits, config, None)
-    return _RealGradients(loss, penalized.logits, penalized.penalty, penalized.weight_gradients(cotangents))
+    real = discriminator_pass(discriminator, videos, labels, weights, config, r1_factor, loss_scale)
+    loss, cotangents = _loss_and_cotangents(LOSSES[config.train.loss].real, real.logits, config)
+    return _RealGradients(loss, real.logits, real.penalty, real.gradients(cotangents)[0])
 
 
 class _FakeGradients(NamedTuple):
@@ -204,28 +95,19 @@ def _fake_gradients(
     """Computes both networks' losses on fakes and their gradients."""
     with tf.GradientTape() as generation:
         videos = augmented(generate(generator, inputs, config), FAKES, inputs, config)
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch([weights, videos])
-        logits = discriminator(videos, inputs.labels, weights=weights, recompute=config.train.recompute)
+    fake = discriminator_pass(
+        discriminator, videos, inputs.labels, weights, config, 0.0, loss_scales.discriminator, config.train.recompute
+    )
     loss = LOSSES[config.train.loss]
-    generator_loss, generator_cotangents = _loss_and_cotangents(loss.generator, logits, config, loss_scales.generator)
-    fake_loss, discriminator_cotangents = _loss_and_cotangents(loss.fake, logits, config, loss_scales.discriminator)
+    generator_loss, for_generator = _loss_and_cotangents(loss.generator, fake.logits, config)
+    fake_loss, for_discriminator = _loss_and_cotangents(loss.fake, fake.logits, config)
     if not train_generator:
-        weight_grads = tape.gradient(logits, weights, discriminator_cotangents)
-        return _FakeGradients(generator_loss, fake_loss, logits, [], weight_grads)
-    if loss_scales.discriminator is not None:  # the ratio of the two slopes may overflow in float16
-        weight_grads = tape.gradient(logits, weights, discriminator_cotangents)
-        video_grads = tape.gradient(logits, videos, generator_cotangents)
-    else:
-        shared = [tf.where(tf.abs(slope) < MIN_SLOPE, MIN_SLOPE, slope) for slope in discriminator_cotangents]
-        weight_grads, video_grads = tape.gradient(logits, (weights, videos), shared)
-        video_grads = [
-            _scale_samples(gradient, wanted / passed)
-            for gradient, wanted, passed in zip(video_grads, generator_cotangents, shared)
-        ]
+        return _FakeGradients(generator_loss, fake_loss, fake.logits, [], fake.gradients(for_discriminator)[0])
+    scaled = [scale_loss(slope, loss_scales.generator) for slope in for_generator]
+    weight_grads, video_grads = fake.gradients(for_discriminator, scaled)
     generator_grads = generation.gradient(videos, generator.trainable_variables, video_grads)
     generator_grads = [tf.convert_to_tensor(gradient) for gradient in generator_grads]  # embeddings: sparse
-    return _FakeGradients(generator_loss, fake_loss, logits, generator_grads, weight_grads)
+    return _FakeGradients(generator_loss, fake_loss, fake.logits, generator_grads, weight_grads)
 
 
 def _with_and_without_penalty(
@@ -256,36 +138,40 @@ def _joint_gradients(
     weights: Sequence[LevelWeights],
     config: Config,
     r1_factor: float,
+    train_generator: bool,
     loss_scales: LossScales,
 ) -> _JointGradients:
     """Computes losses that depend on reals and fakes together, or a penalty on both, and their gradients."""
-    train = config.train
-
-    def forward(videos: Sequence[tf.Tensor], penalized: bool) -> _PenalizedPass | _PlainPass:
-        arguments = discriminator, videos, labels, weights
-        if penalized and r1_factor:
-            return _PenalizedPass(*arguments, config, r1_factor, loss_scales.discriminator)
-        return _PlainPass(*arguments, train.recompute, loss_scales.discriminator)
-
-    real, fake = forward(reals, True), forward(fakes, train.penalize_fakes)
+    train, loss_scale = config.train, loss_scales.discriminator
+    r2_factor = r1_factor if train.penalize_fakes else 0.0
+    real = discriminator_pass(discriminator, reals, labels, weights, config, r1_factor, loss_scale)
+    fake = discriminator_pass(discriminator, fakes, labels, weights, config, r2_factor, loss_scale, train.recompute)
     scores = config.model.batch_strides, train.score
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([real.logits, fake.logits])
         generator_loss, discriminator_loss = mean_losses(LOSSES[train.loss], real.logits, fake.logits, *scores)
     for_reals, for_fakes = tape.gradient(discriminator_loss, [real.logits, fake.logits])
-    for_generator = [scale_loss(slope, loss_scales.generator) for slope in tape.gradient(generator_loss, fake.logits)]
-    real_grads, fake_grads = (
-        tf.nest.flatten(each.weight_gradients(slopes)) for each, slopes in ((real, for_reals), (fake, for_fakes))
-    )
+    for_generator = None
+    if train_generator:
+        slopes = tape.gradient(generator_loss, fake.logits)
+        for_generator = [scale_loss(slope, loss_scales.generator) for slope in slopes]
+    real_grads, _ = real.gradients(for_reals)
+    fake_grads, video_grads = fake.gradients(for_fakes, for_generator)
     return _JointGradients(
         generator_loss,
         discriminator_loss,
         real.penalty + fake.penalty,
         real.logits,
         fake.logits,
-        fake.video_gradients(for_generator),
-        [tf.cast(a, tf.float32) + tf.cast(b, tf.float32) for a, b in zip(real_grads, fake_grads)],
+        video_grads,
+        _sum(real_grads, fake_grads),
     )
+
+
+def _sum(real_grads: list[LevelWeights], fake_grads: list[LevelWeights]) -> list[tf.Tensor]:
+    """Returns the flat sums of the weights' gradients, float32."""
+    pairs = zip(tf.nest.flatten(real_grads), tf.nest.flatten(fake_grads))
+    return [tf.cast(a, tf.float32) + tf.cast(b, tf.float32) for a, b in pairs]
 
 
 def _microbatch_gradients(
@@ -307,7 +193,7 @@ def _microbatch_gradients(
             fakes = augmented(generate(generator, inputs, config), FAKES, inputs, config)
         joint = _with_and_without_penalty(
             lambda factor: _joint_gradients(
-                discriminator, reals, fakes, inputs.labels, weights, config, factor, loss_scales
+                discriminator, reals, fakes, inputs.labels, weights, config, factor, train_generator, loss_scales
             ),
             config,
             penalty_due,
@@ -332,17 +218,15 @@ def _microbatch_gradients(
         )
 
     real = _with_and_without_penalty(real_gradients, config, penalty_due)
-    real_grads = tf.nest.flatten(real.weight_grads)
     # Fakes are processed after reals, so that only the activations of one of them are in memory.
-    inputs = inputs.after(real_grads)
+    inputs = inputs.after(tf.nest.flatten(real.weight_grads))
     fake = _fake_gradients(generator, discriminator, inputs, weights, config, train_generator, loss_scales)
     losses = {
         "generator_loss": fake.generator_loss,
         "discriminator_loss": real.loss + fake.discriminator_loss,
         "r1_penalty": real.r1_penalty,
     }
-    fake_grads = tf.nest.flatten(fake.weight_grads)
-    weight_grads = [tf.cast(a, tf.float32) + tf.cast(b, tf.float32) for a, b in zip(real_grads, fake_grads)]
+    weight_grads = _sum(real.weight_grads, fake.weight_grads)
     return StepGradients(losses, mean_logits(real.logits, fake.logits), fake.generator_grads, weight_grads)
 
 
@@ -409,7 +293,7 @@ def check_discriminator(discriminator: Discriminator, config: ModelConfig) -> No
     # have not been estimated by a power iteration yet.
     weights = discriminator.effective_weights([level.shape[1:4] for level in videos])
     weights = discriminator.cast_weights(tf.nest.map_structure(_random_weight, weights))
-    logits, gradients = _input_gradients(discriminator, videos, labels, weights)
+    logits, gradients = input_gradients(discriminator, videos, labels, weights)
     tolerance = TOLERANCE[discriminator.compute_dtype]
     for number, (level, logit) in enumerate(zip(videos, logits)):
         for_clips, for_biases = gradients[number], gradients[len(videos) + number]
