@@ -227,7 +227,10 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
         other.click(shuffle, seeds, seeds, api_visibility="private", preprocess=False, show_progress="hidden").then(
             shown(explorer.gallery), [seeds, *settings], videos_of_seeds, **event_options
         )
-        videos_of_seeds.pick(pick, None, [first, second], api_visibility="private", show_progress="hidden")
+        # By default, Gradio drops a click that comes before the answer to the one before it.
+        videos_of_seeds.pick(
+            pick, None, [first, second], api_visibility="private", show_progress="hidden", trigger_mode="multiple"
+        )
         inputs = [first, second, steps, interpolation, view, *settings]
         gr.on(
             [interpolate.click, first.submit, second.submit],
