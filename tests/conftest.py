@@ -34,6 +34,16 @@ TINY_FLAGS = [
 ]
 
 
+# Files that take long, most of it waiting for other processes: they start first, so that none is left over at the end.
+SLOWEST = ("ray_training", "docs", "ray", "multi_worker", "commands", "training_commands", "gradients", "tganv2", "resumption")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders the files; pytest-xdist hands them out in this order."""
+    first = {f"test_{name}.py": place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: first.get(item.path.name, len(first)))
+
+
 def pytest_configure() -> None:
     """Creates two logical CPUs before the first test module uses TensorFlow."""
     import tensorflow as tf

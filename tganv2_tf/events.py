@@ -27,11 +27,10 @@ class EventWriter:
       folder: Local folder of events and profiles.
     """
 
-    def __init__(self, model_dir: str, suffix: str | None = None) -> None:
+    def __init__(self, model_dir: str) -> None:
         """
         Args:
           model_dir: Folder of the run; if empty, no events are written.
-          suffix: Suffix of the file name.
         Raises:
           tf.errors.OpError: The local folder cannot be written.
         """
@@ -43,7 +42,7 @@ class EventWriter:
             self.folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="tganv2_tf-events-"))
             queue = QUEUE
         if model_dir:
-            self._writer = tf.summary.create_file_writer(self.folder, filename_suffix=suffix, **queue)
+            self._writer = tf.summary.create_file_writer(self.folder, **queue)
         else:
             self._writer = tf.summary.create_noop_writer()
 

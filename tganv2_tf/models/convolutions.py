@@ -282,7 +282,7 @@ def upsample_convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
       [M, 2H, 2W, C'].
     """
     flipped = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
-    return 4.0 * _halved_adjoint(inputs, flipped, [True, True])
+    return _halved_adjoint(inputs, 4.0 * flipped, [True, True])  # exact, and cheaper than scaling the outputs
 
 
 @tf.custom_gradient

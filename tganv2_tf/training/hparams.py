@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tempfile
 
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams_api
@@ -11,7 +12,7 @@ from tensorboard.plugins.hparams import api_pb2, summary
 
 from tganv2_tf import storage
 from tganv2_tf.config import Config
-from tganv2_tf.events import EventWriter
+from tganv2_tf.errors import UserError
 from tganv2_tf.runs import EVENTS_DIR
 
 HPARAMS_SUFFIX = ".hparams"
@@ -58,10 +59,21 @@ def record_hparams(config: Config) -> None:
     parent, name = os.path.split(config.train.model_dir.rstrip("/"))
     folder = storage.join(config.train.model_dir, EVENTS_DIR)
     earlier = [file for file in storage.names(folder) if file.endswith(HPARAMS_SUFFIX)]
-    with EventWriter(config.train.model_dir, HPARAMS_SUFFIX) as writer, writer.as_default():
-        hparams_api.hparams(hparams(config), trial_id=f"{name} in {parent or '.'}")
+    with tempfile.TemporaryDirectory(prefix="tganv2_tf-events-") as staging:
+        with tf.summary.create_file_writer(staging, filename_suffix=HPARAMS_SUFFIX).as_default():
+            hparams_api.hparams(hparams(config), trial_id=f"{name} in {parent or '.'}")
+            tf.summary.flush()
+        (written,) = os.listdir(staging)
+        # Before the suffix is the number of this process's writers. With 0, the name sorts before those that follow.
+        prefix = written.removesuffix(HPARAMS_SUFFIX).rpartition(".")[0]
+        target = f"{prefix}.0{HPARAMS_SUFFIX}"
+        try:
+            storage.copy(os.path.join(staging, written), storage.join(folder, target))
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
     for file in earlier:
-        storage.remove(storage.join(folder, file))
+        if file != target:
+            storage.remove(storage.join(folder, file))
 
 
 def record_success() -> None:
