@@ -78,8 +78,8 @@ def test_a_run_has_a_row_with_its_settings_and_says_that_it_has_ended(log_dir: p
     assert row.hparams["up_channels"].string_value == "4,4,4,4"
     assert set(row.hparams) == set(hparams(Run.open(str(log_dir / "trained")).config))
     assert [end.status for end in ended] == [api_pb2.STATUS_SUCCESS]
-    # TensorBoard may read the files in this order, and never rereads an earlier one. Files of the same second are ordered
-    # by the number of the writer as text, so that 10 is before 9 but not before 0.
+    # TensorBoard may read the files in this order, and never rereads an earlier one. Files of the same second are
+    # ordered by the number of the writer as text, so that 10 is before 9 but not before 0.
     assert min(path.name for path in (log_dir / "trained" / "events").iterdir()).endswith(".0.hparams")
 
 
