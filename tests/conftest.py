@@ -35,7 +35,7 @@ TINY_FLAGS = [
 
 
 # Files that take long, most of it waiting for other processes: they start first, so that none is left over at the end.
-SLOWEST = "ray_training docs ray multi_worker commands training_commands gradients tganv2 resumption".split()
+SLOWEST = ["ray_training", "docs", "ray", "multi_worker", "commands", "gradients", "tganv2", "resumption"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
