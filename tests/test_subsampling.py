@@ -4,7 +4,14 @@ import numpy as np
 import tensorflow as tf
 
 from tganv2_tf.pyramid import PyramidSpec
-from tganv2_tf.subsampling import average_pixels, random_frame_offsets, subsample, video_pyramid
+from tganv2_tf.subsampling import (
+    average_pixels,
+    random_first_frame,
+    random_frame_offsets,
+    subsample,
+    video_pyramid,
+    window,
+)
 
 SEED = tf.constant([3, 4])
 
@@ -31,6 +38,22 @@ def test_offsets_take_every_value_and_only_those():
     assert {first for first, _ in drawn} == {0, 1}
     assert {second for _, second in drawn} == {0, 1, 2}
     assert drawn[0] == [int(o) for o in random_frame_offsets((2, 3), tf.constant([0, 0]))]
+
+
+def test_first_frames_take_every_value_and_only_those():
+    drawn = [int(random_first_frame(2, tf.constant([0, i]))) for i in range(40)]
+    assert set(drawn) == {0, 1, 2}
+    assert drawn[0] == int(random_first_frame(2, tf.constant([0, 0])))
+
+
+def test_a_window_is_a_slice_and_so_is_its_gradient():
+    h = np.arange(2 * 5 * 2, dtype=np.float32).reshape(2, 5, 1, 1, 2)
+    with tf.GradientTape() as tape:
+        features = tf.constant(h)
+        tape.watch(features)
+        chosen = window(features, tf.constant(2), 3)
+    np.testing.assert_array_equal(chosen, h[:, 2:])
+    np.testing.assert_array_equal(tape.gradient(chosen, features)[0, :, 0, 0, 0], [0, 0, 1, 1, 1])
 
 
 def test_average_pixels_are_block_means():

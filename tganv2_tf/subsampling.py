@@ -29,6 +29,20 @@ def random_frame_offsets(frame_strides: Sequence[int], seed: tf.Tensor) -> list[
     return offsets
 
 
+def random_first_frame(max_first_frame: int, seed: tf.Tensor) -> tf.Tensor:
+    """Draws the first frame of generated clips, an int32 scalar uniform in 0..max_first_frame, from a stateless seed."""
+    return tf.random.stateless_uniform([], seed, 0, max_first_frame + 1, tf.int32)
+
+
+def window(features: tf.Tensor, first_frame: tf.Tensor | int, num_frames: int) -> tf.Tensor:
+    """Selects `num_frames` consecutive frames: [N, T, H, W, C] -> [N, num_frames, H, W, C].
+
+    XLA can neither compile nor differentiate a slice that starts at a tensor, but it can multiply by a matrix.
+    """
+    chosen = tf.one_hot(first_frame + tf.range(num_frames), features.shape[1], dtype=features.dtype)
+    return tf.einsum("tf,nfhwc->nthwc", chosen, features)
+
+
 def subsample(features: tf.Tensor, frame_offset: tf.Tensor | int, frame_stride: int, batch_stride: int) -> tf.Tensor:
     """Applies S^G: keeps every batch_stride-th sample and every frame_stride-th frame, starting at the offset.
 

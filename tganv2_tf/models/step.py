@@ -20,6 +20,7 @@ class StepInputs(NamedTuple):
       frame_offsets: b_t of each subsampling layer S^G, L - 1 integers; None draws them at random.
       labels: int [N_1], of reals and fakes, in a conditional model.
       augmentation_seed: Stateless seed of DiffAugment, int32 [2]; None disables augmentation.
+      first_frame: First frame of the generated clips, 0..max_first_frame; None draws it at random.
     """
 
     real_videos: Sequence[tf.Tensor]
@@ -27,6 +28,7 @@ class StepInputs(NamedTuple):
     frame_offsets: Sequence[int | tf.Tensor] | None = None
     labels: tf.Tensor | None = None
     augmentation_seed: tf.Tensor | None = None
+    first_frame: int | tf.Tensor | None = None
 
     def check(self, config: ModelConfig) -> None:
         """Raises ValueError if the static shapes do not match the config."""
