@@ -45,7 +45,7 @@ def steps_of(config, count=1, **compilation):
     real, z = reals(config), sample_latents(4, 4, tf.constant([0, 1]))
 
     def compute():
-        return model.losses_and_gradients(real, z, [tf.constant(1)], first_frame=tf.constant(2))
+        return model.losses_and_gradients(real, z, [tf.constant(1)], first_frames=tf.constant([0, 1, 2, 3]))
 
     if compilation:
         compute = tf.function(compute, **compilation)

@@ -66,7 +66,7 @@ class ModelConfig:
     resolution: int = option("height and width of the videos in pixels", 192)
     num_frames: int = option("frames of a training clip", 16)
     max_first_frame: int = option(
-        "generated training clips start at a random frame from 0 to this, which trains longer videos; not in the paper", 0
+        "generated training clips start at random frames from 0 to this, to train longer videos; not in the paper", 0
     )
     z_dim: int = option("dimensions of the latent", 256)
     frame_strides: tuple[int, ...] = option(

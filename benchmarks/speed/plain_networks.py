@@ -54,7 +54,7 @@ class PlainGenerator(Generator):
         frame_offsets: Sequence[int | tf.Tensor] | None = None,
         labels: tf.Tensor | None = None,
         recompute: bool = False,
-        first_frame: int | tf.Tensor | None = None,
+        first_frames: tf.Tensor | None = None,
     ) -> list[tf.Tensor]:
         """See `Generator.pyramid`; for training without labels, `recompute` and `max_first_frame`."""
         (lstm,) = self.recurrence
