@@ -20,6 +20,7 @@ def converge(layer, iterations=200):
 
 
 def test_sigma_converges_to_the_largest_singular_value():
+    tf.keras.utils.set_random_seed(0)  # the convergence depends on the ratio of the two largest singular values
     conv = SpectralConv3D(6, 3, glorot_uniform())
     conv(tf.zeros([1, 2, 4, 4, 3]))
     converge(conv)
