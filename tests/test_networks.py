@@ -143,18 +143,6 @@ def test_subsampled_levels_are_frames_and_samples_of_the_full_ones():
         np.testing.assert_allclose(second, full[1][::2, offset::2], atol=1e-5)
 
 
-def test_training_clips_are_windows_of_longer_videos():
-    starts = [0, 2, 1, 2]
-    generator = scrambled(Generator(model_config(max_first_frame=2, self_modulation=True)))
-    first, second = generator.pyramid(Z, training=False, frame_offsets=[1], first_frames=tf.constant(starts))
-    length = generator.config.num_frames
-    longer = [generator(Z, num_frames=length + 2, level=level).numpy() for level in (1, 2)]
-    clips = [np.stack([video[start : start + length] for video, start in zip(videos, starts)]) for videos in longer]
-    np.testing.assert_allclose(first, clips[0], atol=1e-5)
-    np.testing.assert_allclose(second, clips[1][::2, 1::2], atol=1e-5)
-    assert np.abs(longer[0][:, 0] - longer[0][:, 2]).max() > 1e-3, "frames that are alike could not be told apart"
-
-
 def test_strides_of_a_call_win_over_the_configs():
     videos = Generator(model_config()).pyramid(Z, frame_strides=(4,), batch_strides=(1,))
     assert tuple(videos[1].shape) == (4, 1, 16, 16, 3)

@@ -380,17 +380,14 @@ def test_two_replicas_stay_identical(two_replicas, changes):
     assert int(model.step.numpy()) == 1
 
 
-def test_replicas_draw_different_latents_and_first_frames_and_the_same_offsets(two_replicas):
+def test_replicas_draw_different_latents_and_the_same_offsets(two_replicas):
     with two_replicas.scope():
-        model = make_model(tiny_config({"max_first_frame": 1000}, global_batch_size=8))
+        model = make_model(tiny_config(global_batch_size=8))
     outputs = tf.function(lambda: two_replicas.run(model.sample_noise, (0, 4)))()
     z, offsets = (two_replicas.experimental_local_results(value) for value in (outputs[0], outputs[1][0]))
     assert z[0].shape == (4, 4)
     assert np.abs(z[0] - z[1]).min() > 0
     assert int(offsets[0]) == int(offsets[1])
-    first_frames = np.concatenate(two_replicas.experimental_local_results(outputs.first_frames))
-    assert first_frames.shape == (8,) and len(set(first_frames)) > 6 and first_frames.min() >= 0
-    assert first_frames.max() <= 1000
 
 
 def test_the_same_seed_gives_the_same_step():

@@ -65,9 +65,6 @@ class ModelConfig:
 
     resolution: int = option("height and width of the videos in pixels", 192)
     num_frames: int = option("frames of a training clip", 16)
-    max_first_frame: int = option(
-        "generated training clips start at random frames from 0 to this, to train longer videos; not in the paper", 0
-    )
     z_dim: int = option("dimensions of the latent", 256)
     frame_strides: tuple[int, ...] = option(
         "frame stride of the subsampling layer after each level but the last", (2, 2, 2)
@@ -98,7 +95,6 @@ class ModelConfig:
     def __post_init__(self) -> None:
         # With one frame the recurrence would not run, and its weights would have no gradient.
         require(self.num_frames >= 2, "num_frames", self.num_frames, "a whole number of at least 2")
-        require(self.max_first_frame >= 0, "max_first_frame", self.max_first_frame, "a whole number of at least 0")
         for name in ("z_dim", "lstm_channels", "lstm_layers"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         blocks = self.pyramid.num_up_blocks

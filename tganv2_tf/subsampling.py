@@ -6,7 +6,6 @@ real and fake levels have the same distribution of frames. S^D also averages pix
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -28,29 +27,6 @@ def random_frame_offsets(frame_strides: Sequence[int], seed: tf.Tensor) -> list[
         layer_seed = tf.random.experimental.stateless_fold_in(seed, index)
         offsets.append(tf.random.stateless_uniform([], layer_seed, 0, stride, tf.int32))
     return offsets
-
-
-def random_first_frames(num_clips: int | tf.Tensor, max_first_frame: int, seed: tf.Tensor) -> tf.Tensor:
-    """Draws the first frame of each generated clip, int32 [N], uniform in 0..max_first_frame, from a stateless seed."""
-    return tf.random.stateless_uniform([num_clips], seed, 0, max_first_frame + 1, tf.int32)
-
-
-def windows(features: tf.Tensor, first_frames: tf.Tensor, num_frames: int) -> tf.Tensor:
-    """Selects `num_frames` consecutive frames of each sample, from its first frame on.
-
-    XLA can neither compile nor differentiate a slice that starts at a tensor, but it can multiply by a matrix.
-
-    Args:
-      features: [N, T, H, W, C].
-      first_frames: int [N], in 0..T - num_frames.
-      num_frames: Length of the windows.
-    Returns:
-      [N, num_frames, H, W, C].
-    """
-    _, length, *lengths = features.shape
-    chosen = tf.one_hot(first_frames[:, tf.newaxis] + tf.range(num_frames), length, dtype=features.dtype)
-    selected = tf.matmul(chosen, tf.reshape(features, [-1, length, math.prod(lengths)]))
-    return tf.ensure_shape(tf.reshape(selected, [-1, num_frames, *lengths]), [features.shape[0], num_frames, *lengths])
 
 
 def subsample(features: tf.Tensor, frame_offset: tf.Tensor | int, frame_stride: int, batch_stride: int) -> tf.Tensor:

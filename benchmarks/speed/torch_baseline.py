@@ -238,7 +238,7 @@ class TrainingStep:
         supported &= (
             not (model.conditional or model.self_modulation or train.penalize_fakes) and not model.grow_length_one_axes
         )
-        if not supported or model.lstm_layers != 1 or model.max_first_frame or not model.spectral_norm:
+        if not supported or model.lstm_layers != 1 or not model.spectral_norm:
             raise ConfigError("the PyTorch baseline supports only unconditional recipes with the paper's objective")
         self.config = config
         self.generator, self.discriminator = Generator(model), Discriminator(model)

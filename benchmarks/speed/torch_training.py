@@ -75,7 +75,6 @@ class RecipeStep(TrainingStep):
             not (model.conditional or model.self_modulation or train.penalize_fakes)
             and not model.grow_length_one_axes
             and model.lstm_layers == 1
-            and not model.max_first_frame
         )
         supported &= not model.spectral_norm
         if not supported or config.data.normalization != "paper":

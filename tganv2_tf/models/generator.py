@@ -16,7 +16,7 @@ from tganv2_tf.config import ModelConfig
 from tganv2_tf.models.activation_checkpointing import checkpoint_activations
 from tganv2_tf.models.layers import UNCONDITIONAL, BatchNorm, Condition, ConvLSTM, RenderingBlock, UpBlock, lecun_normal
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS
-from tganv2_tf.subsampling import subsample, windows
+from tganv2_tf.subsampling import subsample
 
 
 class GeneratorLevel(layers.Layer):
@@ -214,7 +214,6 @@ class Generator(tf.keras.Model):
         frame_offsets: Sequence[int | tf.Tensor] | None = None,
         labels: tf.Tensor | None = None,
         recompute: bool = False,
-        first_frames: tf.Tensor | None = None,
     ) -> list[tf.Tensor]:
         """Renders every level for training, with subsampling layers S^G between them (paper, G'_1 to G'_L).
 
@@ -226,7 +225,6 @@ class Generator(tf.keras.Model):
           frame_offsets: b_t of each layer; None draws them at random.
           labels: int [N_1], in a conditional model.
           recompute: Whether to store only each level's inputs and recompute the level in the backward pass.
-          first_frames: int [N_1], first frame of each clip, 0..max_first_frame; None draws them at random.
         Returns:
           L tensors, level l float32 [N_l, T_l, H_l, W_l, 3] in [-1, 1].
         Raises:
@@ -243,12 +241,7 @@ class Generator(tf.keras.Model):
                 raise ValueError(f"{len(values)} {name} for {len(self.generator_levels)} levels")
         if frame_offsets is None:
             frame_offsets = [tf.random.uniform([], 0, stride, tf.int32) for stride in frame_strides]
-        num_frames, latest = self.config.num_frames, self.config.max_first_frame
-        features, _ = self.unroll(self.initial_features(z, labels), latest + num_frames)
-        if latest:
-            if first_frames is None:
-                first_frames = tf.random.uniform(tf.shape(z)[:1], 0, latest + 1, tf.int32)
-            features = windows(features, first_frames, num_frames)
+        features, _ = self.unroll(self.initial_features(z, labels), self.config.num_frames)
         videos, condition = [], self.condition(z, labels)
         for index, level in enumerate(self.generator_levels):
             if index:

@@ -36,7 +36,6 @@ def generate(generator: Generator, inputs: StepInputs, config: Config) -> list[t
         frame_offsets=inputs.frame_offsets,
         labels=inputs.labels,
         recompute=config.train.recompute,
-        first_frames=inputs.first_frames,
     )
 
 

@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import sample_latents
-from tganv2_tf.subsampling import random_first_frames
 
 BATCH_SIZE = 32  # minimum; a batch is normalised by its own moments, so it must not be small
 
@@ -45,8 +44,7 @@ def recalibrate(generator: Generator, num_batches: int, seed: int, batch_size: i
         if config.num_classes:
             shift = tf.random.stateless_uniform([], fold_in(batch_seed, 0), 0, config.num_classes, tf.int32)
             labels = (shift + tf.range(batch_size)) % config.num_classes
-        first_frames = random_first_frames(batch_size, config.max_first_frame, fold_in(batch_seed, len(offsets) + 1))
-        generator.pyramid(z, frame_offsets=offsets, labels=labels, first_frames=first_frames)
+        generator.pyramid(z, frame_offsets=offsets, labels=labels)
         return [norm.batch_moments for norm in norms]
 
     total = moments(tf.constant(0))

@@ -15,11 +15,11 @@ from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.loss_scaling import LossScales, loss_scale, unscale_gradients
 from tganv2_tf.models.objective import plain_gradients
 from tganv2_tf.models.step import StepGradients, StepInputs, accumulate
-from tganv2_tf.subsampling import random_first_frames, random_frame_offsets
+from tganv2_tf.subsampling import random_frame_offsets
 
 # Each kind of random number has its own seed per step: (seed, restarts) folded with the step and one of these numbers.
 # A resumed run therefore repeats them.
-LATENTS, OFFSETS, AUGMENTATION, FIRST_FRAMES = 0, 1, 2, 3
+LATENTS, OFFSETS, AUGMENTATION = 0, 1, 2
 
 
 class StepNoise(NamedTuple):
@@ -29,13 +29,11 @@ class StepNoise(NamedTuple):
       z: Latents, float32 [N_1, z_dim].
       frame_offsets: b_t of each subsampling layer, int32 scalars; equal on all replicas.
       augmentation_seed: Stateless seed of DiffAugment, int32 [2].
-      first_frames: First frame of each generated clip, int32 [N_1].
     """
 
     z: tf.Tensor
     frame_offsets: list[tf.Tensor]
     augmentation_seed: tf.Tensor
-    first_frames: tf.Tensor
 
 
 def _move_average(average: tf.Variable, variable: tf.Variable, rate: tf.Tensor) -> None:
@@ -108,7 +106,6 @@ class TGANv2(tf.keras.Model):
         labels: tf.Tensor | None = None,
         augmentation_seed: tf.Tensor | None = None,
         train_generator: bool = True,
-        first_frames: tf.Tensor | None = None,
     ) -> StepGradients:
         """Computes the losses and gradients of one step, without updating weights.
 
@@ -116,13 +113,13 @@ class TGANv2(tf.keras.Model):
         regularization), `r1_penalty` is the latest value.
 
         Args:
-          real_videos, z, frame_offsets, labels, augmentation_seed, first_frames: See `StepInputs`.
+          real_videos, z, frame_offsets, labels, augmentation_seed: See `StepInputs`.
           train_generator: Whether to compute the generator's gradients.
         Raises:
           ValueError: The shapes of videos, latents or labels do not match the model.
         """
         train = self.config.train
-        inputs = StepInputs(real_videos, z, frame_offsets, labels, augmentation_seed, first_frames)
+        inputs = StepInputs(real_videos, z, frame_offsets, labels, augmentation_seed)
         inputs.check(self.config.model)
         lazy = bool(train.r1_weight) and train.r1_every_steps > 1
         penalty_due = self.step % train.r1_every_steps == 0 if lazy else bool(train.r1_weight)
@@ -159,9 +156,6 @@ class TGANv2(tf.keras.Model):
             sample_latents(num_clips, self.generator.config.z_dim, fold_in(fold_in(seed, LATENTS), replica)),
             random_frame_offsets(self.config.model.frame_strides, fold_in(seed, OFFSETS)),
             fold_in(fold_in(seed, AUGMENTATION), replica),
-            random_first_frames(
-                num_clips, self.config.model.max_first_frame, fold_in(fold_in(seed, FIRST_FRAMES), replica)
-            ),
         )
 
     @tf.autograph.experimental.do_not_convert  # no Python branch depends on a tensor; tracing is faster
@@ -193,7 +187,6 @@ class TGANv2(tf.keras.Model):
                 labels[i] if self.config.model.conditional else None,
                 noise.augmentation_seed,
                 train_generator=i == 0,
-                first_frames=noise.first_frames,
             )
             norm = tf.linalg.global_norm(step.discriminator_gradients)
             results["discriminator_gradient_norm"] = tf.maximum(norm, results.get("discriminator_gradient_norm", norm))
