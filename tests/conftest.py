@@ -34,7 +34,7 @@ TINY_FLAGS = [
 ]
 
 
-# Files that take long, most of it waiting for other processes: they start first, so that none is left over at the end.
+# Files that take long start first, so that none is left over at the end.
 SLOWEST = ["ray_training", "docs", "ray", "multi_worker", "commands", "gradients", "tganv2", "resumption"]
 
 

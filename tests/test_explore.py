@@ -380,8 +380,15 @@ def test_a_browser_shows_playing_videos_and_asks_no_other_host(model_dir: str, t
             page.get_by_label("Seeds").fill("3,123456789")
             page.get_by_label("Seeds").press("Enter")
             page.wait_for_function("document.querySelectorAll('#seeds video').length === 2")
-            # The second click comes before the server's answer to the first.
-            page.evaluate("document.querySelectorAll('#seeds .tile').forEach(tile => tile.click())")
+            held.clear()  # the server's answers: the second click comes before that to the first
+            page.route("**/gradio_api/queue/data*", lambda route: held.append(route))
+            for number in (0, 1):
+                page.locator("#seeds .tile").nth(number).click()
+                page.wait_for_timeout(500)
+            assert held
+            for route in held:
+                route.continue_()
+            page.unroute("**/gradio_api/queue/data*")
             page.wait_for_function("document.querySelectorAll('#seeds .picked').length === 2")
             page.wait_for_function(
                 "[...document.querySelectorAll('input, textarea')].some(n => n.value === '123456789')"

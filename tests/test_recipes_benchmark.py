@@ -11,7 +11,7 @@ import pytest
 from benchmarks.paper import recipes
 from benchmarks.paper.runs import Runner, make_config
 from tganv2_tf import cli, evaluate
-from tganv2_tf.config import EvalConfig
+from tganv2_tf.config import Config, EvalConfig
 from tganv2_tf.errors import ConfigError, UserError
 
 SETTINGS = "# comment\nbaseline:\nsmall batch: --global_batch_size=4 --ema_decay=0.99\n"
@@ -66,11 +66,14 @@ def test_the_table_has_medians_and_ranges(
             path.write_text(json.dumps({"scores": {score: {"mean": value} for score in recipes.SCORES}}))
 
     monkeypatch.setattr(Runner, "run", run)
-    cost = types.SimpleNamespace(multiply_adds=recipes.BUDGET / 6000)
-    monkeypatch.setattr("tganv2_tf.training.cost.step_cost", lambda config, batch_size: cost)
+
+    def step_cost(config: Config, batch_size: int) -> types.SimpleNamespace:
+        return types.SimpleNamespace(multiply_adds=recipes.BUDGET / 6000 * batch_size / 8)
+
+    monkeypatch.setattr("tganv2_tf.training.cost.step_cost", step_cost)
     assert recipes.main(command(tmp_path)) == 0
     table = (tmp_path / "out" / "recipes.md").read_text()
     assert capsys.readouterr().out == table + "\n"
     assert "| baseline | none | 60 | 2 (1 to 5) |" in table
-    assert "| small batch | `--global_batch_size=4` `--ema_decay=0.99` | 60 | 5 (4 to 8) |" in table
+    assert "| small batch | `--global_batch_size=4` `--ema_decay=0.99` | 120 | 5 (4 to 8) |" in table
     assert table.rstrip().endswith("| real test clips | | | 9 | 9 | 9 | 9 | 9 |")

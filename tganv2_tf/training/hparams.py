@@ -60,9 +60,10 @@ def record_hparams(config: Config) -> None:
     folder = storage.join(config.train.model_dir, EVENTS_DIR)
     earlier = [file for file in storage.names(folder) if file.endswith(HPARAMS_SUFFIX)]
     with tempfile.TemporaryDirectory(prefix="tganv2_tf-events-") as staging:
-        with tf.summary.create_file_writer(staging, filename_suffix=HPARAMS_SUFFIX).as_default():
+        writer = tf.summary.create_file_writer(staging, filename_suffix=HPARAMS_SUFFIX)
+        with writer.as_default():
             hparams_api.hparams(hparams(config), trial_id=f"{name} in {parent or '.'}")
-            tf.summary.flush()
+        writer.close()
         (written,) = os.listdir(staging)
         # Before the suffix is the number of this process's writers. With 0, the name sorts before those that follow.
         prefix = written.removesuffix(HPARAMS_SUFFIX).rpartition(".")[0]
