@@ -28,8 +28,8 @@ from data_prep.readers import BOX_RULES, MASK_KINDS, read_masked_face
 from data_prep.shard_writer import Video
 from data_prep.sharding import prepare
 from tganv2_tf import cli
-from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
+from tganv2_tf.options import option, require
 from tganv2_tf.ray_cluster import RunnerOptions
 from tganv2_tf.video_io.folders import VIDEO_NAME
 

@@ -29,8 +29,8 @@ import tqdm
 
 from data_prep import glyphs, shapes
 from tganv2_tf import cli
-from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
+from tganv2_tf.options import option, require
 from tganv2_tf.storage.files import write_atomically
 
 CONTENTS = {"shapes": shapes, "glyphs": glyphs}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tganv2_tf.config import option, require
+from tganv2_tf.options import option, require
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS
 from tganv2_tf.video_io.geometry import GEOMETRIES
 

@@ -25,8 +25,8 @@ from data_prep.readers import read_resized
 from data_prep.shard_writer import Video
 from data_prep.sharding import prepare
 from tganv2_tf import cli
-from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.options import option, require
 from tganv2_tf.ray_cluster import RunnerOptions
 from tganv2_tf.video_io.folders import EXTENSIONS, walk
 from tganv2_tf.video_io.geometry import frame_size

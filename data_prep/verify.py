@@ -25,11 +25,11 @@ import numpy as np
 import tqdm
 
 from tganv2_tf import cli, ray_cluster, storage
-from tganv2_tf.config import option, require
 from tganv2_tf.data.inspection import DamagedError, read_frames, read_record, read_shard
 from tganv2_tf.data.manifest import MANIFEST_FILE, REMEDY, Manifest, Shard, checksum
 from tganv2_tf.data.records import NO_LABEL, source_video
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.options import option, require
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
 from tganv2_tf.video_io.captions import captioned
 from tganv2_tf.video_io.videos import grid, write_image

@@ -39,10 +39,10 @@ from data_prep.readers import read_detected_face, read_resized
 from data_prep.shard_writer import Reader, Video
 from data_prep.sharding import prepare
 from tganv2_tf import cli, storage
-from tganv2_tf.config import option, require
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.records import NO_LABEL
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.options import option, require
 from tganv2_tf.ray_cluster import RunnerOptions
 from tganv2_tf.video_io.folders import find_videos
 from tganv2_tf.video_io.geometry import frame_size

@@ -12,7 +12,8 @@ import pathlib
 import sys
 
 from tganv2_tf import cli
-from tganv2_tf.config import DataConfig, EvalConfig, ModelConfig, TrainConfig, option
+from tganv2_tf.config import DataConfig, EvalConfig, ModelConfig, TrainConfig
+from tganv2_tf.options import option
 
 WIDTH, ROW = 960, 118  # pixels
 GENERATOR, RENDER, VIDEO, DISCRIMINATOR, REAL = 30, 250, 370, 535, 720  # left edges of the columns

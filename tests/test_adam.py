@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tganv2_tf.training.adam import Adam
+from tganv2_tf.models.optimizers import Adam
 
 
 @pytest.mark.parametrize("beta_1", [0.0, 0.9])

@@ -44,7 +44,8 @@ LONG_NAMES = ("left", "BoxingPunchingBag & <b>")
 class StandIn:
     """A sampler whose videos encode their inputs: red is the class, green the frame, blue the latent."""
 
-    z_dim, num_frames, num_levels, sizes = 1, FRAMES, 2, (8, 16)
+    z_dim, latent, num_frames, num_levels, sizes = 1, 1, FRAMES, 2, (8, 16)
+    fixed_length = False
     class_names = CLASS_NAMES
     description, fps = "a stand-in", 0.0
 

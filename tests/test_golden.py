@@ -30,8 +30,8 @@ from tganv2_tf.interop.chainer import (
     load_generator,
     read_snapshot,
 )
+from tganv2_tf.models.optimizers import make_adam
 from tganv2_tf.models.tganv2 import TGANv2
-from tganv2_tf.training.loop import make_optimizer
 
 DATA = pathlib.Path(__file__).parent / "data"
 SETS = ("public", "public_batch")
@@ -247,12 +247,12 @@ def test_one_step_of_adam_and_of_the_running_statistics(name):
     model = numbers.model
     config = model.config
     assert (config.train.adam_beta1, config.train.adam_beta2, config.train.adam_epsilon) == (0.0, 0.9, 8e-8)
-    model.compile(make_optimizer(config, LEARNING_RATE, 1), make_optimizer(config, LEARNING_RATE, 1))
+    model.compile(make_adam(config.train, LEARNING_RATE), make_adam(config.train, LEARNING_RATE))
     step = golden(name).first_step  # the weights are still the initial ones
     numbers.fakes()  # its moments update the statistics
-    model._apply(model.generator_optimizer, model.generator, step.generator_gradients)
+    model.apply_gradients("generator", step.generator_gradients)
     model.generator.update_moving_statistics()
-    model._apply(model.discriminator_optimizer, model.discriminator, step.discriminator_gradients)
+    model.apply_gradients("discriminator", step.discriminator_gradients)
     compared = total = 0
     for weights, file, prefix in (
         (generator_weights(model.generator), "gen", "ggrad"),

@@ -13,9 +13,10 @@ from tests.test_tganv2 import batch, reals, values
 from tganv2_tf.errors import UserError
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.layers import BatchNorm
+from tganv2_tf.models.optimizers import make_adam
 from tganv2_tf.training import distribution
 from tganv2_tf.training.distribution import check_bfloat16, make_strategy
-from tganv2_tf.training.loop import make_model, make_optimizer
+from tganv2_tf.training.loop import make_model
 
 
 def shallow_config(**train):
@@ -168,7 +169,7 @@ def test_a_loss_scale_that_overflows_costs_the_step_and_is_halved():
 
 
 def test_gradients_are_clipped_by_their_norm_over_all_variables():
-    optimizer = make_optimizer(tiny_config(gradient_clip_norm=1.0, adam_beta2=0.9), 1e-3, 1)
+    optimizer = make_adam(tiny_config(gradient_clip_norm=1.0, adam_beta2=0.9).train, 1e-3)
     variables = [tf.Variable([0.0, 0.0]), tf.Variable([0.0])]
     optimizer.build(variables)
     optimizer.apply_gradients(zip([tf.constant([3.0, 0.0]), tf.constant([4.0])], variables))

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tests.conftest import tiny_config
 from tests.test_tganv2 import reals
+from tganv2_tf.config import Config
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.tganv2 import StepNoise, TGANv2
 from tganv2_tf.training import loop
@@ -34,6 +35,10 @@ class Shared(TGANv2):
         z = sample_latents(BATCH, self.config.model.z_dim, tf.stack([tf.constant(7, tf.int64), self.step]))
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         return drawn._replace(z=z[replica * num_clips : (replica + 1) * num_clips])
+
+    @classmethod
+    def make_optimizers(cls, config: Config) -> tuple[tf.keras.optimizers.Optimizer, ...]:
+        return tf.keras.optimizers.SGD(RATE), tf.keras.optimizers.SGD(RATE)
 
 
 def share(index: int, count: int) -> tf.data.Dataset:
@@ -56,8 +61,7 @@ def weights(model: TGANv2) -> dict[str, np.ndarray]:
 
 def main(path: str) -> None:
     strategy = make_strategy("multi_worker" if "TF_CONFIG" in os.environ else "one_device")
-    loop.TGANv2 = Shared  # type: ignore[misc]
-    loop.make_optimizer = lambda *_: tf.keras.optimizers.SGD(RATE)
+    loop.model_class = lambda system: Shared
     with strategy.scope():
         model = loop.make_model(CONFIG)
     before = {f"before/{name}": value for name, value in weights(model).items()}

@@ -12,37 +12,14 @@ import shlex
 from typing import Any
 
 from tganv2_tf.errors import ConfigError
-from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS, PyramidSpec
+from tganv2_tf.options import Variants, option, require
+from tganv2_tf.systems import SYSTEMS, config_class
+from tganv2_tf.systems.tganv2.config import ModelConfig
 
+MODEL_OPTIONS = Variants(
+    "system", "the system to train; the others are those of the paper's Table 2", {s: config_class(s) for s in SYSTEMS}
+)
 POLICIES = ("color", "translation", "cutout")  # of --diffaugment
-
-
-def option(
-    help: str,
-    default: Any = dataclasses.MISSING,
-    choices: tuple[str, ...] = (),
-    group: str = "",
-    destination: str = "",
-) -> Any:
-    """Defines a dataclass field that is also a flag.
-
-    Args:
-      help: One line with the meaning and units.
-      default: Default value; a flag without one is required.
-      choices: Valid values of a text flag.
-      group: Heading in `--help` for this field and the following ones; empty keeps the previous heading.
-      destination: `file` or `folder` if the flag names the output of the command. `cli.run` then checks that it
-        can be written before the command starts.
-    """
-    metadata = {"help": help, "choices": choices, "group": group, "destination": destination}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def require(condition: bool, name: str, value: Any, valid: str) -> None:
-    """Raises ConfigError with the flag's name, its value and the valid values if `condition` is false."""
-    if not condition:
-        shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        raise ConfigError(f"--{name}={shown}: valid: {valid}")
 
 
 def parse_policy(text: str) -> tuple[str, ...]:
@@ -57,70 +34,6 @@ def parse_policy(text: str) -> tuple[str, ...]:
     if not set(names) <= set(POLICIES) or len(set(names)) < len(names):
         raise ConfigError(f"--diffaugment={text}: valid: any of {','.join(POLICIES)}, each at most once; empty = none")
     return names
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """Shape of the networks."""
-
-    resolution: int = option("height and width of the videos in pixels", 192)
-    num_frames: int = option("frames of a training clip", 16)
-    z_dim: int = option("dimensions of the latent", 256)
-    frame_strides: tuple[int, ...] = option(
-        "frame stride of the subsampling layer after each level but the last", (2, 2, 2)
-    )
-    batch_strides: tuple[int, ...] = option(
-        "batch stride of the subsampling layer after each level but the last", (2, 2, 2)
-    )
-    lstm_channels: int = option("channels of the base map and of the convolutional LSTM", 1024)
-    lstm_layers: int = option("number of stacked convolutional LSTMs", 1)
-    lstm_forget_bias: float = option("initial bias of the forget gate; above 0 the latent lasts for more frames", 0.0)
-    self_modulation: bool = option(
-        "compute scale and shift of the generator's batch norms from the latent (arXiv 1810.01365); not in the paper",
-        False,
-    )
-    up_channels: tuple[int, ...] = option(
-        "channels of each up block: three at level 1, one per later level", (512, 256, 128, 64, 32, 32)
-    )
-    discriminator_channels: tuple[int, ...] = option(
-        "channels of each residual block of a discriminator", (64, 128, 256, 512, 1024)
-    )
-    spectral_norm: bool = option("divide the discriminators' weights by their largest singular value", True)
-    grow_length_one_axes: bool = option(
-        "pad length-one axes before pooling, as the authors' code does, probably by mistake", False
-    )
-    conditional: bool = option("generate videos of a given class; the data set must have labels", False)
-    num_classes: int = option("number of classes of a conditional model; 0 = that of the data set", 0)
-
-    def __post_init__(self) -> None:
-        # With one frame the recurrence would not run, and its weights would have no gradient.
-        require(self.num_frames >= 2, "num_frames", self.num_frames, "a whole number of at least 2")
-        for name in ("z_dim", "lstm_channels", "lstm_layers"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
-        blocks = self.pyramid.num_up_blocks
-        require(
-            len(self.up_channels) == blocks and min(self.up_channels) >= 1,
-            "up_channels",
-            self.up_channels,
-            f"{blocks} positive numbers: {FIRST_LEVEL_BLOCKS} for level 1, one for each later level",
-        )
-        require(
-            bool(self.discriminator_channels) and min(self.discriminator_channels) >= 1,
-            "discriminator_channels",
-            self.discriminator_channels,
-            "at least one positive number",
-        )
-        require(
-            self.num_classes >= 0 and (self.conditional or not self.num_classes),
-            "num_classes",
-            self.num_classes,
-            "a whole number of at least 0" if self.conditional else "0 without --conditional",
-        )
-
-    @property
-    def pyramid(self) -> PyramidSpec:
-        """Sizes of the levels."""
-        return PyramidSpec(self.num_frames, self.resolution, self.frame_strides, self.batch_strides)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,21 +69,30 @@ class TrainConfig:
     seed: int = option("seed of initial weights, latents, offsets and data order", 0)
     init_from: str = option("run or checkpoint whose networks initialise a new run", "")
     loss: str = option(
-        "adversarial loss", "non_saturating", ("non_saturating", "minimax", "hinge", "relativistic"), group="Objective"
+        "adversarial loss",
+        "non_saturating",
+        ("non_saturating", "minimax", "hinge", "relativistic"),
+        group="Objective",
+        system="tganv2",
     )
     score: str = option(
         "sum = one score per clip, summed over levels (paper); separate = one per level (authors' code)",
         "sum",
         ("sum", "separate"),
+        system="tganv2",
     )
-    n_dis: int = option("discriminator updates per generator update", 1)
-    r1_weight: float = option("strength of the gradient penalty on real clips; 0 = none", 16.0)
+    n_dis: int = option("discriminator updates per generator update", 1, system="tganv2")
+    r1_weight: float = option("strength of the gradient penalty on real clips; 0 = none", 16.0, system="tganv2")
     penalize_fakes: bool = option(
-        "apply the same penalty to generated clips (R2; arXiv 2501.05441); r1_penalty is the sum", False
+        "apply the same penalty to generated clips (R2; arXiv 2501.05441); r1_penalty is the sum",
+        False,
+        system="tganv2",
     )
-    r1_every_steps: int = option("steps between penalties, which are scaled by it (lazy regularization); 0 = none", 1)
+    r1_every_steps: int = option(
+        "steps between penalties, which are scaled by it (lazy regularization); 0 = none", 1, system="tganv2"
+    )
     diffaugment: str = option(
-        f"augmentations of all clips that the discriminators see: any of {','.join(POLICIES)}", ""
+        f"augmentations of all clips that the discriminators see: any of {','.join(POLICIES)}", "", system="tganv2"
     )
     generator_learning_rate: float = option("Adam step size of the generator", 1e-4, group="Optimisation")
     discriminator_learning_rate: float = option("Adam step size of the discriminators", 1e-4)
@@ -180,11 +102,12 @@ class TrainConfig:
     adam_epsilon: float = option("Adam's epsilon, outside the bias correction", 8e-8)
     gradient_clip_norm: float = option("clip each network's global gradient to this norm; 0 = no clipping", 0.0)
     gradient_accumulation_steps: int = option(
-        "microbatches per replica and step, computed one after the other, to save memory", 1
+        "microbatches per replica and step, computed one after the other, to save memory", 1, system="tganv2"
     )
     recompute: bool = option(
         "recompute the generator's levels and the discriminators' blocks on fakes in the backward pass, to save memory",
         False,
+        system="tganv2",
     )
     ema_decay: float = option("decay per step of the averaged generator's weights; 0 = no averaging", 0.999)
     distribution: str = option(
@@ -198,14 +121,16 @@ class TrainConfig:
         "dtype policy of the networks; weights, norms, losses, penalty and videos are always float32",
         "float32",
         ("float32", "mixed_bfloat16", "mixed_float16"),
+        system="tganv2",
     )
     gradients: str = option(
         "fast = fewer passes through the networks; plain = by the definition in models/objective.py, slower, not with "
         "mixed_float16; both compute the same numbers",
         "fast",
         ("fast", "plain"),
+        system="tganv2",
     )
-    jit_compile: bool = option("compile the step with XLA; requires --distribution=one_device", False)
+    jit_compile: bool = option("compile the step with XLA; requires --distribution=one_device", False, system="tganv2")
     deterministic: bool = option(
         "use only bit-reproducible operations: a run then ends with the same weights however often it was stopped",
         False,
@@ -320,6 +245,7 @@ class EvalConfig:
     recalibration_batches: int = option(
         "batches for recomputing the scored generator's batch-norm statistics; 0 = keep those of training",
         0,
+        system="tganv2",
     )
     cache_dir: str = option("folder for features of real clips; none = compute them each time", "~/.cache/tganv2_tf")
 
@@ -334,14 +260,22 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Configuration of a run: `model`, `data`, `train`, and `eval` for evaluations during training."""
+    """Configuration of a run: `model`, `data`, `train`, and `eval` for evaluations during training.
 
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    `model` has the settings of the system's networks, an instance of a subclass of `SystemConfig`.
+    """
+
+    model: Any = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
+        for part in (self.train, self.eval):
+            for field in dataclasses.fields(part):
+                only, value = field.metadata["system"], getattr(part, field.name)
+                if only not in ("", self.system):
+                    require(value == field.default, field.name, value, f"with --system={only} only, not {self.system}")
         require(
             not self.train.eval_every_steps or bool(self.eval.classifier),
             "eval_every_steps",
@@ -358,13 +292,22 @@ class Config:
             + (" and --gradient_accumulation_steps" if parts > 1 else ""),
         )
 
+    @property
+    def system(self) -> str:
+        """Name of the system, as in `--system`."""
+        return self.model.system
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns all settings, and the name of the system."""
+        return {"system": self.system, **dataclasses.asdict(self)}
+
     def to_json(self) -> str:
         """Returns the content of `config.json`."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return json.dumps(self.as_dict(), indent=2) + "\n"
 
     def flags(self) -> list[str]:
         """Returns the flags of all settings that differ from the defaults."""
-        given = []
+        given = [] if self.system == SYSTEMS[0] else [f"--system={self.system}"]
         for part in (self.model, self.data, self.train, self.eval):
             for field in dataclasses.fields(part):
                 value = getattr(part, field.name)
@@ -380,10 +323,13 @@ class Config:
         Raises:
           ConfigError: The text is not valid JSON, a field is unknown or missing, or a value is invalid.
         """
-        parts = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig, "eval": EvalConfig}
         try:
-            loaded = {"eval": {}, **json.loads(text)}  # missing in runs of older versions
-            made = {}
+            loaded = {"system": SYSTEMS[0], "eval": {}, **json.loads(text)}  # missing in runs of older versions
+            system = loaded.pop("system")
+            if system not in SYSTEMS:
+                raise ValueError(f"unknown system {system}; valid: {', '.join(SYSTEMS)}")
+            parts = {"model": config_class(system), "data": DataConfig, "train": TrainConfig, "eval": EvalConfig}
+            made: dict[str, Any] = {}
             for name, part in parts.items():
                 made[name] = part(**{key: tuple(v) if isinstance(v, list) else v for key, v in loaded[name].items()})
         except (ValueError, TypeError, KeyError, AttributeError) as error:

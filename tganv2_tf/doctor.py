@@ -17,14 +17,15 @@ import dataclasses
 import sys
 
 from tganv2_tf import cli
-from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
+from tganv2_tf.config import MODEL_OPTIONS, Config, DataConfig, EvalConfig, TrainConfig
 from tganv2_tf.diagnosis.findings import PROBLEM
 from tganv2_tf.diagnosis.recipe import run_checks
+from tganv2_tf.systems import SystemConfig
 
 
-def main(model: ModelConfig, data: DataConfig, train: TrainConfig, eval: EvalConfig) -> int:
+def main(model: SystemConfig, data: DataConfig, train: TrainConfig, eval: EvalConfig) -> int:
     config = Config(model, data, train, eval)
-    has_recipe = (model, dataclasses.replace(train, model_dir="")) != (ModelConfig(), TrainConfig())
+    has_recipe = (model, dataclasses.replace(train, model_dir="")) != (type(model)(), TrainConfig())
     num_problems = 0
     for finding in run_checks(config, has_recipe):
         print(finding, flush=True)
@@ -35,5 +36,5 @@ def main(model: ModelConfig, data: DataConfig, train: TrainConfig, eval: EvalCon
 
 
 if __name__ == "__main__":
-    options = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
+    options = (MODEL_OPTIONS, DataConfig, TrainConfig, EvalConfig)
     sys.exit(cli.run(main, options, "tganv2_tf.doctor", __doc__))

@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from absl import logging
 
 from tganv2_tf import cli, ray_cluster, storage
-from tganv2_tf.config import DataConfig, EvalConfig, option, require
+from tganv2_tf.config import DataConfig, EvalConfig
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.evaluation import score_names
+from tganv2_tf.options import option, require
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
 from tganv2_tf.runs import Run
 from tganv2_tf.storage.files import check_destination, write_atomically

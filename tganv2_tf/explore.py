@@ -14,9 +14,9 @@ import dataclasses
 import sys
 
 from tganv2_tf import cli
-from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.explorer.limits import Limits
+from tganv2_tf.options import option, require
 
 
 @dataclasses.dataclass(frozen=True)

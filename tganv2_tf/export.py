@@ -15,8 +15,8 @@ import sys
 from absl import logging
 
 from tganv2_tf import cli, storage
-from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
+from tganv2_tf.options import option, require
 
 
 @dataclasses.dataclass(frozen=True)

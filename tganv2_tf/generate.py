@@ -36,8 +36,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Callable
 
 from tganv2_tf import cli, ray_cluster, storage
-from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.options import option, require
 from tganv2_tf.ray_cluster import LOCAL, RunnerOptions
 from tganv2_tf.runtime import machine
 from tganv2_tf.sampling.selection import parse_labels, parse_seeds
@@ -176,14 +176,14 @@ def choose(command: Command, sampler: Sampler) -> Selection:
     if command.interpolate == "none":
         paths = [rendering.LatentPath(f"seed{seed}", seed, z[i : i + 1]) for i, seed in enumerate(seeds)]
     else:
-        paths = rendering.interpolate_seeds(z, seeds, command.interpolate, steps_between(command))
+        paths = rendering.interpolate_seeds(z, seeds, command.interpolate, steps_between(command), sampler.latent)
     if walk:
         paths = [rendering.concatenate_paths(paths, f"seed{seeds[0]}-to-{seeds[-1]}")]
     chosen = rendering.select(paths, sampler.class_names, labels, walk)
     if command.layout == "single" and len(set(chosen.names)) < len(chosen):
         name, count = collections.Counter(chosen.names).most_common(1)[0]
         raise ConfigError(f"--layout=single: {count} files would have the name {name}; valid: each seed and class once")
-    return dataclasses.replace(chosen, z=chosen.z * command.truncation)
+    return dataclasses.replace(chosen, z=sampler.truncated(chosen.z, command.truncation))
 
 
 def render(command: Command, sampler: Sampler, chosen: Selection) -> Chunks:
@@ -320,6 +320,11 @@ def main(command: Command, runner: RunnerOptions = LOCAL) -> int:
         tf.config.set_visible_devices([], "GPU")  # leaves the GPUs to tasks on this machine
     sampler = load_sampler(command.model_dir, command.saved_model)
     levels = sampler.num_levels
+    if sampler.fixed_length and command.num_frames not in (0, sampler.num_frames):
+        raise ConfigError(
+            f"--num_frames={command.num_frames}: this generator renders videos of {sampler.num_frames} frames only; "
+            f"valid: {sampler.num_frames}, or 0"
+        )
     if command.level > levels:
         raise ConfigError(f"--level={command.level}: the generator has {levels} levels; valid: 1 to {levels}")
     check_size(command, sampler)

@@ -13,9 +13,10 @@ import sys
 from absl import logging
 
 from tganv2_tf import cli
-from tganv2_tf.config import Config, DataConfig, ModelConfig, TrainConfig, option, require
+from tganv2_tf.config import Config, DataConfig, ModelConfig, TrainConfig
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.interop import chainer
+from tganv2_tf.options import option, require
 from tganv2_tf.runs import Run, record_config
 
 

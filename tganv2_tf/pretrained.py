@@ -16,11 +16,11 @@ import tensorflow as tf
 from tganv2_tf import storage
 from tganv2_tf.config import Config
 from tganv2_tf.errors import UserError
-from tganv2_tf.models.generator import Generator
 from tganv2_tf.runs import CHECKPOINT_DIR, CONFIG_FILE, Run, checkpoint_files, record_config, write_checkpoint_state
+from tganv2_tf.systems import model_class
 
 
-def load_generator(run: Run) -> tuple[Generator, int]:
+def load_generator(run: Run) -> tuple[tf.keras.Model, int]:
     """Returns the averaged generator of a run's checkpoint, and the step.
 
     Raises:
@@ -29,14 +29,14 @@ def load_generator(run: Run) -> tuple[Generator, int]:
     config = run.config
     if run.checkpoint is None:
         raise UserError(f"{run.name} has no checkpoint yet; train it for at least --checkpoint_every_steps steps")
-    generator = Generator(config.model)
+    generator = model_class(config.system).make_generator(config.model)
     step = tf.Variable(0, dtype=tf.int64)
     with readable(run.checkpoint) as local:
         read(local, ema_generator=generator, step=step)
     return generator, int(step)
 
 
-def save_generator(generator: Generator, run: Run, step: int, folder: str | os.PathLike[str]) -> None:
+def save_generator(generator: tf.keras.Model, run: Run, step: int, folder: str | os.PathLike[str]) -> None:
     """Writes only an averaged generator, as a run that can be used for generation.
 
     Training cannot be resumed from it, because discriminators and optimisers are omitted.

@@ -19,8 +19,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from tganv2_tf import cli
-from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.options import option, require
 from tganv2_tf.sampling.selection import parse_labels
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def main(command: Command) -> int:
         found = projection.project(
             render,
             loss,
-            model.z_dim,
+            model.latent,
             labels,
             candidates=command.candidates,
             restarts=command.restarts,

@@ -23,8 +23,8 @@ from typing import Any
 
 from absl import logging
 
-from tganv2_tf.config import option, require
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.options import option, require
 from tganv2_tf.runtime import lanes
 
 ATTEMPTS = 10  # per task, if nodes or processes are lost

@@ -18,8 +18,10 @@ import dataclasses
 import sys
 
 from tganv2_tf import cli
-from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option
+from tganv2_tf.config import MODEL_OPTIONS, Config, DataConfig, EvalConfig, TrainConfig
 from tganv2_tf.data.advice import require_folders
+from tganv2_tf.options import option
+from tganv2_tf.systems import SystemConfig
 from tganv2_tf.training import ray_training
 from tganv2_tf.training.ray_training import Cluster
 
@@ -35,7 +37,7 @@ class Command:
 
 
 def main(
-    command: Command, model: ModelConfig, data: DataConfig, train: TrainConfig, eval: EvalConfig, cluster: Cluster
+    command: Command, model: SystemConfig, data: DataConfig, train: TrainConfig, eval: EvalConfig, cluster: Cluster
 ) -> int:
     config = Config(model, data, train, eval)
     cluster.check(train.distribution)
@@ -56,5 +58,5 @@ def main(
 
 
 if __name__ == "__main__":
-    options = (Command, ModelConfig, DataConfig, TrainConfig, EvalConfig, Cluster)
+    options = (Command, MODEL_OPTIONS, DataConfig, TrainConfig, EvalConfig, Cluster)
     sys.exit(cli.run(main, options, "tganv2_tf.train", __doc__))

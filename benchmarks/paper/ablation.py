@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from benchmarks.paper.runs import Runner, make_config
 from tganv2_tf import cli
-from tganv2_tf.config import Config, EvalConfig, option, require
+from tganv2_tf.config import Config, EvalConfig
 from tganv2_tf.errors import UserError
+from tganv2_tf.options import option, require
 from tganv2_tf.runtime import lanes
 from tganv2_tf.storage.files import atomic_file, write_atomically
 

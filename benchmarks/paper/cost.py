@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tganv2_tf import cli
-from tganv2_tf.config import ModelConfig, option, require
+from tganv2_tf.config import ModelConfig
 from tganv2_tf.errors import ConfigError
+from tganv2_tf.options import option, require
 from tganv2_tf.pyramid import PyramidSpec
 from tganv2_tf.storage.files import write_atomically
 

@@ -24,8 +24,9 @@ from tqdm import tqdm
 
 from benchmarks.paper.runs import Runner, make_config
 from tganv2_tf import cli
-from tganv2_tf.config import EvalConfig, option, require
+from tganv2_tf.config import EvalConfig
 from tganv2_tf.errors import UserError
+from tganv2_tf.options import option, require
 from tganv2_tf.storage.files import write_atomically
 
 RECIPE = "demo.flags"

@@ -44,8 +44,9 @@ from benchmarks.speed import rows
 from benchmarks.speed.implementations import narrowed, random_inputs
 from benchmarks.speed.rows import Row, report
 from tganv2_tf import cli
-from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option, require
+from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.errors import UserError
+from tganv2_tf.options import option, require
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -34,9 +34,10 @@ from data_prep.planning import shuffled
 from data_prep.readers import read_resized
 from data_prep.shard_writer import ShardTask, Video
 from tganv2_tf import cli, storage
-from tganv2_tf.config import DataConfig, EvalConfig, option, require
+from tganv2_tf.config import DataConfig, EvalConfig
 from tganv2_tf.data.manifest import Manifest, Shard, checksum, shard_name
 from tganv2_tf.data.records import encode_record, write_record
+from tganv2_tf.options import option, require
 from tganv2_tf.storage.files import write_atomically
 
 # UCF101 at 192 pixels: 27 hours at 25 frames per second in 13,320 videos, 14 KB per frame (docs/ucf101.md: 12 to 16).

@@ -18,8 +18,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from tganv2_tf import cli
-from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option
+from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.errors import ConfigError
+from tganv2_tf.options import option
 from tganv2_tf.storage.files import write_atomically
 
 FLOAT_BYTES = 4

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from benchmarks.speed.rows import Row, markdown
 from tganv2_tf import cli
-from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
+from tganv2_tf.options import option, require
 from tganv2_tf.storage.files import atomic_file, write_atomically
 
 FACES, BFLOAT16 = "--flagfile_of_run=faceforensics.flags", "--dtype=bfloat16"

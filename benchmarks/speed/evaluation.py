@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.speed.rows import Row, compared, report
 from tganv2_tf import cli
-from tganv2_tf.config import option, require
+from tganv2_tf.options import option, require
 
 if TYPE_CHECKING:
     from tganv2_tf.evaluation.metrics import Moments

@@ -26,7 +26,8 @@ from benchmarks.speed.contest import run_seconds
 from benchmarks.speed.implementations import tensorflow_model
 from benchmarks.speed.rows import Row, compared, report
 from tganv2_tf import cli
-from tganv2_tf.config import Config, DataConfig, ModelConfig, option, require
+from tganv2_tf.config import Config, DataConfig, ModelConfig
+from tganv2_tf.options import option, require
 
 if TYPE_CHECKING:
     import tensorflow as tf

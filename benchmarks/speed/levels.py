@@ -15,7 +15,8 @@ import sys
 
 from benchmarks.speed.rows import Row, report
 from tganv2_tf import cli
-from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option
+from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
+from tganv2_tf.options import option
 
 CHANNELS = (512, 256, 128, 64, 32, 32)  # the paper's six up blocks; each additional one has 32
 BASE_RESOLUTION = 192  # with four levels

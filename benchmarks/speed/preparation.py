@@ -23,8 +23,8 @@ import numpy as np
 from benchmarks.speed.contest import run_seconds
 from benchmarks.speed.rows import Row, compared, report
 from tganv2_tf import cli
-from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
+from tganv2_tf.options import option, require
 
 MEASURED_VIDEOS = 16
 MAX_DIFFERENCE = 4.0  # mean, in grey levels: versions of FFmpeg may round differently when converting YUV to RGB

@@ -30,8 +30,9 @@ import numpy as np
 from benchmarks.speed import implementations, rows
 from benchmarks.speed.rows import Row, report
 from tganv2_tf import cli
-from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option, require
+from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.errors import UserError
+from tganv2_tf.options import option, require
 from tganv2_tf.storage.files import read_npz
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from benchmarks.speed.contest import run_seconds
 from benchmarks.speed.rows import Row, report
 from tganv2_tf import cli
 from tganv2_tf.__main__ import GROUPS, commands
-from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
+from tganv2_tf.options import option, require
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,8 @@ from typing import Any
 from benchmarks.speed import contest, implementations
 from benchmarks.speed.rows import Row, report
 from tganv2_tf import cli
-from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig, option, require
+from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
+from tganv2_tf.options import option, require
 
 IMPLEMENTATIONS = ("ours", "plain", "torch", "recompute", "products")
 CHECK_DIVISOR = 16

@@ -28,8 +28,8 @@ import numpy as np
 from tqdm import tqdm
 
 from tganv2_tf import cli
-from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
+from tganv2_tf.options import option, require
 
 TINY = shlex.split(
     "--resolution=32 --num_frames=16 --z_dim=8 --frame_strides=4 --batch_strides=2 --lstm_channels=8 "

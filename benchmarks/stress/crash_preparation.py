@@ -30,9 +30,9 @@ from tqdm import tqdm
 
 from data_prep import moving_shapes
 from tganv2_tf import cli
-from tganv2_tf.config import option, require
 from tganv2_tf.data.manifest import MANIFEST_FILE, UNFINISHED_DIR, Manifest, checksum
 from tganv2_tf.errors import UserError
+from tganv2_tf.options import option, require
 
 TARGETS = {"all processes": 8, "power cut": 8, "main process": 4, "a worker": 3, "main process, SIGTERM": 2}  # weights
 MOMENTS = {"any": 5, "shard": 3, "end": 2}

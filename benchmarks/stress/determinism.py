@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from benchmarks.stress.crash import differing
 from tganv2_tf import cli
-from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
+from tganv2_tf.options import option, require
 
 LOG_EVERY = 10
 

@@ -46,10 +46,11 @@ from tqdm import tqdm
 from data_prep import moving_shapes, verify
 from data_prep.workers import num_processors, run_supervised
 from tganv2_tf import cli
-from tganv2_tf.config import DataConfig, ModelConfig, option, require
+from tganv2_tf.config import DataConfig, ModelConfig
 from tganv2_tf.data.inspection import read_frames, read_record, read_shard
 from tganv2_tf.data.manifest import MANIFEST_FILE, Manifest
 from tganv2_tf.errors import UserError
+from tganv2_tf.options import option, require
 from tganv2_tf.video_io.folders import find_videos
 
 if TYPE_CHECKING:  # TensorFlow is imported on use, after the flags have been validated

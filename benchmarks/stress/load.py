@@ -39,8 +39,8 @@ import numpy as np
 
 from benchmarks.stress.usage import WARM_UP, Series, folder_size, memory_growth, slope, watch
 from tganv2_tf import cli
-from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
+from tganv2_tf.options import option, require
 
 HOST = "127.0.0.1"
 EXAMPLE = pathlib.Path(__file__).resolve().parents[2] / "examples" / "demo_generator"

@@ -36,8 +36,8 @@ import numpy as np
 
 from benchmarks.stress.usage import Series, folder_size, memory_growth, slope, watch
 from tganv2_tf import cli
-from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
+from tganv2_tf.options import option, require
 from tganv2_tf.storage.files import write_atomically
 
 STEPS_PER_DAY = 20_000

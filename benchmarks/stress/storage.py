@@ -31,8 +31,8 @@ from absl import logging
 
 from benchmarks.stress.crash import differing
 from tganv2_tf import cli
-from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
+from tganv2_tf.options import option, require
 
 BUCKET = "s3://bench"
 TINY = shlex.split(

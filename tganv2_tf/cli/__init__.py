@@ -1,6 +1,6 @@
 """Command lines: option dataclasses become absl flags, flags become instances, errors become one line.
 
-A command declares its options as frozen dataclasses whose fields are created by `tganv2_tf.config.option`. `run`
+A command declares its options as frozen dataclasses whose fields are created by `tganv2_tf.options.option`. `run`
 defines one absl flag per field, reads `--flagfile` and the command line (later values win), builds the instances, which
 validate themselves, and calls the command. There are no global flags: each call parses into its own `FlagValues`.
 """
@@ -24,6 +24,7 @@ from absl import flags, logging
 
 from tganv2_tf.cli import flag_files, quiet
 from tganv2_tf.errors import ConfigError, InstallError, UserError
+from tganv2_tf.options import Variants
 from tganv2_tf.runtime import lanes
 from tganv2_tf.storage import files
 
@@ -33,6 +34,7 @@ USAGE = (
     "file, or from a recipe of the package; later values win."
 )
 INT_TUPLE = tuple[int, ...]
+OptionType = typing.Union[type, Variants]
 VALID = {
     int: "a whole number",
     float: "a number",
@@ -79,24 +81,58 @@ def _define(values: flags.FlagValues, field: dataclasses.Field, kind: Any) -> No
         raise TypeError(f"{field.name}: no flag for the type {kind}")
 
 
-def parse(argv: Sequence[str], *option_types: type) -> list[Any]:
+def _define_all(values: flags.FlagValues, option_types: Sequence[OptionType]) -> dict[str, Any]:
+    """Defines the flags of all fields, of variants too; returns their types by name."""
+    kinds: dict[str, Any] = {}
+    for option_type in plain_types(option_types):
+        hints = typing.get_type_hints(option_type)
+        for field in dataclasses.fields(option_type):
+            if field.name not in kinds:  # variants share fields
+                kinds[field.name] = hints[field.name]
+                _define(values, field, hints[field.name])
+    for variants in option_types:
+        if isinstance(variants, Variants):
+            kinds[variants.flag] = str
+            flags.DEFINE_enum(variants.flag, *_selection(variants), variants.help, flag_values=values)
+    return kinds
+
+
+def plain_types(option_types: Sequence[OptionType]) -> list[type]:
+    """Returns the option dataclasses, with all classes of variants in their place."""
+    listed = [list(each.classes.values()) if isinstance(each, Variants) else [each] for each in option_types]
+    return [option_type for types in listed for option_type in types]
+
+
+def _selection(variants: Variants) -> tuple[str, list[str]]:
+    """Returns the default and the choices of the flag that selects a variant."""
+    return next(iter(variants.classes)), list(variants.classes)
+
+
+def _selected(values: flags.FlagValues, variants: Variants) -> type:
+    """Returns the selected class. Raises ConfigError if a flag is set that only other classes have."""
+    name = values[variants.flag].value
+    own = {field.name for field in dataclasses.fields(variants.classes[name])}
+    for other, option_type in variants.classes.items():
+        for field in dataclasses.fields(option_type):
+            if field.name not in own and values[field.name].present:
+                raise ConfigError(f"--{field.name} is a setting of --{variants.flag}={other}; {name} does not have it")
+    return variants.classes[name]
+
+
+def parse(argv: Sequence[str], *option_types: OptionType) -> list[Any]:
     """Builds one instance of every option dataclass from a command line.
 
     Args:
       argv: the arguments, without the program's name.
-      *option_types: frozen dataclasses whose fields are created by `config.option`.
+      *option_types: frozen dataclasses whose fields are created by `options.option`, or `Variants` of such.
     Returns:
       The instances, in the order of `option_types`.
     Raises:
       ConfigError: a flag is unknown, unreadable, missing, or rejected by the dataclass; the message names the flag and
         what is valid.
     """
-    values, kinds = flags.FlagValues(), {}
-    for option_type in option_types:
-        hints = typing.get_type_hints(option_type)
-        for field in dataclasses.fields(option_type):
-            kinds[field.name] = hints[field.name]
-            _define(values, field, hints[field.name])
+    values = flags.FlagValues()
+    kinds = _define_all(values, option_types)
     expanded = list(flag_files.expand(argv))
     try:
         rest = values(["", *(argument for argument, _ in expanded)])[1:]
@@ -115,9 +151,14 @@ def parse(argv: Sequence[str], *option_types: type) -> list[Any]:
     if rest:
         where = _origin(rest[0], expanded)
         raise ConfigError(f"{where}unexpected argument {rest[0]!r}: options are written --name=value")
+    selected = [_selected(values, each) if isinstance(each, Variants) else each for each in option_types]
+    other_defaults = {name: value for each in selected for name, value in getattr(each, "DEFAULTS", {}).items()}
     instances = []
-    for option_type in option_types:
-        chosen = {field.name: _chosen(values[field.name]) for field in dataclasses.fields(option_type)}
+    for option_type in selected:
+        chosen = {}
+        for field in dataclasses.fields(option_type):
+            default = None if field.default is dataclasses.MISSING else field.default
+            chosen[field.name] = _chosen(values[field.name], other_defaults.get(field.name, default))
         for name, value in chosen.items():
             if value is None:
                 raise ConfigError(f"--{name} is missing: {values[name].help}")
@@ -125,11 +166,11 @@ def parse(argv: Sequence[str], *option_types: type) -> list[Any]:
     return instances
 
 
-def _chosen(flag: flags.Flag) -> Any:
-    """Returns a flag's value. Expands `~` if the user set it: shells do not expand it after `=`."""
-    if flag.present and isinstance(flag.value, str):
-        return os.path.expanduser(flag.value)
-    return flag.value
+def _chosen(flag: flags.Flag, default: Any) -> Any:
+    """Returns a flag's value or the default. Expands `~` if the user set it: shells do not expand it after `=`."""
+    if not flag.present:
+        return default
+    return os.path.expanduser(flag.value) if isinstance(flag.value, str) else flag.value
 
 
 def _origin(name: str, expanded: Sequence[tuple[str, str]]) -> str:
@@ -176,7 +217,7 @@ def _filled(paragraph: str) -> str:
     return textwrap.fill(" ".join(paragraph.split()), _terminal_width(), break_on_hyphens=False)
 
 
-def help_text(command: str, summary: str, option_types: Sequence[type]) -> str:
+def help_text(command: str, summary: str, option_types: Sequence[OptionType]) -> str:
     """Returns the output of `--help`: a summary, examples, and the flags in groups.
 
     Each option dataclass is a group; the first line of its docstring is the title. A field with `group` in its metadata
@@ -197,7 +238,12 @@ def help_text(command: str, summary: str, option_types: Sequence[type]) -> str:
             lines += ["", _filled(paragraph)]
     lines += ["", _filled(USAGE.format(command))]
     groups: dict[str, list[tuple[str, str]]] = {}
-    for option_type in option_types:
+    for variants in option_types:
+        if isinstance(variants, Variants) and len(variants.classes) > 1:
+            default, names = _selection(variants)
+            meaning = f"{variants.help} ({'|'.join(names)}; default {default})"
+            groups.setdefault(variants.flag.capitalize(), []).append((f"--{variants.flag}", meaning))
+    for option_type in plain_types(option_types):
         group = (option_type.__doc__ or option_type.__name__).strip().splitlines()[0].rstrip(".")
         for field in dataclasses.fields(option_type):
             group = field.metadata.get("group") or group
@@ -210,7 +256,7 @@ def help_text(command: str, summary: str, option_types: Sequence[type]) -> str:
 
 def run(
     main: Callable[..., int | None],
-    option_types: Sequence[type],
+    option_types: Sequence[OptionType],
     command: str,
     summary: str,
     argv: Sequence[str] | None = None,
@@ -253,7 +299,7 @@ def _check_destinations(options: Sequence[Any]) -> None:
 
 
 def _status_of(
-    main: Callable[..., int | None], option_types: Sequence[type], command: str, summary: str, argv: Sequence[str]
+    main: Callable[..., int | None], option_types: Sequence[OptionType], command: str, summary: str, argv: Sequence[str]
 ) -> int:
     """Runs a command and reports its errors; see `run`."""
     program = command.rpartition(".")[2]

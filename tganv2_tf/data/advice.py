@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 
-from tganv2_tf.config import Config, DataConfig, ModelConfig
+from tganv2_tf.config import Config, DataConfig
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.storage.files import Path
+from tganv2_tf.systems import SystemConfig
 from tganv2_tf.video_io.folders import VIDEO_NAME, walk
 
 MODULE = "python -m data_prep."
 DEFAULT_COMMAND = "video_folder --video_dir=VIDEOS"
 
 
-def preparation(model: ModelConfig, data: DataConfig) -> str:
+def preparation(model: SystemConfig, data: DataConfig) -> str:
     """Returns the recipe's data_prep command without `python -m data_prep.`; empty if the recipe has none."""
     return data.data_prep and f"{data.data_prep} --resolution={model.resolution}"
 
@@ -52,7 +53,7 @@ def require_folders(config: Config) -> None:
     require_data_dir(config.model, config.data)
 
 
-def require_data_dir(model: ModelConfig, data: DataConfig) -> None:
+def require_data_dir(model: SystemConfig, data: DataConfig) -> None:
     """Raises ConfigError if `data_dir` is not set."""
     if not data.data_dir:
         raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from absl import logging
 
-from tganv2_tf.config import DataConfig, ModelConfig
+from tganv2_tf.config import DataConfig
 from tganv2_tf.data.advice import preparation, require_data_dir
 from tganv2_tf.data.damage import damage_message, map_or_substitute
 from tganv2_tf.data.lengths import span
@@ -13,9 +13,10 @@ from tganv2_tf.data.manifest import REMEDY, Manifest
 from tganv2_tf.data.reading import RecordPartition
 from tganv2_tf.data.records import parse_record
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.systems import SystemConfig
 
 
-def load_manifest(model: ModelConfig, data: DataConfig) -> Manifest:
+def load_manifest(model: SystemConfig, data: DataConfig) -> Manifest:
     """Reads the manifest and checks that the data set fits the model.
 
     Raises:

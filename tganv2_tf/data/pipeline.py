@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tganv2_tf.config import DataConfig, ModelConfig
+from tganv2_tf.config import DataConfig
 from tganv2_tf.data.checks import _require_long_enough
 from tganv2_tf.data.clips import cut_windows, decode_clip, normalize, random_crop_and_flip
 from tganv2_tf.data.damage import UNREADABLE, SkippedRecords, map_or_substitute
@@ -25,10 +25,11 @@ from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.reading import RecordPartition
 from tganv2_tf.data.records import parse_record
 from tganv2_tf.subsampling import video_pyramid
+from tganv2_tf.systems import SystemConfig
 
 
 def _slot_stream(
-    partition: RecordPartition, model: ModelConfig, data: DataConfig, seeds: np.ndarray, first: int
+    partition: RecordPartition, model: SystemConfig, data: DataConfig, seeds: np.ndarray, first: int
 ) -> tf.data.Dataset:
     """Returns the endless stream of slots with their encoded windows, starting at slot `first`.
 
@@ -94,7 +95,7 @@ START = StreamPosition(0, 0)
 @tf.autograph.experimental.do_not_convert  # not needed here; conversion takes a second
 def training_dataset(
     manifest: Manifest,
-    model: ModelConfig,
+    model: SystemConfig,
     data: DataConfig,
     batch_size: int,
     n_dis: int,

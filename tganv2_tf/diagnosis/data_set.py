@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tganv2_tf.config import Config, DataConfig, ModelConfig
+from tganv2_tf.config import Config, DataConfig
 from tganv2_tf.data.advice import how_to_make, preparation
 from tganv2_tf.data.lengths import describe_too_short
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.diagnosis.findings import NOTE, OK, PROBLEM, Finding, format_bytes
 from tganv2_tf.errors import UserError
+from tganv2_tf.systems import SystemConfig
 
 
-def check_shards(model: ModelConfig, data: DataConfig) -> tuple[Finding, Manifest | None]:
+def check_shards(model: SystemConfig, data: DataConfig) -> tuple[Finding, Manifest | None]:
     """Describes the data set and checks the sizes of its files. Their contents are not read."""
     command = preparation(model, data)
     if not data.data_dir:

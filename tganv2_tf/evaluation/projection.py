@@ -1,7 +1,7 @@
 """Projection: finds the latent whose video is closest to a given clip (Zhu et al., 2016, arXiv:1609.03552).
 
 Candidate latents are sampled and rendered. The best of them are optimized together by Adam, with gradients through the
-generator; after each step, coordinates are clipped to [-1, 1], the range of the prior. The best result is returned.
+generator; after each step, coordinates are clipped to the range of the prior. The best result is returned.
 Clips far from the training data have no close latent.
 """
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import C3D
-from tganv2_tf.models.latents import sample_latents
+from tganv2_tf.models.latents import Latent, bounds, sample_latents
 from tganv2_tf.storage.files import Path
 from tganv2_tf.subsampling import average_pixels
 from tganv2_tf.video_io.decoding import VideoError, open_video
@@ -33,7 +33,7 @@ class Projection(NamedTuple):
     """Result of `project`.
 
     Attributes:
-      z: float32 [z_dim] in [-1, 1].
+      z: float32 [z_dim].
       start: float32 [z_dim], the initial value of z.
       label: class of the video; None without classes.
       restart: index of the restart that found z.
@@ -150,7 +150,7 @@ def best_first(losses: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
 def project(
     render: Render,
     loss: Loss,
-    z_dim: int,
+    latent: Latent,
     labels: Sequence[int] | None,
     candidates: int,
     restarts: int,
@@ -163,7 +163,7 @@ def project(
     Args:
       render: maps latents, float32 [N, z_dim], and labels, int32 [N] or None, to videos.
       loss: maps videos to float32 [N].
-      z_dim: dimensions of a latent.
+      latent: distribution of the latents.
       labels: classes to try, assigned to the candidates in turn; None for a generator without classes.
       candidates: number of sampled latents.
       restarts: number of latents that are optimized, and batch size; at most `candidates`.
@@ -173,7 +173,7 @@ def project(
     Returns:
       The best latent of all steps and restarts.
     """
-    drawn = sample_latents(candidates, z_dim, tf.constant([seed, 0])).numpy()
+    drawn = sample_latents(candidates, latent, tf.constant([seed, 0])).numpy()
     drawn_labels = None if labels is None else np.resize(np.array(labels, np.int32), candidates)
 
     def pick(array: np.ndarray | None, indices: np.ndarray) -> tf.Tensor | None:
@@ -186,7 +186,7 @@ def project(
     found = np.concatenate([evaluate(pick(drawn, batch), pick(drawn_labels, batch)) for batch in bar])
     chosen = best_first(found, drawn_labels)[:restarts]
     chosen_labels = pick(drawn_labels, chosen)
-    z = tf.Variable(drawn[chosen], constraint=lambda z: tf.clip_by_value(z, -1.0, 1.0))
+    z = tf.Variable(drawn[chosen], constraint=lambda z: tf.clip_by_value(z, *bounds(latent)))
     optimizer = tf.keras.optimizers.Adam(tf.keras.optimizers.schedules.CosineDecay(learning_rate, steps))
     optimizer.build([z])
 

@@ -24,7 +24,7 @@ from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import NUM_FRAMES
 from tganv2_tf.evaluation.framing import Framing
-from tganv2_tf.models.latents import latents_from_seeds
+from tganv2_tf.models.latents import Latent, latents_from_seeds, truncate
 from tganv2_tf.video_io.decoding import VideoError, open_video
 from tganv2_tf.video_io.folders import find_videos
 
@@ -60,7 +60,7 @@ def _sliced(batch: Any, which: slice) -> Any:
 
 def generator_batches(
     sample: Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor],
-    z_dim: int,
+    latent: Latent,
     seed: int,
     batch_size: int,
     num_classes: int = 0,
@@ -70,21 +70,21 @@ def generator_batches(
 
     Args:
       sample: float32 [n, z_dim], and int32 labels [n] or None -> float32 [n, 16, H, W, 3].
-      z_dim: dimensions of a latent.
+      latent: distribution of the latents.
       seed: in [0, 2^31).
       batch_size: n.
       num_classes: classes of a conditional generator, else 0; video i has class i % num_classes.
-      truncation: psi in (0, 1]; latents are drawn from U(-psi, psi).
+      truncation: psi in (0, 1], scale of the latents.
     """
     return (
-        generator_batch(sample, z_dim, seed, number, batch_size, num_classes, truncation)
+        generator_batch(sample, latent, seed, number, batch_size, num_classes, truncation)
         for number in itertools.count()
     )
 
 
 def generator_batch(
     sample: Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor],
-    z_dim: int,
+    latent: Latent,
     seed: int,
     number: int,
     batch_size: int,
@@ -94,7 +94,7 @@ def generator_batch(
     """Returns batch `number` (from 0) of `generator_batches` with the same arguments, equal on all machines."""
     numbers = tf.range(number * batch_size, (number + 1) * batch_size, dtype=tf.int64)
     labels = tf.cast(numbers % num_classes, tf.int32) if num_classes else None
-    z = truncation * latents_from_seeds(numbers + (seed << 32), z_dim)
+    z = truncate(latents_from_seeds(numbers + (seed << 32), latent), truncation, latent)
     return tf.clip_by_value(sample(z, labels), -1.0, 1.0)
 
 

@@ -88,7 +88,7 @@ class Explorer:
         weights = np.arange(count + 1) / count
         labels = [self._label(ends[int(weight > 0.5)], label) for weight in weights]
         start, end = self.sampler.latents(ends, truncation)
-        z = INTERPOLATIONS[interpolation](start, end, weights)
+        z = INTERPOLATIONS[interpolation](start, end, weights, self.sampler.latent)
         clips = self._draw(z, num_frames, level, labels)
         name = f"seed{ends[0]}-to-{ends[1]}"
         if view == WALK:

@@ -9,8 +9,8 @@ import dataclasses
 import re
 from typing import Any
 
-from tganv2_tf.config import option, require
 from tganv2_tf.errors import UserError
+from tganv2_tf.options import option, require
 
 MAX_STEPS = 15  # from seed to seed
 MAX_FPS = 30

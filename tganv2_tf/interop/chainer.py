@@ -67,21 +67,21 @@ def _kernel(variable: Any) -> Weight:
     return Weight(variable, (outputs, inputs, *rest), _kernel_from_chainer, _kernel_to_chainer)
 
 
-def _vector(variable: Any) -> Weight:
+def vector_weight(variable: Any) -> Weight:
     return Weight(variable, tuple(variable.shape), _same, _same)
 
 
-def _convolution(layer: Any, name: str) -> Iterator[tuple[str, Weight]]:
+def convolution_weights(layer: Any, name: str) -> Iterator[tuple[str, Weight]]:
     """Yields kernel and bias of a convolution or a linear layer."""
     yield f"{name}/W", _kernel(layer.kernel)
-    yield f"{name}/b", _vector(layer.bias)
+    yield f"{name}/b", vector_weight(layer.bias)
 
 
 def _batch_norm(layer: Any, name: str) -> Iterator[tuple[str, Weight]]:
-    yield f"{name}/gamma", _vector(layer.gamma)
-    yield f"{name}/beta", _vector(layer.beta)
-    yield f"{name}/avg_mean", _vector(layer.moving_mean)
-    yield f"{name}/avg_var", _vector(layer.moving_variance)
+    yield f"{name}/gamma", vector_weight(layer.gamma)
+    yield f"{name}/beta", vector_weight(layer.beta)
+    yield f"{name}/avg_mean", vector_weight(layer.moving_mean)
+    yield f"{name}/avg_var", vector_weight(layer.moving_variance)
 
 
 def _projection_weights(generator: Generator) -> Iterator[tuple[str, Weight]]:
@@ -114,19 +114,19 @@ def generator_weights(generator: Generator) -> dict[str, Weight]:
     weights = dict(_projection_weights(generator))
     for i, lstm in enumerate(generator.recurrence):
         weights[f"decoder{i}/w_xifoc/W"] = _kernel(lstm.input_kernel)
-        weights[f"decoder{i}/w_xifoc/b"] = _vector(lstm.bias)
+        weights[f"decoder{i}/w_xifoc/b"] = vector_weight(lstm.bias)
         weights[f"decoder{i}/w_hifoc/W"] = _kernel(lstm.recurrent_kernel)
     number = 0
     for level in generator.generator_levels:
         for block in level.blocks:
             number += 1
-            weights.update(_convolution(block.conv1, f"block{number}/c1"))
-            weights.update(_convolution(block.conv2, f"block{number}/c2"))
-            weights.update(_convolution(block.shortcut, f"block{number}/c_sc"))
+            weights.update(convolution_weights(block.conv1, f"block{number}/c1"))
+            weights.update(convolution_weights(block.conv2, f"block{number}/c2"))
+            weights.update(convolution_weights(block.shortcut, f"block{number}/c_sc"))
             weights.update(_batch_norm(block.norm1, f"block{number}/b1"))
             weights.update(_batch_norm(block.norm2, f"block{number}/b2"))
         weights.update(_batch_norm(level.rendering.norm, f"b{number}"))
-        weights.update(_convolution(level.rendering.conv, f"c{number}"))
+        weights.update(convolution_weights(level.rendering.conv, f"c{number}"))
     return weights
 
 
@@ -135,10 +135,10 @@ def discriminator_weights(discriminator: Discriminator) -> dict[str, Weight]:
     weights: dict[str, Weight] = {}
     for level, network in enumerate(discriminator.level_discriminators):
         for i, block in enumerate(network.blocks, start=1):
-            weights.update(_convolution(block.conv1, f"level{level}/block{i}/c1"))
-            weights.update(_convolution(block.conv2, f"level{level}/block{i}/c2"))
-            weights.update(_convolution(block.shortcut, f"level{level}/block{i}/c_sc"))
-        weights.update(_convolution(network.linear, f"level{level}/l{len(network.blocks) + 1}"))
+            weights.update(convolution_weights(block.conv1, f"level{level}/block{i}/c1"))
+            weights.update(convolution_weights(block.conv2, f"level{level}/block{i}/c2"))
+            weights.update(convolution_weights(block.shortcut, f"level{level}/block{i}/c_sc"))
+        weights.update(convolution_weights(network.linear, f"level{level}/l{len(network.blocks) + 1}"))
     return weights
 
 

@@ -111,6 +111,37 @@ class Generator(tf.keras.Model):
             raise ValueError("z is missing; a generator with self-modulation needs it for every frame")
         return Condition(labels, z if self.config.self_modulation else None)
 
+    @property
+    def feature_shape(self) -> list[int | None]:
+        """Shape of the features that `render` accepts: [N, T, base, base, C]."""
+        return [None, None, *self._map_shape]
+
+    @property
+    def state_shape(self) -> list[int | None]:
+        """Shape of the state between two calls of `begin` or `resume`: [lstm_layers, 2, N, base, base, C]."""
+        return [self.config.lstm_layers, 2, None, *self._map_shape]
+
+    @property
+    def _map_shape(self) -> list[int]:
+        return [self.config.pyramid.base_size, self.config.pyramid.base_size, self.config.lstm_channels]
+
+    @property
+    def resume_needs_z(self) -> bool:
+        """Whether `resume` needs the latents as well as the state."""
+        return self.config.self_modulation
+
+    def begin_features(
+        self, z: tf.Tensor, num_frames: int | tf.Tensor, labels: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the features of the first frames, of shape `feature_shape`, and the state after them."""
+        return self.unroll(self.initial_features(z, labels), num_frames)
+
+    def resume_features(
+        self, state: tf.Tensor, num_frames: int | tf.Tensor, z: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the features of the next frames, and the state after them."""
+        return self.unroll(None, num_frames, state)
+
     def unroll(
         self, initial_features: tf.Tensor | None, num_frames: int | tf.Tensor, state: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -181,7 +212,7 @@ class Generator(tf.keras.Model):
         self, z: tf.Tensor, num_frames: int | tf.Tensor, level: int | None = None, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the result of `call` and the final state. `resume` continues from it in constant memory."""
-        features, state = self.unroll(self.initial_features(z, labels), num_frames)
+        features, state = self.begin_features(z, num_frames, labels)
         return self.render(features, level, labels, z), state
 
     def resume(
@@ -202,7 +233,7 @@ class Generator(tf.keras.Model):
         Returns:
           float32 [N, T, H_l, W_l, 3] in [-1, 1], and the state after the last frame.
         """
-        features, state = self.unroll(None, num_frames, state)
+        features, state = self.resume_features(state, num_frames)
         return self.render(features, level, labels, z), state
 
     def pyramid(

@@ -11,11 +11,12 @@ import tensorflow as tf
 
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import sample_latents
+from tganv2_tf.options import require
 
 BATCH_SIZE = 32  # minimum; a batch is normalised by its own moments, so it must not be small
 
 
-def recalibrate(generator: Generator, num_batches: int, seed: int, batch_size: int = 0) -> None:
+def recalibrate(generator: tf.keras.Model, num_batches: int, seed: int, batch_size: int = 0) -> None:
     """Replaces the running statistics of all batch norms of a generator.
 
     As in training, each batch passes through all levels and subsampling layers and is normalised by its own moments.
@@ -25,8 +26,11 @@ def recalibrate(generator: Generator, num_batches: int, seed: int, batch_size: i
       num_batches: Number of batches, at least 1.
       seed: Seed of latents and frame offsets, 0 <= seed < 2^31.
       batch_size: N_1, a multiple of the product of the batch strides; 0 is the smallest such multiple >= 32.
+    Raises:
+      ConfigError: The generator is not TGANv2's.
     """
     config = generator.config
+    require(isinstance(generator, Generator), "recalibration_batches", num_batches, f"0 for --system={config.system}")
     clip_stride = config.pyramid.levels[-1].clip_stride
     batch_size = batch_size or -(-BATCH_SIZE // clip_stride) * clip_stride
     norms = generator.batch_norms

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import tensorflow as tf
 
-from tganv2_tf.config import Config
+from tganv2_tf.config import Config, ModelConfig
+from tganv2_tf.models.adversary import Adversary
 from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.fast_gradients import check_discriminator, fast_gradients
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.loss_scaling import LossScales, loss_scale, unscale_gradients
 from tganv2_tf.models.objective import plain_gradients
+from tganv2_tf.models.optimizers import make_adam
 from tganv2_tf.models.step import StepGradients, StepInputs, accumulate
 from tganv2_tf.subsampling import random_frame_offsets
 
@@ -36,30 +38,18 @@ class StepNoise(NamedTuple):
     augmentation_seed: tf.Tensor
 
 
-def _move_average(average: tf.Variable, variable: tf.Variable, rate: tf.Tensor) -> None:
-    """Computes average += rate * (variable - average) with few passes over memory."""
-    tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=rate, delta=average - variable)
-
-
-class TGANv2(tf.keras.Model):
+class TGANv2(Adversary):
     """Generator and discriminators, trained by `fit` (arXiv 1811.09245).
 
-    A batch has three parts: pyramids of real clips with a leading axis n_dis, level l float32
-    [n_dis, N_l, T_l, H_l, W_l, 3]; labels, int64 [n_dis, N_1]; and the number of slots each input pipeline used for it
-    (see `data/pipeline.py`), int64 [num_pipelines]. In a conditional model, fakes have the labels of the real clips.
-    Means are over the replica's batch and gradients are averaged over replicas, so results do not depend on the number
-    of replicas that share a global batch.
+    In a conditional model, fakes have the labels of the real clips. See `Adversary` for batches and attributes.
 
     Attributes:
-      generator, discriminator: The networks.
-      ema_generator: Exponential moving average of the generator, including batch-norm statistics. It is the generator
-        itself if `ema_decay` is 0.
-      config: The configuration of the run.
-      step: int64, number of generator updates so far.
-      data_position: int64 [num_pipelines], number of slots used so far by each pipeline.
-      restarts: int64, number of restarts from a checkpoint after non-finite losses. Each restart uses new random
-        numbers.
+      latest_penalty: The latest penalty, for steps without one (lazy regularization).
     """
+
+    STATE: ClassVar[tuple[str, ...]] = ("latest_penalty",)
+    generator: Generator
+    discriminator: Discriminator
 
     def __init__(
         self,
@@ -69,34 +59,67 @@ class TGANv2(tf.keras.Model):
         num_pipelines: int = 1,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
         if config.train.gradients == "fast":
             check_discriminator(discriminator, config.model)
-        self.generator, self.discriminator, self.config = generator, discriminator, config
-        self.distribute_reduction_method = "first"  # the results are means over replicas already; fit would sum them
-        self.generator_optimizer: Any = None
-        self.discriminator_optimizer: Any = None
+        super().__init__({"generator": generator, "discriminator": discriminator}, config, num_pipelines, **kwargs)
         self.latest_penalty = tf.Variable(
             0.0, False, synchronization=tf.VariableSynchronization.ON_READ, aggregation=tf.VariableAggregation.MEAN
         )
-        self.step, self.restarts, self.data_position = (
-            tf.Variable(
-                tf.zeros(shape, tf.int64), trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
-            )
-            for shape in ([], [], [num_pipelines])
-        )
-        self.ema_generator = generator
-        if config.train.ema_decay:
-            self.ema_generator = Generator(generator.config, name="ema_generator")
-            self.ema_generator.set_weights(generator.get_weights())
 
-    def compile(self, generator_optimizer: Any, discriminator_optimizer: Any, **kwargs: Any) -> None:
-        """Sets the optimisers. The losses are set by the config."""
-        super().compile(**kwargs)
-        self.generator_optimizer = generator_optimizer
-        self.discriminator_optimizer = discriminator_optimizer
-        generator_optimizer.build(self.generator.trainable_variables)
-        discriminator_optimizer.build(self.discriminator.trainable_variables)
+    @classmethod
+    def make_generator(cls, config: ModelConfig, **kwargs: Any) -> Generator:
+        return Generator(config, **kwargs)
+
+    @classmethod
+    def create(cls, config: Config, num_pipelines: int = 1) -> TGANv2:
+        policy = tf.keras.mixed_precision.global_policy()
+        tf.keras.mixed_precision.set_global_policy(config.train.mixed_precision)  # read when layers are created
+        try:
+            return cls(Generator(config.model), Discriminator(config.model), config, num_pipelines)
+        finally:
+            tf.keras.mixed_precision.set_global_policy(policy)
+
+    @classmethod
+    def make_optimizers(cls, config: Config) -> tuple[tf.keras.optimizers.Optimizer, ...]:
+        train = config.train
+        return (
+            make_adam(train, train.generator_learning_rate),
+            make_adam(train, train.discriminator_learning_rate, train.n_dis),
+        )
+
+    @classmethod
+    def describe(cls, config: Config) -> Iterator[str]:
+        generator, discriminator = Generator(config.model), Discriminator(config.model)
+        levels = generator.generator_levels
+        first = generator.count_params() - sum(level.count_params() for level in levels)
+        yield "level  resolution  frames  batch  generator parameters  discriminator parameters"
+        yield f"{'latent and recurrence':>29}{'':>7}{first:>22,}"
+        for level, block, network in zip(config.model.pyramid.levels, levels, discriminator.level_discriminators):
+            size = f"{level.size}x{level.size}"
+            batch = level.batch_size(config.train.global_batch_size)
+            yield (
+                f"{level.number:>5}  {size:>10}  {level.frames:>6}  {batch:>5}  {block.count_params():>20,}  "
+                f"{network.count_params():>24,}"
+            )
+        yield f"total{'':>26}{generator.count_params():>22,}  {discriminator.count_params():>24,}"
+
+    def traced_gradients(self, real_videos: Sequence[tf.Tensor]) -> list[tuple[list[tf.Tensor], int]]:
+        num_clips = real_videos[0].shape[0]
+        z = tf.compat.v1.placeholder(tf.float32, [num_clips, self.config.model.z_dim])
+        labels = tf.zeros([num_clips], tf.int64) if self.config.model.conditional else None
+        step = self.losses_and_gradients(real_videos, z, labels=labels, augmentation_seed=tf.constant([0, 0]))
+        both = [*step.generator_gradients, *step.discriminator_gradients]
+        return [(both, 1), (step.discriminator_gradients, self.config.train.n_dis - 1)]
+
+    def scalars(self) -> dict[str, tf.Tensor]:
+        """Returns the largest and the mean spectral norm of the weights of each level's discriminator."""
+        found = {}
+        for number, network in enumerate(self.discriminator.level_discriminators, start=1):
+            norms = [layer.sigma() for layer in network.submodules if getattr(layer, "spectral_norm", False)]
+            if norms:
+                found[f"spectral_norm/level_{number}_max"] = tf.reduce_max(norms)
+                found[f"spectral_norm/level_{number}_mean"] = tf.reduce_mean(norms)
+        return found
 
     def losses_and_gradients(
         self,
@@ -148,33 +171,25 @@ class TGANv2(tf.keras.Model):
 
     def sample_noise(self, update: int, num_clips: int | tf.Tensor) -> StepNoise:
         """Returns this replica's random numbers for discriminator update `update` of the current step."""
-        fold_in = tf.random.experimental.stateless_fold_in
-        run = tf.stack([tf.constant(self.config.train.seed, tf.int64), self.restarts])
-        seed = fold_in(fold_in(run, self.step), update)
+        fold_in, seed = tf.random.experimental.stateless_fold_in, self.seed_of_update(update)
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         return StepNoise(
-            sample_latents(num_clips, self.generator.config.z_dim, fold_in(fold_in(seed, LATENTS), replica)),
+            sample_latents(num_clips, self.config.model.latent, fold_in(fold_in(seed, LATENTS), replica)),
             random_frame_offsets(self.config.model.frame_strides, fold_in(seed, OFFSETS)),
             fold_in(fold_in(seed, AUGMENTATION), replica),
         )
 
-    @tf.autograph.experimental.do_not_convert  # no Python branch depends on a tensor; tracing is faster
-    def train_step(self, data: tuple[Sequence[tf.Tensor], tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Performs one generator update and n_dis discriminator updates; called by `fit` on each replica.
+    def update(self, real_videos: Sequence[tf.Tensor], labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Performs one generator update and n_dis discriminator updates.
 
         The gradients of both networks are computed on the same fakes before either network is updated, as in the
         authors' code. With n_dis > 1 the generator is updated along with the first discriminator update.
 
-        Args:
-          data: n_dis batches of this replica: levels, level l float32 [n_dis, N_l, T_l, H_l, W_l, 3]; labels, int64
-            [n_dis, N_1]; number of slots used, int64 [num_pipelines].
         Returns:
-          Scalars, averaged over replicas: losses and mean logits per level at the first discriminator update, and
-          gradient norms. The discriminators' norm is the maximum over the updates.
+          Losses and mean logits per level at the first discriminator update, and gradient norms. The discriminators'
+          norm is the maximum over the updates.
         """
-        real_videos, labels, used = data
         train = self.config.train
-        replica_context = tf.distribute.get_replica_context()
         num_clips = real_videos[0].shape[1] or tf.shape(real_videos[0])[1]
         results: dict[str, tf.Tensor] = {}
         for i in range(train.n_dis):
@@ -193,27 +208,7 @@ class TGANv2(tf.keras.Model):
             if i == 0:
                 results |= {**step.losses, **step.mean_logits}
                 results["generator_gradient_norm"] = tf.linalg.global_norm(step.generator_gradients)
-                self._apply(self.generator_optimizer, self.generator, step.generator_gradients)
+                self.apply_gradients("generator", step.generator_gradients)
                 self.generator.update_moving_statistics()
-            self._apply(self.discriminator_optimizer, self.discriminator, step.discriminator_gradients)
-        self.step.assign_add(1)
-        # all_reduce needs a tensor made on this replica: the strategy does not know the device of an input tensor.
-        used = replica_context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(used))
-        self.data_position.assign_add(used)
-        if self.ema_generator is not self.generator:
-            replica_context.merge_call(self._update_average)
-        return replica_context.all_reduce(tf.distribute.ReduceOp.MEAN, results)
-
-    @staticmethod
-    def _apply(optimizer: Any, network: tf.keras.Model, gradients: Sequence[tf.Tensor]) -> None:
-        """Applies gradients. Optimisers sum them over replicas, so each is divided by the number of replicas."""
-        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-        means = gradients if replicas == 1 else [gradient / replicas for gradient in gradients]
-        optimizer.apply_gradients(zip(means, network.trainable_variables))
-
-    def _update_average(self, strategy: tf.distribute.Strategy) -> None:
-        """Updates `ema_generator`. Early decay is (1 + t) / (10 + t), as in tf.train.ExponentialMovingAverage."""
-        step = tf.cast(tf.convert_to_tensor(self.step), tf.float32)
-        decay = tf.minimum(self.config.train.ema_decay, (1.0 + step) / (10.0 + step))
-        for average, variable in zip(self.ema_generator.variables, self.generator.variables):
-            strategy.extended.update(average, _move_average, args=(variable, 1.0 - decay))
+            self.apply_gradients("discriminator", step.discriminator_gradients)
+        return results

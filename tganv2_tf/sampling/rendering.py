@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from tganv2_tf.models.latents import Latent
 from tganv2_tf.sampling.latent_paths import INTERPOLATIONS, ping_pong
 from tganv2_tf.sampling.sampler import CHUNK_FRAMES, Sampler
 from tganv2_tf.video_io.videos import enlarge
@@ -69,7 +70,9 @@ class Selection:
         return arrays if self.labels is None else {**arrays, "labels": self.labels}
 
 
-def interpolate_seeds(z: np.ndarray, seeds: Sequence[int], interpolation: str, steps: int) -> list[LatentPath]:
+def interpolate_seeds(
+    z: np.ndarray, seeds: Sequence[int], interpolation: str, steps: int, latent: Latent | None = None
+) -> list[LatentPath]:
     """Interpolates from each latent to the next: steps + 1 points each, including both ends.
 
     Args:
@@ -77,11 +80,12 @@ def interpolate_seeds(z: np.ndarray, seeds: Sequence[int], interpolation: str, s
       seeds: S seeds of the latents.
       interpolation: a name in `INTERPOLATIONS`.
       steps: at least 1.
+      latent: distribution of the latents; None is U(-1, 1).
     """
     weights = np.arange(steps + 1) / steps
     pairs = zip(seeds, seeds[1:])
     return [
-        LatentPath(f"seed{first}-to-{second}", first, INTERPOLATIONS[interpolation](z[i], z[i + 1], weights))
+        LatentPath(f"seed{first}-to-{second}", first, INTERPOLATIONS[interpolation](z[i], z[i + 1], weights, latent))
         for i, (first, second) in enumerate(pairs)
     ]
 

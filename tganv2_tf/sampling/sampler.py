@@ -13,7 +13,8 @@ import tensorflow as tf
 from tganv2_tf import storage
 from tganv2_tf.data.class_names import quoted
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.models.latents import latents_from_seeds
+from tganv2_tf.models import latents
+from tganv2_tf.models.latents import Latent
 from tganv2_tf.pretrained import load_generator
 from tganv2_tf.runs import Run
 from tganv2_tf.serving.signatures import ServedGenerator
@@ -30,6 +31,8 @@ class Sampler:
     Attributes:
       description: origin of the generator.
       z_dim: dimensions of a latent.
+      latent: distribution of the latents, see `models/latents.py`.
+      fixed_length: whether all videos have `num_frames` frames.
       num_frames: frames of a training clip.
       num_levels: L.
       sizes: height and width of each level in pixels.
@@ -49,13 +52,17 @@ class Sampler:
         # Exports of older versions lack these.
         self.fps = float(served.fps) if hasattr(served, "fps") else 0.0
         self._resume_needs_z = bool(getattr(served, "resume_needs_z", False))
+        self.fixed_length = bool(getattr(served, "fixed_length", False))
+        self.latent: Latent = self.z_dim
+        if hasattr(served, "latent"):
+            self.latent = latents.from_text(served.latent.numpy().decode())
 
     def latents(self, seeds: Sequence[int], truncation: float = 1.0) -> np.ndarray:
-        """Draws one latent per seed from U(-truncation, truncation).
+        """Draws one latent per seed.
 
         Args:
           seeds: N integers from 0 to 2^63 - 1.
-          truncation: in (0, 1]; lower values give less varied videos, closer to the mean.
+          truncation: scale in (0, 1]; lower values give less varied videos, closer to the mean.
         Returns:
           float32 [N, z_dim].
         Raises:
@@ -66,13 +73,18 @@ class Sampler:
         seeds = _whole_numbers("seeds", seeds)
         if not seeds or not all(0 <= seed < 2**63 for seed in seeds):
             raise ValueError(f"seeds: {_shown(seeds)}; valid: whole numbers from 0 to 2^63 - 1, at least one")
-        return np.float32(truncation) * latents_from_seeds(tf.constant(seeds, tf.int64), self.z_dim).numpy()
+        drawn = latents.latents_from_seeds(tf.constant(seeds, tf.int64), self.latent)
+        return self.truncated(drawn.numpy(), truncation)
+
+    def truncated(self, z: np.ndarray, truncation: float) -> np.ndarray:
+        """Scales latents, float32 [..., z_dim], towards the mean."""
+        return latents.truncate(z, truncation, self.latent)
 
     def float_videos(self, z: np.ndarray, num_frames: int = 0, level: int = 0, labels: Labels = None) -> np.ndarray:
         """Renders videos from latents, as floats.
 
         Args:
-          z: float32 [N, z_dim], in [-1, 1].
+          z: float32 [N, z_dim].
           num_frames: T; 0 = as in training.
           level: from 1; 0 = the last, full resolution.
           labels: N classes, by number or name, or one for all; required by a conditional generator, else None.
@@ -106,7 +118,7 @@ class Sampler:
           labels: of a conditional generator, N classes by number or name, or one for all; None = seed % num_classes.
           num_frames: T; 0 = as in training.
           level: from 1; 0 = the last, full resolution.
-          truncation: in (0, 1]; latents are drawn from U(-truncation, truncation).
+          truncation: scale of the latents in (0, 1].
         Returns:
           uint8 [N, T, H_level, W_level, 3].
         Raises:
@@ -134,11 +146,15 @@ class Sampler:
           uint8 [N, t, H_level, W_level, 3].
         """
         z, rest, level, given = self._checked(z, num_frames, level, labels)
+        if self.fixed_length:  # rendered at once
+            video = to_uint8(self._served.sample(z, rest, level, *given).numpy())
+            yield from (video[:, first : first + chunk] for first in range(0, rest, chunk))
+            return
         videos, state = self._served.begin(z, min(chunk, rest), level, *given)
         yield to_uint8(videos.numpy())
-        latents = [z] if self._resume_needs_z else []
+        needed = [z] if self._resume_needs_z else []
         while rest := rest - videos.shape[1]:
-            videos, state = self._served.resume(state, min(chunk, rest), level, *latents, *given)
+            videos, state = self._served.resume(state, min(chunk, rest), level, *needed, *given)
             yield to_uint8(videos.numpy())
 
     def _checked(
@@ -151,6 +167,8 @@ class Sampler:
         num_frames, level = _whole_number("num_frames", num_frames), _whole_number("level", level)
         if num_frames < 0:
             raise ValueError(f"num_frames: {num_frames}; valid: at least 1, or 0 for as many as in training")
+        if self.fixed_length and num_frames not in (0, self.num_frames):
+            raise ValueError(f"num_frames: {num_frames}; valid: {self.num_frames}, the length of all videos, or 0")
         if not 0 <= level <= self.num_levels:
             raise ValueError(f"level: {level}; valid: 1 to {self.num_levels}, or 0 for the last")
         if labels is None and self.class_names:
@@ -220,7 +238,7 @@ def load_sampler(model_dir: str = "", saved_model: str = "") -> Sampler:
             served = tf.saved_model.load(local)
         except (OSError, tf.errors.OpError) as error:
             raise UserError(missing) from error
-    if not all(hasattr(served, name) for name in (*METADATA, "sample", "begin", "resume")):
+    if not all(hasattr(served, name) for name in (*METADATA, "sample")):
         raise UserError(f"{saved_model}: not exported by this version of tganv2_tf.export; export it again")
     return Sampler(served, saved_model)
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tganv2_tf import ray_cluster
 from tganv2_tf.config import Config
 from tganv2_tf.data.manifest import checksums, folder_checksum
-from tganv2_tf.errors import ConfigError
+from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.evaluation import samples
 from tganv2_tf.evaluation.networks import (
     NetworkFiles,
@@ -24,11 +24,12 @@ from tganv2_tf.evaluation.networks import (
     extract_batch_features,
     load_networks,
 )
-from tganv2_tf.models.generator import Generator
+from tganv2_tf.models.latents import Latent
 from tganv2_tf.models.recalibration import recalibrate
 from tganv2_tf.pretrained import load_generator
 from tganv2_tf.runs import Run, checkpoint_files
 from tganv2_tf.sampling.sampler import load_sampler
+from tganv2_tf.systems import model_class
 
 T = TypeVar("T")
 MAX_BYTES_IN_TRANSIT = 2**30  # of videos in transit to nodes
@@ -43,7 +44,7 @@ class GeneratorSpec:
       untrained: use the run's generator with its initial weights.
       saved_model: folder of one version of a SavedModel, instead of `run`.
       seed: seed of the latents.
-      truncation: psi; latents are drawn from U(-psi, psi).
+      truncation: psi, scale of the latents.
       first_frame: first of the 16 frames to score, from 0.
       recalibration_batches: batches used to recompute the batch-norm statistics of a run's generator; 0 = keep them.
     """
@@ -62,14 +63,14 @@ class LoadedGenerator(NamedTuple):
 
     Attributes:
       sample: float32 [n, z_dim], and int32 labels [n] or None -> float32 [n, 16, H, W, 3].
-      z_dim: dimensions of a latent.
+      latent: distribution of the latents.
       class_names: empty for an unconditional generator.
       about: its origin, for the report.
       config: the config of its run; None for a SavedModel.
     """
 
     sample: Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor]
-    z_dim: int
+    latent: Latent
     class_names: tuple[str, ...]
     about: dict[str, Any]
     config: Config | None
@@ -77,7 +78,7 @@ class LoadedGenerator(NamedTuple):
     def batch(self, spec: GeneratorSpec, number: int, size: int) -> tf.Tensor:
         """Renders batch `number` of the generator, float32 [size, 16, H, W, 3]; it is the same on every machine."""
         return samples.generator_batch(
-            self.sample, self.z_dim, spec.seed, number, size, len(self.class_names), spec.truncation
+            self.sample, self.latent, spec.seed, number, size, len(self.class_names), spec.truncation
         )
 
 
@@ -94,9 +95,10 @@ def load_scored_generator(spec: GeneratorSpec) -> LoadedGenerator:
     if spec.saved_model:
         sampler = load_sampler(saved_model=spec.saved_model)
         about |= {"saved_model": spec.saved_model, "checksum": folder_checksum(spec.saved_model)}
+        length = scored_length(sampler.num_frames, sampler.fixed_length, num_frames)
         return LoadedGenerator(
-            lambda z, labels: sampler.float_videos(z, num_frames, labels=labels)[:, first:],
-            sampler.z_dim,
+            lambda z, labels: sampler.float_videos(z, length, labels=labels)[:, first:num_frames],
+            sampler.latent,
             sampler.class_names,
             about,
             None,
@@ -108,17 +110,31 @@ def load_scored_generator(spec: GeneratorSpec) -> LoadedGenerator:
         if config.train.init_from:
             raise ConfigError(f"--untrained: the run was initialized from {config.train.init_from}; score that run")
         tf.keras.utils.set_random_seed(config.train.seed)  # as at the start of training
-        generator = Generator(config.model)
+        generator = model_class(config.system).make_generator(config.model)
     else:
         generator, step = load_generator(run)
         config, about["checkpoint"] = run.config, checksums(checkpoint_files(run.checkpoint or ""))
     if spec.recalibration_batches:
         recalibrate(generator, spec.recalibration_batches, config.train.seed)
+    length = scored_length(config.model.num_frames, config.model.FIXED_LENGTH, num_frames)
     sample = tf.function(
-        lambda z, labels: generator(z, num_frames=num_frames, labels=labels)[:, first:], reduce_retracing=True
+        lambda z, labels: generator(z, num_frames=length, labels=labels)[:, first:num_frames], reduce_retracing=True
     )
-    about |= {"step": step, "config": dataclasses.asdict(config)}
-    return LoadedGenerator(sample, config.model.z_dim, run.class_names, about, config)
+    about |= {"step": step, "config": config.as_dict()}
+    return LoadedGenerator(sample, config.model.latent, run.class_names, about, config)
+
+
+def scored_length(trained: int, is_fixed: bool, needed: int) -> int:
+    """Returns the length of the videos to render, of which the frames up to `needed` are scored.
+
+    Raises:
+      UserError: the generator renders `trained` frames only, and fewer than `needed`.
+    """
+    if not is_fixed:
+        return needed
+    if trained < needed:
+        raise UserError(f"the generator renders videos of {trained} frames only; the scores need {needed}")
+    return trained
 
 
 def remote_features(

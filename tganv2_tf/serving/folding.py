@@ -20,13 +20,13 @@ def _unchanged(inputs: tf.Tensor, **_: Any) -> tf.Tensor:
     return inputs
 
 
-def fold_batch_norms(generator: Generator) -> Generator:
-    """Returns a copy with folded norms. It renders the same videos, up to rounding.
+def fold_batch_norms(generator: tf.keras.Model) -> tf.keras.Model:
+    """Returns a copy of TGANv2's generator with folded norms. It renders the same videos, up to rounding.
 
     The copy is for inference only: checkpoints do not fit it, because it lacks the norms' weights. A conditional
-    generator, or one with self-modulation, is returned unchanged.
+    generator, one with self-modulation, or that of another system, is returned unchanged.
     """
-    if generator.config.conditional or generator.config.self_modulation:
+    if not isinstance(generator, Generator) or generator.config.conditional or generator.config.self_modulation:
         return generator
     copy: Any = Generator(generator.config)
     copy.set_weights(generator.get_weights())

@@ -20,12 +20,13 @@ The loaded object also has these functions, with `label` as last argument if the
 
 - `sample(z, num_frames, level)` -> videos;
 - `begin(z, num_frames, level)` -> (videos, state) and `resume(state, num_frames, level)` (if `resume_needs_z`,
-  `resume(state, num_frames, level, z)`) -> (videos, state): render a
-  video of any length in chunks, in constant memory. The state is [lstm_layers, 2, N, base, base, C].
+  `resume(state, num_frames, level, z)`) -> (videos, state): render a video of any length in chunks, in constant memory.
+  TGANv2's state is [lstm_layers, 2, N, base, base, C]. Generators of fixed length have neither.
 
-Its variables are `z_dim`, `num_frames` (of a training clip), `num_levels`, `sizes` [L] (height and width of each level
-in pixels), `class_names` [num_classes] (empty without classes), and `fps`, the frames per second of the training clips
-(0 if unknown).
+Its variables are `z_dim`, `latent` (text: kind and size of each part of z), `num_frames` (of a training clip),
+`fixed_length` (whether all videos have as many frames), `num_levels`, `sizes` [L] (height and width of each level in
+pixels), `class_names` [num_classes] (empty without classes), and `fps`, the frames per second of the training clips (0
+if unknown).
 """
 
 from __future__ import annotations
@@ -39,8 +40,7 @@ import tensorflow as tf
 
 from tganv2_tf import storage
 from tganv2_tf.errors import UserError
-from tganv2_tf.models.generator import Generator
-from tganv2_tf.models.latents import latents_from_seeds
+from tganv2_tf.models.latents import latents_from_seeds, to_text
 from tganv2_tf.serving.folding import fold_batch_norms
 from tganv2_tf.serving.warmup import write_warmup
 from tganv2_tf.storage.files import atomic_folder
@@ -57,11 +57,11 @@ class ServedGenerator(tf.Module):
     """A generator as plain TensorFlow functions and variables, without Keras objects or project code.
 
     Attributes:
-      sample, begin, resume, z_dim, num_frames, num_levels, sizes, class_names, fps: see above.
+      sample, begin, resume, z_dim, latent, num_frames, fixed_length, num_levels, sizes, class_names, fps: see above.
       functions: functions by signature name, for `tf.saved_model.save`.
     """
 
-    def __init__(self, generator: Generator, class_names: Sequence[str] = (), fps: float = 0.0) -> None:
+    def __init__(self, generator: tf.keras.Model, class_names: Sequence[str] = (), fps: float = 0.0) -> None:
         super().__init__()
         config = generator.config
         levels, num_classes = config.pyramid.levels, config.num_classes
@@ -74,13 +74,13 @@ class ServedGenerator(tf.Module):
         self.sizes = tf.Variable([level.size for level in levels], trainable=False)
         self.class_names = tf.Variable(tf.constant(class_names, tf.string, [num_classes]), trainable=False)
         self.fps = tf.Variable(fps, trainable=False)
-        self.resume_needs_z = tf.Variable(config.self_modulation, trainable=False)
+        self.latent = tf.Variable(to_text(config.latent), trainable=False)
+        self.fixed_length = tf.Variable(config.FIXED_LENGTH, trainable=False)
+        self.resume_needs_z = tf.Variable(generator.resume_needs_z, trainable=False)
         self.weights = generator.variables  # tracked for `save`; the Keras model itself is not exported
 
-        base = [config.pyramid.base_size] * 2 + [config.lstm_channels]
         latents = tf.TensorSpec([None, config.z_dim], tf.float32, "z")
-        maps = tf.TensorSpec([None, None, *base], tf.float32)
-        state = tf.TensorSpec([config.lstm_layers, 2, None, *base], tf.float32, "state")
+        maps = tf.TensorSpec(generator.feature_shape, tf.float32)
         seed, num_videos = tf.TensorSpec([], tf.int64, "seed"), tf.TensorSpec([], tf.int32, "num_videos")
         num_frames, level = (tf.TensorSpec([], tf.int32, name) for name in ("num_frames", "level"))
         label = [tf.TensorSpec([None], tf.int32, "label")] if num_classes else []
@@ -102,6 +102,9 @@ class ServedGenerator(tf.Module):
         def checked(value: tf.Tensor, num_videos: tf.Tensor, num_frames: tf.Tensor, label: tf.Tensor | None) -> tuple:
             """Returns value and label with control dependencies on the validity checks."""
             asserts = [tf.debugging.assert_greater_equal(num_frames, 1, "num_frames must be at least 1")]
+            if config.FIXED_LENGTH:
+                text = f"num_frames must be {config.num_frames}"
+                asserts = [tf.debugging.assert_equal(num_frames, config.num_frames, text)]
             if label is not None:
                 known = f"label must be from 0 to {num_classes - 1}"
                 asserts += [
@@ -113,39 +116,42 @@ class ServedGenerator(tf.Module):
                 return tf.identity(value), None if label is None else tf.identity(label)
 
         @tf.function(input_signature=[latents, num_frames, level, *label])
+        def sample(z: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None) -> tf.Tensor:
+            return begin(z, num_frames, level, label)[0]
+
         def begin(
             z: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None
         ) -> tuple[tf.Tensor, tf.Tensor]:
             z, label = checked(z, tf.shape(z)[0], num_frames, label)
-            features, state = generator.unroll(generator.initial_features(z, label), num_frames)
+            features, state = generator.begin_features(z, num_frames, label)
             return render(features, level, z, *_optional(label)), state
 
         def next_frames(
             state: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, z: tf.Tensor, label: tf.Tensor | None
         ) -> tuple[tf.Tensor, tf.Tensor]:
-            state, label = checked(state, tf.shape(state)[2], num_frames, label)
-            features, state = generator.unroll(None, num_frames, state)
+            num_videos = tf.shape(state)[generator.state_shape.index(None)]
+            state, label = checked(state, num_videos, num_frames, label)
+            features, state = generator.resume_features(state, num_frames, z)
             return render(features, level, z, *_optional(label)), state
 
-        if config.self_modulation:
+        def resume_with_z(
+            state: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, z: tf.Tensor, label: tf.Tensor | None = None
+        ) -> tuple[tf.Tensor, tf.Tensor]:
+            return next_frames(state, num_frames, level, z, label)
 
-            @tf.function(input_signature=[state, num_frames, level, latents, *label])
-            def resume(
-                state: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, z: tf.Tensor, label: tf.Tensor | None = None
-            ) -> tuple[tf.Tensor, tf.Tensor]:
-                return next_frames(state, num_frames, level, z, label)
+        def resume(
+            state: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None
+        ) -> tuple[tf.Tensor, tf.Tensor]:
+            return next_frames(state, num_frames, level, tf.zeros([0, config.z_dim]), label)
 
-        else:
-
-            @tf.function(input_signature=[state, num_frames, level, *label])
-            def resume(
-                state: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None
-            ) -> tuple[tf.Tensor, tf.Tensor]:
-                return next_frames(state, num_frames, level, tf.zeros([0, config.z_dim]), label)
-
-        @tf.function(input_signature=[latents, num_frames, level, *label])
-        def sample(z: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None) -> tf.Tensor:
-            return begin(z, num_frames, level, *_optional(label))[0]
+        self.sample = sample
+        if not config.FIXED_LENGTH:
+            state = [tf.TensorSpec(generator.state_shape, tf.float32, "state"), num_frames, level]
+            self.begin = tf.function(begin, input_signature=[latents, num_frames, level, *label])
+            if generator.resume_needs_z:
+                self.resume = tf.function(resume_with_z, input_signature=[*state, latents, *label])
+            else:
+                self.resume = tf.function(resume, input_signature=[*state, *label])
 
         def last_level(z: tf.Tensor, num_frames: int | tf.Tensor, label: tf.Tensor | None) -> tf.Tensor:
             videos = sample(z, num_frames, len(levels), *_optional(label))
@@ -183,7 +189,7 @@ class ServedGenerator(tf.Module):
             seed: tf.Tensor, num_videos: tf.Tensor, num_frames: tf.Tensor, label: tf.Tensor | None = None
         ) -> dict[str, tf.Tensor]:
             num_videos, num_frames = bounded(num_videos, num_frames, num_videos, num_frames)
-            z = latents_from_seeds(seed + tf.range(tf.cast(num_videos, tf.int64)), config.z_dim)
+            z = latents_from_seeds(seed + tf.range(tf.cast(num_videos, tf.int64)), config.latent)
             if label is not None:
                 label = tf.cond(tf.equal(tf.size(label), 1), lambda: tf.repeat(label, num_videos), lambda: label)
             return {"videos": quantize(last_level(z, num_frames, label))}
@@ -193,7 +199,6 @@ class ServedGenerator(tf.Module):
             (z,) = bounded(tf.shape(z)[0], config.num_frames, z)  # bounds the last level, and thus all levels
             return {"videos": quantize(sample(z, config.num_frames, level, *_optional(label)))}
 
-        self.sample, self.begin, self.resume = sample, begin, resume
         # Not traced here: `save` would trace them again and write both graphs.
         self.functions = {
             "serving_default": serving_default,
@@ -213,7 +218,7 @@ def next_version(folder: str | os.PathLike[str]) -> int:
 
 
 def export(
-    generator: Generator,
+    generator: tf.keras.Model,
     folder: str | os.PathLike[str],
     version: int | None = None,
     class_names: Sequence[str] = (),

@@ -16,12 +16,12 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-from tganv2_tf.config import ModelConfig
+from tganv2_tf.systems import SystemConfig
 
 PATH = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")  # names defined by the server
 
 
-def warmup_inputs(signature: meta_graph_pb2.SignatureDef, config: ModelConfig) -> Iterator[dict[str, np.ndarray]]:
+def warmup_inputs(signature: meta_graph_pb2.SignatureDef, config: SystemConfig) -> Iterator[dict[str, np.ndarray]]:
     """Yields small inputs: batch size 1, the frames of a training clip, each level once, and zeros otherwise.
 
     Args:
@@ -43,7 +43,7 @@ def warmup_inputs(signature: meta_graph_pb2.SignatureDef, config: ModelConfig) -
         yield inputs
 
 
-def write_warmup(folder: str | os.PathLike[str], config: ModelConfig) -> None:
+def write_warmup(folder: str | os.PathLike[str], config: SystemConfig) -> None:
     """Adds warm-up requests for every signature to a SavedModel.
 
     Args:

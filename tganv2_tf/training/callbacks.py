@@ -15,7 +15,7 @@ from absl import logging
 from tganv2_tf.config import Config
 from tganv2_tf.errors import UserError
 from tganv2_tf.events import EventWriter
-from tganv2_tf.models.tganv2 import TGANv2
+from tganv2_tf.models.adversary import Adversary
 from tganv2_tf.training.checkpoints import CheckpointFolder
 from tganv2_tf.training.distribution import is_loss_of_worker, make_any_reduce
 from tganv2_tf.training.hparams import record_success
@@ -28,10 +28,10 @@ class StepCallback(tf.keras.callbacks.Callback):
     """Base of callbacks that use the step of the run.
 
     Attributes:
-      model: The TGANv2, set by Keras.
+      model: The model in training, set by Keras.
     """
 
-    model: TGANv2
+    model: Adversary
 
     def on_step_end(self, step: int, logs: dict[str, Any]) -> None:
         """Called with the step's scalars after each generator update, or the last one of each execution."""
@@ -87,15 +87,11 @@ class Scalars(StepCallback):
         with self.writer.as_default(step):
             for name, value in logs.items():
                 tf.summary.scalar(f"train/{name}", value)
-            for network in ("generator", "discriminator"):
-                optimizer = getattr(self.model, f"{network}_optimizer")
+            for network, optimizer in self.model.optimizers.items():
                 tf.summary.scalar(f"train/{network}_learning_rate", optimizer.learning_rate)
             tf.summary.scalar("train/clips_per_second", clips / (now - self.last_time))
-            for number, network in enumerate(self.model.discriminator.level_discriminators, start=1):
-                norms = [layer.sigma() for layer in network.submodules if getattr(layer, "spectral_norm", False)]
-                if norms:
-                    tf.summary.scalar(f"train/spectral_norm/level_{number}_max", tf.reduce_max(norms))
-                    tf.summary.scalar(f"train/spectral_norm/level_{number}_mean", tf.reduce_mean(norms))
+            for name, value in self.model.scalars().items():
+                tf.summary.scalar(f"train/{name}", value)
         self.writer.flush()
         self.last_time, self.last_step = time.perf_counter(), step
 

@@ -13,8 +13,8 @@ from absl import logging
 
 from tganv2_tf import storage
 from tganv2_tf.errors import UserError
+from tganv2_tf.models.adversary import Adversary
 from tganv2_tf.models.loss_scaling import uses_loss_scaling
-from tganv2_tf.models.tganv2 import TGANv2
 from tganv2_tf.pretrained import read, readable
 from tganv2_tf.runs import CHECKPOINT_DIR, SNAPSHOT_DIR, checkpoint_step, checkpoints_in, write_checkpoint_state
 from tganv2_tf.storage.files import sync_folder
@@ -33,9 +33,9 @@ class CheckpointFolder:
     """
 
     # Missing in checkpoints of older versions. The shape of the position depends on the number of workers.
-    OPTIONAL = ("restarts", "data_position", "latest_penalty")
+    OPTIONAL = frozenset({"restarts", "data_position", "latest_penalty"})
 
-    def __init__(self, model: TGANv2, folder: str | None = None) -> None:
+    def __init__(self, model: Adversary, folder: str | None = None) -> None:
         """
         Args:
           model: The compiled model.
@@ -44,22 +44,11 @@ class CheckpointFolder:
         train = model.config.train
         self.model, self.keep = model, train.keep_checkpoints
         self.folder = folder or storage.join(train.model_dir, CHECKPOINT_DIR)
-        self.objects = {
-            name: getattr(model, name)
-            for name in (
-                "generator",
-                "discriminator",
-                "ema_generator",
-                "generator_optimizer",
-                "discriminator_optimizer",
-                "step",
-                *self.OPTIONAL,
-            )
-        }
+        self.objects = model.state
         self.checkpoint = tf.train.Checkpoint(**self.objects)
         # TensorFlow leaks about 50 KB per checkpoint written eagerly. But within a tf.function Keras omits loss scales.
         self._write = self._write_checkpoint
-        if not uses_loss_scaling(model.generator_optimizer):
+        if not any(map(uses_loss_scaling, model.optimizers.values())):
             self._write = tf.function(self._write_checkpoint, autograph=False)
 
     def _write_checkpoint(self, prefix: tf.Tensor) -> None:
@@ -136,7 +125,7 @@ class CheckpointFolder:
             logging.warning(
                 "%s: saved by an older version or another number of workers; the order of the data changes.", prefix
             )
-        networks = (self.model.generator, self.model.discriminator, self.model.ema_generator)
+        networks = (*self.model.networks.values(), self.model.ema_generator)
         for variable in (variable for network in networks for variable in network.variables):
             if not np.isfinite(variable.numpy()).all():
                 raise UserError(f"{prefix}: {variable.name} contains non-finite values")

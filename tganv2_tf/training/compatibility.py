@@ -7,23 +7,9 @@ from typing import Any
 
 from tganv2_tf.config import Config
 from tganv2_tf.errors import ConfigError
-from tganv2_tf.models.tganv2 import TGANv2
+from tganv2_tf.models.adversary import Adversary
 from tganv2_tf.pretrained import read, readable
 from tganv2_tf.runs import BEST_DIR, SNAPSHOT_DIR, Run
-
-# Fields that determine the shapes of weights. With --init_from, other fields of the model may differ.
-ARCHITECTURE_FIELDS = (
-    "resolution",
-    "z_dim",
-    "lstm_channels",
-    "lstm_layers",
-    "self_modulation",
-    "up_channels",
-    "discriminator_channels",
-    "spectral_norm",
-    "conditional",
-    "num_classes",
-)
 
 
 def check_run(config: Config) -> list[str]:
@@ -38,8 +24,13 @@ def check_run(config: Config) -> list[str]:
     if not run.exists or not run.checkpoint:
         return []
     old = run.config
+    if config.system != old.system:
+        raise ConfigError(
+            f"{run.folder} contains a run of --system={old.system}, not {config.system}; choose another --model_dir"
+        )
     refused = differences(config.model, old.model, "the run has")
-    allowed = differences(config.data, old.data, "the run has")
+    allowed = {name: refused.pop(name) for name in config.model.CHANGEABLE & set(refused)}
+    allowed |= differences(config.data, old.data, "the run has")
     allowed.pop("data_prep", None)  # affects only messages
     for name, text in differences(config.train, old.train, "the run has").items():
         now, before = getattr(config.train, name), getattr(old.train, name)
@@ -72,7 +63,7 @@ def differences(now: Any, before: Any, label: str) -> dict[str, str]:
     }
 
 
-def initialize(model: TGANv2) -> str:
+def initialize(model: Adversary) -> str:
     """Initialises the networks of a new run from `init_from`; optimisers and step are not read.
 
     Returns:
@@ -88,13 +79,17 @@ def initialize(model: TGANv2) -> str:
             f"--init_from={config.train.init_from}: no checkpoint found; valid: the folder of a run, RUN/{BEST_DIR}, "
             f"or RUN/{SNAPSHOT_DIR}/ckpt-STEP"
         )
+    if source.config.system != config.system:
+        raise ConfigError(
+            f"--init_from={config.train.init_from}: a run of --system={source.config.system}, not {config.system}"
+        )
     other = differences(config.model, source.config.model, "it has")
-    shapes = [text for name, text in other.items() if name in ARCHITECTURE_FIELDS]
+    shapes = [text for name, text in other.items() if name in config.model.ARCHITECTURE]
     if shapes:
         raise ConfigError(
             f"--init_from={config.train.init_from}: its networks have different shapes: {', '.join(shapes)}"
         )
-    networks = {"generator": model.generator, "discriminator": model.discriminator}
+    networks = model.networks
     if model.ema_generator is not model.generator:
         networks["ema_generator"] = model.ema_generator
     with readable(source.checkpoint) as local:

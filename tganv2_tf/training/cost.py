@@ -13,12 +13,10 @@ import time
 
 import tensorflow as tf
 
-from tganv2_tf.config import Config, ModelConfig
+from tganv2_tf.config import Config
 from tganv2_tf.data.manifest import Manifest
-from tganv2_tf.models.discriminator import Discriminator
-from tganv2_tf.models.generator import Generator
-from tganv2_tf.models.tganv2 import TGANv2
 from tganv2_tf.pyramid import PyramidSpec
+from tganv2_tf.systems import SystemConfig, model_class
 from tganv2_tf.training.graph_cost import multiply_adds, peak_bytes
 
 FLOAT_BYTES = 4
@@ -62,7 +60,7 @@ class StepCost:
         return self.multiply_adds / (EFFICIENCY * throughput)
 
 
-def placeholders(config: ModelConfig, batch_size: int, spec: PyramidSpec) -> tuple[tf.Tensor, list[tf.Tensor]]:
+def placeholders(config: SystemConfig, batch_size: int, spec: PyramidSpec) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Creates placeholders of latents and of a pyramid of clips, float32, in the current graph."""
     make = tf.compat.v1.placeholder
     sizes = [(level.batch_size(batch_size), level.frames, level.size, level.size, 3) for level in spec.levels]
@@ -92,11 +90,12 @@ def _step_cost(config: Config, batch_size: int) -> StepCost:
         with tf.Graph().as_default():
             products += (every - 1) * (_traced(config, batch_size, 0.0)[0] - products) / every
     with tf.Graph().as_default():
-        generator, discriminator = Generator(config.model), Discriminator(config.model)
-        trained = [*generator.trainable_variables, *discriminator.trainable_variables]
-        kept = [*generator.variables, *discriminator.variables, *trained, *trained]
+        without_average = dataclasses.replace(config, train=dataclasses.replace(train, ema_decay=0.0))
+        networks = model_class(config.system).create(without_average).networks
+        trained = [variable for network in networks.values() for variable in network.trainable_variables]
+        kept = [*(variable for network in networks.values() for variable in network.variables), *trained, *trained]
         if train.ema_decay:
-            kept += generator.variables
+            kept += networks["generator"].variables
         kept_bytes, trained_bytes = sum(map(_bytes, kept)), sum(map(_bytes, trained))
     if parts > 1:
         activations += trained_bytes  # the sum of gradients so far
@@ -105,7 +104,7 @@ def _step_cost(config: Config, batch_size: int) -> StepCost:
 
 def _traced(config: Config, batch_size: int, r1_weight: float) -> tuple[float, int]:
     """Returns multiply-adds and activation bytes of one microbatch; adds its operations to the graph."""
-    train, policy = config.train, tf.keras.mixed_precision.global_policy()
+    train = config.train
     # One microbatch, because they run sequentially. No averaging: it would copy the values of weights.
     traced = dataclasses.replace(
         train,
@@ -115,19 +114,11 @@ def _traced(config: Config, batch_size: int, r1_weight: float) -> tuple[float, i
         penalize_fakes=train.penalize_fakes and r1_weight > 0,
         r1_every_steps=1,
     )
-    tf.keras.mixed_precision.set_global_policy(train.mixed_precision)
-    try:
-        networks = Generator(config.model), Discriminator(config.model)
-    finally:
-        tf.keras.mixed_precision.set_global_policy(policy)
-    model = TGANv2(*networks, dataclasses.replace(config, train=traced))
-    clips = batch_size // train.gradient_accumulation_steps
-    z, real_videos = placeholders(config.model, clips, config.model.pyramid)
-    labels = tf.zeros([clips], tf.int64) if config.model.conditional else None
-    step = model.losses_and_gradients(real_videos, z, labels=labels, augmentation_seed=tf.constant([0, 0]))
-    gradients = [*step.generator_gradients, *step.discriminator_gradients]
-    products = multiply_adds(gradients) + (train.n_dis - 1) * multiply_adds(step.discriminator_gradients)
-    return products, peak_bytes(gradients)
+    model = model_class(config.system).create(dataclasses.replace(config, train=traced))
+    _, real_videos = placeholders(config.model, batch_size // train.gradient_accumulation_steps, config.model.pyramid)
+    groups = model.traced_gradients(real_videos)
+    products = sum(times * multiply_adds(gradients) for gradients, times in groups if times)
+    return products, peak_bytes(groups[0][0])
 
 
 def _bytes(tensor: tf.Tensor | tf.Variable) -> int:

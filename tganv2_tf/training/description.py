@@ -13,8 +13,7 @@ from tganv2_tf.data.checks import load_manifest
 from tganv2_tf.data.lengths import describe_too_short
 from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.errors import ConfigError
-from tganv2_tf.models.discriminator import Discriminator
-from tganv2_tf.models.generator import Generator
+from tganv2_tf.systems import model_class
 from tganv2_tf.training.distribution import per_replica_batch_size
 
 
@@ -45,19 +44,7 @@ def describe(config: Config, devices: Sequence[str], workers: int) -> Iterator[s
     if config.model.conditional and not config.model.num_classes:
         raise ConfigError("--num_classes=0: the number of classes is unknown without --data_dir; set one of them")
     share = per_replica_batch_size(config, workers * len(devices))
-    generator, discriminator = Generator(config.model), Discriminator(config.model)
-    levels = generator.generator_levels
-    first = generator.count_params() - sum(level.count_params() for level in levels)
-    yield "level  resolution  frames  batch  generator parameters  discriminator parameters"
-    yield f"{'latent and recurrence':>29}{'':>7}{first:>22,}"
-    for level, block, network in zip(config.model.pyramid.levels, levels, discriminator.level_discriminators):
-        size = f"{level.size}x{level.size}"
-        batch = level.batch_size(config.train.global_batch_size)
-        yield (
-            f"{level.number:>5}  {size:>10}  {level.frames:>6}  {batch:>5}  {block.count_params():>20,}  "
-            f"{network.count_params():>24,}"
-        )
-    yield f"total{'':>26}{generator.count_params():>22,}  {discriminator.count_params():>24,}"
+    yield from model_class(config.system).describe(config)
     worker_note = f" of this worker (of {workers})" if workers > 1 else ""
     yield f"devices{worker_note}: {', '.join(devices)}; {share} clips per step on each"
     yield "settings other than the defaults (--print_config shows all):"

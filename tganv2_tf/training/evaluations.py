@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -67,8 +66,10 @@ class Evaluations(StepCallback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
+        model = self.config.model
+        length = model.num_frames if model.FIXED_LENGTH else NUM_FRAMES
         self.sample = tf.function(
-            lambda z, labels: self.model.ema_generator(z, num_frames=NUM_FRAMES, labels=labels),
+            lambda z, labels: self.model.ema_generator(z, num_frames=length, labels=labels)[:, :NUM_FRAMES],
             autograph=False,
             reduce_retracing=True,
         )
@@ -99,7 +100,7 @@ class Evaluations(StepCallback):
         config, model, strategy = self.config, self.config.model, self.model.distribute_strategy
         own, size = worker_number(strategy), config.eval.eval_batch_size
         for first in itertools.count(0, num_workers(strategy)):
-            videos = generator_batch(self.sample, model.z_dim, config.train.seed, first + own, size, model.num_classes)
+            videos = generator_batch(self.sample, model.latent, config.train.seed, first + own, size, model.num_classes)
             features, probabilities = extract_batch_features(videos, ["c3d"], self.networks)["c3d"]
             assert probabilities is not None
             gathered = self.gather(np.concatenate([features, probabilities], axis=1))
@@ -137,7 +138,7 @@ class Evaluations(StepCallback):
             generated = {"model_dir": train.model_dir, "step": step, "seed": train.seed}
             generated |= {
                 "checkpoint": checksums(checkpoint_files(checkpoint)),
-                "config": dataclasses.asdict(self.config),
+                "config": self.config.as_dict(),
             }
             try:
                 if is_best:

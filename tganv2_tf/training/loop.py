@@ -23,13 +23,11 @@ from tganv2_tf.data.manifest import Manifest
 from tganv2_tf.data.pipeline import StreamPosition, training_dataset
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.events import EventWriter
-from tganv2_tf.models.discriminator import Discriminator
-from tganv2_tf.models.generator import Generator
-from tganv2_tf.models.tganv2 import TGANv2
+from tganv2_tf.models.adversary import Adversary
 from tganv2_tf.runs import EVENTS_DIR, checkpoints_in, record_config
 from tganv2_tf.storage import files
+from tganv2_tf.systems import model_class
 from tganv2_tf.training import callbacks, previews
-from tganv2_tf.training.adam import Adam
 from tganv2_tf.training.checkpoints import CheckpointFolder
 from tganv2_tf.training.classes import check_classes, warn_of_other_classes
 from tganv2_tf.training.compatibility import check_run, initialize
@@ -51,43 +49,15 @@ from tganv2_tf.training.progress import progress_bar
 LOCK = ".lock"
 
 
-def make_optimizer(config: Config, learning_rate: float, updates_per_step: int) -> tf.keras.optimizers.Optimizer:
-    """Creates Adam, with a learning rate that decays linearly to 0 or is constant.
-
-    A constant rate is also a schedule: a number would be saved in checkpoints and override a changed flag.
-    """
-    train = config.train
-    last_rate = 0.0 if train.learning_rate_decay == "linear" else learning_rate
-    steps = train.train_steps * updates_per_step
-    schedule = tf.keras.optimizers.schedules.PolynomialDecay(learning_rate, steps, last_rate)
-    optimizer = Adam(
-        schedule,
-        train.adam_beta1,
-        train.adam_beta2,
-        train.adam_epsilon,
-        global_clipnorm=train.gradient_clip_norm or None,  # applies to the sum over replicas
-    )
-    if train.mixed_precision == "mixed_float16":
-        return tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
-    return optimizer
-
-
-def make_model(config: Config) -> TGANv2:
+def make_model(config: Config) -> Adversary:
     """Creates the networks and their optimisers, in the scope of the current strategy."""
     tf.keras.utils.set_random_seed(config.train.seed)
-    train = config.train
-    policy = tf.keras.mixed_precision.global_policy()
-    tf.keras.mixed_precision.set_global_policy(train.mixed_precision)  # read when layers are created
-    try:
-        workers = num_workers(tf.distribute.get_strategy())
-        model = TGANv2(Generator(config.model), Discriminator(config.model), config, workers)
-    finally:
-        tf.keras.mixed_precision.set_global_policy(policy)
+    system = model_class(config.system)
+    model = system.create(config, num_workers(tf.distribute.get_strategy()))
     model.compile(
-        make_optimizer(config, train.generator_learning_rate, 1),
-        make_optimizer(config, train.discriminator_learning_rate, train.n_dis),
-        jit_compile=train.jit_compile,
-        steps_per_execution=train.steps_per_execution,
+        *system.make_optimizers(config),
+        jit_compile=config.train.jit_compile,
+        steps_per_execution=config.train.steps_per_execution,
     )
     return model
 
@@ -197,7 +167,7 @@ class _Run:
     def __init__(
         self,
         config: Config,
-        model: TGANv2,
+        model: Adversary,
         checkpoints: CheckpointFolder,
         manifest: Manifest,
         batch_size: int,

@@ -46,7 +46,7 @@ class Previews(StepCallback):
         rows = (num_classes or 1) if total >= num_classes else max(1, total // PREVIEWS_PER_CLASS)
         self.columns = total // rows if num_classes else None
         latents = total // rows
-        z = sample_latents(latents, config.model.z_dim, tf.constant([config.train.seed, PREVIEWS_SEED]))
+        z = sample_latents(latents, config.model.latent, tf.constant([config.train.seed, PREVIEWS_SEED]))
         self.z = tf.tile(z, [rows, 1])
         self.labels = None
         if num_classes:

@@ -22,8 +22,9 @@ import tqdm
 from absl import logging
 
 from tganv2_tf import ray_cluster, storage
-from tganv2_tf.config import Config, option, require
+from tganv2_tf.config import Config
 from tganv2_tf.errors import ConfigError, UserError
+from tganv2_tf.options import option, require
 from tganv2_tf.storage import files
 from tganv2_tf.training import ray_worker
 
