@@ -11,13 +11,13 @@ import sys
 from collections.abc import Sequence
 
 from tganv2_tf import cli
-from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
+from tganv2_tf.config import MODEL_OPTIONS, Config, DataConfig, EvalConfig, TrainConfig
 from tganv2_tf.errors import UserError
 
 
 def make_config(recipe: str, flags: Sequence[str]) -> Config:
     """Returns the configuration that tganv2_tf.train builds from the recipe and these flags."""
-    return Config(*cli.parse([f"--flagfile={recipe}", *flags], ModelConfig, DataConfig, TrainConfig, EvalConfig))
+    return Config(*cli.parse([f"--flagfile={recipe}", *flags], MODEL_OPTIONS, DataConfig, TrainConfig, EvalConfig))
 
 
 class Runner:

@@ -36,11 +36,11 @@ NOT_COMPARED = {
 
 def hparams(config: Config) -> dict[str, bool | int | float | str]:
     """Returns the settings that distinguish runs, keyed by flag name; tuples are formatted as on the command line."""
-    settings = {}
+    settings: dict[str, bool | int | float | str] = {"system": config.system}
     for part in (config.model, config.data, config.train):
         for field in dataclasses.fields(part):
             value = getattr(part, field.name)
-            if field.name not in NOT_COMPARED:
+            if field.name not in NOT_COMPARED and field.metadata["system"] in ("", config.system):
                 settings[field.name] = ",".join(map(str, value)) if isinstance(value, tuple) else value
     return settings
 
