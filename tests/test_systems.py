@@ -108,7 +108,7 @@ def test_two_replicas_train_it(folder, system, tmp_path):
     flags = [f"--system={system}", *TINY[system], *RUN, f"--data_dir={folder}/data", f"--model_dir={tmp_path}/run"]
     result = fork_command("tests.quickly", "--replicas=2", "tganv2_tf.train", *flags)
     assert result.returncode == 0, result.stderr
-    assert Run.open(tmp_path / "run").checkpoint.endswith("ckpt-3")
+    assert str(Run.open(tmp_path / "run").checkpoint).endswith("ckpt-3")
 
 
 @others
@@ -167,11 +167,8 @@ def test_scores_are_of_the_first_16_frames(folder, system, tmp_path):
 @others
 def test_a_projection_finds_a_latent(folder, system, tmp_path):
     run("tganv2_tf.generate", f"--model_dir={folder}/{system}", "--seeds=5", f"--output={tmp_path}/clip/")
-    flags = ["--candidates=4", "--restarts=2", "--steps=2", "--frame_step=1"]
-    frames = str(next((tmp_path / "clip").iterdir())) if (tmp_path / "clip" / "0").exists() else str(tmp_path / "clip")
-    run(
-        "tganv2_tf.project", f"--model_dir={folder}/{system}", f"--video={frames}", *flags, f"--output={tmp_path}/p.gif"
-    )
+    flags = ["--candidates=4", "--restarts=2", "--steps=2", "--frame_step=1", f"--output={tmp_path}/p.gif"]
+    run("tganv2_tf.project", f"--model_dir={folder}/{system}", f"--video={tmp_path}/clip", *flags)
     with np.load(tmp_path / "p.npz", allow_pickle=False) as arrays:
         assert arrays["z"].shape == (load(f"{folder}/{system}").z_dim,)
 
@@ -187,9 +184,7 @@ def test_what_is_printed_before_a_run(system):
 @others
 def test_flags_of_other_systems_are_refused_by_name(system, tmp_path):
     options = MODEL_OPTIONS, DataConfig, TrainConfig, EvalConfig
-    with pytest.raises(
-        ConfigError, match=f"--lstm_channels is a setting of --system=tganv2; {system} does not have it"
-    ):
+    with pytest.raises(ConfigError, match=f"lstm_channels is a setting of --system=tganv2; {system} does not"):
         cli.parse([f"--system={system}", "--lstm_channels=4"], *options)
     for flag in ("--recompute", "--diffaugment=color", "--n_dis=2", "--mixed_precision=mixed_float16", "--loss=hinge"):
         name = flag.partition("=")[0]
@@ -213,7 +208,7 @@ def test_the_config_of_a_run_names_its_system(folder, system):
     assert config.system == system and isinstance(config.model, config_class(system))
     assert Config.from_json(config.to_json()) == config
     text = config.to_json().replace(f'"system": "{system}"', '"system": "other"')
-    with pytest.raises(ConfigError, match="config.json cannot be read: unknown system other; valid: tganv2, "):
+    with pytest.raises(ConfigError, match=r"config\.json cannot be read: unknown system other; valid: tganv2, "):
         Config.from_json(text)
 
 
