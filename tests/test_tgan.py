@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.data_sets import write_data_set
+from tests.forking import fork_command
 from tests.golden_arrays import Golden, channels_first
 from tganv2_tf.config import Config, DataConfig, TrainConfig
 from tganv2_tf.interop import tgan as interop
+from tganv2_tf.sampling.sampler import load
 from tganv2_tf.systems.tgan.config import ModelConfig
 from tganv2_tf.systems.tgan.model import Model, clip_singular_values
 
@@ -108,6 +111,47 @@ def test_a_whole_step(model, monkeypatch):
         if name not in IRRELEVANT:
             GOLDEN.check(f"after/{name}", weight.to_chainer(weight.variable.numpy()), step=10 * 5e-5)
     assert int(model.step) == 1
+
+
+@pytest.fixture
+def snapshots(tmp_path):
+    """The golden weights as the authors' three files, with the names that they give to them."""
+    files = {"fsgen": "gen_iter_7.npz", "vgen": "vgen_iter_7.npz", "vdis": "vdis_iter_7.npz"}
+    for network, file in files.items():
+        arrays = {name: GOLDEN[f"before/{network}/{name}"] for name in GOLDEN.names(f"before/{network}")}
+        norms = {name.rpartition("/")[0] for name in arrays if name.endswith("avg_mean")}
+        np.savez(tmp_path / file, **arrays, **{f"{norm}/N": np.array(0) for norm in norms})
+    return tmp_path
+
+
+def test_snapshots_become_a_run_that_generates_and_resumes(snapshots, tmp_path):
+    flags = [f"--temporal_generator={snapshots}/gen_iter_7.npz", f"--generator={snapshots}/vgen_iter_7.npz"]
+    command = ["tganv2_tf.import_chainer", *flags, f"--discriminator={snapshots}/vdis_iter_7.npz", "--step=7"]
+    result = fork_command(*command, f"--model_dir={tmp_path}/run")
+    assert result.returncode == 0, result.stderr
+    sampler = load(f"{tmp_path}/run")
+    video = sampler.float_videos(GOLDEN["in/z_slow"])
+    GOLDEN.check("test/video_frames_0_5_10_15_NCTHW", frames(video))
+    resume = result.stdout.splitlines()[-1].replace("DATA_DIR", f"{tmp_path}/data").split()
+    assert "--system=tgan" in resume and "--normalization=official" in resume
+    write_data_set(tmp_path / "data", [20, 24, 30], height=32, width=32)
+    resume += ["--train_steps=8", "--global_batch_size=2", "--num_previews=1"]
+    result = fork_command("tests.quickly", *resume[2:])
+    assert result.returncode == 0 and "Resuming from step 7" in result.stderr, result.stderr
+
+
+def test_what_is_wrong_with_snapshots_is_one_line(snapshots, tmp_path):
+    temporal, image = f"--temporal_generator={snapshots}/gen_iter_7.npz", f"--generator={snapshots}/vgen_iter_7.npz"
+    swapped = [temporal.replace("gen_", "vgen_"), image.replace("vgen_", "gen_")]
+    for flags, message in (
+        (swapped, "gen_iter_7.npz: 'dc1/W' has shape [16, 12, 4]; expected 4 axes"),
+        ([temporal, f"--generator={snapshots}/none.npz"], "none.npz"),
+        ([temporal, image, "--num_frames=32"], "--num_frames=32: valid: 16 with --temporal_generator"),
+        ([temporal, image, "--frame_strides=2"], "--frame_strides=2: valid: none with --temporal_generator"),
+    ):
+        result = fork_command("tganv2_tf.import_chainer", *flags, f"--model_dir={tmp_path}/run")
+        assert result.returncode in (1, 2) and message in result.stderr.splitlines()[-1], result.stderr
+        assert not (tmp_path / "run").exists()
 
 
 def test_singular_values_above_1_become_1_and_others_stay():

@@ -2,6 +2,9 @@
 
 python -m tganv2_tf.import_chainer --generator=gen_iter_82000.npz --step=82000 --model_dir=runs/official
 python -m tganv2_tf.generate --model_dir=runs/official --output=samples.gif
+Snapshots of TGAN, the earlier system of the same authors:
+  python -m tganv2_tf.import_chainer --generator=vgen_iter_100000.npz --temporal_generator=gen_iter_100000.npz \\
+    --discriminator=vdis_iter_100000.npz --step=100000 --model_dir=runs/tgan
 """
 
 from __future__ import annotations
@@ -9,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
+from typing import Any
 
 from absl import logging
 
 from tganv2_tf import cli
-from tganv2_tf.config import Config, DataConfig, ModelConfig, TrainConfig
+from tganv2_tf.config import MODEL_OPTIONS, Config, DataConfig, ModelConfig, TrainConfig
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.interop import chainer
+from tganv2_tf.interop import chainer, tgan
 from tganv2_tf.options import option, require
 from tganv2_tf.runs import Run, record_config
 
@@ -24,9 +28,10 @@ from tganv2_tf.runs import Run, record_config
 class Command:
     """Snapshots to read, and the new run."""
 
-    generator: str = option("the authors' snapshot of a generator, .npz")
+    generator: str = option("the authors' snapshot of a generator, .npz; for TGAN its image generator")
     model_dir: str = option("folder of the new run; it must not contain one yet", destination="folder")
     discriminator: str = option("the authors' snapshot of the discriminators, .npz; none = new, untrained ones", "")
+    temporal_generator: str = option("TGAN's snapshot of the temporal generator, .npz; none = TGANv2", "")
     step: int = option("training step of the snapshot; the learning rates resume from there", 0)
     num_frames: int = option("frames of a training clip", 16)
     frame_strides: tuple[int, ...] = option("frame stride after each level but the last; none = 2 each", ())
@@ -41,6 +46,11 @@ class Command:
         require(bool(self.model_dir), "model_dir", self.model_dir, "the folder of the new run")
         if self.discriminator and self.discriminator_channels:
             raise ConfigError("--discriminator_channels is for new discriminators only; --discriminator has its own")
+        if self.temporal_generator:
+            valid = "none with --temporal_generator: TGAN has 16 frames and one level"
+            require(self.num_frames == 16, "num_frames", self.num_frames, "16 with --temporal_generator")
+            for name in ("frame_strides", "batch_strides", "discriminator_channels"):
+                require(not getattr(self, name), name, getattr(self, name), valid)
 
 
 def run_config(command: Command, model: ModelConfig) -> Config:
@@ -63,6 +73,34 @@ def run_config(command: Command, model: ModelConfig) -> Config:
     )
 
 
+def tganv2_networks(command: Command) -> tuple[Config, dict[str, Any]]:
+    """Returns the config of the new run, and the networks that were read, by name."""
+    generator = chainer.load_generator(
+        command.generator, command.num_frames, command.frame_strides or None, command.batch_strides or None
+    )
+    networks, shape = {"generator": generator}, generator.config
+    last = shape.up_channels[-1]
+    channels = command.discriminator_channels or tuple(last * factor for factor in (2, 4, 8, 16, 32))
+    if command.discriminator:
+        discriminator = networks["discriminator"] = chainer.load_discriminator(command.discriminator)
+        levels = len(discriminator.level_discriminators)
+        if levels != shape.pyramid.num_levels:
+            raise UserError(
+                f"{command.discriminator}: {levels} levels, and {command.generator} has {shape.pyramid.num_levels}"
+            )
+        channels = discriminator.config.discriminator_channels
+    return run_config(command, dataclasses.replace(shape, discriminator_channels=channels)), networks
+
+
+def tgan_networks(command: Command) -> tuple[Config, dict[str, Any]]:
+    """Returns the config of the new run, with TGAN's defaults, and the networks that were read, by name."""
+    generator, discriminator = tgan.load(command.temporal_generator, command.generator, command.discriminator or None)
+    options = MODEL_OPTIONS, DataConfig, TrainConfig
+    _, data, train = cli.parse(["--system=tgan", f"--model_dir={command.model_dir}"], *options)
+    networks = {"generator": generator, **({"discriminator": discriminator} if discriminator else {})}
+    return Config(generator.config, data, train), networks
+
+
 def main(command: Command) -> int:
     from tganv2_tf.training.checkpoints import CheckpointFolder
     from tganv2_tf.training.loop import make_model
@@ -71,33 +109,19 @@ def main(command: Command) -> int:
     run = Run.open(folder)
     if run.exists or run.checkpoint:
         raise ConfigError(f"--model_dir={folder}: already contains a run; valid: a folder without one")
-    generator = chainer.load_generator(
-        command.generator, command.num_frames, command.frame_strides or None, command.batch_strides or None
-    )
-    shape, discriminator = generator.config, None
-    last = shape.up_channels[-1]
-    channels = command.discriminator_channels or tuple(last * factor for factor in (2, 4, 8, 16, 32))
-    if command.discriminator:
-        discriminator = chainer.load_discriminator(command.discriminator)
-        levels = len(discriminator.level_discriminators)
-        if levels != shape.pyramid.num_levels:
-            raise UserError(
-                f"{command.discriminator}: {levels} levels, and {command.generator} has {shape.pyramid.num_levels}"
-            )
-        channels = discriminator.config.discriminator_channels
-    config = run_config(command, dataclasses.replace(shape, discriminator_channels=channels))
+    config, networks = tgan_networks(command) if command.temporal_generator else tganv2_networks(command)
     model = make_model(config)
-    model.generator.set_weights(generator.get_weights())
-    if discriminator is None:
+    for name, network in networks.items():
+        model.networks[name].set_weights(network.get_weights())
+    if "discriminator" not in networks:
+        width = config.model.discriminator_width if config.system == "tgan" else config.model.discriminator_channels
         logging.warning(
             "No --discriminator: new ones, of %s channels. Training resumes against untrained discriminators.",
-            ",".join(map(str, channels)),
+            str(width).strip("()").replace(" ", ""),
         )
-    else:
-        model.discriminator.set_weights(discriminator.get_weights())
     model.step.assign(command.step)
-    # Learning rates decay with the optimizers' step counts. Adam's moments are not in snapshots and start at zero.
-    for optimizer in (model.generator_optimizer, model.discriminator_optimizer):
+    # Learning rates decay with the optimizers' step counts. Their moments are not in snapshots and start at zero.
+    for optimizer in model.optimizers.values():
         optimizer.iterations.assign(command.step)
     CheckpointFolder(model).save(command.step)
     record_config(config)

@@ -151,7 +151,7 @@ def read_snapshot(path: Path) -> dict[str, np.ndarray]:
     return read_npz(path, "the authors' code")
 
 
-def _shape(arrays: Arrays, name: str, axes: int, path: Path) -> tuple[int, ...]:
+def shape_of(arrays: Arrays, name: str, axes: int, path: Path) -> tuple[int, ...]:
     """Returns the shape of an array from which a size is inferred."""
     if name not in arrays:
         raise UserError(f"{path}: {name!r} is missing")
@@ -187,9 +187,9 @@ def generator_config(
         missing = f"block{max(blocks, 0) + 1}/c_sc/W"
         what = "a discriminator's snapshot: " if _count(arrays, r"level(\d+)/") else ""
         raise UserError(f"{path}: {what}{missing!r} is missing")
-    up_channels = tuple(_shape(arrays, f"block{i}/c_sc/W", 4, path)[0] for i in range(1, blocks + 1))
-    rows, z_dim = _shape(arrays, "fc/W", 2, path)
-    channels = _shape(arrays, "decoder0/w_hifoc/W", 4, path)[1]
+    up_channels = tuple(shape_of(arrays, f"block{i}/c_sc/W", 4, path)[0] for i in range(1, blocks + 1))
+    rows, z_dim = shape_of(arrays, "fc/W", 2, path)
+    channels = shape_of(arrays, "decoder0/w_hifoc/W", 4, path)[1]
     size = math.isqrt(rows // channels)
     if size < 1 or size * size * channels != rows:
         raise UserError(f"{path}: 'fc/W' has {rows} rows, not a square map of {channels} channels")
@@ -224,14 +224,14 @@ def discriminator_config(arrays: Arrays, path: Path) -> ModelConfig:
         batch_strides=_strides(None, 1, levels),
         up_channels=tuple(max(default.up_channels[0] >> i, default.up_channels[-1]) for i in range(up_blocks)),
         discriminator_channels=tuple(
-            _shape(arrays, f"level0/block{i}/c_sc/W", 5, path)[0] for i in range(1, blocks + 1)
+            shape_of(arrays, f"level0/block{i}/c_sc/W", 5, path)[0] for i in range(1, blocks + 1)
         ),
         spectral_norm=False,
         grow_length_one_axes=True,
     )
 
 
-def _assign(weights: Mapping[str, Weight], arrays: Arrays, path: Path) -> None:
+def assign(weights: Mapping[str, Weight], arrays: Arrays, path: Path) -> None:
     """Checks all arrays, then assigns them to the variables.
 
     Raises:
@@ -280,7 +280,7 @@ def load_generator(
 
     arrays = read_snapshot(path)
     generator = Generator(generator_config(arrays, path, num_frames, frame_strides, batch_strides))
-    _assign(generator_weights(generator), arrays, path)
+    assign(generator_weights(generator), arrays, path)
     return generator
 
 
@@ -297,7 +297,7 @@ def load_discriminator(path: Path) -> Discriminator:
 
     arrays = read_snapshot(path)
     discriminator = Discriminator(discriminator_config(arrays, path))
-    _assign(discriminator_weights(discriminator), arrays, path)
+    assign(discriminator_weights(discriminator), arrays, path)
     return discriminator
 
 

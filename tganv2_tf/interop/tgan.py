@@ -8,12 +8,16 @@ tests/test_tgan.py compares the networks with its numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tganv2_tf.interop.chainer import Weight, convolution_weights, vector_weight
+from tganv2_tf.errors import UserError
+from tganv2_tf.interop.chainer import Weight, assign, convolution_weights, read_snapshot, shape_of, vector_weight
+from tganv2_tf.storage.files import Path
+from tganv2_tf.systems.tgan.config import SCALE, ModelConfig
 
 if TYPE_CHECKING:
     from tganv2_tf.systems.tgan.networks import Discriminator, Generator
@@ -100,3 +104,45 @@ def discriminator_weights(discriminator: Discriminator) -> dict[str, Weight]:
     )
     weights["c4/b"] = vector_weight(discriminator.to_score.bias)
     return weights
+
+
+def load(
+    temporal_generator: Path, image_generator: Path, discriminator: Path | None = None
+) -> tuple[Generator, Discriminator | None]:
+    """Loads TGAN's networks with the weights and running statistics of the authors' snapshots.
+
+    All sizes are inferred from the shapes.
+
+    Args:
+      temporal_generator, image_generator, discriminator: `gen_iter_N.npz`, `vgen_iter_N.npz`, `vdis_iter_N.npz`.
+    Returns:
+      The generator, whose `config` has the sizes, and the discriminator if there is a file of it.
+    Raises:
+      UserError: a file does not exist or is not the authors', or an array is missing, unknown or of a wrong shape.
+    """
+    from tganv2_tf.systems.tgan import networks
+
+    temporal, image = read_snapshot(temporal_generator), read_snapshot(image_generator)
+    opponent = read_snapshot(discriminator) if discriminator else {}
+    channels = shape_of(image, "dc1/W", 4, image_generator)[0]
+    rows, z_dim = shape_of(image, "l0s/W", 2, image_generator)
+    size = math.isqrt(2 * rows // channels)
+    if size < 1 or size * size * channels != 2 * rows:
+        raise UserError(f"{image_generator}: 'l0s/W' has {rows} rows, not a square map of {channels} / 2 channels")
+    config = ModelConfig(
+        resolution=SCALE * size,
+        z_dim=z_dim,
+        fast_z_dim=shape_of(image, "l0f/W", 2, image_generator)[1],
+        temporal_channels=tuple(shape_of(temporal, f"dc{i}/W", 3, temporal_generator)[1] for i in range(4)),
+        image_channels=channels,
+        discriminator_width=shape_of(opponent, "c0/W", 5, discriminator)[0] if discriminator else channels // 8,
+    )
+    generator = networks.Generator(config)
+    assign(temporal_generator_weights(generator), temporal, temporal_generator)
+    assign(image_generator_weights(generator), image, image_generator)
+    if discriminator is None:
+        return generator, None
+    critic = networks.Discriminator(config)
+    unused = {name for name in opponent if name.startswith("bn0/")}
+    assign(discriminator_weights(critic), {n: a for n, a in opponent.items() if n not in unused}, discriminator)
+    return generator, critic
