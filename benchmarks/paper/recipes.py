@@ -11,7 +11,6 @@ ranges over the seeds. Rerunning the command resumes; new lines add settings.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import json
 import pathlib
@@ -20,9 +19,7 @@ import shlex
 import sys
 
 import numpy as np
-from tqdm import tqdm
-
-from benchmarks.paper.runs import Runner, make_config
+from benchmarks.paper.runs import Plan, Runner, make_config, train_and_score
 from tganv2_tf import cli
 from tganv2_tf.config import EvalConfig
 from tganv2_tf.errors import UserError
@@ -78,16 +75,6 @@ def read_settings(path: str) -> dict[str, list[str]]:
     return settings
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """A run: its setting, folder name and flags."""
-
-    setting: str
-    name: str
-    flags: tuple[str, ...]
-    steps: int
-
-
 def plan(command: Command) -> list[Plan]:
     """Returns the runs ordered by seed, so that an unfinished table already contains all settings."""
     from tganv2_tf.training.cost import step_cost
@@ -105,7 +92,8 @@ def plan(command: Command) -> list[Plan]:
             flags += [f"--train_steps={steps[setting]}", f"--preview_every_steps={steps[setting]}"]
             make_config(RECIPE, flags)  # validates the flags before the first run
             slug = re.sub(r"\W+", "-", setting)
-            plans.append(Plan(setting, f"{slug}-{steps[setting]}steps-seed{seed}", tuple(flags), steps[setting]))
+            name = f"{slug}-{steps[setting]}steps-seed{seed}"
+            plans.append(Plan(setting, name, RECIPE, tuple(flags), steps[setting]))
     return plans
 
 
@@ -135,21 +123,7 @@ def markdown(command: Command, plans: list[Plan], found: dict[str, dict[str, flo
 def main(command: Command) -> int:
     folder, plans = pathlib.Path(command.output_dir), plan(command)
     runner = Runner(folder, RECIPE, command.content)
-    runner.prepare()
-    runner.train_classifier()
-
-    def run(each: Plan) -> tuple[str, dict[str, float]]:
-        runner.train(each.name, each.flags)
-        source = f"--model_dir={folder}/{each.name}"
-        return each.name, runner.evaluate(each.name, command.num_samples, SCORES, source)
-
-    found = {"real": runner.evaluate("real", command.num_samples, SCORES, f"--clips_dir={folder}/data/test")}
-    with concurrent.futures.ThreadPoolExecutor(command.jobs) as pool:
-        try:
-            found |= dict(tqdm(pool.map(run, plans), total=len(plans), desc="settings", unit="run"))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # running processes received Ctrl-C, too, and save their state
-            raise
+    found = train_and_score(runner, plans, command.num_samples, SCORES, command.jobs)
     text = markdown(command, plans, found)
     write_atomically(folder / "recipes.md", text)
     write_atomically(folder / "recipes.json", json.dumps(found, indent=2) + "\n")

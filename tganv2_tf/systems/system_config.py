@@ -21,6 +21,7 @@ class SystemConfig:
       num_classes: Number of classes of a conditional model; 0 if it is not conditional or the data set is unknown.
       FIXED_LENGTH: Whether generated videos always have `num_frames` frames.
       ARCHITECTURE: Fields that determine the shapes of weights. With --init_from, other fields may differ.
+      SCALED_WITH_STEPS: Fields to scale with `train_steps`, when a recipe is trained for another number of steps.
       CHANGEABLE: Fields that may differ when a run is resumed.
       DEFAULTS: Values of flags of other option classes that replace their defaults for this system.
     """
@@ -32,6 +33,7 @@ class SystemConfig:
 
     FIXED_LENGTH: ClassVar[bool] = False
     ARCHITECTURE: ClassVar[tuple[str, ...]] = ()
+    SCALED_WITH_STEPS: ClassVar[tuple[str, ...]] = ()
     CHANGEABLE: ClassVar[frozenset[str]] = frozenset()
     DEFAULTS: ClassVar[Mapping[str, Any]] = {}
 
