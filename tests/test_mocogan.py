@@ -166,6 +166,12 @@ def check_logits(name, logits):
         GOLDEN.check(name, logits.real)
 
 
+def kept(values, value):
+    """Returns the value after appending it to a list."""
+    values.append(value)
+    return value
+
+
 def check_gradients(model, prefix, network, gradients):
     by_variable = {v.ref(): g for v, g in zip(model.networks[network].trainable_variables, gradients)}
     variables, names = variables_of(model), GOLDEN.names(f"grad/{prefix}")
@@ -218,7 +224,7 @@ def test_noise_is_added_to_the_inputs_of_layers(monkeypatch):
 def test_noise_is_independent_for_each_layer_and_seed(monkeypatch, name, layers):
     network, inputs = make_discriminator(name, 0.1)
     drawn, noise_like = [], networks.noise_like
-    monkeypatch.setattr(networks, "noise_like", lambda *arguments: drawn.append(noise_like(*arguments)) or drawn[-1])
+    monkeypatch.setattr(networks, "noise_like", lambda *arguments: kept(drawn, noise_like(*arguments)))
     first = network(inputs, seed=tf.constant([1, 2], tf.int64)).real
     assert len(drawn) == layers
     for values in drawn:
@@ -249,8 +255,8 @@ def test_a_whole_step(model, monkeypatch):
     draw, apply = model.generator.draw, model._apply
     for name in ("real_loss", "fake_loss", "category_loss"):
         loss = getattr(mocogan, name)
-        monkeypatch.setattr(mocogan, name, lambda first, *rest, f=loss: logits.append(first) or f(first, *rest))
-    monkeypatch.setattr(model.generator, "draw", lambda *given: fakes.append(draw(*given)) or fakes[-1])
+        monkeypatch.setattr(mocogan, name, lambda first, *rest, f=loss: f(kept(logits, first), *rest))
+    monkeypatch.setattr(model.generator, "draw", lambda *given: kept(fakes, draw(*given)))
 
     def record(name, update):
         computed[name] = update
@@ -453,9 +459,9 @@ def test_images_and_videos_are_of_different_clips(batch, image_clips, images, vi
     model = make_model(shape, dataclasses.replace(TRAIN, global_batch_size=batch))
     (levels, labels, _), numbers = data_of(SMALL, batch), set()
     for step in range(20):
-        real = model.split(levels[0][0], labels[0], tf.constant([step, 0], tf.int64))
+        real = model.split(levels[0][0], tf.range(batch, dtype=tf.int64), tf.constant([step, 0], tf.int64))
         assert real.images.shape[:1] == [images] and real.videos.shape[:2] == [videos, 16]
-        assert real.labels.shape == [videos]
+        np.testing.assert_allclose(real.videos[:, 0, 0, 0, 0] * batch, real.labels, atol=1e-5)
         of_clips = {*np.round(real.images[:, 0, 0, 0] * batch)}, {*np.round(real.videos[:, 0, 0, 0, 0] * batch)}
         assert [len(found) for found in of_clips] == [images, videos] and not of_clips[0] & of_clips[1]
         numbers |= {*np.round(real.images[:, 0, 0, 1] * 16)}
@@ -519,6 +525,8 @@ def test_replicas_draw_different_numbers_and_keep_equal_weights(two_replicas):
         model.compile(*Model.make_optimizers(config))
     before = model.generator.get_weights()
     data = data_of(SMALL, 4)
+    seeds = two_replicas.experimental_local_results(two_replicas.run(lambda: model._seeds(0)))
+    assert len({(*seed.numpy(),) for of_replica in seeds for seed in of_replica}) == 6
     results = two_replicas.run(tf.function(model.train_step, autograph=False), args=(data,))
     assert all(np.isfinite(two_replicas.experimental_local_results(value)[0]) for value in results.values())
     assert any(np.abs(a - b).max() > 1e-5 for a, b in zip(before, model.generator.get_weights()))

@@ -80,7 +80,8 @@ class ModelConfig(SystemConfig):
     weight_decay: float = option("share of each weight that is added to its gradient, before Adam", 1e-5)
     image_clips: int = option(
         "clips of the global batch of which the discriminator of images sees one frame; it sees as many generated "
-        "frames, and the discriminator of videos gets the rest of the batch; 0 = half of it",
+        "frames, and the discriminator of videos gets the rest of the batch; each replica divides its share "
+        "likewise; 0 = half of the batch",
         0,
     )
 
