@@ -223,7 +223,8 @@ def test_noise_is_added_to_the_inputs_of_layers(monkeypatch):
 @pytest.mark.parametrize(("name", "layers"), [(n, 4 if n != "PatchVideoDiscriminator" else 3) for n in OTHERS])
 def test_noise_is_independent_for_each_layer_and_seed(monkeypatch, name, layers):
     network, inputs = make_discriminator(name, 0.1)
-    drawn, noise_like = [], networks.noise_like
+    drawn: list[tf.Tensor] = []
+    noise_like = networks.noise_like
     monkeypatch.setattr(networks, "noise_like", lambda *arguments: kept(drawn, noise_like(*arguments)))
     first = network(inputs, seed=tf.constant([1, 2], tf.int64)).real
     assert len(drawn) == layers
@@ -251,7 +252,9 @@ def test_a_whole_step(model, monkeypatch):
     monkeypatch.setattr(model, "split", lambda *_: real())
     monkeypatch.setattr(model, "draw_frames", lambda *_: recorded_frames(next(frames)))
     monkeypatch.setattr(model, "draw", lambda *_: recorded(next(clips)))
-    logits, fakes, computed, running = [], [], {}, {}
+    logits: list[tf.Tensor] = []
+    fakes: list[tf.Tensor] = []
+    computed, running = {}, {}
     draw, apply = model.generator.draw, model._apply
     for name in ("real_loss", "fake_loss", "category_loss"):
         loss = getattr(mocogan, name)
