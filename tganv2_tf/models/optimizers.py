@@ -14,24 +14,39 @@ class Adam(tf.keras.optimizers.Adam):
 
     Keras composes the update of a dozen operations, each of which passes over all weights. On CPUs, where no compiler
     fuses them, that takes several times as long.
+
+    Attributes:
+      EPSILON_AFTER_CORRECTION: Whether epsilon is added to the root of the bias-corrected second moment, as in the
+        paper's Algorithm 1 and in PyTorch. Keras and Torch7 add it before the correction.
     """
+
+    EPSILON_AFTER_CORRECTION = False
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
         """Updates one variable; called by `apply_gradients` with dense gradients on each device of the variable."""
         index = self._index_dict[self._var_key(variable)]
         updates = tf.cast(self.iterations + 1, tf.float32)
+        beta2_power = tf.pow(self.beta_2, updates)
+        # The kernel adds epsilon to the uncorrected root, which is sqrt(1 - beta2^t) times the corrected one.
+        scale = tf.sqrt(1.0 - beta2_power) if self.EPSILON_AFTER_CORRECTION else 1.0
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].handle,
             v=self._velocities[index].handle,
             beta1_power=tf.pow(self.beta_1, updates),
-            beta2_power=tf.pow(self.beta_2, updates),
+            beta2_power=beta2_power,
             lr=tf.cast(self.learning_rate, tf.float32),
             beta1=self.beta_1,
             beta2=self.beta_2,
-            epsilon=self.epsilon,
+            epsilon=self.epsilon * scale,
             grad=gradient,
         )
+
+
+class PyTorchAdam(Adam):
+    """Adam with epsilon after the bias correction."""
+
+    EPSILON_AFTER_CORRECTION = True
 
 
 class RMSprop(tf.keras.optimizers.RMSprop):
@@ -54,9 +69,11 @@ def rate_schedule(train: TrainConfig, learning_rate: float, updates_per_step: in
     return tf.keras.optimizers.schedules.PolynomialDecay(learning_rate, steps, last_rate)
 
 
-def make_adam(train: TrainConfig, learning_rate: float, updates_per_step: int = 1) -> tf.keras.optimizers.Optimizer:
+def make_adam(
+    train: TrainConfig, learning_rate: float, updates_per_step: int = 1, kind: type[Adam] = Adam
+) -> tf.keras.optimizers.Optimizer:
     """Creates Adam with the settings of a run and the rate of `rate_schedule`."""
-    optimizer = Adam(
+    optimizer = kind(
         rate_schedule(train, learning_rate, updates_per_step),
         train.adam_beta1,
         train.adam_beta2,
