@@ -34,6 +34,10 @@ TINY = {
         *("--resolution=16", "--num_frames=16", "--z_dim=3"),
         *(f"--generator_channels={FOUR}", f"--discriminator_channels={FOUR}"),
     ],
+    "mocogan": [
+        *("--resolution=16", "--content_dim=3", "--motion_dim=2", "--generator_width=2"),
+        *("--image_discriminator_width=2", "--video_discriminator_width=2", "--frame_step=1"),
+    ],
     "tgan": [
         *("--resolution=16", "--z_dim=3", "--fast_z_dim=2", f"--temporal_channels={FOUR}", "--image_channels=64"),
         *("--discriminator_width=2", "--clip_every_steps=2"),

@@ -19,6 +19,7 @@ import shlex
 import sys
 
 import numpy as np
+
 from benchmarks.paper.runs import Plan, Runner, make_config, train_and_score
 from tganv2_tf import cli
 from tganv2_tf.config import EvalConfig

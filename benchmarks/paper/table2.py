@@ -107,7 +107,12 @@ def plan(command: Command) -> tuple[list[Plan], dict[str, Cost]]:
     plans = []
     for seed in range(command.num_seeds):
         for row, cost in costs.items():
-            flags = (*cost.flags, f"--seed={seed}", f"--train_steps={cost.steps}", f"--preview_every_steps={cost.steps}")
+            flags = (
+                *cost.flags,
+                f"--seed={seed}",
+                f"--train_steps={cost.steps}",
+                f"--preview_every_steps={cost.steps}",
+            )
             make_config(RECIPES[row], flags)  # validates the flags before the first run
             plans.append(Plan(row, f"{row}-{cost.steps}steps-seed{seed}", RECIPES[row], flags, cost.steps))
     return plans, costs
@@ -171,7 +176,12 @@ def main(command: Command) -> int:
     runner = Runner(folder, RECIPES["tganv2"])
     found = train_and_score(runner, plans, command.num_samples, SCORES, command.jobs)
     for each in plans[: len(costs)]:
-        samples = (f"--model_dir={folder}/{each.name}", "--seeds=0-7", "--scale=2", f"--output={folder}/{each.setting}.png")
+        samples = (
+            f"--model_dir={folder}/{each.name}",
+            "--seeds=0-7",
+            "--scale=2",
+            f"--output={folder}/{each.setting}.png",
+        )
         runner.run(f"samples-{each.setting}", "tganv2_tf.generate", *samples, result=f"{each.setting}.png")
     text = markdown(command, plans, costs, found, runner)
     write_atomically(folder / "table2.md", text)

@@ -120,7 +120,7 @@ def check_memory_of_run(
             return usable_host_bytes - host_bytes(batch) if device.kind == "CPU" else on_device
 
         recomputed = None
-        if not train.recompute:
+        if config.system == "tganv2" and not train.recompute:
             recomputing = dataclasses.replace(config, train=dataclasses.replace(train, recompute=True))
             recomputed = step_cost(recomputing, train.global_batch_size // device.count)
         fits = suggest_flags(config, device.count, cost, step_cost(config, unit), available_bytes, recomputed)
