@@ -224,6 +224,7 @@ ELSEWHERE: list[tuple[str, str, Callable[[Command], None]]] = [
     (r"python -m benchmarks\.scaling\.", "minutes; in small: tests/test_scaling.py", understood),
     (r"export \w+=", "variables of the shell", nothing_else),
     (r"python -m \S+ .*=ablation/", "the record of an hour's run, which benchmarks.paper.ablation writes", understood),
+    (r"python -m benchmarks\.paper\.table2\b", "hours; in small: tests/test_table2.py", understood),
 ]
 
 # What a page expects its reader to have, in addition to the outputs of its own commands.
@@ -237,6 +238,7 @@ BROUGHT = {
     "docs/serving.md": ["demo/run"],
     "docs/python_api.md": ["examples", "demo/run", "demo/data/train", "demo/classifier.npz"],
     "docs/troubleshooting.md": ["data/own/train"],
+    "docs/table2.md": ["UCF-101", "ucfTrainTestlist", "conv3d_deepnetA_ucf.npz"],
     "docs/ucf101.md": ["UCF-101", "ucfTrainTestlist", "conv3d_deepnetA_ucf.npz", "gen_iter_82000.npz"],
 }
 
