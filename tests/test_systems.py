@@ -157,7 +157,7 @@ def test_generate_walks_and_files(folder, system, tmp_path):
 
 @others
 def test_scores_are_of_the_first_16_frames(folder, system, tmp_path):
-    flags = ["--num_samples=6", "--repetitions=1", "--real_passes=3", "--eval_batch_size=3", "--cache_dir=none"]
+    flags = ["--num_samples=6", "--repetitions=1", "--real_passes=3", "--eval_batch_size=3", "--cache_dir="]
     flags += [f"--data_dir={folder}/data", f"--classifier={folder}/classifier.npz", f"--output={tmp_path}/scores.json"]
     run("tganv2_tf.evaluate", f"--model_dir={folder}/{system}", *flags)
     report = json.loads((tmp_path / "scores.json").read_text())
