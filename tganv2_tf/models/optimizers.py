@@ -16,10 +16,14 @@ class Adam(tf.keras.optimizers.Adam):
     fuses them, that takes several times as long.
     """
 
+    def num_updates(self) -> tf.Tensor:
+        """Number of updates for the bias correction, this one included."""
+        return self.iterations + 1
+
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
         """Updates one variable; called by `apply_gradients` with dense gradients on each device of the variable."""
         index = self._index_dict[self._var_key(variable)]
-        updates = tf.cast(self.iterations + 1, tf.float32)
+        updates = tf.cast(self.num_updates(), tf.float32)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].handle,
