@@ -115,7 +115,8 @@ class CheckpointFolder:
         """
         with readable(prefix) as local:
             shapes = tf.train.load_checkpoint(local).get_variable_to_shape_map()
-            found = {name: shapes.get(f"{name}/.ATTRIBUTES/VARIABLE_VALUE") for name in self.OPTIONAL}
+            optional = self.OPTIONAL & set(self.objects)
+            found = {name: shapes.get(f"{name}/.ATTRIBUTES/VARIABLE_VALUE") for name in optional}
             skipped = [name for name, shape in found.items() if shape != getattr(self.model, name).shape.as_list()]
             read(local, **{name: value for name, value in self.objects.items() if name not in skipped})
         if "data_position" in skipped:

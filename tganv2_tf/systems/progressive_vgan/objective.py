@@ -34,8 +34,9 @@ def generator_loss(scores: tf.Tensor, config: ModelConfig) -> tf.Tensor:
 def feature_penalty(projection: Projection, features: tf.Tensor, config: ModelConfig) -> tf.Tensor:
     """Returns the penalty of mixed features, [N, F] -> [].
 
-    It is the mean of (q - target)^2 over clips and features. The authors' code calls q the derivative of the nonlinearity, but computes it from
-    the values: s p where p > 0, else 0.2 s |p|. The derivative is s where p > 0, else 0.2 s.
+    It is the mean of (q - target)^2 over clips and features. The authors' code calls q the derivative of the
+    nonlinearity, but computes it from the values: s p where p > 0, else 0.2 s |p|. The derivative is s where p > 0,
+    else 0.2 s.
     """
     projected = projection(features)
     size = tf.abs(projected) if config.feature_penalty_of_value else tf.ones_like(projected)
