@@ -31,6 +31,7 @@ from tganv2_tf.systems.progressive_vgan.optimizer import PhaseRates
 from tganv2_tf.systems.progressive_vgan.schedule import lod_at, phase_at, phases, schedule, table
 from tganv2_tf.training import loop
 from tganv2_tf.training.cost import step_cost
+from tganv2_tf.training.progress import shown_losses
 
 FILES = {"swl": Golden("progressive_swl_public.npz"), "wgan_gp": Golden("progressive_wgan_public.npz")}
 LODS = (0, 0.5, 1, 1.25, 2)
@@ -191,6 +192,9 @@ def test_orthogonal_directions():
     r = q.T @ moved.numpy()
     np.testing.assert_allclose(np.tril(r, -1), 0, atol=1e-4)
     assert (np.diag(r) > 0).all()
+    # What is orthogonal already is kept, also where LAPACK would change signs.
+    for matrix in (q, -q, q * [1, -1, 1, -1, 1, -1, 1, -1]):
+        np.testing.assert_allclose(objective.orthogonalized(tf.constant(matrix, tf.float32)), matrix, atol=1e-5)
 
 
 def test_the_phases_of_the_authors_recipe():
@@ -519,3 +523,7 @@ def test_replicas_share_batches(run, tmp_path, two_replicas):
 def test_the_cost_of_a_step_can_be_estimated():
     cost = step_cost(config_of({**GROWING, "objective": "swl"}), 4)
     assert cost.multiply_adds > 0 and cost.activation_bytes > 0
+
+
+def test_the_bar_shows_losses_without_a_penalty():
+    assert shown_losses({"generator_loss": 0.25, "discriminator_loss": 1.0}) == "G 0.250 D 1.000"
