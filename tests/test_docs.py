@@ -439,10 +439,10 @@ def out_of_memory():
     """The error when Keras' `fit` fails as on a GPU with too little memory."""
     reason = "OOM when allocating tensor with shape[64,512,16,24,24] and type float on device:GPU:0 by GPU_0_bfc"
     model = unittest.mock.MagicMock()
-    model.step.numpy.return_value = 0
+    model.step.numpy.return_value, model.begin_phase.return_value = 0, 1
     model.fit.side_effect = tf.errors.ResourceExhaustedError(None, None, reason)
     with pytest.raises(UserError) as error:
-        loop._Run(Config(), model, unittest.mock.MagicMock(), unittest.mock.MagicMock(), 64, chief=False).train()
+        loop._Run(Config(), model, unittest.mock.MagicMock(), unittest.mock.MagicMock(), chief=False).train()
     return str(error.value)
 
 

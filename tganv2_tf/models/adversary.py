@@ -81,6 +81,20 @@ class Adversary(tf.keras.Model):
         """Yields lines about sizes and parameters of the networks, for `--dry_run`."""
         raise NotImplementedError
 
+    @property
+    def global_batch_size(self) -> int:
+        """Clips per step at level 1, over all replicas; it changes only in `begin_phase`."""
+        return self.config.train.global_batch_size
+
+    def begin_phase(self, step: int) -> int:
+        """Prepares for training from a step.
+
+        Returns:
+          The step before which training must be interrupted and this be called again, because the batch size or the
+          graph of a step changes. By default it is the last step of the run.
+        """
+        return self.config.train.train_steps
+
     def update(self, real_videos: Sequence[tf.Tensor], labels: tf.Tensor) -> dict[str, tf.Tensor]:
         """Updates all networks once; called by `train_step` on each replica.
 
@@ -92,13 +106,14 @@ class Adversary(tf.keras.Model):
         """
         raise NotImplementedError
 
-    def traced_gradients(self, real_videos: Sequence[tf.Tensor]) -> list[tuple[list[tf.Tensor], int]]:
+    def traced_gradients(self, real_videos: Sequence[tf.Tensor]) -> list[tuple[list[tf.Tensor], float]]:
         """Adds the gradients of a step to the current graph, to estimate their cost; nothing is updated.
 
         Args:
           real_videos: Placeholders of the levels, level l float32 [N_l, T_l, H_l, W_l, 3].
         Returns:
-          Groups of gradients, with the number of times that each is computed per step.
+          Groups of gradients, with the number of times that each is computed per step, in the mean over the run. The
+          first group determines the estimate of memory.
         """
         raise NotImplementedError
 

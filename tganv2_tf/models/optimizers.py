@@ -22,10 +22,14 @@ class Adam(tf.keras.optimizers.Adam):
 
     EPSILON_AFTER_CORRECTION = False
 
+    def num_updates(self) -> tf.Tensor:
+        """Number of updates for the bias correction, this one included."""
+        return self.iterations + 1
+
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
         """Updates one variable; called by `apply_gradients` with dense gradients on each device of the variable."""
         index = self._index_dict[self._var_key(variable)]
-        updates = tf.cast(self.iterations + 1, tf.float32)
+        updates = tf.cast(self.num_updates(), tf.float32)
         beta2_power = tf.pow(self.beta_2, updates)
         # The kernel adds epsilon to the uncorrected root, which is sqrt(1 - beta2^t) times the corrected one.
         scale = tf.sqrt(1.0 - beta2_power) if self.EPSILON_AFTER_CORRECTION else 1.0

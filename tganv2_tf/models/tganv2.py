@@ -103,7 +103,7 @@ class TGANv2(Adversary):
             )
         yield f"total{'':>26}{generator.count_params():>22,}  {discriminator.count_params():>24,}"
 
-    def traced_gradients(self, real_videos: Sequence[tf.Tensor]) -> list[tuple[list[tf.Tensor], int]]:
+    def traced_gradients(self, real_videos: Sequence[tf.Tensor]) -> list[tuple[list[tf.Tensor], float]]:
         num_clips = real_videos[0].shape[0]
         z = tf.compat.v1.placeholder(tf.float32, [num_clips, self.config.model.z_dim])
         labels = tf.zeros([num_clips], tf.int64) if self.config.model.conditional else None

@@ -12,7 +12,7 @@ from typing import Any
 
 from tganv2_tf.systems.system_config import SystemConfig
 
-SYSTEMS = ("tganv2", "vgan", "tgan", "mocogan")
+SYSTEMS = ("tganv2", "vgan", "tgan", "mocogan", "progressive_vgan")
 
 
 def config_class(system: str) -> type[SystemConfig]:

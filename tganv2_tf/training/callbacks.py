@@ -83,7 +83,7 @@ class Scalars(StepCallback):
         if not self.config.train.is_due(step, self.config.train.log_every_steps):
             return
         now = time.perf_counter()
-        clips = (step - self.last_step) * self.config.train.global_batch_size
+        clips = (step - self.last_step) * self.model.global_batch_size
         with self.writer.as_default(step):
             for name, value in logs.items():
                 tf.summary.scalar(f"train/{name}", value)
@@ -146,7 +146,8 @@ class SaveCheckpoints(StepCallback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
         self.any_reduce = make_any_reduce(self.model.distribute_strategy)
-        if threading.current_thread() is threading.main_thread():  # Ray: see `ReportToDriver`
+        # In the main thread only: for Ray see `ReportToDriver`. Handlers may still be set from the previous phase.
+        if threading.current_thread() is threading.main_thread() and not self.old_handlers:
             numbers = (signal.SIGTERM, signal.SIGINT)
             self.old_handlers = {number: signal.signal(number, self._stop) for number in numbers}
 
@@ -180,7 +181,8 @@ class SaveCheckpoints(StepCallback):
             self.model.stop_training = True
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self.restore_handlers()
+        if self.stopped_by or self.step == self.config.train.train_steps:  # else another phase follows
+            self.restore_handlers()
 
 
 class ReportToDriver(StepCallback):

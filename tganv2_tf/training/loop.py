@@ -90,7 +90,7 @@ def train(
     train = config.train
     strategy = strategy or make_strategy(train.distribution)
     chief = is_chief(strategy)
-    batch_size = per_replica_batch_size(config, strategy.num_replicas_in_sync)
+    per_replica_batch_size(config, strategy.num_replicas_in_sync)  # replicas must be able to share it
     warn_without_gpu(config)
     check_bfloat16(config)
     if dry_run:
@@ -150,7 +150,7 @@ def train(
         if not chief:
             checkpoints.folder, checkpoints.keep = stack.enter_context(tempfile.TemporaryDirectory()), 1
         # 8. Train from the model's step and position in the data.
-        return _Run(config, model, checkpoints, manifest, batch_size, chief, on_step).train()
+        return _Run(config, model, checkpoints, manifest, chief, on_step).train()
 
 
 def with_advice(error: callbacks.NotFiniteError) -> UserError:
@@ -170,12 +170,11 @@ class _Run:
         model: Adversary,
         checkpoints: CheckpointFolder,
         manifest: Manifest,
-        batch_size: int,
         chief: bool,
         on_step: Callable[[int, dict[str, Any]], int | None] | None = None,
     ) -> None:
         self.config, self.model, self.checkpoints, self.manifest = config, model, checkpoints, manifest
-        self.batch_size, self.chief, self.on_step = batch_size, chief, on_step
+        self.chief, self.on_step = chief, on_step
         self.events = storage.join(config.train.model_dir, EVENTS_DIR)
 
     def train(self) -> int:
@@ -253,7 +252,7 @@ class _Run:
             self.manifest,
             self.config.model,
             self.config.data,
-            self.batch_size,
+            self.model.global_batch_size // context.num_replicas_in_sync,
             train.n_dis,
             train.seed,
             StreamPosition(int(self.model.step.numpy()) * replicas, slot),
@@ -275,7 +274,6 @@ class _Run:
             return 0
         saving = callbacks.SaveCheckpoints(self.checkpoints, config, self.chief)
         profile = callbacks.Profile(self.writer, config)
-        bar = progress_bar(first_step, train.train_steps)
         worker_callbacks = [
             callbacks.StopOnNonFinite(config),
             callbacks.Scalars(self.writer, config),
@@ -284,16 +282,25 @@ class _Run:
             saving,
             *evaluations,
         ]
-        chief_callbacks = [bar, *([profile] if train.profile_steps else [])]
         try:
-            model.fit(
-                model.distribute_strategy.distribute_datasets_from_function(self._dataset),
-                steps_per_epoch=train.train_steps - first_step,
-                verbose=0,
-                callbacks=[*worker_callbacks, *chief_callbacks] if self.chief else worker_callbacks,
-            )
+            step = first_step
+            while step < train.train_steps:
+                last_step = min(model.begin_phase(step), train.train_steps)
+                bar = progress_bar(step, train.train_steps)  # a new one, because the rate changes
+                chief_callbacks = [bar, *([profile] if train.profile_steps else [])]
+                try:
+                    model.fit(
+                        model.distribute_strategy.distribute_datasets_from_function(self._dataset),
+                        steps_per_epoch=last_step - step,
+                        verbose=0,
+                        callbacks=[*worker_callbacks, *chief_callbacks] if self.chief else worker_callbacks,
+                    )
+                finally:
+                    bar.close()
+                if model.stop_training:
+                    break
+                step = last_step
         finally:
-            bar.close()
             saving.restore_handlers()
             profile.stop()
         saving.any_reduce(False)  # waits for the other workers, which would fail if the chief left first

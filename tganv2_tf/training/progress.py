@@ -54,7 +54,7 @@ def progress_bar(first_step: int, train_steps: int) -> tf.keras.callbacks.Callba
 
 def shown_losses(logs: Mapping[str, float]) -> str:
     """Formats the losses of a step for the progress bar."""
-    return " ".join(f"{short} {logs[name]:.3f}" for name, short in BAR_LOSSES.items())
+    return " ".join(f"{short} {logs[name]:.3f}" for name, short in BAR_LOSSES.items() if name in logs)
 
 
 def bar_interval() -> float:

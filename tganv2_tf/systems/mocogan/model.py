@@ -209,7 +209,7 @@ class Model(Adversary):
         self.apply_gradients(name, [g + decay * tf.convert_to_tensor(v) for g, v in zip(gradients, variables)])
         return {**losses, f"{name}_gradient_norm": tf.linalg.global_norm(gradients)}
 
-    def traced_gradients(self, real_videos: Sequence[tf.Tensor]) -> list[tuple[list[tf.Tensor], int]]:
+    def traced_gradients(self, real_videos: Sequence[tf.Tensor]) -> list[tuple[list[tf.Tensor], float]]:
         (clips,) = real_videos
         seed = tf.constant([0, 0], tf.int64)
         real = self.split(clips, tf.zeros(clips.shape[:1], tf.int64), seed)

@@ -122,7 +122,7 @@ class Model(Adversary):
             variance = tf.convert_to_tensor(norm.moving_variance)
             strategy.extended.update(norm.gamma, update, args=(clip_gamma, variance))
 
-    def traced_gradients(self, real_videos: Sequence[tf.Tensor]) -> list[tuple[list[tf.Tensor], int]]:
+    def traced_gradients(self, real_videos: Sequence[tf.Tensor]) -> list[tuple[list[tf.Tensor], float]]:
         (real,) = real_videos
         z = tf.compat.v1.placeholder(tf.float32, [real.shape[0], self.config.model.z_dim])
         _, gradients = self.losses_and_gradients(real, z)

@@ -121,7 +121,7 @@ class Model(Adversary):
         norms = {f"{name}_gradient_norm": tf.linalg.global_norm(values) for name, values in gradients.items()}
         return {name: step.losses[name] for name in ("generator_loss", "mask_penalty", "discriminator_loss")} | norms
 
-    def traced_gradients(self, real_videos: Sequence[tf.Tensor]) -> list[tuple[list[tf.Tensor], int]]:
+    def traced_gradients(self, real_videos: Sequence[tf.Tensor]) -> list[tuple[list[tf.Tensor], float]]:
         (real,) = real_videos
         step = self.forward(real, tf.compat.v1.placeholder(tf.float32, [real.shape[0], self.config.model.z_dim]))
         return [([*self.discriminator_gradients(step), *self.generator_gradients(step)], 1)]
