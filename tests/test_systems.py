@@ -38,6 +38,10 @@ TINY = {
         *("--resolution=16", "--content_dim=3", "--motion_dim=2", "--generator_width=2"),
         *("--image_discriminator_width=2", "--video_discriminator_width=2", "--frame_step=1"),
     ],
+    "progressive_vgan": [
+        *("--resolution=16", "--num_frames=16", "--z_dim=3", "--fmap_base=16", "--fmap_max=4", "--objective=swl"),
+        *("--batch_sizes=4", "--stable_clips=4", "--fading_clips=4"),
+    ],
     "tgan": [
         *("--resolution=16", "--z_dim=3", "--fast_z_dim=2", f"--temporal_channels={FOUR}", "--image_channels=64"),
         *("--discriminator_width=2", "--clip_every_steps=2"),
@@ -179,7 +183,7 @@ def test_a_projection_finds_a_latent(folder, system, tmp_path):
 
 @others
 def test_what_is_printed_before_a_run(system):
-    text = run("tganv2_tf.train", f"--system={system}", *TINY[system], "--dry_run")
+    text = run("tganv2_tf.train", f"--system={system}", *TINY[system], "--global_batch_size=4", "--dry_run")
     assert f"--system={system}" in text and "generator" in text
     text = run("tganv2_tf.doctor", f"--system={system}", *TINY[system], "--global_batch_size=4")
     assert "about" in text and "per step" in text

@@ -64,8 +64,8 @@ class Command:
         require(self.tflops > 0, "tflops", self.tflops, "a number above 0")
         for name in ("num_seeds", "jobs"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
-        unknown = set(self.rows) - set(RECIPES)
-        require(bool(self.rows) and not unknown, "systems", self.systems, f"some of {','.join(RECIPES)}")
+        unknown = set(self.systems.split(",")) - set(RECIPES)
+        require(not unknown, "systems", self.systems, f"some of {','.join(RECIPES)}")
         EvalConfig(num_samples=self.num_samples)  # validates the option
 
     @property
