@@ -45,12 +45,15 @@ TOLERANCE = 1e-3
 def pairwise(factors: dict[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
     """Returns a small set of combinations that contains every pair of values of two factors."""
     rows = [dict(zip(factors, row)) for row in itertools.product(*factors.values())]
-    pairs = [set(itertools.combinations([(name, value) for name, value in row.items()], 2)) for row in rows]
-    missing, chosen = set().union(*pairs), []
-    while missing:
-        best = max(range(len(rows)), key=lambda index: len(pairs[index] & missing))
+    values = [(name, value) for name in factors for value in factors[name]]
+    # In sets of pairs, counting takes seconds, in each process that collects the tests.
+    has = np.array([[row[name] == value for name, value in values] for row in rows], np.float32)
+    missing = np.array([[one[0] < other[0] for other in values] for one in values], np.float32)
+    chosen = []
+    while missing.any():
+        best = int(np.argmax(np.sum(has @ missing * has, axis=1)))
         chosen.append(rows[best])
-        missing -= pairs[best]
+        missing[np.outer(has[best], has[best]) > 0] = 0
     return chosen
 
 
