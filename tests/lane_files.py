@@ -11,6 +11,7 @@ from __future__ import annotations
 import pathlib
 import shutil
 import tempfile
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -25,10 +26,10 @@ LANES = ("pinned", "current")
 SEEDS, LABELS = (3, 5), (1, 0)
 
 
-def train(data_dir: pathlib.Path, model_dir: pathlib.Path, steps: int) -> str:
-    """Trains the run up to a step, or resumes it. Returns the log of the command."""
+def train(data_dir: pathlib.Path, model_dir: pathlib.Path, steps: int, run: Any = run_command) -> str:
+    """Trains the run up to a step, or resumes it; `run` is like `run_command`. Returns the log of the command."""
     write_data_set(data_dir, [8] * 8, labels=("left", "right"))
-    result = run_command(
+    result = run(
         "tganv2_tf.train",
         *TINY_FLAGS,
         *("--conditional", "--discriminator_channels=4", "--up_channels=2,2,2,2", "--lstm_channels=2"),

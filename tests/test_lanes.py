@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -14,6 +15,7 @@ import pytest
 
 from tests import lane_files
 from tests.conftest import ROOT
+from tests.forking import fork_command
 from tganv2_tf.runs import Run
 from tganv2_tf.runtime import lanes
 from tganv2_tf.sampling.sampler import load_sampler
@@ -51,7 +53,8 @@ def test_checkpoints_of_both_lanes_are_restored_to_the_bit(written: pathlib.Path
 
 def test_runs_of_both_lanes_are_resumed_in_this_one(written: pathlib.Path, tmp_path: pathlib.Path) -> None:
     run = shutil.copytree(written / "run", tmp_path / "run")
-    assert "from step 2." in lane_files.train(tmp_path / "data", run, 3)
+    step_by_step = functools.partial(fork_command, "tests.quickly")
+    assert "from step 2." in lane_files.train(tmp_path / "data", run, 3, step_by_step)
     after = lane_files.variables(run / "checkpoints" / "ckpt-3")
     assert after["step/.ATTRIBUTES/VARIABLE_VALUE"] == 3
 

@@ -224,41 +224,51 @@ def one_run(folder: pathlib.Path, name: str, **train: Any) -> dict[str, bytes]:
     return tensors(str(folder / name / "checkpoints" / "ckpt-3"))
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, dict[str, bytes]]:
+    """A folder with data, and the last checkpoint of a run on these."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_data_set(folder / "data", [8] * 6)
+    tf.config.run_functions_eagerly(True)
+    try:
+        return folder, one_run(folder, "undisturbed")
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
 def test_losses_that_are_not_finite_send_a_run_back_with_other_random_numbers(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, eagerly: None
+    undisturbed: tuple[pathlib.Path, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch, eagerly: None
 ) -> None:
-    write_data_set(tmp_path / "data", [8] * 6)
-    undisturbed = one_run(tmp_path, "undisturbed")
+    folder, expected = undisturbed
     error = callbacks.NotFiniteError("step 3: generator_loss=nan is not finite")
     check = callbacks.StopOnNonFinite.on_step_end
     monkeypatch.setattr(callbacks.StopOnNonFinite, "on_step_end", failing(check, 3, 2, error))
     with pytest.raises(UserError, match="step 3: generator_loss=nan"):
-        one_run(tmp_path, "disturbed", max_restarts=1)
+        one_run(folder, "disturbed", max_restarts=1)
     monkeypatch.setattr(callbacks.StopOnNonFinite, "on_step_end", failing(check, 3, 2, error))
-    found = one_run(tmp_path, "again", max_restarts=2)
+    found = one_run(folder, "again", max_restarts=2)
     restarts = "restarts/.ATTRIBUTES/VARIABLE_VALUE"
-    assert (int.from_bytes(undisturbed[restarts], "little"), int.from_bytes(found[restarts], "little")) == (0, 2)
-    assert found.keys() == undisturbed.keys()
-    assert sum(found[name] != undisturbed[name] for name in found) > 30
-    newest = latest_checkpoint(tmp_path / "disturbed")
-    assert newest == f"{tmp_path}/disturbed/checkpoints/ckpt-2", "nothing later was saved"
+    assert (int.from_bytes(expected[restarts], "little"), int.from_bytes(found[restarts], "little")) == (0, 2)
+    assert found.keys() == expected.keys()
+    assert sum(found[name] != expected[name] for name in found) > 30
+    newest = latest_checkpoint(folder / "disturbed")
+    assert newest == f"{folder}/disturbed/checkpoints/ckpt-2", "nothing later was saved"
 
 
 def test_data_that_are_away_for_a_moment_change_nothing(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, eagerly: None
+    undisturbed: tuple[pathlib.Path, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch, eagerly: None
 ) -> None:
-    write_data_set(tmp_path / "data", [8] * 6)
-    undisturbed = one_run(tmp_path, "undisturbed")
+    folder, expected = undisturbed
     monkeypatch.setattr(loop.storage.retries, "BACK_OFF", (0.0, 0.0))
     monkeypatch.setattr(loop.storage, "is_remote", lambda path: str(path).endswith("data"))
     monkeypatch.setattr(loop.storage, "is_transient", lambda error: "503" in str(error))
     run = callbacks.StopOnNonFinite.on_step_end
     away = tf.errors.UnavailableError(None, None, "503 Slow Down")
     monkeypatch.setattr(callbacks.StopOnNonFinite, "on_step_end", failing(run, 1, 2, away))
-    assert one_run(tmp_path, "for a moment") == undisturbed
+    assert one_run(folder, "for a moment") == expected
     monkeypatch.setattr(callbacks.StopOnNonFinite, "on_step_end", failing(run, 1, 3, away))
     with pytest.raises(UserError, match="the run ended at step 1: "):
-        one_run(tmp_path, "for good")
+        one_run(folder, "for good")
 
 
 def test_two_trainings_do_not_write_to_one_folder(tmp_path: pathlib.Path) -> None:

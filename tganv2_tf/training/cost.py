@@ -84,41 +84,32 @@ def step_cost(config: Config, batch_size: int) -> StepCost:
 def _step_cost(config: Config, batch_size: int) -> StepCost:
     train = config.train
     parts, every = train.gradient_accumulation_steps, train.r1_every_steps if train.r1_weight else 0
-    with tf.Graph().as_default():
-        products, activations = _traced(config, batch_size, train.r1_weight if every else 0.0)
+    # One microbatch, because they run sequentially. No averaging: it would copy the values of weights.
+    alone = dataclasses.replace(train, ema_decay=0.0, gradient_accumulation_steps=1, r1_every_steps=1)
+    without = dataclasses.replace(alone, r1_weight=0.0, penalize_fakes=False)
+    with_penalty, without_penalty = (dataclasses.replace(config, train=train) for train in (alone, without))
+    products, activations, networks = _traced(with_penalty if every else without_penalty, batch_size // parts)
     if every > 1:  # the graph has a branch with the penalty and one without
-        with tf.Graph().as_default():
-            products += (every - 1) * (_traced(config, batch_size, 0.0)[0] - products) / every
-    with tf.Graph().as_default():
-        without_average = dataclasses.replace(config, train=dataclasses.replace(train, ema_decay=0.0))
-        networks = model_class(config.system).create(without_average).networks
-        trained = [variable for network in networks.values() for variable in network.trainable_variables]
-        kept = [*(variable for network in networks.values() for variable in network.variables), *trained, *trained]
-        if train.ema_decay:
-            kept += networks["generator"].variables
-        kept_bytes, trained_bytes = sum(map(_bytes, kept)), sum(map(_bytes, trained))
+        products += (every - 1) * (_traced(without_penalty, batch_size // parts)[0] - products) / every
+    trained = [variable for network in networks for variable in network.trainable_variables]
+    kept = [*(variable for network in networks for variable in network.variables), *trained, *trained]
+    if train.ema_decay:
+        kept += networks[0].variables
+    kept_bytes, trained_bytes = sum(map(_bytes, kept)), sum(map(_bytes, trained))
     if parts > 1:
         activations += trained_bytes  # the sum of gradients so far
     return StepCost(parts * products, kept_bytes, trained_bytes, activations)
 
 
-def _traced(config: Config, batch_size: int, r1_weight: float) -> tuple[float, int]:
-    """Returns multiply-adds and activation bytes of one microbatch; adds its operations to the graph."""
-    train = config.train
-    # One microbatch, because they run sequentially. No averaging: it would copy the values of weights.
-    traced = dataclasses.replace(
-        train,
-        ema_decay=0.0,
-        gradient_accumulation_steps=1,
-        r1_weight=r1_weight,
-        penalize_fakes=train.penalize_fakes and r1_weight > 0,
-        r1_every_steps=1,
-    )
-    model = model_class(config.system).create(dataclasses.replace(config, train=traced))
-    _, real_videos = placeholders(config.model, batch_size // train.gradient_accumulation_steps, config.model.pyramid)
-    groups = model.traced_gradients(real_videos)
-    products = sum(times * multiply_adds(gradients) for gradients, times in groups if times)
-    return products, peak_bytes(groups[0][0])
+def _traced(config: Config, batch_size: int) -> tuple[float, int, list[tf.keras.Model]]:
+    """Returns multiply-adds and activation bytes of a step, and its networks, the generator first."""
+    with tf.Graph().as_default():
+        model = model_class(config.system).create(config)
+        _, real_videos = placeholders(config.model, batch_size, config.model.pyramid)
+        groups = model.traced_gradients(real_videos)
+        products = sum(times * multiply_adds(gradients) for gradients, times in groups if times)
+        networks = model.networks
+        return products, peak_bytes(groups[0][0]), [networks.pop("generator"), *networks.values()]
 
 
 def _bytes(tensor: tf.Tensor | tf.Variable) -> int:
