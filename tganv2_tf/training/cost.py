@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from typing import Any
 
 import tensorflow as tf
 
@@ -86,11 +87,13 @@ def _step_cost(config: Config, batch_size: int) -> StepCost:
     parts, every = train.gradient_accumulation_steps, train.r1_every_steps if train.r1_weight else 0
     # One microbatch, because they run sequentially. No averaging: it would copy the values of weights.
     alone = dataclasses.replace(train, ema_decay=0.0, gradient_accumulation_steps=1, r1_every_steps=1)
-    without = dataclasses.replace(alone, r1_weight=0.0, penalize_fakes=False)
-    with_penalty, without_penalty = (dataclasses.replace(config, train=train) for train in (alone, without))
-    products, activations, networks = _traced(with_penalty if every else without_penalty, batch_size // parts)
+    no_penalty: dict[str, Any] = {"r1_weight": 0.0, "penalize_fakes": False}
+    step = dataclasses.replace(config, train=alone if every else dataclasses.replace(alone, **no_penalty))
+    products, activations, networks = _traced(step, batch_size // parts)
     if every > 1:  # the graph has a branch with the penalty and one without
-        products += (every - 1) * (_traced(without_penalty, batch_size // parts)[0] - products) / every
+        without = dataclasses.replace(step, train=dataclasses.replace(alone, **no_penalty))
+        rest = _traced(without, batch_size // parts)[0]
+        products += (every - 1) * (rest - products) / every
     trained = [variable for network in networks for variable in network.trainable_variables]
     kept = [*(variable for network in networks for variable in network.variables), *trained, *trained]
     if train.ema_decay:
