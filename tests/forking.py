@@ -31,7 +31,7 @@ def fork_command(
     """Runs `python -m module arguments` in a fork of the server.
 
     Args:
-      module: The command, or any module that is run as a script.
+      module: The command, or any module that is run as a script, or the file of a script.
       *arguments: Arguments of the command.
       env: Environment; None = the one of this process.
       cwd: Working directory.
@@ -81,7 +81,10 @@ def _become(argv: list[str], environment: dict[str, str], folder: str, outputs: 
     sys.argv = argv
     status: object = 0
     try:
-        runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+        if argv[0].endswith(".py"):
+            runpy.run_path(argv[0], run_name="__main__")
+        else:
+            runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
     except SystemExit as end:
         status = end.code or 0
     except BaseException:  # noqa: BLE001 (where Python itself would end)

@@ -13,6 +13,7 @@ import pathlib
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import unittest.mock
@@ -302,22 +303,61 @@ def shrunk(command: Command) -> list[str]:
     return [*arguments, *SMALL[command.module]]
 
 
+def outputs_of(command: Command, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the outputs that a command promises, relative to its folder; fails if one is not there."""
+    promised = command.flags.get(OUTPUTS.get(command.module, ""), "")
+    if not promised or "--dry_run" in command.arguments:
+        return []
+    path = pathlib.Path(promised)
+    pattern = f"{path.stem}-seed*{path.suffix}" if command.flags.get("layout") == "single" else path.name
+    found = [output.relative_to(folder) for output in (folder / path.parent).glob(pattern)]
+    assert found, f"{command.text}: no {promised}"
+    return found
+
+
+class Kept:
+    """Outputs of commands that have succeeded on a page, for the same commands on other pages."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder, self.numbers = folder, dict[tuple[str, tuple[str, ...]], int]()
+
+    def run(self, command: Command, folder: pathlib.Path) -> None:
+        """Runs a command in a folder, or copies its outputs if it has run on inputs of the same names."""
+        inputs = [value for name, value in command.flags.items() if name != OUTPUTS.get(command.module)]
+        key = command.text, tuple(value for value in inputs if (folder / value).exists())
+        if key in self.numbers:
+            self._copy(command, self.folder / str(self.numbers[key]), folder)
+        else:
+            run(command, folder)
+            self.numbers[key] = len(self.numbers)
+            self._copy(command, folder, self.folder / str(self.numbers[key]))
+
+    @staticmethod
+    def _copy(command: Command, source: pathlib.Path, target: pathlib.Path) -> None:
+        for output in outputs_of(command, source):
+            if (source / output).is_dir():
+                shutil.copytree(source / output, target / output, dirs_exist_ok=True)
+            else:
+                (target / output).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source / output, target / output)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    return Kept(tmp_path_factory.mktemp("kept"))
+
+
 def run(command: Command, folder: pathlib.Path) -> None:
-    """Runs a command in a folder; checks that it succeeds and that its outputs exist."""
+    """Runs a command in a folder; checks that it succeeds."""
     module = [command.module] if command.module in GRAPHS else ["tests.quickly", command.module]
     environment = {**os.environ, **command.environment, "CUDA_VISIBLE_DEVICES": "-1"}
     result = fork_command(*module, *shrunk(command), env=environment, cwd=folder)
     status = (0, 1) if command.module == "tganv2_tf.doctor" else (0,)  # 1: something does not fit
     assert result.returncode in status, f"{command.text}\n{result.stdout}\n{result.stderr}"
-    promised = command.flags.get(OUTPUTS.get(command.module, ""), "")
-    if promised and "--dry_run" not in command.arguments:
-        path = pathlib.Path(promised)
-        pattern = f"{path.stem}-seed*{path.suffix}" if command.flags.get("layout") == "single" else path.name
-        assert list((folder / path.parent).glob(pattern)), f"{command.text}: no {promised}"
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_of_a_page_runs(page, brought, tmp_path):
+def test_every_command_of_a_page_runs(page, brought, kept, tmp_path):
     for name in BROUGHT.get(page, []):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).symlink_to(brought / name)
@@ -328,11 +368,10 @@ def test_every_command_of_a_page_runs(page, brought, tmp_path):
                 break
         else:
             assert command.module in SMALL, f"{page}: nothing says how to test {command.text!r}"
-            run(command, tmp_path)
+            kept.run(command, tmp_path)
     for block in blocks(page, "python"):
-        script = [sys.executable, "-c", block]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        result = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        (tmp_path / "script.py").write_text(block)
+        result = fork_command("script.py", cwd=tmp_path)
         assert result.returncode == 0 and result.stdout, f"{page}: {result.stderr}"
 
 

@@ -6,9 +6,8 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import imageio.v3 as iio
@@ -16,12 +15,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import ROOT, needs_bfloat16
+from tests.conftest import needs_bfloat16
 from tests.data_sets import write_data_set
 from tests.forking import fork_command
-from tests.test_commands import MODEL, RUN, fail
+from tests.test_commands import MODEL, RUN, fail, step_by_step
 from tests.test_evaluate import write_classifier
-from tests.worker_processes import on_loopback
+from tests.worker_processes import Server, Worker, on_loopback
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.pretrained import load_generator
 from tganv2_tf.runs import Run
@@ -37,11 +36,6 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("data")
     write_data_set(folder, [16] * 16, num_shards=4)
     return str(folder)
-
-
-def step_by_step(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`fork_command` without graphs, for few steps."""
-    return fork_command("tests.quickly", *arguments)
 
 
 def train(data_dir: str, model_dir: pathlib.Path | str, *arguments: str, run: Any = fork_command) -> str:
@@ -91,7 +85,7 @@ def test_half_precision_trains_and_resumes(precision: str, data_dir: str, tmp_pa
 def test_fine_tuning_begins_with_the_networks_of_another_run(data_dir: str, tmp_path: pathlib.Path) -> None:
     first = tmp_path / "first"
     every = ["--checkpoint_every_steps=1", "--keep_checkpoint_every_steps=1"]
-    train(data_dir, first, "--r1_weight=0", "--train_steps=2", *every)
+    train(data_dir, first, "--r1_weight=0", "--train_steps=2", *every, run=step_by_step)
     frozen = ["--generator_learning_rate=0", "--discriminator_learning_rate=0", "--r1_weight=0", "--train_steps=1"]
     for source, step in ((first, 2), (first / "snapshots" / "ckpt-1", 1)):
         tuned = tmp_path / f"from{step}"
@@ -120,26 +114,26 @@ def test_fine_tuning_begins_with_the_networks_of_another_run(data_dir: str, tmp_
     assert "ckpt-2: the checkpoint cannot be read" in line
 
 
-def start_workers(data_dir: str, model_dir: pathlib.Path, *arguments: str) -> list[subprocess.Popen[str]]:
-    where = [f"--data_dir={data_dir}", f"--model_dir={model_dir}", "--distribution=multi_worker"]
-    command = [sys.executable, "-m", "tganv2_tf.train", *MODEL, *SMALL, *RUN, "--r1_weight=0", *where, *arguments]
-    workers = []
-    for variables in on_loopback(2):
-        environment = {**os.environ, **variables, "TMPDIR": str(model_dir.parent / "temporary")}
-        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # otherwise TensorFlow's AutoGraph leaves a __pycache__ in TMPDIR
-        workers.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
-    return workers
-
-
-def finish(workers: list[subprocess.Popen[str]]) -> list[str]:
+@pytest.fixture
+def server(tmp_path: pathlib.Path) -> Iterator[Server]:
+    server = Server(tmp_path)
     try:
-        return [worker.communicate(timeout=240)[1] for worker in workers]
+        yield server
     finally:
-        for worker in workers:
-            worker.kill()
+        server.close()
 
 
-def test_two_workers_train_one_model_and_only_the_chief_writes(data_dir: str, tmp_path: pathlib.Path) -> None:
+def start_workers(server: Server, data_dir: str, model_dir: pathlib.Path, *arguments: str) -> list[Worker]:
+    """Starts two workers; those of tests/test_multi_worker.py that are cut off have graphs."""
+    where = [f"--data_dir={data_dir}", f"--model_dir={model_dir}", "--distribution=multi_worker"]
+    train = ["tests.quickly", "--only_steps", "tganv2_tf.train", *MODEL, *SMALL, *RUN, "--r1_weight=0"]
+    temporary = {"TMPDIR": str(model_dir.parent / "temporary")}
+    return [server.start(*train, *where, *arguments, env={**variables, **temporary}) for variables in on_loopback(2)]
+
+
+def test_two_workers_train_one_model_and_only_the_chief_writes(
+    server: Server, data_dir: str, tmp_path: pathlib.Path
+) -> None:
     run = tmp_path / "run"
     (tmp_path / "temporary").mkdir()
     every = [f"--{what}_every_steps=1" for what in ("checkpoint", "keep_checkpoint")]
@@ -147,8 +141,9 @@ def test_two_workers_train_one_model_and_only_the_chief_writes(data_dir: str, tm
     scored = [f"--classifier={tmp_path / 'classifier.npz'}", "--num_samples=10", "--repetitions=2", "--cache_dir="]
     scored += ["--eval_batch_size=4", "--real_passes=1"]
     shown = ["--num_previews=3", "--eval_every_steps=2"]
-    workers = start_workers(data_dir, run, "--train_steps=2", *every, *scored, *shown)
-    chief, other = finish(workers)
+    workers = start_workers(server, data_dir, run, "--train_steps=2", *every, *scored, *shown)
+    server.wait(workers)
+    chief, other = (worker.stderr for worker in workers)
     assert [worker.returncode for worker in workers] == [0, 0], chief + other
     assert "2/2" in chief
     assert "2/2" not in other
@@ -160,7 +155,7 @@ def test_two_workers_train_one_model_and_only_the_chief_writes(data_dir: str, tm
     assert sorted(path.suffix for path in run.glob("events/*")) == [".hparams", ".v2"]
     # The samples were divided among them: scores and previews are those of a single process.
     (report,) = run.glob("evaluations/*.json")
-    alone = fork_command("tganv2_tf.evaluate", f"--model_dir={run}", *scored, f"--output={tmp_path / 'alone.json'}")
+    alone = step_by_step("tganv2_tf.evaluate", f"--model_dir={run}", *scored, f"--output={tmp_path / 'alone.json'}")
     assert alone.returncode == 0, alone.stderr
     together, expected = (json.loads(path.read_text())["scores"] for path in (report, tmp_path / "alone.json"))
     for name, score in expected.items():
@@ -178,17 +173,18 @@ def test_two_workers_train_one_model_and_only_the_chief_writes(data_dir: str, tm
     found, wanted = (iio.imread(content, extension=".gif") for content in (event, videos.gif_bytes(grid, 8.0)))
     np.testing.assert_array_equal(found, wanted)
     # A signal to one worker stops both at the same step; the run resumes from there.
-    workers = start_workers(data_dir, run, "--train_steps=100000")
+    workers = start_workers(server, data_dir, run, "--train_steps=100000")
     deadline = time.monotonic() + 200
     while (
         len(list(run.glob("events/*.v2"))) < 2
         or b"generator_loss" not in max(run.glob("events/*.v2"), key=os.path.getmtime).read_bytes()
     ):
-        assert all(worker.poll() is None for worker in workers)
+        assert all(worker.returncode is None for worker in workers)
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    workers[1].send_signal(signal.SIGTERM)
-    chief, other = finish(workers)
+    os.kill(workers[1].pid, signal.SIGTERM)
+    server.wait(workers)
+    chief, other = (worker.stderr for worker in workers)
     assert [worker.returncode for worker in workers] == [143, 143], chief + other
     step = load_generator(Run.open(str(run)))[1]
     assert "Resuming from step 2" in chief

@@ -23,6 +23,7 @@ NO_VALID_RECORDS = "only damaged records"
 UNREADABLE = "cannot be read (in a truncated file, neither can later records)"
 
 
+@tf.autograph.experimental.do_not_convert  # of the functions, which need none; it takes time
 def map_or_substitute(
     dataset: tf.data.Dataset, function: Callable[..., Any], substitute: Callable[..., Any]
 ) -> tf.data.Dataset:

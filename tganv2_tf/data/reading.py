@@ -76,6 +76,7 @@ class RecordPartition:
         """Number of records per epoch."""
         return sum(self.counts)
 
+    @tf.autograph.experimental.do_not_convert  # not needed here; conversion takes time
     def read(self, tolerant: bool = False) -> tf.data.Dataset:
         """Reads the records once.
 
@@ -87,6 +88,7 @@ class RecordPartition:
         """
         return self._epoch(tf.range(len(self.files)), tf.zeros([], tf.int64), tolerant)
 
+    @tf.autograph.experimental.do_not_convert
     def read_endlessly(self, seed: int, tolerant: bool = False, first_record: int = 0) -> tf.data.Dataset:
         """Reads the records of `read` indefinitely, with another order of the shards in each epoch.
 

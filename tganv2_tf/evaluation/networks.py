@@ -130,7 +130,7 @@ def load_c3d_network(config: EvalConfig) -> Network:
         network, metadata = read_classifier(config.classifier)
         warning = reliability_warning(metadata)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def extract(videos: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         outputs = network(resize(videos, PAPER_SIZE) if config.protocol == "paper" else videos)
         return outputs["fc7"], outputs["probabilities"]

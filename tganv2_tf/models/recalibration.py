@@ -35,7 +35,7 @@ def recalibrate(generator: tf.keras.Model, num_batches: int, seed: int, batch_si
     batch_size = batch_size or -(-BATCH_SIZE // clip_stride) * clip_stride
     norms = generator.batch_norms
 
-    @tf.function
+    @tf.function(autograph=False)
     def moments(index: tf.Tensor) -> list[tuple[tf.Tensor, ...]]:
         fold_in = tf.random.experimental.stateless_fold_in
         batch_seed = fold_in([seed, 0], index)

@@ -118,7 +118,9 @@ def load_scored_generator(spec: GeneratorSpec) -> LoadedGenerator:
         recalibrate(generator, spec.recalibration_batches, config.train.seed)
     length = scored_length(config.model.num_frames, config.model.FIXED_LENGTH, num_frames)
     sample = tf.function(
-        lambda z, labels: generator(z, num_frames=length, labels=labels)[:, first:num_frames], reduce_retracing=True
+        lambda z, labels: generator(z, num_frames=length, labels=labels)[:, first:num_frames],
+        reduce_retracing=True,
+        autograph=False,
     )
     about |= {"step": step, "config": config.as_dict()}
     return LoadedGenerator(sample, config.model.latent, run.class_names, about, config)

@@ -85,7 +85,10 @@ class ServedGenerator(tf.Module):
         num_frames, level = (tf.TensorSpec([], tf.int32, name) for name in ("num_frames", "level"))
         label = [tf.TensorSpec([None], tf.int32, "label")] if num_classes else []
 
-        @tf.function(input_signature=[maps, level, latents, *label])
+        # No Python branch depends on a tensor; without AutoGraph tracing is faster.
+        graph = functools.partial(tf.function, autograph=False)
+
+        @graph(input_signature=[maps, level, latents, *label])
         def render(features: tf.Tensor, level: tf.Tensor, z: tf.Tensor, label: tf.Tensor | None = None) -> tf.Tensor:
             """Renders one level. All functions share this graph, which keeps the export small.
 
@@ -115,7 +118,7 @@ class ServedGenerator(tf.Module):
             with tf.control_dependencies(asserts):
                 return tf.identity(value), None if label is None else tf.identity(label)
 
-        @tf.function(input_signature=[latents, num_frames, level, *label])
+        @graph(input_signature=[latents, num_frames, level, *label])
         def sample(z: tf.Tensor, num_frames: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None) -> tf.Tensor:
             return begin(z, num_frames, level, label)[0]
 
@@ -147,11 +150,11 @@ class ServedGenerator(tf.Module):
         self.sample = sample
         if not config.FIXED_LENGTH:
             state = [tf.TensorSpec(generator.state_shape, tf.float32, "state"), num_frames, level]
-            self.begin = tf.function(begin, input_signature=[latents, num_frames, level, *label])
+            self.begin = graph(begin, input_signature=[latents, num_frames, level, *label])
             if generator.resume_needs_z:
-                self.resume = tf.function(resume_with_z, input_signature=[*state, latents, *label])
+                self.resume = graph(resume_with_z, input_signature=[*state, latents, *label])
             else:
-                self.resume = tf.function(resume, input_signature=[*state, *label])
+                self.resume = graph(resume, input_signature=[*state, *label])
 
         def last_level(z: tf.Tensor, num_frames: int | tf.Tensor, label: tf.Tensor | None) -> tf.Tensor:
             videos = sample(z, num_frames, len(levels), *_optional(label))
@@ -174,17 +177,17 @@ class ServedGenerator(tf.Module):
             with tf.control_dependencies([is_allowed]):
                 return [tf.identity(value) for value in values]
 
-        @tf.function(input_signature=[latents, *label])
+        @graph(input_signature=[latents, *label])
         def generate_float(z: tf.Tensor, label: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
             (z,) = bounded(tf.shape(z)[0], config.num_frames, z)
             return {"videos": last_level(z, config.num_frames, label)}
 
-        @tf.function(input_signature=[latents, *label])
+        @graph(input_signature=[latents, *label])
         def serving_default(z: tf.Tensor, label: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
             (z,) = bounded(tf.shape(z)[0], config.num_frames, z)
             return {"videos": quantize(last_level(z, config.num_frames, label))}
 
-        @tf.function(input_signature=[seed, num_videos, num_frames, *label])
+        @graph(input_signature=[seed, num_videos, num_frames, *label])
         def generate(
             seed: tf.Tensor, num_videos: tf.Tensor, num_frames: tf.Tensor, label: tf.Tensor | None = None
         ) -> dict[str, tf.Tensor]:
@@ -194,7 +197,7 @@ class ServedGenerator(tf.Module):
                 label = tf.cond(tf.equal(tf.size(label), 1), lambda: tf.repeat(label, num_videos), lambda: label)
             return {"videos": quantize(last_level(z, num_frames, label))}
 
-        @tf.function(input_signature=[latents, level, *label])
+        @graph(input_signature=[latents, level, *label])
         def preview(z: tf.Tensor, level: tf.Tensor, label: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
             (z,) = bounded(tf.shape(z)[0], config.num_frames, z)  # bounds the last level, and thus all levels
             return {"videos": quantize(sample(z, config.num_frames, level, *_optional(label)))}

@@ -55,7 +55,7 @@ class ClipEvaluator:
         clips = labelled_clips(manifest, data, NUM_FRAMES, manifest.height, seed=0, keep=id_filter(labels))
         self._batches = clips.batch(batch_size)
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(reduce_retracing=True, autograph=False)
         def classify(frames: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             logits = network(normalize(frames))["fc8"]
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)

@@ -38,7 +38,8 @@ def read_labels(flag: str, manifest: Manifest, folder: str, num_frames: int) -> 
         parsed = parse_record(record)
         return parsed["video_id"], parsed["label"], parsed["num_frames"]
 
-    records = RecordPartition.of(manifest, folder).read().map(label_and_length, num_parallel_calls=tf.data.AUTOTUNE)
+    plain = tf.autograph.experimental.do_not_convert(label_and_length)
+    records = RecordPartition.of(manifest, folder).read().map(plain, num_parallel_calls=tf.data.AUTOTUNE)
     longest, labels = 0, {}
     for video_id, label, length in records.as_numpy_iterator():
         longest = max(longest, length)

@@ -64,7 +64,7 @@ class Trainer:
         """Whether early stopping applies: the validation accuracy has not risen for `patience` validations."""
         return bool(0 < self.patience <= self.best.waited.numpy())
 
-    @tf.function
+    @tf.function(autograph=False)
     def update(self, clips: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Updates on uint8 clips [N, 16, H, W, 3], int64 labels [N]; returns cross entropy and accuracy, float32 []."""
         seed = tf.stack([self.seed, self.step])
