@@ -79,6 +79,17 @@ def colours(mp4: bytes) -> np.ndarray:
     return decode(mp4).mean((1, 2))
 
 
+def test_videos_of_fixed_length_have_only_that_length() -> None:
+    class Fixed(StandIn):
+        fixed_length = True
+
+    explorer = Explorer(Fixed(), Limits())  # type: ignore[arg-type]
+    assert (explorer.min_frames, explorer.max_frames) == (FRAMES, FRAMES)
+    assert len(decode(mp4s(explorer.gallery("3", 1.0, FRAMES, 2, IN_TURN, 10))[0])) == FRAMES
+    with pytest.raises(UserError, match=f"Frames: '{FRAMES + 1}' is not valid; valid: a whole number from 4 to 4"):
+        explorer.gallery("3", 1.0, FRAMES + 1, 2, IN_TURN, 10)
+
+
 def test_the_gallery_has_a_video_a_seed_of_the_size_length_and_class_that_are_asked_for(explorer: Explorer) -> None:
     html = explorer.gallery("4-5,10", 0.5, 3, 1, IN_TURN, 10)
     videos = mp4s(html)

@@ -38,12 +38,14 @@ class Explorer:
       sampler: the generator.
       limits: limits of a request.
       scale: factor by which the videos of all levels are enlarged, by repeated pixels.
-      max_frames: maximum frames per video.
+      min_frames, max_frames: minimum and maximum frames per video; equal if the generator's videos have fixed length.
     """
 
     def __init__(self, sampler: Sampler, limits: Limits) -> None:
         self.sampler, self.limits, self.scale = sampler, limits, max(1, MIN_SIZE // sampler.sizes[-1])
-        self.max_frames = limits.max_frames or MAX_CLIPS * sampler.num_frames
+        self.min_frames, self.max_frames = 1, limits.max_frames or MAX_CLIPS * sampler.num_frames
+        if sampler.fixed_length:
+            self.min_frames = self.max_frames = sampler.num_frames
 
     def gallery(self, seeds: Any, truncation: Any, num_frames: Any, level: Any, label: Any, fps: Any) -> str:
         """Renders one video per seed; tiles can be selected."""
@@ -109,7 +111,7 @@ class Explorer:
         """Validates the settings that all requests share, and returns them as numbers."""
         return (
             number("Truncation", truncation, 0, 1),
-            whole("Frames", num_frames, 1, self.max_frames),
+            whole("Frames", num_frames, self.min_frames, self.max_frames),
             whole("Level", level, 1, self.sampler.num_levels),
             whole("Class", label, IN_TURN, len(self.sampler.class_names) - 1),
             number("Frames per second", fps, 1, MAX_FPS),
@@ -188,7 +190,7 @@ def build(sampler: Sampler, limits: Limits) -> gr.Blocks:
                 longest = explorer.max_frames
                 num_frames = gr.Slider(
                     1, longest, min(longest, sampler.num_frames), step=1, label="Frames",
-                    info=f"training: {sampler.num_frames}", buttons=[],
+                    info=f"training: {sampler.num_frames}", buttons=[], visible=not sampler.fixed_length,
                 )  # fmt: skip
                 level = gr.Slider(
                     1, sampler.num_levels, sampler.num_levels, step=1, label="Level", info=levels, buttons=[],
