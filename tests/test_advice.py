@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT, tiny_config
 from tganv2_tf import cli
-from tganv2_tf.config import DataConfig, EvalConfig, ModelConfig, TrainConfig
+from tganv2_tf.config import MODEL_OPTIONS, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.data import advice
 from tganv2_tf.data.checks import load_manifest
 from tganv2_tf.diagnosis.data_set import check_shards
@@ -23,7 +23,7 @@ RECIPES = sorted((ROOT / "flags").glob("*.flags"))
 
 def parsed(recipe: str) -> tuple[ModelConfig, DataConfig]:
     argv = [f"--flagfile={recipe}"]
-    model, data, _, _ = cli.parse(argv, ModelConfig, DataConfig, TrainConfig, EvalConfig)
+    model, data, _, _ = cli.parse(argv, MODEL_OPTIONS, DataConfig, TrainConfig, EvalConfig)
     return model, data
 
 

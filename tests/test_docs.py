@@ -30,8 +30,9 @@ from tests.conftest import ROOT, tiny_config
 from tests.data_sets import flip_byte, write_data_set
 from tests.forking import fork_command
 from tests.test_i3d import means, save_module
+from tests.test_systems import TINY
 from tganv2_tf import __main__, cli
-from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
+from tganv2_tf.config import MODEL_OPTIONS, Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.data.damage import cause_of_error
 from tganv2_tf.data.manifest import UNFINISHED_DIR, Manifest, shard_name
 from tganv2_tf.errors import UserError
@@ -300,7 +301,11 @@ def shrunk(command: Command) -> list[str]:
         arguments = [argument.replace(name, other) for argument in arguments]
     if command.module == "tganv2_tf.evaluate" and "c3d_mean" in command.flags:
         arguments = [*arguments, *STAND_IN]
-    return [*arguments, *SMALL[command.module]]
+    small, recipe = SMALL[command.module], command.flags.get("flagfile", "")
+    if command.module == "tganv2_tf.train" and recipe:
+        model, *_ = cli.parse([f"--flagfile={recipe}"], MODEL_OPTIONS, DataConfig, TrainConfig, EvalConfig)
+        small = small if model.system == "tganv2" else [*TINY[model.system], *TRAINING]
+    return [*arguments, *small]
 
 
 def outputs_of(command: Command, folder: pathlib.Path) -> list[pathlib.Path]:

@@ -326,8 +326,6 @@ class Config:
         try:
             loaded = {"system": SYSTEMS[0], "eval": {}, **json.loads(text)}  # missing in runs of older versions
             system = loaded.pop("system")
-            if system not in SYSTEMS:
-                raise ValueError(f"unknown system {system}; valid: {', '.join(SYSTEMS)}")
             parts = {"model": config_class(system), "data": DataConfig, "train": TrainConfig, "eval": EvalConfig}
             made: dict[str, Any] = {}
             for name, part in parts.items():

@@ -17,9 +17,15 @@ SYSTEMS = ("tganv2", "vgan", "tgan", "mocogan", "progressive_vgan")
 
 def config_class(system: str) -> type[SystemConfig]:
     """Returns the settings' class of a system, given its name in `SYSTEMS`."""
-    return importlib.import_module(f"tganv2_tf.systems.{system}.config").ModelConfig
+    return _module(system, "config").ModelConfig
 
 
 def model_class(system: str) -> Any:
     """Returns the subclass of `Adversary` of a system, given its name in `SYSTEMS`. Imports TensorFlow."""
-    return importlib.import_module(f"tganv2_tf.systems.{system}.model").Model
+    return _module(system, "model").Model
+
+
+def _module(system: str, name: str) -> Any:
+    if system not in SYSTEMS:  # the name becomes part of a module's
+        raise ValueError(f"unknown system {system}; valid: {', '.join(SYSTEMS)}")
+    return importlib.import_module(f"tganv2_tf.systems.{system}.{name}")
