@@ -12,7 +12,7 @@ from tganv2_tf.systems.system_config import SystemConfig
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(SystemConfig):
-    """Shape of the networks."""
+    """TGANv2: shape of the networks."""
 
     system: ClassVar[str] = "tganv2"
     ARCHITECTURE: ClassVar[tuple[str, ...]] = (
