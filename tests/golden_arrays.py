@@ -23,7 +23,7 @@ class Golden:
     def check(self, name: str, actual, tolerance: float = 1e-4, step: float = 0.0) -> None:
         """Asserts that an array equals that of the file within `tolerance` times its largest value.
 
-        One weight in a thousand may differ by up to two optimiser steps of size `step`: gradients near 0, whose sign
+        Three weights in a thousand may differ by up to two optimiser steps of size `step`: gradients near 0, whose sign
         depends on rounding, become whole steps.
         """
         expected, actual = self.arrays[name], np.asarray(actual)
@@ -33,7 +33,7 @@ class Golden:
             errors = np.sort(np.abs(actual - expected), axis=None)
             assert errors[-1] < max(limit, 2 * step), name
             actual = actual[np.abs(actual - expected) <= limit]
-            assert len(actual) >= 0.999 * expected.size - 1, f"{name}: {expected.size - len(actual)} values differ"
+            assert len(actual) >= 0.997 * expected.size - 1, f"{name}: {expected.size - len(actual)} values differ"
             return
         np.testing.assert_allclose(actual, expected, rtol=0, atol=limit, err_msg=name)
 
