@@ -17,7 +17,7 @@ from tganv2_tf.sampling.sampler import Sampler
 from tganv2_tf.serving.signatures import ServedGenerator, export
 from tganv2_tf.systems.mocogan import model as mocogan
 from tganv2_tf.systems.mocogan import networks
-from tganv2_tf.systems.mocogan.config import ModelConfig
+from tganv2_tf.systems.mocogan.config import DISCRIMINATORS, ModelConfig
 from tganv2_tf.systems.mocogan.model import Draws, FrameDraws, Model, RealData
 from tganv2_tf.systems.mocogan.networks import GRU, Discriminator, Generator
 from tganv2_tf.training.cost import step_cost
@@ -549,9 +549,9 @@ def test_parameters_of_the_full_width():
 
     full, patch = ModelConfig(), ModelConfig(image_discriminator="full", video_discriminator="patch")
     with tf.Graph().as_default():
-        sizes = {name: count(network) for name, network in networks.make_discriminators(full).items()}
+        sizes = {name: count(networks.make_discriminator(name, full)) for name in DISCRIMINATORS}
         assert sizes == {"image_discriminator": 663_296, "video_discriminator": 11_056_896}
-        sizes = {name: count(network) for name, network in networks.make_discriminators(patch).items()}
+        sizes = {name: count(networks.make_discriminator(name, patch)) for name in DISCRIMINATORS}
         assert sizes == {"image_discriminator": 2_765_568, "video_discriminator": 2_650_880}
         assert count(Generator(full)) == 3_249_684
         assert count(Generator(dataclasses.replace(full, num_categories=6))) == 3_298_836

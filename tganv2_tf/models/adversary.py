@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import tensorflow as tf
@@ -26,8 +26,8 @@ class Adversary(tf.keras.Model):
     of replicas that share a global batch.
 
     Attributes:
-      NETWORKS: Names of the trained networks; each is an attribute, and has an optimiser `NAME_optimizer`. The first is
-        `generator`.
+      NETWORKS: Classes of the trained networks by name, `generator` first; each network is an attribute, and has an
+        optimiser `NAME_optimizer`.
       STATE: Names of further variables in checkpoints.
       ema_generator: Exponential moving average of the generator, including batch-norm statistics. It is the generator
         itself if `ema_decay` is 0.
@@ -38,7 +38,7 @@ class Adversary(tf.keras.Model):
         numbers.
     """
 
-    NETWORKS: ClassVar[tuple[str, ...]] = ("generator", "discriminator")
+    NETWORKS: ClassVar[Mapping[str, Callable[..., tf.keras.Model]]]
     STATE: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -64,12 +64,12 @@ class Adversary(tf.keras.Model):
     @classmethod
     def make_generator(cls, config: Any, **kwargs: Any) -> tf.keras.Model:
         """Creates the generator, given the settings of the system's networks."""
-        raise NotImplementedError
+        return cls.NETWORKS["generator"](config, **kwargs)
 
     @classmethod
     def create(cls, config: Config, num_pipelines: int = 1) -> Adversary:
         """Creates the networks, with initial weights from the global seed, and the model without optimisers."""
-        raise NotImplementedError
+        return cls({name: make(config.model) for name, make in cls.NETWORKS.items()}, config, num_pipelines)
 
     @classmethod
     def make_optimizers(cls, config: Config) -> tuple[tf.keras.optimizers.Optimizer, ...]:
@@ -79,7 +79,13 @@ class Adversary(tf.keras.Model):
     @classmethod
     def describe(cls, config: Config) -> Iterator[str]:
         """Yields lines about sizes and parameters of the networks, for `--dry_run`."""
-        raise NotImplementedError
+        shape, train = config.model, config.train
+        size = f"{shape.resolution}x{shape.resolution}"
+        yield f"clips: {shape.num_frames} frames of {size}, {train.global_batch_size} per step"
+        yield "network                 parameters"
+        for name, network in cls.create(config).networks.items():
+            count = sum(variable.shape.num_elements() for variable in network.trainable_variables)
+            yield f"{name:<22}{count:>12,}"
 
     @property
     def global_batch_size(self) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import tensorflow as tf
 
-from tganv2_tf.config import Config, ModelConfig
+from tganv2_tf.config import Config
 from tganv2_tf.models.adversary import Adversary
 from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.fast_gradients import check_discriminator, fast_gradients
@@ -47,6 +47,7 @@ class TGANv2(Adversary):
       latest_penalty: The latest penalty, for steps without one (lazy regularization).
     """
 
+    NETWORKS: ClassVar[Mapping[str, Any]] = {"generator": Generator, "discriminator": Discriminator}
     STATE: ClassVar[tuple[str, ...]] = ("latest_penalty",)
     generator: Generator
     discriminator: Discriminator
@@ -65,10 +66,6 @@ class TGANv2(Adversary):
         self.latest_penalty = tf.Variable(
             0.0, False, synchronization=tf.VariableSynchronization.ON_READ, aggregation=tf.VariableAggregation.MEAN
         )
-
-    @classmethod
-    def make_generator(cls, config: ModelConfig, **kwargs: Any) -> Generator:
-        return Generator(config, **kwargs)
 
     @classmethod
     def create(cls, config: Config, num_pipelines: int = 1) -> TGANv2:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Union
 
 import tensorflow as tf
@@ -12,9 +13,8 @@ from tganv2_tf.models.adversary import Adversary
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.optimizers import PyTorchAdam, make_adam
 from tganv2_tf.options import require
-from tganv2_tf.systems.description import parameter_table
-from tganv2_tf.systems.mocogan.config import DISCRIMINATORS, ModelConfig
-from tganv2_tf.systems.mocogan.networks import Discriminator, Generator, make_discriminators
+from tganv2_tf.systems.mocogan.config import DISCRIMINATORS
+from tganv2_tf.systems.mocogan.networks import Discriminator, Generator, make_discriminator
 
 fold_in = tf.random.experimental.stateless_fold_in
 Number = Union[int, tf.Tensor]
@@ -74,26 +74,24 @@ class Model(Adversary):
     """MoCoGAN. A step updates the discriminators of images and of videos, then the generator by both.
 
     Each update generates its own images and clips. The authors render images from frames of many sequences, drawn
-    without replacement. Here each image is a random frame of a sequence of its own, which is the same distribution but
+    without replacement. Here each image is a random frame of a separate sequence, which is the same distribution except
     for their rare images of equal sequences.
     """
 
-    NETWORKS: ClassVar[tuple[str, ...]] = ("generator", *DISCRIMINATORS)
+    NETWORKS: ClassVar[Mapping[str, Any]] = {
+        "generator": Generator,
+        **{name: functools.partial(make_discriminator, name) for name in DISCRIMINATORS},
+    }
     generator: Generator
     image_discriminator: Discriminator
     video_discriminator: Discriminator
 
     @classmethod
-    def make_generator(cls, config: ModelConfig, **kwargs: Any) -> Generator:
-        return Generator(config, **kwargs)
-
-    @classmethod
-    def create(cls, config: Config, num_pipelines: int = 1) -> Model:
+    def create(cls, config: Config, num_pipelines: int = 1) -> Adversary:
         images, batch = config.model.image_clips, config.train.global_batch_size
         require(images < batch, "image_clips", images, f"a number below --global_batch_size={batch}")
         require(batch >= 2, "global_batch_size", batch, "at least 2, a clip for each discriminator")
-        networks = {"generator": Generator(config.model), **make_discriminators(config.model)}
-        return cls(networks, config, num_pipelines)
+        return super().create(config, num_pipelines)
 
     @classmethod
     def make_optimizers(cls, config: Config) -> tuple[tf.keras.optimizers.Optimizer, ...]:
@@ -103,7 +101,7 @@ class Model(Adversary):
 
     @classmethod
     def describe(cls, config: Config) -> Iterator[str]:
-        yield from parameter_table(cls, config)
+        yield from super().describe(config)
         images = num_images(config, config.train.global_batch_size)
         videos = config.train.global_batch_size - images
         yield f"real data per step: {videos} clips, and a frame of each of {images} others"

@@ -416,20 +416,14 @@ class Discriminator(tf.keras.Model):
         return Logits(logits[..., 0], logits[..., 1:])
 
 
-def make_discriminators(config: ModelConfig) -> dict[str, Discriminator]:
-    """Creates the discriminators of images and of videos, by name."""
-    frame = [config.resolution, config.resolution, 3]
-    return {
-        name: Discriminator(
-            shape,
-            getattr(config, f"{name}_width"),
-            getattr(config, name) == "patch",
-            config.noise_sigma,
-            categories,
-            name=name,
-        )
-        for name, shape, categories in (
-            ("image_discriminator", frame, 0),
-            ("video_discriminator", [config.num_frames, *frame], config.recognised_categories),
-        )
-    }
+def make_discriminator(name: str, config: ModelConfig) -> Discriminator:
+    """Creates the discriminator of images or of videos, given its name in `DISCRIMINATORS`."""
+    frame, is_of_images = [config.resolution, config.resolution, 3], name == "image_discriminator"
+    return Discriminator(
+        frame if is_of_images else [config.num_frames, *frame],
+        getattr(config, f"{name}_width"),
+        getattr(config, name) == "patch",
+        config.noise_sigma,
+        0 if is_of_images else config.recognised_categories,
+        name=name,
+    )

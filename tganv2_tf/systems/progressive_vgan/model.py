@@ -12,16 +12,14 @@ Where this differs from their code:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
 from tganv2_tf.config import Config
 from tganv2_tf.models.adversary import Adversary, _move_average
 from tganv2_tf.models.latents import sample_latents
-from tganv2_tf.systems.description import parameter_table
-from tganv2_tf.systems.progressive_vgan.config import ModelConfig
 from tganv2_tf.systems.progressive_vgan.networks import Discriminator, Generator
 from tganv2_tf.systems.progressive_vgan.objective import (
     Mixing,
@@ -48,6 +46,7 @@ class Model(Adversary):
       phase: The current phase.
     """
 
+    NETWORKS: ClassVar[Mapping[str, Any]] = {"generator": Generator, "discriminator": Discriminator}
     generator: Generator
     discriminator: Discriminator
 
@@ -60,22 +59,13 @@ class Model(Adversary):
         self.phase = self.phases[0]
 
     @classmethod
-    def make_generator(cls, config: ModelConfig, **kwargs: Any) -> Generator:
-        return Generator(config, **kwargs)
-
-    @classmethod
-    def create(cls, config: Config, num_pipelines: int = 1) -> Model:
-        networks = {"generator": Generator(config.model), "discriminator": Discriminator(config.model)}
-        return cls(networks, config, num_pipelines)
-
-    @classmethod
     def make_optimizers(cls, config: Config) -> tuple[tf.keras.optimizers.Optimizer, ...]:
         rates = config.train.generator_learning_rate, config.train.discriminator_learning_rate
         return tuple(PhaseAdam(config, rate) for rate in rates)
 
     @classmethod
     def describe(cls, config: Config) -> Iterator[str]:
-        yield from parameter_table(cls, config)
+        yield from super().describe(config)
         yield from table(config)
 
     @property

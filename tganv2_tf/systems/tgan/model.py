@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
@@ -11,8 +11,6 @@ from tganv2_tf.config import Config
 from tganv2_tf.models.adversary import Adversary
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.optimizers import RMSprop, rate_schedule
-from tganv2_tf.systems.description import parameter_table
-from tganv2_tf.systems.tgan.config import ModelConfig
 from tganv2_tf.systems.tgan.networks import Discriminator, Generator
 
 MINIMUM_GAMMA = 0.01  # of a discriminator's batch norm, in running standard deviations
@@ -37,17 +35,9 @@ def clip_singular_values(kernel: tf.Tensor) -> tf.Tensor:
 class Model(Adversary):
     """TGAN. Both networks are updated at the same time, from gradients on the same generated clips."""
 
+    NETWORKS: ClassVar[Mapping[str, Any]] = {"generator": Generator, "discriminator": Discriminator}
     generator: Generator
     discriminator: Discriminator
-
-    @classmethod
-    def make_generator(cls, config: ModelConfig, **kwargs: Any) -> Generator:
-        return Generator(config, **kwargs)
-
-    @classmethod
-    def create(cls, config: Config, num_pipelines: int = 1) -> Model:
-        networks = {"generator": Generator(config.model), "discriminator": Discriminator(config.model)}
-        return cls(networks, config, num_pipelines)
 
     @classmethod
     def make_optimizers(cls, config: Config) -> tuple[tf.keras.optimizers.Optimizer, ...]:
@@ -61,10 +51,6 @@ class Model(Adversary):
             )
             for rate in (train.generator_learning_rate, train.discriminator_learning_rate)
         )
-
-    @classmethod
-    def describe(cls, config: Config) -> Iterator[str]:
-        yield from parameter_table(cls, config)
 
     def losses_and_gradients(
         self, real: tf.Tensor, z: tf.Tensor

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import tensorflow as tf
 
@@ -11,8 +11,6 @@ from tganv2_tf.config import Config
 from tganv2_tf.models.adversary import Adversary
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.optimizers import make_adam
-from tganv2_tf.systems.description import parameter_table
-from tganv2_tf.systems.vgan.config import ModelConfig
 from tganv2_tf.systems.vgan.networks import Discriminator, Generator
 
 REAL, FAKE = 0, 1  # columns of the logits
@@ -42,27 +40,15 @@ class ForwardPass(NamedTuple):
 class Model(Adversary):
     """VGAN. The discriminator is updated first, then the generator, by the same generated clips."""
 
+    NETWORKS: ClassVar[Mapping[str, Any]] = {"generator": Generator, "discriminator": Discriminator}
     generator: Generator
     discriminator: Discriminator
-
-    @classmethod
-    def make_generator(cls, config: ModelConfig, **kwargs: Any) -> Generator:
-        return Generator(config, **kwargs)
-
-    @classmethod
-    def create(cls, config: Config, num_pipelines: int = 1) -> Model:
-        networks = {"generator": Generator(config.model), "discriminator": Discriminator(config.model)}
-        return cls(networks, config, num_pipelines)
 
     @classmethod
     def make_optimizers(cls, config: Config) -> tuple[tf.keras.optimizers.Optimizer, ...]:
         train = config.train
         rates = train.generator_learning_rate, train.discriminator_learning_rate
         return tuple(make_adam(train, rate) for rate in rates)
-
-    @classmethod
-    def describe(cls, config: Config) -> Iterator[str]:
-        yield from parameter_table(cls, config)
 
     def forward(self, real: tf.Tensor, z: tf.Tensor) -> ForwardPass:
         """Computes the losses.
