@@ -15,11 +15,12 @@ from tganv2_tf.models.latents import latents_from_seeds, sample_latents, size_of
 from tganv2_tf.models.optimizers import Adam, PyTorchAdam
 from tganv2_tf.sampling.sampler import Sampler
 from tganv2_tf.serving.signatures import ServedGenerator, export
+from tganv2_tf.systems.mocogan import discriminators
 from tganv2_tf.systems.mocogan import model as mocogan
-from tganv2_tf.systems.mocogan import networks
 from tganv2_tf.systems.mocogan.config import DISCRIMINATORS, ModelConfig
+from tganv2_tf.systems.mocogan.discriminators import Discriminator
 from tganv2_tf.systems.mocogan.model import Draws, FrameDraws, Model, RealData
-from tganv2_tf.systems.mocogan.networks import GRU, Discriminator, Generator
+from tganv2_tf.systems.mocogan.networks import GRU, Generator
 from tganv2_tf.training.cost import step_cost
 
 GOLDEN = Golden("mocogan_public.npz")
@@ -215,7 +216,7 @@ def test_noise_is_added_to_the_inputs_of_layers(monkeypatch):
     name, rng = "others/PatchImageDiscriminator", np.random.RandomState(21 + 77)
     shapes = [GOLDEN[f"{name}/noise_shape/{i}"] for i in range(4)]
     draws = [np.moveaxis(rng.standard_normal(shape).astype(np.float32), 1, -1) for shape in shapes]
-    monkeypatch.setattr(networks, "noise_like", lambda features, seed, number: draws[number])
+    monkeypatch.setattr(discriminators, "noise_like", lambda features, seed, number: draws[number])
     check_logits(f"{name}/eval_of_real_with_noise_0.1", network(inputs, seed=tf.constant([0, 0])))
     check_logits(f"{name}/eval_of_real", network(inputs))
 
@@ -224,8 +225,8 @@ def test_noise_is_added_to_the_inputs_of_layers(monkeypatch):
 def test_noise_is_independent_for_each_layer_and_seed(monkeypatch, name, layers):
     network, inputs = make_discriminator(name, 0.1)
     drawn: list[tf.Tensor] = []
-    noise_like = networks.noise_like
-    monkeypatch.setattr(networks, "noise_like", lambda *arguments: kept(drawn, noise_like(*arguments)))
+    noise_like = discriminators.noise_like
+    monkeypatch.setattr(discriminators, "noise_like", lambda *arguments: kept(drawn, noise_like(*arguments)))
     first = network(inputs, seed=tf.constant([1, 2], tf.int64)).real
     assert len(drawn) == layers
     for values in drawn:
@@ -505,13 +506,13 @@ def test_a_repeated_step_is_equal():
 
 def test_all_random_numbers_depend_on_the_step_and_differ_between_uses(monkeypatch):
     model, seeds = make_model(dataclasses.replace(SMALL, noise_sigma=0.1)), []
-    sample, noise = mocogan.sample_latents, networks.noise_like
+    sample, noise = mocogan.sample_latents, discriminators.noise_like
 
     def record(seed):
         seeds.append((*seed.numpy(),))
 
     monkeypatch.setattr(mocogan, "sample_latents", lambda num, spec, seed: record(seed) or sample(num, spec, seed))
-    monkeypatch.setattr(networks, "noise_like", lambda f, seed, i: i or record(seed) or noise(f, seed, i))
+    monkeypatch.setattr(discriminators, "noise_like", lambda f, seed, i: i or record(seed) or noise(f, seed, i))
     monkeypatch.setattr(model, "_apply", lambda *_: {})
     for step in range(2):
         model.step.assign(step)
@@ -549,9 +550,9 @@ def test_parameters_of_the_full_width():
 
     full, patch = ModelConfig(), ModelConfig(image_discriminator="full", video_discriminator="patch")
     with tf.Graph().as_default():
-        sizes = {name: count(networks.make_discriminator(name, full)) for name in DISCRIMINATORS}
+        sizes = {name: count(discriminators.make_discriminator(name, full)) for name in DISCRIMINATORS}
         assert sizes == {"image_discriminator": 663_296, "video_discriminator": 11_056_896}
-        sizes = {name: count(networks.make_discriminator(name, patch)) for name in DISCRIMINATORS}
+        sizes = {name: count(discriminators.make_discriminator(name, patch)) for name in DISCRIMINATORS}
         assert sizes == {"image_discriminator": 2_765_568, "video_discriminator": 2_650_880}
         assert count(Generator(full)) == 3_249_684
         assert count(Generator(dataclasses.replace(full, num_categories=6))) == 3_298_836

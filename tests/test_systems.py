@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pathlib
 import shutil
 
 import numpy as np
@@ -237,7 +236,3 @@ def test_defaults_of_a_system_hold_unless_a_flag_is_set():
 def test_a_wrong_system_is_one_line():
     line = fail("tganv2_tf.train", "--system=gan")
     assert "--system=gan" in line and all(name in line for name in SYSTEMS)
-
-
-def test_files_of_no_run_are_left(folder):
-    assert not list(pathlib.Path(folder).glob("*/checkpoints/*partial*"))

@@ -15,6 +15,7 @@ from tensorflow.keras import layers
 from tganv2_tf.config import ModelConfig
 from tganv2_tf.models.activation_checkpointing import checkpoint_activations
 from tganv2_tf.models.layers import UNCONDITIONAL, BatchNorm, Condition, ConvLSTM, RenderingBlock, UpBlock, lecun_normal
+from tganv2_tf.models.resumable import ResumableGenerator
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS
 from tganv2_tf.subsampling import subsample
 
@@ -57,7 +58,7 @@ def _per_frame(
     return tf.ensure_shape(outputs, [*videos.shape[:2], *outputs.shape[2:]])
 
 
-class Generator(tf.keras.Model):
+class Generator(ResumableGenerator):
     """Generator G (arXiv 1811.09245, Figures 1 and 2): maps z, and in a conditional model a class, to a video.
 
     The class selects the scale and shift of every batch norm. It also adds an embedding to the input of the
@@ -207,34 +208,6 @@ class Generator(tf.keras.Model):
           ValueError: The level does not exist, the shape of z or labels is wrong, or labels are missing or unexpected.
         """
         return self.begin(z, self.config.num_frames if num_frames is None else num_frames, level, labels)[0]
-
-    def begin(
-        self, z: tf.Tensor, num_frames: int | tf.Tensor, level: int | None = None, labels: tf.Tensor | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the result of `call` and the final state. `resume` continues from it in constant memory."""
-        features, state = self.begin_features(z, num_frames, labels)
-        return self.render(features, level, labels, z), state
-
-    def resume(
-        self,
-        state: tf.Tensor,
-        num_frames: int | tf.Tensor,
-        level: int | None = None,
-        labels: tf.Tensor | None = None,
-        z: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Generates the next frames of videos.
-
-        Args:
-          state: float [lstm_layers, 2, N, base, base, C], from `begin` or `resume`.
-          num_frames: T, the number of new frames; a Python integer or an int32 scalar.
-          level: As in `call`.
-          labels, z: As passed to `begin`; z is required with self-modulation only.
-        Returns:
-          float32 [N, T, H_l, W_l, 3] in [-1, 1], and the state after the last frame.
-        """
-        features, state = self.resume_features(state, num_frames)
-        return self.render(features, level, labels, z), state
 
     def pyramid(
         self,

@@ -14,7 +14,8 @@ from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.optimizers import PyTorchAdam, make_adam
 from tganv2_tf.options import require
 from tganv2_tf.systems.mocogan.config import DISCRIMINATORS
-from tganv2_tf.systems.mocogan.networks import Discriminator, Generator, make_discriminator
+from tganv2_tf.systems.mocogan.discriminators import Discriminator, make_discriminator
+from tganv2_tf.systems.mocogan.networks import Generator
 
 fold_in = tf.random.experimental.stateless_fold_in
 Number = Union[int, tf.Tensor]
