@@ -21,12 +21,10 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.paper.runs import Runner, make_config
+from benchmarks.paper.runs import Runner, make_config, require_matplotlib
 from tganv2_tf import cli
 from tganv2_tf.config import Config, EvalConfig
-from tganv2_tf.errors import UserError
 from tganv2_tf.options import option, require
-from tganv2_tf.runtime import lanes
 from tganv2_tf.storage.files import atomic_file, write_atomically
 
 RECIPE = "demo.flags"
@@ -162,10 +160,7 @@ def plot(path: pathlib.Path, plans: list[Plan], found: dict[str, dict[str, float
 
 
 def main(command: Command) -> int:
-    try:
-        import matplotlib  # noqa: F401 (fail now rather than after two hours)
-    except ImportError as error:
-        raise UserError(f"the plot needs Matplotlib: {lanes.install_command('benchmarks')}") from error
+    require_matplotlib()
     folder, plans = pathlib.Path(command.output_dir), plan(command)
     runner = Runner(folder, RECIPE)
     runner.prepare()

@@ -17,12 +17,21 @@ from tqdm import tqdm
 from tganv2_tf import cli
 from tganv2_tf.config import MODEL_OPTIONS, Config, DataConfig, EvalConfig, TrainConfig
 from tganv2_tf.errors import UserError
+from tganv2_tf.runtime import lanes
 from tganv2_tf.storage.files import write_atomically
 
 
 def make_config(recipe: str, flags: Sequence[str]) -> Config:
     """Returns the configuration that tganv2_tf.train builds from the recipe and these flags."""
     return Config(*cli.parse([f"--flagfile={recipe}", *flags], MODEL_OPTIONS, DataConfig, TrainConfig, EvalConfig))
+
+
+def require_matplotlib() -> None:
+    """Raises UserError if there is no Matplotlib, before hours of training instead of after."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"the plot needs Matplotlib: {lanes.install_command('benchmarks')}") from error
 
 
 class Usage(NamedTuple):

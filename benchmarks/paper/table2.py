@@ -20,12 +20,10 @@ import sys
 
 import numpy as np
 
-from benchmarks.paper.runs import Plan, Runner, make_config, train_and_score
+from benchmarks.paper.runs import Plan, Runner, make_config, require_matplotlib, train_and_score
 from tganv2_tf import cli
 from tganv2_tf.config import EvalConfig
-from tganv2_tf.errors import UserError
 from tganv2_tf.options import option, require
-from tganv2_tf.runtime import lanes
 from tganv2_tf.storage.files import atomic_file, write_atomically
 
 # Recipes by row, in the order of the paper's table, which is that of its inception scores on UCF101.
@@ -167,10 +165,7 @@ def plot(path: pathlib.Path, plans: list[Plan], found: dict[str, dict[str, float
 
 
 def main(command: Command) -> int:
-    try:
-        import matplotlib  # noqa: F401 (fail now rather than after hours)
-    except ImportError as error:
-        raise UserError(f"the plot needs Matplotlib: {lanes.install_command('benchmarks')}") from error
+    require_matplotlib()
     folder = pathlib.Path(command.output_dir)
     plans, costs = plan(command)
     runner = Runner(folder, RECIPES["tganv2"])
