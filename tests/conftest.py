@@ -35,7 +35,7 @@ TINY_FLAGS = [
 
 
 # Files that take long start first, so that none is left over at the end.
-SLOWEST = ["ray_training", "docs", "ray", "multi_worker", "commands", "gradients", "tganv2", "resumption", "systems"]
+SLOWEST = ["docs", "ray_training", "multi_worker", "systems", "commands", "resumption", "gradients", "tganv2", "ray"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

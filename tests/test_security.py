@@ -54,6 +54,8 @@ ALLOWED = {
     ("benchmarks/scaling/scaling_data.py", "pickle"),  # only to measure the size of Ray's objects
     # OUTPUT.unfinished, which only the same command on the same machine resumes.
     ("tganv2_tf/training/classifiers/trainer.py", "CheckpointManager"),
+    # TensorFlow's own loader, called where Python would call it.
+    ("tganv2_tf/cli/tensorflow_import.py", "exec_module"),
     # A system of the package, after its name was compared with the list of all systems.
     ("tganv2_tf/systems/__init__.py", "import_module"),
 }

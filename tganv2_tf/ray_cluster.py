@@ -97,7 +97,12 @@ def connected(address: str = "") -> Iterator[None]:
             ray.init(
                 # Without an address, Ray would join any cluster it finds on this machine.
                 address=given_address or "local",
-                runtime_env={"py_modules": folders, "excludes": ["__pycache__"], "env_vars": ENVIRONMENT},
+                runtime_env={
+                    "py_modules": folders,
+                    "excludes": ["__pycache__"],
+                    "env_vars": ENVIRONMENT,
+                    "worker_process_setup_hook": "tganv2_tf.cli.tensorflow_import.install",
+                },
                 log_to_driver=False,
                 logging_level="ERROR",
                 **({} if given_address else {"include_dashboard": False}),

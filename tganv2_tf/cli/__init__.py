@@ -22,8 +22,8 @@ from typing import Any, Callable
 
 from absl import flags, logging
 
-from tganv2_tf.cli import flag_files, quiet
-from tganv2_tf.errors import ConfigError, InstallError, UserError
+from tganv2_tf.cli import flag_files, quiet, tensorflow_import
+from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.options import Variants
 from tganv2_tf.runtime import lanes
 from tganv2_tf.storage import files
@@ -273,21 +273,6 @@ def run(
     return _status_of(main, option_types, command, summary, sys.argv[1:] if argv is None else list(argv))
 
 
-class _TensorFlowFinder:
-    """Import hook, first in `sys.meta_path`: rejects an unusable TensorFlow before its slow import."""
-
-    @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
-        if name == "tensorflow" and lanes.tensorflow_fault():
-            raise InstallError(lanes.tensorflow_fault(), name=name)
-
-
-def _refuse_unusable_tensorflow() -> None:
-    """Makes commands that import an unusable TensorFlow fail with a one-line error; others are not affected."""
-    if _TensorFlowFinder not in sys.meta_path:
-        sys.meta_path.insert(0, _TensorFlowFinder)
-
-
 def _check_destinations(options: Sequence[Any]) -> None:
     """Raises UserError if an output of the command cannot be written."""
     for instance in options:
@@ -309,7 +294,7 @@ def _status_of(
             status = 0
         else:
             quiet.install()
-            _refuse_unusable_tensorflow()
+            tensorflow_import.install()
             flags.FLAGS.mark_as_parsed()  # required by absl's logging; there are no global flags
             logging.use_absl_handler()
             logging.set_verbosity(logging.INFO)
