@@ -70,6 +70,7 @@ def config_of(row: dict[str, Any]) -> Config:
         **{name: row[name] for name in ("loss", "score", "n_dis", "diffaugment", "recompute")},
         gradient_accumulation_steps=row["microbatches"],
         r1_weight=0.0 if row["r1"] == "off" else 50.0,
+        r1_level_factor=0.5,
         r1_every_steps=2 if row["r1"] == "lazy" else 1,
         penalize_fakes=row["penalize_fakes"] and row["r1"] != "off",
         ema_decay=0.0,

@@ -126,19 +126,20 @@ def linear_model(config):
     return TGANv2(Generator(config.model), Linear(), config)
 
 
-def test_r1_by_hand():
-    config = tiny_config(r1_weight=3.0)
+@pytest.mark.parametrize("gradients", ["fast", "plain"])
+def test_r1_by_hand(gradients):
+    config = tiny_config(r1_weight=3.0, r1_level_factor=0.5, gradients=gradients)
     model = linear_model(config)
     penalty = model.losses_and_gradients(reals(config), tf.zeros([4, 4]), [1]).losses["r1_penalty"]
     # d D_l / d x = w_l everywhere: level 1 has 4 clips of 4*8*8*3 values, level 2 has 2 clips of 2*16*16*3.
-    squares = 4 * 768 * 0.1**2 + 2 * 1536 * 0.2**2
-    assert float(penalty) == pytest.approx(3.0 / 4 * squares, rel=1e-5)
+    squares = 3.0 * 4 * 768 * 0.1**2 + 1.5 * 2 * 1536 * 0.2**2
+    assert float(penalty) == pytest.approx(squares / 4, rel=1e-5)
 
 
 @pytest.mark.parametrize("gradients", ["fast", "plain"])
 @pytest.mark.parametrize("score", ["sum", "separate"])
 def test_losses_and_gradients_by_hand(score, gradients):
-    config = tiny_config(score=score, r1_weight=3.0, gradients=gradients)
+    config = tiny_config(score=score, r1_weight=3.0, r1_level_factor=0.5, gradients=gradients)
     model = linear_model(config)
     real, z = reals(config), sample_latents(4, 4, tf.constant([0, 1]))
     before = values(model.variables)
@@ -159,15 +160,15 @@ def test_losses_and_gradients_by_hand(score, gradients):
     discriminator_loss = np.mean(softplus(-real_scores) + softplus(fake_scores))
     assert float(step.losses["generator_loss"]) == pytest.approx(np.mean(softplus(-fake_scores)), rel=1e-4)
     assert float(step.losses["discriminator_loss"]) == pytest.approx(discriminator_loss, rel=1e-4)
-    # The contribution of the penalty to the gradient: 2 * r1_weight / N_1 * w * (number of values).
+    # The contribution of the penalty to the gradient: 2 * w_l / N_1 * weight * (number of values).
     sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
-    first = slice(0, 4)
-    adversarial = (-sigmoid(-real_scores[first]) * sums[0][0] + sigmoid(fake_scores[first]) * sums[1][0]).sum() / len(
-        real_scores
-    )
-    assert step.discriminator_gradients[0].numpy().item() == pytest.approx(
-        adversarial + 2 * 3 / 4 * 0.1 * 4 * 768, rel=1e-3
-    )
+    slopes = [-sigmoid(-real_scores), sigmoid(fake_scores)]
+    first, second = (slice(0, 4), slice(4, 6)) if score == "separate" else (slice(0, 4), slice(0, 4, 2))
+    for level, scored, penalty in ((0, first, 3 * 0.1 * 4 * 768), (1, second, 1.5 * 0.2 * 2 * 1536)):
+        adversarial = sum((slope[scored] * parts[level]).sum() for slope, parts in zip(slopes, sums)) / len(real_scores)
+        assert step.discriminator_gradients[level].numpy().item() == pytest.approx(
+            adversarial + 2 * penalty / 4, rel=1e-3
+        )
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,11 @@ class TrainConfig:
     )
     n_dis: int = option("discriminator updates per generator update", 1, system="tganv2")
     r1_weight: float = option("strength of the gradient penalty on real clips; 0 = none", 16.0, system="tganv2")
+    r1_level_factor: float = option(
+        "factor of --r1_weight from each level to the next; below 1 = weaker at higher resolutions (not in the paper)",
+        1.0,
+        system="tganv2",
+    )
     penalize_fakes: bool = option(
         "apply the same penalty to generated clips (R2; arXiv 2501.05441); r1_penalty is the sum",
         False,
@@ -187,7 +192,8 @@ class TrainConfig:
         require(fast, "gradients", self.gradients, "fast with --mixed_precision=mixed_float16")
         require(self.seed < 2**31, "seed", self.seed, "a whole number below 2147483648")
         parse_policy(self.diffaugment)
-        require(self.adam_epsilon > 0, "adam_epsilon", self.adam_epsilon, "a number above 0")
+        for name in ("adam_epsilon", "r1_level_factor"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
         # XLA compiles the step of one device, which cannot contain reductions over replicas.
         require(
             not self.jit_compile or self.distribution == "one_device",

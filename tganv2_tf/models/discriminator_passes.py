@@ -12,7 +12,7 @@ import tensorflow as tf
 from tganv2_tf.config import Config
 from tganv2_tf.models.discriminator import Discriminator, LevelWeights
 from tganv2_tf.models.loss_scaling import scale_loss
-from tganv2_tf.models.objective import r1_penalty
+from tganv2_tf.models.objective import r1_penalty, r1_weights
 
 # Lower bound of |d loss / d logit|. It is far below float32 precision and keeps the ratio of two derivatives finite.
 MIN_SLOPE = 1e-20
@@ -120,9 +120,9 @@ class PenalizedPass:
             self.tape.watch(weights)
             self.logits, self.scaled = input_gradients(discriminator, videos, labels, weights, self.scale)
         self.input_gradients = [gradient / self.scale for gradient in self.scaled[: len(videos)]]
-        num_clips, weight = tf.shape(self.logits[0])[0], config.train.r1_weight
-        self.penalty = r1_penalty(self.input_gradients, num_clips, weight)
-        self.penalty_slope = 2.0 * r1_factor * (weight / tf.cast(num_clips, tf.float32))
+        num_clips, level_weights = tf.shape(self.logits[0])[0], r1_weights(config)
+        self.penalty = r1_penalty(self.input_gradients, num_clips, level_weights)
+        self.penalty_slopes = [2.0 * r1_factor * (weight / tf.cast(num_clips, tf.float32)) for weight in level_weights]
 
     def gradients(
         self, for_discriminator: Sequence[tf.Tensor], for_generator: Sequence[tf.Tensor] | None = None
@@ -130,8 +130,10 @@ class PenalizedPass:
         """Like `PlainPass.gradients`; those of the weights include the penalty."""
         # d (loss + r1_factor * penalty) / d (dD/dx), with the logits as functions of dD/dx and dD/db.
         video_cotangents = [
-            _scale_samples(level, cotangent) + self.penalty_slope * gradient
-            for level, cotangent, gradient in zip(self.videos, for_discriminator, self.input_gradients)
+            _scale_samples(level, cotangent) + slope * gradient
+            for level, cotangent, slope, gradient in zip(
+                self.videos, for_discriminator, self.penalty_slopes, self.input_gradients
+            )
         ]
         cotangents = [self.scale * cotangent for cotangent in (*video_cotangents, *for_discriminator)]
         weight_grads = self.tape.gradient(self.scaled, self.weights, cotangents)

@@ -47,13 +47,18 @@ def augmented(videos: Sequence[tf.Tensor], stream: int, inputs: StepInputs, conf
     return diffaugment(videos, config.train.augmentations, config.model.batch_strides, seed)
 
 
-def r1_penalty(input_gradients: Sequence[tf.Tensor], num_clips: tf.Tensor, weight: float) -> tf.Tensor:
-    """Computes weight / N_1 * sum_l sum_n |d D_l / d x_l|^2 (R1; Mescheder et al., arXiv 1801.04406; not in the paper).
+def r1_weights(config: Config) -> list[float]:
+    """Returns the strength w_l of the penalty for each level."""
+    return [config.train.r1_weight * config.train.r1_level_factor**level for level in range(config.model.pyramid.num_levels)]
+
+
+def r1_penalty(input_gradients: Sequence[tf.Tensor], num_clips: tf.Tensor, weights: Sequence[float]) -> tf.Tensor:
+    """Computes 1 / N_1 * sum_l w_l sum_n |d D_l / d x_l|^2 (R1; Mescheder et al., arXiv 1801.04406; not in the paper).
 
     No factor 1/2, as in the authors' code. N_1 is the (micro)batch size of a replica. On generated clips it is R2.
     """
-    squares = tf.add_n([tf.reduce_sum(tf.square(gradient)) for gradient in input_gradients])
-    return weight / tf.cast(num_clips, tf.float32) * squares
+    squares = [weight * tf.reduce_sum(tf.square(gradient)) for weight, gradient in zip(weights, input_gradients)]
+    return tf.add_n(squares) / tf.cast(num_clips, tf.float32)
 
 
 def logits_and_penalty(
@@ -65,7 +70,7 @@ def logits_and_penalty(
         logits = discriminator(videos, inputs.labels, recompute=config.train.recompute and not penalized)
     if not penalized:
         return logits, tf.constant(0.0)
-    return logits, r1_penalty(tape.gradient(logits, videos), tf.shape(logits[0])[0], config.train.r1_weight)
+    return logits, r1_penalty(tape.gradient(logits, videos), tf.shape(logits[0])[0], r1_weights(config))
 
 
 def plain_gradients(
