@@ -110,6 +110,20 @@ def test_upsampling_and_convolution_are_the_two_steps(size, products, monkeypatc
         np.testing.assert_allclose(one, other, atol=2e-6 * np.abs(other).max())
 
 
+@pytest.mark.parametrize("frames", [1, 2])
+def test_upsampling_and_convolution_of_clips(frames):
+    inputs, kernel = normal(2, 3, 2, 5, 3), normal(3, 3, 3, 3, 4)
+
+    def two_steps(x, k):
+        enlarged = tf.repeat(tf.repeat(tf.repeat(x, frames, axis=1), 2, axis=2), 2, axis=3)
+        return tf.nn.conv3d(enlarged, k, [1] * 5, "SAME")
+
+    axes = [frames == 2, True, True]
+    expected = derivatives(two_steps, inputs, kernel)
+    for one, other in zip(derivatives(lambda x, k: upsample_convolve(x, k, axes), inputs, kernel), expected):
+        np.testing.assert_allclose(one, other, atol=2e-6 * np.abs(other).max())
+
+
 def test_relu_has_the_derivative_of_its_mask_and_no_second_one():
     x = tf.constant([-2.0, -0.5, 0.5, 3.0])
     with tf.GradientTape() as outer:

@@ -269,20 +269,24 @@ def kernel_gradient(inputs: tf.Tensor, grad_output: tf.Tensor) -> tf.Tensor:
     return tape.gradient(outputs, kernel, grad_output)
 
 
-def upsample_convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Upsamples by 2 (nearest neighbour), then applies a 3x3 convolution with zero padding.
+def upsample_convolve(inputs: tf.Tensor, kernel: tf.Tensor, axes: Sequence[bool] | None = None) -> tf.Tensor:
+    """Upsamples by 2 (nearest neighbour), then convolves with zero padding.
 
     Upsampling inserts zeros between pixels and sums pairs. The sum commutes with the convolution and is applied after
-    it. The rest is a transposed convolution at stride 2, with a quarter of the multiplications and no upsampled tensor.
+    it. The rest is a transposed convolution at stride 2, with a quarter of the multiplications, or an eighth with three
+    axes, and no upsampled tensor.
 
     Args:
-      inputs: [M, H, W, C].
-      kernel: [3, 3, C, C'].
+      inputs: [M, H, W, C] or [N, T, H, W, C].
+      kernel: [3, 3, C, C'] or [3, 3, 3, C, C'].
+      axes: For each axis, whether it is upsampled. None upsamples all.
     Returns:
-      [M, 2H, 2W, C'].
+      [M, 2H, 2W, C'] or [N, T or 2T, H or 2H, W or 2W, C'].
     """
-    flipped = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
-    return _halved_adjoint(inputs, 4.0 * flipped, [True, True])  # exact, and cheaper than scaling the outputs
+    num = len(inputs.shape) - 2
+    axes = [True] * num if axes is None else list(axes)
+    flipped = tf.transpose(tf.reverse(kernel, range(num)), [*range(num), num + 1, num])
+    return _halved_adjoint(inputs, 2.0 ** sum(axes) * flipped, axes)  # exact, and cheaper than scaling the outputs
 
 
 @tf.custom_gradient

@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.keras import layers
 
+from tganv2_tf.models.convolutions import upsample_convolve
 from tganv2_tf.systems.clip_generator import ClipGenerator
 from tganv2_tf.systems.layers import leaky_relu
 from tganv2_tf.systems.progressive_vgan.config import ModelConfig
@@ -75,6 +76,10 @@ class Equalized(layers.Layer):
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return self.without_bias(inputs) + self.bias
 
+    def enlarged(self, inputs: tf.Tensor, factors: Sequence[int]) -> tf.Tensor:
+        """Convolves nearest copies of maps, enlarged by 1 or 2 per axis."""
+        return upsample_convolve(inputs, self.kernel * self.scale, [factor == 2 for factor in factors]) + self.bias
+
 
 def convolution(inputs: int, outputs: int, name: str) -> Equalized:
     """Creates a 3x3x3 convolution."""
@@ -121,10 +126,10 @@ class Generator(ClipGenerator):
         maps = pixel_norm(leaky_relu(maps + self.dense.bias))  # one bias per channel
         found = []
         for level, block in enumerate(self.blocks[: last_level + 1]):
-            if level:
-                maps = copied(maps, self.config.factors(level))
-            for layer in block:
-                maps = pixel_norm(leaky_relu(layer(maps)))
+            for number, layer in enumerate(block):
+                first = level and not number
+                convolved = layer.enlarged(maps, self.config.factors(level)) if first else layer(maps)
+                maps = pixel_norm(leaky_relu(convolved))
             found.append(maps)
         return found
 
