@@ -29,6 +29,7 @@ from tests import faces
 from tests.conftest import ROOT, tiny_config
 from tests.data_sets import flip_byte, write_data_set
 from tests.forking import fork_command
+from tests.small_runs import ONE_LEVEL, write_demo_generator, write_run
 from tests.test_i3d import means, save_module
 from tests.test_systems import TINY
 from tganv2_tf import __main__, cli
@@ -46,7 +47,6 @@ from tganv2_tf.models.generator import Generator
 from tganv2_tf.runs import record_config
 from tganv2_tf.runtime import lanes
 from tganv2_tf.training import callbacks, distribution, loop
-from tganv2_tf.training.checkpoints import CheckpointFolder
 
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -57,8 +57,8 @@ MODEL = [
     *("--up_channels=2,2,2", "--discriminator_channels=2"),
 ]
 TRAINING = [
-    *("--global_batch_size=2", "--train_steps=2", "--log_every_steps=1", "--preview_every_steps=2", "--num_previews=2"),
-    *("--checkpoint_every_steps=2", "--keep_checkpoint_every_steps=2", "--shuffle_buffer=4"),
+    *("--global_batch_size=2", "--train_steps=1", "--log_every_steps=1", "--preview_every_steps=0", "--num_previews=2"),
+    *("--checkpoint_every_steps=1", "--keep_checkpoint_every_steps=1", "--shuffle_buffer=4"),
 ]
 PREPARATION = ["--resolution=16", "--num_workers=1"]
 SMALL = {
@@ -73,14 +73,14 @@ SMALL = {
     "tganv2_tf.project": ["--candidates=2", "--restarts=2", "--steps=1"],
     "tganv2_tf.export": [],
     "tganv2_tf.evaluate": [
-        *("--num_samples=6", "--repetitions=1", "--real_passes=4", "--eval_batch_size=6", "--cache_dir=cache"),
+        *("--num_samples=6", "--repetitions=1", "--real_passes=4", "--eval_batch_size=16", "--cache_dir=cache"),
     ],
-    "tganv2_tf.train_classifier": ["--steps=1", "--batch_size=2"],
+    "tganv2_tf.train_classifier": ["--steps=1", "--batch_size=16"],
     "tganv2_tf.import_chainer": [],
     "tganv2_tf": [],
 }
 # Snapshots of a small run have other names.
-RENAMED = {"ckpt-10000": "ckpt-2"}
+RENAMED = {"ckpt-10000": "ckpt-1"}
 # The authors' C3D is a download; a small network in the project's own format replaces it.
 STAND_IN = ["--classifier=conv3d_deepnetA_ucf.npz", "--c3d_mean="]
 # These flags name the outputs of a command.
@@ -247,9 +247,12 @@ BROUGHT = {
 
 @pytest.fixture(scope="module")
 def brought(tmp_path_factory):
-    """A folder with minimal versions of everything that some page expects."""
+    """A folder with minimal versions of everything that some page expects.
+
+    tests/test_package.py generates videos with the demo generator itself.
+    """
     folder = tmp_path_factory.mktemp("brought")
-    (folder / "examples").symlink_to(ROOT / "examples")
+    write_demo_generator(folder / "examples" / "demo_generator")
     rendered = moving_shapes.MovingShapesOptions("unused", num_frames=NUM_FRAMES, height=16, width=24)
     lists: dict[str, list[str]] = {"train": [], "test": []}
     names = ("CircleLeft", "SquareUp")
@@ -282,13 +285,9 @@ def brought(tmp_path_factory):
     (folder / "demo" / "data" / "train").symlink_to(folder / "data" / "own" / "train")
     (folder / "demo" / "classifier.npz").symlink_to(folder / "conv3d_deepnetA_ucf.npz")
     save_module(folder / "i3d-kinetics-400", lambda video: {"default": means(video)})
-    config = tiny_config(model={"frame_strides": (), "batch_strides": (), "up_channels": (2, 2, 2)})
+    config = tiny_config(ONE_LEVEL)
     chainer.save_generator(Generator(config.model), folder / "gen_iter_82000.npz")
-    config = dataclasses.replace(
-        config, train=dataclasses.replace(config.train, model_dir=str(folder / "demo" / "run"))
-    )
-    CheckpointFolder(loop.make_model(config)).save(1)
-    record_config(config)
+    write_run(config, folder / "demo" / "run")
     (folder / "runs").mkdir()
     (folder / "runs" / "ucf101").symlink_to(folder / "demo" / "run")
     return folder
@@ -324,12 +323,16 @@ class Kept:
     """Outputs of commands that have succeeded on a page, for the same commands on other pages."""
 
     def __init__(self, folder: pathlib.Path) -> None:
-        self.folder, self.numbers = folder, dict[tuple[str, tuple[str, ...]], int]()
+        self.folder, self.numbers = folder, dict[tuple[str, ...], int]()
 
     def run(self, command: Command, folder: pathlib.Path) -> None:
-        """Runs a command in a folder, or copies its outputs if it has run on inputs of the same names."""
+        """Runs a command in a folder, or copies its outputs if it has run on inputs of the same names.
+
+        `tganv2 train` and `python -m tganv2_tf.train` are the same command. The variables before a command are not
+        compared: they choose among GPUs and threads, of which the tests have one kind.
+        """
         inputs = [value for name, value in command.flags.items() if name != OUTPUTS.get(command.module)]
-        key = command.text, tuple(value for value in inputs if (folder / value).exists())
+        key = (command.module, *command.arguments, *(value for value in inputs if (folder / value).exists()))
         if key in self.numbers:
             self._copy(command, self.folder / str(self.numbers[key]), folder)
         else:
@@ -400,6 +403,7 @@ def test_links_and_recipes_lead_somewhere(page):
 
 # Errors whose messages docs/troubleshooting.md quotes.
 TRAIN = "tganv2_tf.train --model_dir=runs/own"
+QUICK = "--frame_strides= --batch_strides= --up_channels=2,2,2 --discriminator_channels=2"  # networks of one level
 WRONG = [
     "tganv2_tf.train --flagfile=own_videos.flags --resolution=100",
     "tganv2_tf.train --flagfile=ucf.flags --global_batch_size=12",
@@ -409,7 +413,7 @@ WRONG = [
     f"{TRAIN} --flagfile=demo.flags --data_dir=data/half/train",
     f"{TRAIN} --flagfile=demo.flags --data_dir=data/damaged/train",
     f"{TRAIN} --flagfile=demo.flags --data_dir=data/own/train --conditional",
-    f"{TRAIN} --flagfile=demo.flags --data_dir=data/own/train --init_from=runs/other",
+    f"{TRAIN} --flagfile=demo.flags --data_dir=data/own/train --init_from=runs/other {QUICK}",
     f"{TRAIN} --flagfile=demo.flags --data_dir=data/own/train --distribution=multi_worker",
     "tganv2_tf.train --flagfile=demo.flags --data_dir=data/own/train --z_dim=128 --model_dir=demo/run",
     "tganv2_tf.train --flagfile=demo_conditional.flags --num_classes=0 --data_dir=data/classes/train "

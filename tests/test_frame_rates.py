@@ -6,27 +6,23 @@ import dataclasses
 import pathlib
 
 import pytest
-import tensorflow as tf
 
 from tests.conftest import tiny_config
 from tests.data_sets import write_data_set
 from tests.forking import fork_command
+from tests.small_runs import ONE_LEVEL, write_run
+from tests.test_commands import step_by_step
 from tests.test_training_commands import SMALL, train
 from tganv2_tf import export, generate
 from tganv2_tf.errors import ConfigError, UserError
-from tganv2_tf.models.generator import Generator
-from tganv2_tf.runs import CHECKPOINT_DIR, Run, record_config
+from tganv2_tf.runs import Run, record_config
 from tganv2_tf.sampling.sampler import load_sampler
 from tganv2_tf.video_io.decoding import open_video
 
 
 def _run(folder: pathlib.Path, fps: float) -> str:
     """A run with initial weights."""
-    folder.mkdir()
-    config = tiny_config(model_dir=str(folder))
-    record_config(config, fps=fps)
-    checkpoint = tf.train.Checkpoint(ema_generator=Generator(config.model), step=tf.Variable(1, dtype=tf.int64))
-    tf.train.CheckpointManager(checkpoint, str(folder / CHECKPOINT_DIR), 1).save(1)
+    write_run(tiny_config(ONE_LEVEL, model_dir=str(folder)), folder, fps=fps)
     return str(folder)
 
 
@@ -40,7 +36,8 @@ def _rate_of(output: pathlib.Path, *arguments: str, **where: str) -> float:
 def test_training_records_the_rate_of_its_clips(tmp_path: pathlib.Path) -> None:
     manifest = write_data_set(tmp_path / "data", [40] * 4)
     dataclasses.replace(manifest, frame_rates={"24": 1, "25": 3}).save(tmp_path / "data")
-    train(str(tmp_path / "data"), tmp_path / "run", *SMALL, "--train_steps=1", "--frame_step=2")
+    how = [*SMALL, "--train_steps=1", "--frame_step=2", "--preview_every_steps=0"]
+    train(str(tmp_path / "data"), tmp_path / "run", *how, run=step_by_step)
     assert Run.open(str(tmp_path / "run")).fps == 12.5
 
 

@@ -15,13 +15,15 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.conftest import ROOT
+from tests.small_runs import write_demo_generator
 
 NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
 SHOWN = {"image/png", "image/gif"}
-# Replaces the settings of its first cell. Later flags take precedence.
+# Replaces the settings of its first cell. Later flags take precedence. tests/test_package.py loads the demo generator.
 TINY = {
     "STEPS = 150": "STEPS = 2",
     "VIDEOS = 8": "VIDEOS = 5",
+    "--model_dir=examples/demo_generator": "--model_dir=demo_generator",
     'FLAGS = ""': 'FLAGS = "--frame_strides= --batch_strides= --lstm_channels=2 --up_channels=2,2,2 '
     '--discriminator_channels=2 --global_batch_size=2"',
 }
@@ -61,6 +63,7 @@ def test_every_cell_runs(stored, tmp_path):
         notebook.cells[1].source = notebook.cells[1].source.replace(full, tiny)
     (training,) = (cell for cell in code_cells(notebook) if "tganv2_tf.train " in cell.source)
     training.source = f"{STEP_BY_STEP.format(True)}\n{training.source}\n{STEP_BY_STEP.format(False)}"
+    write_demo_generator(tmp_path / "demo_generator")
     executed = execute(notebook, tmp_path)
     made = tmp_path / "demo" / "quickstart"
     assert pictures(executed) == ["image/png", "image/png", "image/png", "image/gif", "image/png"]

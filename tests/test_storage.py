@@ -26,6 +26,7 @@ from tests import buckets
 from tests.buckets import Proxy
 from tests.conftest import ROOT, TINY_FLAGS
 from tests.forking import fork_command
+from tests.test_commands import SMALL
 from tganv2_tf import storage
 from tganv2_tf.data.local_copies import LocalShardCache
 from tganv2_tf.data.manifest import Manifest
@@ -386,8 +387,8 @@ def test_the_whole_line_on_a_bucket(environment: dict[str, str], tmp_path: pathl
     server = serve(local)
     over_http = f"http://127.0.0.1:{server.server_port}"
     assert "no faults" in succeed(environment, "data_prep.verify", f"--data_dir={over_http}")
-    train = ["tests.quickly", "tganv2_tf.train", *TINY_FLAGS, f"--model_dir={run}", "--global_batch_size=4"]
-    train += ["--log_every_steps=1", "--preview_every_steps=2", "--num_previews=2", "--checkpoint_every_steps=1"]
+    train = ["tests.quickly", "tganv2_tf.train", *TINY_FLAGS, *SMALL, f"--model_dir={run}", "--global_batch_size=4"]
+    train += ["--log_every_steps=1", "--checkpoint_every_steps=1"]
     succeed(environment, *train, f"--data_dir={data}", "--train_steps=1")
     Proxy.faults += [503] * 7
     train += [f"--data_dir={over_http}", "--train_steps=2", "--profile_steps=2,2"]

@@ -10,7 +10,6 @@ import json
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 from tganv2_tf.errors import UserError
 from tganv2_tf.evaluation.c3d import C3D, C3DConfig
@@ -92,6 +91,8 @@ def above_chance(accuracy: float, videos: int, chance: float) -> bool:
       videos: number of source videos, used as the number of trials: clips of one video are not independent.
       chance: expected accuracy of guessing.
     """
+    import scipy.stats  # imported here, because every training command imports this module
+
     correct = round(accuracy * videos)
     return bool(scipy.stats.binom.sf(correct - 1, videos, chance) < SIGNIFICANCE)
 
