@@ -19,9 +19,13 @@ def command(folder):
 
 
 @pytest.fixture(scope="module")
-def plans():
-    """Cached, because tracing the graphs takes a while."""
-    return ablation.plan(command("unused"))
+def plans(tmp_path_factory):
+    """The plans of a recipe whose graphs are small, made once, because tracing the graphs takes a while."""
+    recipe = tmp_path_factory.mktemp("ablation") / "recipe.flags"
+    recipe.write_text(f"--flagfile={ablation.RECIPE}\n--r1_weight=0\n--noself_modulation\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablation, "RECIPE", str(recipe))
+        return ablation.plan(command("unused"))
 
 
 def test_all_runs_cost_the_same(plans):

@@ -212,6 +212,13 @@ LEVEL_1 = 4 * (256 * 27 * 12 + 64 * (27 * 16 + 12) + 64 * 27 * 16 + 8 * (27 + 1)
 LEVEL_2 = 2 * (256 * 9 * 6 * 8 + 64 * 9 * 8 * 8 + 128 * 12 + 64 * 9 * 8 * 8 + 16 * (9 * 8 * 8 + 4 * 8))
 DISCRIMINATOR = LEVEL_1 + LEVEL_2 + LINEAR
 FROM_PIXELS = 4 * (256 * 27 * 12 + 64 * 12) + 2 * (256 * 9 * 6 * 8 + 128 * 12)  # layers that read the videos directly
+# A step. The gradient of the latents is not computed.
+OF_GENERATOR = 3 * GENERATOR - TO_MAP
+OF_REALS = 3 * DISCRIMINATOR - FROM_PIXELS
+# One backward pass through the fakes serves both networks, to weights and pixels.
+STEP = OF_GENERATOR + OF_REALS + 3 * DISCRIMINATOR
+# Forward, input gradients, forward again except for the linear layer (its gradient is constant), weights.
+PENALTY = (4 * DISCRIMINATOR - LINEAR) - OF_REALS
 
 
 def tiny(**train):
@@ -248,16 +255,9 @@ def test_step_cost_by_hand(monkeypatch):
     """Each product costs once forward, once for the gradient of its input, once for that of its weight."""
     # Half of the graphs below are equal.
     monkeypatch.setattr(training_cost, "_traced", functools.cache(training_cost._traced))
-    # The gradient of the latents is not computed.
-    generator = 3 * GENERATOR - TO_MAP
-    reals = 3 * DISCRIMINATOR - FROM_PIXELS
-    # One backward pass through the fakes serves both networks, to weights and pixels.
-    step = generator + reals + 3 * DISCRIMINATOR
-    # Forward, input gradients, forward again except for the linear layer (its gradient is constant), weights.
-    penalty = (4 * DISCRIMINATOR - LINEAR) - reals
+    step, penalty, generator, reals = STEP, PENALTY, OF_GENERATOR, OF_REALS
     assert products_of_step(tiny(r1_weight=0.0)) == step
     assert products_of_step(tiny()) == step + penalty
-    assert products_of_step(tiny(global_batch_size=8)) == 2 * (step + penalty)
     assert products_of_step(tiny(r1_every_steps=4)) == step + penalty / 4
     assert products_of_step(tiny(r1_every_steps=0)) == step
     both, none = (products_of_step(tiny(penalize_fakes=on, r1_every_steps=2)) for on in (True, False))
@@ -274,6 +274,7 @@ def test_step_cost_by_hand(monkeypatch):
 
 def test_recomputing_trades_operations_for_memory():
     kept, again = (step_cost(tiny(global_batch_size=32, recompute=on), 32) for on in (False, True))
+    assert kept.multiply_adds == 8 * (STEP + PENALTY), "of 32 clips, by hand"
     # A level except its last convolution, whose output is not needed, and likewise for the discriminators' blocks.
     assert kept.multiply_adds < again.multiply_adds < kept.multiply_adds + 8 * (GENERATOR + DISCRIMINATOR)
     assert again.activation_bytes < 0.75 * kept.activation_bytes

@@ -522,6 +522,7 @@ def test_all_random_numbers_depend_on_the_step_and_differ_between_uses(monkeypat
 
 
 def test_replicas_draw_different_numbers_and_keep_equal_weights(two_replicas):
+    """The step runs eagerly, because tracing it takes longer."""
     config = Config(SMALL, DataConfig(), dataclasses.replace(TRAIN, global_batch_size=8))
     with two_replicas.scope():
         tf.keras.utils.set_random_seed(0)
@@ -531,7 +532,7 @@ def test_replicas_draw_different_numbers_and_keep_equal_weights(two_replicas):
     data = data_of(SMALL, 4)
     seeds = two_replicas.experimental_local_results(two_replicas.run(lambda: model._seeds(0)))
     assert len({(*seed.numpy(),) for of_replica in seeds for seed in of_replica}) == 6
-    results = two_replicas.run(tf.function(model.train_step, autograph=False), args=(data,))
+    results = two_replicas.run(tf.autograph.experimental.do_not_convert(model.train_step), args=(data,))
     assert all(np.isfinite(two_replicas.experimental_local_results(value)[0]) for value in results.values())
     assert any(np.abs(a - b).max() > 1e-5 for a, b in zip(before, model.generator.get_weights()))
     for variable in model.generator.trainable_variables:

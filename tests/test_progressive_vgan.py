@@ -450,13 +450,18 @@ def tensors(prefix: pathlib.Path) -> dict[str, bytes]:
 @pytest.fixture
 def run(tmp_path):
     """Returns a function that trains in a folder, stopped by a signal after any of some steps, and the exit status."""
-    write_data_set(tmp_path / "data", [9, 12, 8, 10, 11, 8])
 
-    def train(name: str, stops: tuple[int, ...] = (), strategy: Any = None, **settings: Any) -> int:
-        every = {"log_every_steps": 1, "preview_every_steps": 7, "num_previews": 1}
-        config = config_of({**GROWING, "objective": "swl"}, **{"train_steps": 12, **every, **settings})
+    def train(
+        name: str, model: dict[str, Any], stops: tuple[int, ...] = (), strategy: Any = None, **settings: Any
+    ) -> int:
+        every = {"log_every_steps": 1, "preview_every_steps": 0, "num_previews": 1}
+        config = config_of({**GROWING, "objective": "swl", **model}, **{**every, **settings})
         train = dataclasses.replace(config.train, model_dir=str(tmp_path / name), distribution="one_device")
-        data = DataConfig(data_dir=str(tmp_path / "data"), shuffle_buffer=4)
+        size = config.model.resolution
+        folder = tmp_path / f"data{size}"
+        if not folder.exists():
+            write_data_set(folder, [9, 12, 8, 10, 11, 8], height=size, width=size)
+        data = DataConfig(data_dir=str(folder), shuffle_buffer=4)
         config = dataclasses.replace(config, train=train, data=data)
 
         def on_step(step, logs):
@@ -477,51 +482,54 @@ def eagerly():
 
 @pytest.mark.usefixtures("eagerly")
 def test_a_run_grows_and_can_be_stopped_and_taken_up(run, tmp_path):
-    stops = 2, 8  # at a border, and while 16x16 pixels fade in
-    assert run("whole") == 0
-    for _ in stops:
-        assert run("stopped", stops) == 128 + signal.SIGTERM
+    growing, stops = {"stable_clips": 4}, (3, 6)  # borders: steps 1, 3, 4, 8
+    assert run("whole", growing, train_steps=9, preview_every_steps=6) == 0
+    for _ in stops:  # at a border, and while 16x16 pixels fade in
+        assert run("stopped", growing, stops, train_steps=9) == 128 + signal.SIGTERM
     generator, step = load_generator(Run.open(str(tmp_path / "stopped")))
-    assert (step, float(generator.lod)) == (8, 0.75), "of the latest step, 7, after one of four batches"
+    assert (step, float(generator.lod)) == (6, 0.75), "of the latest step, 5, after one of four batches"
     z = tf.random.stateless_normal([2, 8], [1, 2])
     clips = generator(z)
     expected = generator.clips_of_level(z, 2, generator.lod)
     np.testing.assert_allclose(clips, tf.clip_by_value(expected, -1, 1), atol=1e-5)
     served = ServedGenerator(generator)
     np.testing.assert_allclose(served.sample(z, tf.constant(8), tf.constant(1)), clips, atol=1e-5)
-    assert run("stopped") == 0
-    expected, found = (tensors(tmp_path / name / "checkpoints" / "ckpt-12") for name in ("whole", "stopped"))
+    assert run("stopped", growing, train_steps=9) == 0
+    expected, found = (tensors(tmp_path / name / "checkpoints" / "ckpt-9") for name in ("whole", "stopped"))
     assert len(expected) > 100
     assert [name for name, value in expected.items() if found[name] != value] == []
-    position = tf.train.load_variable(str(tmp_path / "whole/checkpoints/ckpt-12"), "data_position/" + VALUE)
-    assert list(position) == [6 * 4 + 6 * 2], "six batches of four clips, and six of two"
+    position = tf.train.load_variable(str(tmp_path / "whole/checkpoints/ckpt-9"), "data_position/" + VALUE)
+    assert list(position) == [4 * 4 + 5 * 2], "four batches of four clips, and five of two"
 
 
 def test_a_signal_between_two_phases_stops_the_run(run, tmp_path, monkeypatch):
     begin, handler = Model.begin_phase, signal.getsignal(signal.SIGTERM)
 
     def begin_and_stop(model, step):
-        if step == 4:
+        if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return begin(model, step)
 
     monkeypatch.setattr(Model, "begin_phase", begin_and_stop)
-    assert run("run", preview_every_steps=0) == 128 + signal.SIGTERM
+    # Two phases, each with a graph: 8x8 pixels fade in in two steps, and stay.
+    small = {"resolution": 8, "stable_clips": 0, "batch_sizes": (4,)}
+    assert run("run", small, train_steps=12) == 128 + signal.SIGTERM
     # One step, in the graph of the new phase.
-    assert tf.train.load_variable(str(tmp_path / "run/checkpoints/ckpt-5"), "generator/lod/" + VALUE) == 1
+    assert tf.train.load_variable(str(tmp_path / "run/checkpoints/ckpt-3"), "generator/lod/" + VALUE) == 0
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
 @pytest.mark.usefixtures("eagerly")
 def test_replicas_share_batches(run, tmp_path, two_replicas):
-    assert run("run", strategy=two_replicas, train_steps=3, preview_every_steps=0) == 0
+    # The second step is in another phase.
+    assert run("run", {"stable_clips": 4}, strategy=two_replicas, train_steps=2) == 0
     name = "discriminator/projection/directions/" + VALUE
-    directions = tf.train.load_variable(str(tmp_path / "run/checkpoints/ckpt-3"), name)
+    directions = tf.train.load_variable(str(tmp_path / "run/checkpoints/ckpt-2"), name)
     np.testing.assert_allclose(directions.T @ directions, np.eye(8), atol=1e-5)
 
 
 def test_the_cost_of_a_step_can_be_estimated():
-    cost = step_cost(config_of({**GROWING, "objective": "swl"}), 4)
+    cost = step_cost(config_of({**GROWING, "resolution": 8, "objective": "swl"}), 4)
     assert cost.multiply_adds > 0 and cost.activation_bytes > 0
 
 

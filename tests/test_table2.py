@@ -28,12 +28,12 @@ def test_every_system_has_a_row():
 
 
 def test_systems_have_equal_compute_and_growth_is_scaled(tmp_path: pathlib.Path) -> None:
-    plans, costs = table2.plan(command(tmp_path, systems="tganv2,vgan,progressive_vgan"))
-    assert [each.setting for each in plans] == ["vgan", "progressive_vgan", "tganv2"] * 2  # the order of the table
+    plans, costs = table2.plan(command(tmp_path, systems="progressive_vgan,vgan"))
+    assert [each.setting for each in plans] == ["vgan", "progressive_vgan"] * 2  # the order of the table
     for cost in costs.values():
         assert cost.steps * cost.multiply_adds == pytest.approx(0.5e12, rel=0.03)
     configs = {each.name: make_config(each.recipe, each.flags) for each in plans}
-    assert [config.train.seed for config in configs.values()] == [0, 0, 0, 1, 1, 1]
+    assert [config.train.seed for config in configs.values()] == [0, 0, 1, 1]
     grown, recipe = configs[plans[1].name], make_config(table2.RECIPES["progressive_vgan"], [])
     scale = grown.train.train_steps / recipe.train.train_steps
     assert scale < 0.1

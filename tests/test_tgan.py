@@ -135,7 +135,7 @@ def test_snapshots_become_a_run_that_generates_and_resumes(snapshots, tmp_path):
     resume = result.stdout.splitlines()[-1].replace("DATA_DIR", f"{tmp_path}/data").split()
     assert "--system=tgan" in resume and "--normalization=official" in resume
     write_data_set(tmp_path / "data", [20, 24, 30], height=32, width=32)
-    resume += ["--train_steps=8", "--global_batch_size=2", "--num_previews=1"]
+    resume += ["--train_steps=8", "--global_batch_size=2", "--preview_every_steps=0"]
     result = fork_command("tests.quickly", *resume[2:])
     assert result.returncode == 0 and "Resuming from step 7" in result.stderr, result.stderr
 
