@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tests.conftest import tiny_config
 from tests.data_sets import write_data_set
-from tests.test_tganv2 import batch, run_step
+from tests.test_tganv2 import ONE_LEVEL, SHALLOW, batch, run_step
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.runs import record_config
 from tganv2_tf.training import loop
@@ -21,13 +21,14 @@ from tganv2_tf.training.loop import make_model, reason
 
 
 def test_the_flags_rate_wins_over_the_checkpoints(tmp_path):
-    config = tiny_config(model_dir=str(tmp_path), learning_rate_decay="none", generator_learning_rate=1e-3)
+    small: dict[str, Any] = {"model": ONE_LEVEL, "r1_weight": 0.0, "model_dir": str(tmp_path)}
+    config = tiny_config(**small, learning_rate_decay="none", generator_learning_rate=1e-3)
     model = make_model(config)
     run_step(model, batch(config))
     CheckpointFolder(model).save(1)
     for decay, expected in (("none", 1e-5), ("linear", 1e-5 * 3 / 4)):
         changes: dict[str, Any] = {"generator_learning_rate": 1e-5, "learning_rate_decay": decay}
-        again = make_model(tiny_config(model_dir=str(tmp_path), **changes))
+        again = make_model(tiny_config(**small, **changes))
         manager = CheckpointFolder(again)
         manager.restore_newest()
         run_step(again, batch(config))
@@ -35,7 +36,7 @@ def test_the_flags_rate_wins_over_the_checkpoints(tmp_path):
 
 
 def test_a_run_is_resumed_with_other_gradients(tmp_path):
-    config = tiny_config(model_dir=str(tmp_path), r1_weight=1.0)
+    config = tiny_config(SHALLOW, model_dir=str(tmp_path), r1_weight=1.0)
     model = make_model(config)
     run_step(model, batch(config))
     CheckpointFolder(model).save(1)

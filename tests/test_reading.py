@@ -57,8 +57,16 @@ def test_shares_are_disjoint_and_together_everything(
     epochs = _numbers(endless.take(4 * sizes[1]))
     for start in range(0, len(epochs), sizes[1]):
         assert sorted(epochs[start : start + sizes[1]]) == sorted(read[1]), "each once an epoch"
-    for start in range(1, 2 * sizes[1]):
+    for start in (1, sizes[1], 2 * sizes[1] - 1):
         assert _numbers(shares[1].read_endlessly(3, first_record=start).take(4)) == epochs[start : start + 4]
+
+
+@pytest.mark.parametrize("lengths", [[1], [4], [1, 1, 1], [2, 3], [5, 1, 3], [3, 3, 2, 2], [0, 2, 2]])
+def test_every_position_of_an_epoch_is_found(lengths: list[int]) -> None:
+    turns = [(lane, turn) for turn in range(max(lengths)) for lane, length in enumerate(lengths) if turn < length]
+    for record in range(len(turns)):
+        rounds, rest = reading._resume_offset(lengths, record)
+        assert [each for each in turns if each[1] >= rounds][rest:] == turns[record:]
 
 
 def test_going_on_in_the_midst_of_an_epoch_reads_no_shard_that_is_done(tmp_path: pathlib.Path) -> None:

@@ -289,7 +289,7 @@ def test_mirroring_is_for_training_alone_and_held_out_videos_for_validation(data
         assert len(trained) == 10 and len(held_out) == 2 and not trained & held_out and len(tested) == 6
 
 
-def test_without_test_videos_those_that_are_held_out_tell_the_accuracy(data, tmp_path, capsys, monkeypatch):
+def test_without_test_videos_those_that_are_held_out_tell_the_accuracy(data, tmp_path, capsys, monkeypatch, eagerly):
     monkeypatch.setitem(classifier_training.SIZES, "small", TINY)
     status, out, _ = command(capsys, data[0], f"--output={tmp_path}/c.npz", "--steps=1", "--batch_size=2")
     assert status == 0 and "of 8 clips of 2 held-out videos, also used for early stopping," in out
@@ -297,18 +297,22 @@ def test_without_test_videos_those_that_are_held_out_tell_the_accuracy(data, tmp
     assert metadata["tested_on_held_out"] and metadata["test_accuracy"] == pytest.approx(metadata["held_out_accuracy"])
 
 
-def test_without_source_groups_to_hold_out_the_test_videos_choose_the_end(data, tmp_path, capsys, monkeypatch):
+def test_without_source_groups_to_hold_out_the_test_videos_choose_the_end(
+    tmp_path, capsys, caplog, monkeypatch, eagerly
+):
+    """These are the training videos themselves, which is named."""
     monkeypatch.setitem(classifier_training.SIZES, "small", TINY)
     folder = write_labelled(tmp_path / "two", [0, 1])
     arguments = [f"--data_dir={folder}", f"--output={tmp_path}/c.npz", "--steps=1", "--batch_size=2"]
     status, _, err = command(capsys, *arguments)
     assert status == 2 and "no class has videos of two source groups" in err and "--test_data_dir" in err
     assert not (tmp_path / "c.npz.unfinished").exists()
-    assert command(capsys, *arguments, data[1])[0] == 0
+    assert command(capsys, *arguments, f"--test_data_dir={folder}")[0] == 0
     assert read_metadata(tmp_path / "c.npz")["tested_on_held_out"]
+    assert f"--test_data_dir={folder}: contains shards of {folder}; accuracy is too high" in caplog.text
 
 
-def test_what_has_not_learned_says_so_each_time(data, tmp_path, capsys, caplog, monkeypatch):
+def test_what_has_not_learned_says_so_each_time(data, tmp_path, capsys, caplog, monkeypatch, eagerly):
     monkeypatch.setitem(classifier_training.SIZES, "small", TINY)
     monkeypatch.setattr(ClipEvaluator, "result", lambda examination: Result(0.5, 0.7, 24))
     for _ in range(2):
@@ -319,14 +323,6 @@ def test_what_has_not_learned_says_so_each_time(data, tmp_path, capsys, caplog, 
         said = warning.getMessage()
         assert said.startswith(f"{tmp_path}/c.npz: it has not learned its classes: 50.0% of 24 clips of 6 test videos")
         assert "its scores are meaningless. Check the videos and their labels" in said
-
-
-def test_a_test_of_the_training_videos_is_named(tmp_path, data, capsys, caplog, monkeypatch):
-    monkeypatch.setitem(classifier_training.SIZES, "small", TINY)
-    train = data[0].partition("=")[2]
-    arguments = [data[0], f"--test_data_dir={train}", f"--output={tmp_path}/c.npz", "--steps=1", "--batch_size=2"]
-    assert command(capsys, *arguments)[0] == 0
-    assert f"--test_data_dir={train}: contains shards of {train}; accuracy is too high" in caplog.text
 
 
 def test_a_classifier_comes_back_as_it_was(tmp_path):
@@ -396,7 +392,8 @@ def test_data_that_cannot_be_used_are_one_line(data, tmp_path, capsys):
     fails(f"{shard}: {lost}; {remedy}", f"--data_dir={folder}", status=1)
 
 
-def test_a_damaged_frame_ends_the_training_with_its_name(data, tmp_path, capsys):
+def test_a_damaged_frame_ends_the_training_with_its_name(data, tmp_path, capsys, monkeypatch, eagerly):
+    monkeypatch.setitem(classifier_training.SIZES, "small", TINY)
     folder = tmp_path / "damaged"
     write_labelled(folder, [0, 1])
     manifest = Manifest.load(folder)

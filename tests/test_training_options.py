@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import needs_bfloat16, tiny_config
-from tests.test_tganv2 import batch, reals, values
+from tests.test_tganv2 import ONE_LEVEL, SHALLOW, batch, reals, values
 from tganv2_tf.errors import UserError
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.layers import BatchNorm
@@ -21,7 +21,7 @@ from tganv2_tf.training.loop import make_model
 
 def shallow_config(**train):
     """Discriminators of one block: steps are computed alike for all models, and graphs and XLA take time."""
-    return tiny_config({"discriminator_channels": (4,)}, **train)
+    return tiny_config(SHALLOW, **train)
 
 
 def flat(tensors):
@@ -49,7 +49,7 @@ def steps_of(config, count=1, **compilation):
         return model.losses_and_gradients(real, z, [tf.constant(1)])
 
     if compilation:
-        compute = tf.function(compute, **compilation)
+        compute = tf.function(compute, autograph=False, **compilation)  # its conversion would take longer than the rest
     results = []
     for step in range(count):
         model.step.assign(step)
@@ -109,7 +109,7 @@ def test_half_precision_agrees_with_float32(plain):
 
 @pytest.mark.parametrize("precision", [pytest.param("mixed_bfloat16", marks=needs_bfloat16), "mixed_float16"])
 def test_weights_norms_logits_and_videos_stay_in_float32(precision):
-    config = tiny_config(mixed_precision=precision)
+    config = tiny_config(mixed_precision=precision, ema_decay=0.0)
     model = make_model(config)
     assert {v.dtype for v in model.variables if v.dtype.is_floating} == {tf.float32}
     videos = model.generator.pyramid(sample_latents(4, 4, tf.constant([0, 1])), frame_offsets=[1])
@@ -179,7 +179,6 @@ def test_gradients_are_clipped_by_their_norm_over_all_variables():
 
 
 RATES: dict[str, Any] = {"generator_learning_rate": 0.1, "discriminator_learning_rate": 0.1}
-ONE_LEVEL = {"frame_strides": (), "batch_strides": (), "up_channels": (4, 4, 4), "discriminator_channels": (4,)}
 
 
 def fitted(strategy, **changes):
