@@ -43,7 +43,7 @@ TINY = {
     ],
     "tgan": [
         *("--resolution=16", "--z_dim=3", "--fast_z_dim=2", f"--temporal_channels={FOUR}", "--image_channels=64"),
-        *("--discriminator_width=2", "--clip_every_steps=2"),
+        *("--discriminator_width=2", "--clip_every_steps=3"),
     ],
 }
 RUN = ["--global_batch_size=4", "--train_steps=3", "--checkpoint_every_steps=2", "--log_every_steps=1"]
