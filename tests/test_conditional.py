@@ -71,7 +71,8 @@ def test_a_run_keeps_its_classes(folder, tmp_path):
     assert difference in result.stderr.splitlines()[-1]
     after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert after == before and Run.open(f"{tmp_path}/run").class_names == ("a", "b", "c")
-    result = fork_command(*command, f"--init_from={tmp_path}/run", f"--model_dir={tmp_path}/new")
+    few = ["--train_steps=1", "--preview_every_steps=0"]
+    result = fork_command(*command, *few, f"--init_from={tmp_path}/run", f"--model_dir={tmp_path}/new")
     assert result.returncode == 0, result.stderr
     assert result.stderr.count(difference) == 1 and f"--init_from={tmp_path}/run: its classes" in result.stderr
     assert Run.open(f"{tmp_path}/new").class_names == ("b", "c", "d")

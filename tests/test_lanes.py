@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import os
 import pathlib
@@ -53,29 +52,44 @@ def test_checkpoints_of_both_lanes_are_restored_to_the_bit(written: pathlib.Path
 
 def test_runs_of_both_lanes_are_resumed_in_this_one(written: pathlib.Path, tmp_path: pathlib.Path) -> None:
     run = shutil.copytree(written / "run", tmp_path / "run")
-    step_by_step = functools.partial(fork_command, "tests.quickly")
+
+    def step_by_step(*command: str) -> subprocess.CompletedProcess[str]:
+        return fork_command("tests.quickly", *command, "--preview_every_steps=0")
+
     assert "from step 2." in lane_files.train(tmp_path / "data", run, 3, step_by_step)
     after = lane_files.variables(run / "checkpoints" / "ckpt-3")
     assert after["step/.ATTRIBUTES/VARIABLE_VALUE"] == 3
 
 
-def test_exports_of_both_lanes_load_without_this_package(written: pathlib.Path) -> None:
-    """In a process with only TensorFlow, in the current lane with Keras 3."""
+@pytest.fixture(scope="module")
+def without_this_package() -> subprocess.CompletedProcess[str]:
+    """Loads exports with only TensorFlow, in the current lane with Keras 3; then imports this package."""
     program = f"""
+import sys
 import tensorflow as tf, numpy as np
-generate = tf.saved_model.load({str(written / "export")!r}).signatures["serving_default"]
 z = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
-print(*generate(z=tf.constant(z), label=tf.constant([0, 1]))["videos"].numpy().flatten()[:12])
+for lane in {lane_files.LANES!r}:
+    generate = tf.saved_model.load(f"{{lane}}/export").signatures["serving_default"]
+    print(*generate(z=tf.constant(z), label=tf.constant([0, 1]))["videos"].numpy().flatten()[:12])
+assert not any(name.startswith("tganv2_tf") for name in sys.modules)
+sys.path.append({str(ROOT)!r})
+import tganv2_tf
 """
     environment = {name: value for name, value in os.environ.items() if name not in (lanes.LEGACY_KERAS, "PYTHONPATH")}
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=written, env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    sampler = load_sampler(str(written / "run"))
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=lane_files.FOLDER, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_exports_of_both_lanes_load_without_this_package(
+    without_this_package: subprocess.CompletedProcess[str],
+) -> None:
+    lines = without_this_package.stdout.splitlines()
+    assert len(lines) == len(lane_files.LANES), without_this_package.stderr
     z = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
-    expected = sampler.render(z, labels=[0, 1]).flatten()[:12].astype(int)
-    assert np.abs(np.array(result.stdout.split(), int) - expected).max() <= 1
+    for lane, line in zip(lane_files.LANES, lines):
+        sampler = load_sampler(str(lane_files.FOLDER / lane / "run"))
+        expected = sampler.render(z, labels=[0, 1]).flatten()[:12].astype(int)
+        assert np.abs(np.array(line.split(), int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -145,20 +159,11 @@ def test_install_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Pat
     assert lanes.install_command("ray") == "pip install '.[ray]' in the checkout that tganv2-tf was installed from"
 
 
-def test_keras_3_is_refused_in_one_line() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != lanes.LEGACY_KERAS}
-    result = subprocess.run(
-        [sys.executable, "-c", "import tensorflow, tganv2_tf"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert (result.returncode == 1) is lanes.has_legacy_keras()
+def test_keras_3_is_refused_in_one_line(without_this_package: subprocess.CompletedProcess[str]) -> None:
+    assert without_this_package.returncode == lanes.has_legacy_keras(), without_this_package.stderr
     if lanes.has_legacy_keras():
         text = "ImportError: TensorFlow is already imported, with Keras 3 as tf.keras: import tganv2_tf first"
-        assert result.stderr.splitlines()[-1].startswith(text)
+        assert without_this_package.stderr.splitlines()[-1].startswith(text)
 
 
 def test_every_process_has_onednn() -> None:

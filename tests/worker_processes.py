@@ -76,7 +76,7 @@ class Server:
         self.workers.append(Worker(int(self.process.stdout.readline()), folder))
         return self.workers[-1]
 
-    def wait(self, workers: list[Worker], seconds: float = 150) -> None:
+    def wait(self, workers: list[Worker], seconds: float = 280) -> None:
         """Waits until all have ended; fails if they do not."""
         deadline = time.monotonic() + seconds
         while any(worker.returncode is None for worker in workers):
