@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 import signal
@@ -42,6 +43,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Orders the files; pytest-xdist hands them out in this order."""
     first = {f"test_{name}.py": place for place, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: first.get(item.path.name, len(first)))
+
+
+def pytest_collection_finish() -> None:
+    """Excludes TensorFlow and the test modules from garbage collection, which otherwise visits them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure() -> None:

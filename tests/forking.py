@@ -101,6 +101,9 @@ def _become(argv: list[str], environment: dict[str, str], folder: str, outputs: 
 
 if __name__ == "__main__":
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # as `quiet` sets it; TensorFlow reads it once
+    import av  # noqa: F401 (as the next ones: most commands import them)
+    import cv2  # noqa: F401
+    import scipy.linalg  # noqa: F401
     import tensorflow as tf
 
     tf.keras.Model  # noqa: B018 (Keras is imported when it is first touched)

@@ -49,7 +49,9 @@ def augmented(videos: Sequence[tf.Tensor], stream: int, inputs: StepInputs, conf
 
 def r1_weights(config: Config) -> list[float]:
     """Returns the strength w_l of the penalty for each level."""
-    return [config.train.r1_weight * config.train.r1_level_factor**level for level in range(config.model.pyramid.num_levels)]
+    return [
+        config.train.r1_weight * config.train.r1_level_factor**level for level in range(config.model.pyramid.num_levels)
+    ]
 
 
 def r1_penalty(input_gradients: Sequence[tf.Tensor], num_clips: tf.Tensor, weights: Sequence[float]) -> tf.Tensor:
