@@ -78,7 +78,7 @@ def start(cluster: Nodes, module: str, *flags: str) -> subprocess.Popen[str]:
 def finish(process: subprocess.Popen[str]) -> str:
     """Returns the output of a successful command."""
     try:
-        output, errors = process.communicate(timeout=150)
+        output, errors = process.communicate(timeout=280)
     finally:
         process.kill()
     assert process.returncode == 0, errors
@@ -122,7 +122,7 @@ def test_the_same_faults_are_found(cluster: Nodes, tmp_path: pathlib.Path) -> No
     flip_byte(sorted((tmp_path / "data").glob("*.tfrecord"))[2], 1)
     where = f"--data_dir={tmp_path / 'data'}"
     process = start(cluster, "data_prep.verify", where, f"--contact_sheet={tmp_path / 'ray.png'}")
-    output, errors = process.communicate(timeout=150)
+    output, errors = process.communicate(timeout=280)
     local = fork_command("data_prep.verify", where, f"--contact_sheet={tmp_path / 'local.png'}")
     assert "2 faults" in local.stderr.splitlines()[-1]
     assert (process.returncode, errors.splitlines()[-1]) == (1, local.stderr.splitlines()[-1])

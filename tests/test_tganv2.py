@@ -185,7 +185,7 @@ def test_losses_and_gradients_by_hand(score, gradients):
     first, second = (slice(0, 4), slice(4, 6)) if score == "separate" else (slice(0, 4), slice(0, 4, 2))
     for level, scored, penalty in ((0, first, 3 * 0.1 * 4 * 768), (1, second, 1.5 * 0.2 * 2 * 1536)):
         adversarial = sum((slope[scored] * parts[level]).sum() for slope, parts in zip(slopes, sums)) / len(real_scores)
-        assert step.discriminator_gradients[level].numpy().item() == pytest.approx(
+        assert step.discriminator_gradients[2 * level].numpy().item() == pytest.approx(
             adversarial + 2 * penalty / 4, rel=1e-3
         )
 

@@ -69,7 +69,8 @@ def crop(tensor: tf.Tensor, margins: Sequence[int]) -> tf.Tensor:
     """Crops each axis by a margin at both ends, e.g. a kernel's `unused_taps`."""
     if not any(margins):
         return tensor
-    return tf.slice(tensor, margins, [length - 2 * cut for length, cut in zip(tensor.shape, margins)])
+    # -1: the whole axis, whose length may be unknown
+    return tf.slice(tensor, margins, [length - 2 * cut if cut else -1 for length, cut in zip(tensor.shape, margins)])
 
 
 def _two_frames(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool]) -> tf.Tensor:
