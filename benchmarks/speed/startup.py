@@ -1,8 +1,9 @@
-"""Start-up time of commands: `--help` of each, and the first training step of the demo.
+"""Start-up time of commands: TensorFlow's import, `--help` of each, and the first training step of the demo.
 
 python -m benchmarks.speed.startup --data_dir=demo/data/train --output=startup.json
 
-Times are those of whole commands in new processes. Goals on two cores: 1 s, and 15 s.
+Times are those of whole processes. Goals on two cores for `--help` and the first step: 1 s, and 15 s. The import of
+TensorFlow as commands do it is compared with a plain one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tempfile
 import time
 
 from benchmarks.speed.contest import run_seconds
-from benchmarks.speed.rows import Row, report
+from benchmarks.speed.rows import Row, compared, report
 from tganv2_tf import cli
 from tganv2_tf.__main__ import GROUPS, commands
 from tganv2_tf.errors import UserError
@@ -63,8 +64,18 @@ def seconds_to_first_step(command: Command) -> float:
     raise UserError(f"tganv2_tf.train completed no step; status {status}: {last}")
 
 
+def import_seconds(prepared: bool) -> float:
+    """Returns the run time of a process that only imports TensorFlow and Keras."""
+    hook = "from tganv2_tf.cli import tensorflow_import; tensorflow_import.install(); " if prepared else ""
+    start = time.perf_counter()
+    code = f"{hook}import tensorflow as tf; tf.keras.Model"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
 def main(command: Command) -> int:
-    rows = []
+    ours, plain = zip(*((import_seconds(True), import_seconds(False)) for _ in range(command.rounds)))
+    rows = [compared("import of TensorFlow, against a plain import", "s", ours, plain, less_is_better=True)]
     for module in [name for folder in GROUPS for name in commands(folder)]:
         took = statistics.median(run_seconds(module, "--help") for _ in range(command.rounds))
         rows.append(Row(f"python -m {module} --help", "s", took))
