@@ -27,7 +27,14 @@ from tganv2_tf.training.snapshots import keep_snapshot
 RECIPE = [
     *TINY_FLAGS,
     *("--up_channels=6,5,4,3", "--nospectral_norm", "--lstm_forget_bias=3", "--score=separate"),
-    *("--learning_rate_decay=none", "--adam_beta2=0.99", "--ema_decay=0.998", "--r1_weight=1e5", "--flip"),
+    *(
+        "--learning_rate_decay=none",
+        "--adam_beta2=0.99",
+        "--ema_decay=0.998",
+        "--r1_weight=1e5",
+        "--r1_level_factor=0.5",
+        "--flip",
+    ),
     *("--generator_learning_rate=1e-3", "--discriminator_learning_rate=1e-3"),
     *("--global_batch_size=4", "--distribution=one_device"),
 ]

@@ -303,6 +303,11 @@ class Config:
         """Name of the system, as in `--system`."""
         return self.model.system
 
+    @property
+    def r1_weights(self) -> list[float]:
+        """Strength of the gradient penalty at each level."""
+        return [self.train.r1_weight * self.train.r1_level_factor**n for n in range(self.model.pyramid.num_levels)]
+
     def as_dict(self) -> dict[str, Any]:
         """Returns all settings, and the name of the system."""
         return {"system": self.system, **dataclasses.asdict(self)}

@@ -280,8 +280,8 @@ class TrainingStep:
             logits = self.discriminator(reals)
             total = torch.stack([level.sum() for level in logits]).sum()
             gradients = torch.autograd.grad(total, reals, create_graph=True)
-            squares = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
-            penalty = self.config.train.r1_weight * squares / len(z)
+            squares = [w * gradient.square().sum() for w, gradient in zip(self.config.r1_weights, gradients)]
+            penalty = torch.stack(squares).sum() / len(z)
             real_loss = F.softplus(-self.scores(logits)).mean()
             (real_loss + penalty).backward(inputs=list(self.discriminator.parameters()))
             real_loss, penalty = real_loss.detach(), penalty.detach()

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tganv2_tf.config import Config
 from tganv2_tf.models.discriminator import Discriminator, LevelWeights
 from tganv2_tf.models.loss_scaling import scale_loss
-from tganv2_tf.models.objective import r1_penalty, r1_weights
+from tganv2_tf.models.objective import r1_penalty
 
 # Lower bound of |d loss / d logit|. It is far below float32 precision and keeps the ratio of two derivatives finite.
 MIN_SLOPE = 1e-20
@@ -120,7 +120,7 @@ class PenalizedPass:
             self.tape.watch(weights)
             self.logits, self.scaled = input_gradients(discriminator, videos, labels, weights, self.scale)
         self.input_gradients = [gradient / self.scale for gradient in self.scaled[: len(videos)]]
-        num_clips, level_weights = tf.shape(self.logits[0])[0], r1_weights(config)
+        num_clips, level_weights = tf.shape(self.logits[0])[0], config.r1_weights
         self.penalty = r1_penalty(self.input_gradients, num_clips, level_weights)
         self.penalty_slopes = [2.0 * r1_factor * (weight / tf.cast(num_clips, tf.float32)) for weight in level_weights]
 

@@ -47,13 +47,6 @@ def augmented(videos: Sequence[tf.Tensor], stream: int, inputs: StepInputs, conf
     return diffaugment(videos, config.train.augmentations, config.model.batch_strides, seed)
 
 
-def r1_weights(config: Config) -> list[float]:
-    """Returns the strength w_l of the penalty for each level."""
-    return [
-        config.train.r1_weight * config.train.r1_level_factor**level for level in range(config.model.pyramid.num_levels)
-    ]
-
-
 def r1_penalty(input_gradients: Sequence[tf.Tensor], num_clips: tf.Tensor, weights: Sequence[float]) -> tf.Tensor:
     """Computes 1 / N_1 * sum_l w_l sum_n |d D_l / d x_l|^2 (R1; Mescheder et al., arXiv 1801.04406; not in the paper).
 
@@ -72,7 +65,7 @@ def logits_and_penalty(
         logits = discriminator(videos, inputs.labels, recompute=config.train.recompute and not penalized)
     if not penalized:
         return logits, tf.constant(0.0)
-    return logits, r1_penalty(tape.gradient(logits, videos), tf.shape(logits[0])[0], r1_weights(config))
+    return logits, r1_penalty(tape.gradient(logits, videos), tf.shape(logits[0])[0], config.r1_weights)
 
 
 def plain_gradients(
