@@ -13,8 +13,6 @@ from tganv2_tf.config import Config
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.runs import CHECKPOINT_DIR, record_config
 
-ONE_LEVEL = {"frame_strides": (), "batch_strides": (), "up_channels": (4, 4, 4), "discriminator_channels": (4,)}
-
 
 def write_run(config: Config, folder: pathlib.Path, class_names: Sequence[str] = (), fps: float = 0.0) -> None:
     """Writes what other commands than `train` read of a run: its config and a checkpoint of step 1."""

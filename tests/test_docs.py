@@ -26,10 +26,10 @@ import tensorflow as tf
 from data_prep import moving_shapes
 from data_prep.moving_shapes import write_video
 from tests import faces
-from tests.conftest import ROOT, tiny_config
+from tests.conftest import ONE_LEVEL, ROOT, tiny_config
 from tests.data_sets import flip_byte, write_data_set
 from tests.forking import fork_command
-from tests.small_runs import ONE_LEVEL, write_demo_generator, write_run
+from tests.small_runs import write_demo_generator, write_run
 from tests.test_i3d import means, save_module
 from tests.test_systems import TINY
 from tganv2_tf import __main__, cli

@@ -7,10 +7,10 @@ import pathlib
 
 import pytest
 
-from tests.conftest import tiny_config
+from tests.conftest import ONE_LEVEL, tiny_config
 from tests.data_sets import write_data_set
 from tests.forking import fork_command
-from tests.small_runs import ONE_LEVEL, write_run
+from tests.small_runs import write_run
 from tests.test_commands import step_by_step
 from tests.test_training_commands import SMALL, train
 from tganv2_tf import export, generate

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import tiny_config
+from tests.conftest import ONE_LEVEL, SHALLOW, tiny_config
 from tests.data_sets import write_data_set
-from tests.test_tganv2 import ONE_LEVEL, SHALLOW, batch, run_step
+from tests.test_tganv2 import batch, run_step
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.runs import record_config
 from tganv2_tf.training import loop

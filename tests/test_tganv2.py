@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import needs_bfloat16, tiny_config
+from tests.conftest import ONE_LEVEL, SHALLOW, needs_bfloat16, tiny_config
 from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import latents_from_seeds, sample_latents
@@ -16,9 +16,6 @@ from tganv2_tf.models.tganv2 import TGANv2
 from tganv2_tf.subsampling import video_pyramid
 from tganv2_tf.training.graph_cost import executed
 from tganv2_tf.training.loop import make_model
-
-SHALLOW = {"discriminator_channels": (4,)}  # where the depth of the discriminators does not matter
-ONE_LEVEL = {"frame_strides": (), "batch_strides": (), "up_channels": (4, 4, 4), **SHALLOW}
 
 
 def reals(config, batch_size=None, seed=0):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import needs_bfloat16, tiny_config
-from tests.test_tganv2 import ONE_LEVEL, SHALLOW, batch, reals, values
+from tests.conftest import ONE_LEVEL, SHALLOW, needs_bfloat16, tiny_config
+from tests.test_tganv2 import batch, reals, values
 from tganv2_tf.errors import UserError
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.layers import BatchNorm

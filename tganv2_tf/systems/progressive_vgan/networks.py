@@ -125,11 +125,11 @@ class Generator(ClipGenerator):
         maps = tf.reshape(self.dense.without_bias(pixel_norm(z)), [-1, *self.first_shape])
         maps = pixel_norm(leaky_relu(maps + self.dense.bias))  # one bias per channel
         found = []
-        for level, block in enumerate(self.blocks[: last_level + 1]):
-            for number, layer in enumerate(block):
-                first = level and not number
-                convolved = layer.enlarged(maps, self.config.factors(level)) if first else layer(maps)
-                maps = pixel_norm(leaky_relu(convolved))
+        for level, (first, *others) in enumerate(self.blocks[: last_level + 1]):
+            convolved = first.enlarged(maps, self.config.factors(level)) if level else first(maps)
+            maps = pixel_norm(leaky_relu(convolved))
+            for layer in others:
+                maps = pixel_norm(leaky_relu(layer(maps)))
             found.append(maps)
         return found
 
