@@ -1,6 +1,7 @@
 # make demo    train a small TGANv2 on rendered shapes, generate, export, score     (about 12 minutes on two cores with AVX2)
-# make test    make lint, then every test
-# make tests   every test without make lint
+# make test    make lint, then make tests
+# make tests   the tests, but for the slow ones
+# make slow-tests  tests of clusters, of the documents' commands and of benchmarks
 # make lint    ruff and mypy
 # make bench   speed and memory beside PyTorch, plain TensorFlow and plain scripts; hours  (benchmarks/speed/results.md)
 # make clean   remove what the demo made and the caches of the tools; the environment stays
@@ -37,7 +38,7 @@ RUNTIME := $(call stamp,runtime,$(BASE))
 DEV := $(call stamp,dev,$(BASE) $(EXTRAS))
 PEERS := $(call stamp,peers,$(BASE) requirements-peers.txt)
 
-.PHONY: demo test tests bench lint lock clean
+.PHONY: demo test tests slow-tests bench lint lock clean
 .DELETE_ON_ERROR:
 
 SCORE = $(PY) -m tganv2_tf.evaluate --data_dir=demo/data/train --classifier=demo/classifier.npz --num_samples=1000 \
@@ -73,6 +74,10 @@ test: lint tests
 
 tests: opencv $(DEV)
 	$(PY) -m pytest
+
+# Clusters, commands of the documents, benchmarks. CI runs them, too.
+slow-tests: opencv $(DEV)
+	$(PY) -m pytest -m slow
 
 bench: opencv $(PEERS)
 	$(PY) -m benchmarks.speed.bench --output_dir=bench $(if $(wildcard demo/data/train/manifest.json),--data_dir=demo/data/train \

@@ -28,6 +28,7 @@ def plans(tmp_path_factory):
         return ablation.plan(command("unused"))
 
 
+@pytest.mark.slow
 def test_all_runs_cost_the_same(plans):
     assert [(plan.row.name, plan.config.train.seed) for plan in plans] == [
         (name, seed) for seed in (0, 1) for name in ("full", "frame_only", "batch_only", "none")

@@ -281,6 +281,7 @@ def test_recomputing_trades_operations_for_memory():
     assert again.state_bytes == kept.state_bytes
 
 
+@pytest.mark.slow
 def test_a_full_size_step_takes_no_more_operations_than_it_did():
     """For two clips of the recipe of UCF101; the limits are the values measured after the last optimization."""
     config = step.Command(clips=2).config

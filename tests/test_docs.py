@@ -364,6 +364,7 @@ def run(command: Command, folder: pathlib.Path) -> None:
     assert result.returncode in status, f"{command.text}\n{result.stdout}\n{result.stderr}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_a_page_runs(page, brought, kept, tmp_path):
     for name in BROUGHT.get(page, []):
@@ -449,6 +450,7 @@ def troubled(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_what_troubleshooting_quotes_is_what_is_said(troubled, monkeypatch):
     said = []
     for text in WRONG:

@@ -51,6 +51,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> fuzz.Bench:
     return fuzz.Bench(str(folder))
 
 
+@pytest.mark.slow
 def test_fuzzing_sees_what_is_wrong(bench: fuzz.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     task = fuzz.Task(str(bench.intact), (1,), False, 0)  # group 1 is not resealed
 

@@ -44,6 +44,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_two_and_four_workers_take_the_steps_of_one(server: Server, tmp_path: pathlib.Path) -> None:
     numbers, workers = (1, 2, 4), []
     for number in numbers:
@@ -103,6 +104,7 @@ def undisturbed(server: Server, data_dir: str, tmp_path_factory: pytest.TempPath
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(NO_NAMESPACES), reason=NO_NAMESPACES)
 def test_workers_that_slurm_names_train_together(undisturbed: pathlib.Path) -> None:
     assert load_generator(Run.open(str(undisturbed)))[1] == STEPS
@@ -111,6 +113,7 @@ def test_workers_that_slurm_names_train_together(undisturbed: pathlib.Path) -> N
     assert position.tolist() == [4 // WORKERS * STEPS] * WORKERS
 
 
+@pytest.mark.slow
 def test_a_killed_chief_that_comes_back_costs_only_the_steps_since_the_last_checkpoint(
     server: Server, data_dir: str, undisturbed: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -154,6 +157,7 @@ def test_a_killed_chief_that_comes_back_costs_only_the_steps_since_the_last_chec
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_workers_that_see_different_checkpoints_do_not_go_on(
     server: Server, data_dir: str, undisturbed: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -171,6 +175,7 @@ def test_workers_that_see_different_checkpoints_do_not_go_on(
     assert load_generator(Run.open(str(undisturbed)))[1] == STEPS
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(NO_NAMESPACES), reason=NO_NAMESPACES)
 def test_workers_that_are_cut_off_end_on_both_sides(server: Server, data_dir: str, tmp_path: pathlib.Path) -> None:
     run = tmp_path / "run"

@@ -56,6 +56,7 @@ def stored():
     return nbformat.read(NOTEBOOK, as_version=4)
 
 
+@pytest.mark.slow
 def test_every_cell_runs(stored, tmp_path):
     notebook = nbformat.from_dict(json.loads(json.dumps(stored)))
     for full, tiny in TINY.items():

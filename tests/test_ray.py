@@ -30,7 +30,7 @@ from tganv2_tf.runs import record_config
 from tganv2_tf.training.checkpoints import CheckpointFolder
 from tganv2_tf.training.loop import make_model
 
-pytestmark = needs_ray
+pytestmark = [needs_ray, pytest.mark.slow]
 BUCKET = "s3://ray-tasks"
 
 

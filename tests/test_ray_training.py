@@ -128,6 +128,7 @@ def weights(prefix: pathlib.Path) -> dict[str, np.ndarray]:
     return {name: reader.get_tensor(name) for name in names}
 
 
+@pytest.mark.slow
 @ray_nodes.needs_ray
 def test_a_chief_that_is_killed_costs_nothing_but_time(bucket: str, tmp_path: pathlib.Path, server: Server) -> None:
     """Data and run are in a bucket."""
@@ -172,6 +173,7 @@ def test_a_chief_that_is_killed_costs_nothing_but_time(bucket: str, tmp_path: pa
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 @ray_nodes.needs_ray
 def test_a_damaged_shard_ends_the_run_with_one_line_and_no_restart(data_dir: str, tmp_path: pathlib.Path) -> None:
     for shard in pathlib.Path(data_dir).glob("*.tfrecord*"):

@@ -110,6 +110,7 @@ def test_bytes_are_those_of_the_loopback_device() -> None:
         scaling.loopback_bytes("\n".join(text.splitlines()[:-1]))
 
 
+@pytest.mark.slow
 def test_two_true_workers_exchange_their_gradients_and_little_more(tmp_path: pathlib.Path) -> None:
     (tmp_path / "tiny.flags").write_text("\n".join(TINY))
     recipe, output = f"--flagfile_of_run={tmp_path / 'tiny.flags'}", tmp_path / "scaling.json"

@@ -58,6 +58,7 @@ def test_the_two_frechet_distances_are_equal_whatever_the_ranks() -> None:
         assert [row.unit for row in rows] == ["s"] * 3
 
 
+@pytest.mark.slow
 def test_stages_of_the_input_pipeline_give_what_they_say(tmp_path: pathlib.Path) -> None:
     write_data_set(tmp_path / "data", [20, 20], height=16, width=16)
     model = ModelConfig(resolution=16, frame_strides=(2,), batch_strides=(2,), up_channels=(4,) * 4)
@@ -70,6 +71,7 @@ def test_stages_of_the_input_pipeline_give_what_they_say(tmp_path: pathlib.Path)
     assert [tuple(level.shape) for level in found["whole pipeline"][0]] == [(1, *shape) for shape in shapes]
 
 
+@pytest.mark.slow
 def test_steps_on_one_batch_and_on_shards_take_turns(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tganv2_tf.models.tganv2 import TGANv2
 

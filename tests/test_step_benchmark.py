@@ -95,6 +95,7 @@ def test_pytorch_computes_the_same():
     assert implementations.check_torch(config) < 1e-4
 
 
+@pytest.mark.slow
 def test_step_against_the_definition(tmp_path, capsys):
     recipe, output = tmp_path / "one_level.flags", tmp_path / "step.json"
     flags = ["--resolution=8", "--num_frames=2", "--up_channels=4,4,4", "--r1_weight=0", "--distribution=one_device"]

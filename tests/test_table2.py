@@ -27,6 +27,7 @@ def test_every_system_has_a_row():
     assert set(table2.PUBLISHED) == set(table2.RECIPES)
 
 
+@pytest.mark.slow
 def test_systems_have_equal_compute_and_growth_is_scaled(tmp_path: pathlib.Path) -> None:
     plans, costs = table2.plan(command(tmp_path, systems="progressive_vgan,vgan"))
     assert [each.setting for each in plans] == ["vgan", "progressive_vgan"] * 2  # the order of the table

@@ -133,6 +133,7 @@ def start_workers(server: Server, data_dir: str, model_dir: pathlib.Path, *argum
     return [server.start(*train, *where, *arguments, env={**variables, **temporary}) for variables in on_loopback(2)]
 
 
+@pytest.mark.slow
 def test_two_workers_train_one_model_and_only_the_chief_writes(
     server: Server, data_dir: str, tmp_path: pathlib.Path
 ) -> None:
