@@ -39,7 +39,7 @@ TINY_FLAGS = [
 
 # Files that take long start first, so that none is left over at the end.
 SLOWEST = ["docs", "ray", "ray_training", "multi_worker"]  # of the slow tests
-SLOWEST += ["systems", "commands", "resumption", "training_commands", "tganv2", "gradients", "evaluate", "train_classifier"]
+SLOWEST += ["systems", "commands", "resumption", "training_commands", "tganv2", "gradients", "evaluate"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -194,7 +194,11 @@ ELSEWHERE: list[tuple[str, str, Callable[[Command], None]]] = [
         "hours; its parts in small: tests/test_step_benchmark.py, tests/test_speed_benchmarks.py",
         target_exists,
     ),
-    (r"make (demo|test)\b", "minutes; .ci/run is `make test`, and each command of the demo runs here", target_exists),
+    (
+        r"make (demo|test|slow-tests)\b",
+        "minutes; .ci/run runs the tests, and each command of the demo runs here",
+        target_exists,
+    ),
     (r"pip install\b", "changes the environment", file_is_there),
     (r"(unrar|unzip|7z)\b", "the archives of UCF101 are downloads of 6.5 GB", nothing_else),
     (r"\S*tensorboard --logdir", "a server; tests/test_tensorboard.py opens it", nothing_else),
