@@ -33,7 +33,8 @@ TINY_MODEL = {
 SHALLOW = {"discriminator_channels": (4,)}  # where the depth of the discriminators does not matter
 ONE_LEVEL = {"frame_strides": (), "batch_strides": (), "up_channels": (4, 4, 4), **SHALLOW}
 TINY_FLAGS = [
-    f"--{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}" for name, value in TINY_MODEL.items()
+    f"--{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+    for name, value in {**TINY_MODEL, **SHALLOW}.items()
 ]
 
 

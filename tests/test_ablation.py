@@ -11,6 +11,8 @@ from tganv2_tf import cli, evaluate
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 RUN = (ModelConfig, DataConfig, TrainConfig, EvalConfig)
 
 
@@ -28,7 +30,6 @@ def plans(tmp_path_factory):
         return ablation.plan(command("unused"))
 
 
-@pytest.mark.slow
 def test_all_runs_cost_the_same(plans):
     assert [(plan.row.name, plan.config.train.seed) for plan in plans] == [
         (name, seed) for seed in (0, 1) for name in ("full", "frame_only", "batch_only", "none")

@@ -210,7 +210,7 @@ ELSEWHERE: list[tuple[str, str, Callable[[Command], None]]] = [
     (r"python -m benchmarks\.paper\.cost\b", "a minute; tests/test_cost.py", understood),
     (
         r"([A-Z_]+=\S+ )*python -m benchmarks\.speed\."
-        r"(bench|step|inference|levels|evaluation|input_pipeline|preparation|startup|race)\b",
+        r"(bench|gpu|step|inference|levels|evaluation|input_pipeline|preparation|startup|race)\b",
         "minutes; in small: tests/test_step_benchmark.py, tests/test_speed_benchmarks.py, tests/test_race.py",
         understood,
     ),

@@ -349,6 +349,7 @@ CUT_OFF = """[...document.querySelectorAll('.tile')].flatMap(tile => [...tile.qu
   .map(part => part.innerText || part.title))"""
 
 
+@pytest.mark.slow
 def test_a_browser_shows_playing_videos_and_asks_no_other_host(model_dir: str, tmp_path: pathlib.Path) -> None:
     with chromium() as browser, socket.create_server(("127.0.0.1", 0)) as proxy:
         # Requests of the server to other hosts go to this proxy, which does not answer.

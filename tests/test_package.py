@@ -18,6 +18,8 @@ from packaging.requirements import Requirement
 from tests.conftest import ROOT
 from tganv2_tf.runtime import lanes
 
+pytestmark = pytest.mark.slow
+
 SOURCES = ["pyproject.toml", "README.md", "LICENSE", "tganv2_tf", "data_prep", "flags"]
 EXTRAS = ["explore", "fvd", "gpu", "ray"]
 

@@ -24,6 +24,8 @@ from tganv2_tf.storage.files import read_npz
 from tganv2_tf.training.checkpoints import CheckpointFolder
 from tganv2_tf.training.snapshots import keep_snapshot
 
+pytestmark = pytest.mark.slow
+
 RECIPE = [
     *TINY_FLAGS,
     *("--up_channels=6,5,4,3", "--nospectral_norm", "--lstm_forget_bias=3", "--score=separate"),
@@ -148,7 +150,6 @@ def facts(work: pathlib.Path) -> dict[str, np.ndarray]:
     return {**found, **{f"expected {name}": array for name, array in expected.items()}}
 
 
-@pytest.mark.slow
 def test_a_step_has_the_packages_losses_and_gradients(facts: dict[str, np.ndarray]) -> None:
     expected = {name.partition(" ")[2]: array for name, array in facts.items() if name.startswith("expected ")}
     assert float(expected["r1_penalty"]) > 0.01
@@ -327,7 +328,6 @@ def started(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> list[str
     return scripts
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a core a side")
 def test_each_has_a_core_and_the_newest_checkpoint_counts(tmp_path: pathlib.Path, started: list[str]) -> None:
     started.append(OURS)

@@ -14,6 +14,8 @@ from tganv2_tf import cli, evaluate
 from tganv2_tf.config import Config, EvalConfig
 from tganv2_tf.errors import ConfigError, UserError
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = "# comment\nbaseline:\nsmall batch: --global_batch_size=4 --ema_decay=0.99\n"
 
 
@@ -23,7 +25,6 @@ def command(folder: pathlib.Path, settings: str = SETTINGS, **options: object) -
     return recipes.Command(settings=str(folder / "settings.txt"), **{**defaults, **options})  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
 def test_settings_have_equal_compute_and_every_seed(tmp_path: pathlib.Path) -> None:
     plans = recipes.plan(command(tmp_path, content="glyphs", first_seed=5, num_seeds=2))
     assert [plan.setting for plan in plans] == ["baseline", "small batch"] * 2

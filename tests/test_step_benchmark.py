@@ -13,6 +13,8 @@ from tests.conftest import TINY_FLAGS, tiny_config
 from tganv2_tf.config import ModelConfig
 from tganv2_tf.errors import ConfigError, UserError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def recipe(tmp_path):
@@ -95,7 +97,6 @@ def test_pytorch_computes_the_same():
     assert implementations.check_torch(config) < 1e-4
 
 
-@pytest.mark.slow
 def test_step_against_the_definition(tmp_path, capsys):
     recipe, output = tmp_path / "one_level.flags", tmp_path / "step.json"
     flags = ["--resolution=8", "--num_frames=2", "--up_channels=4,4,4", "--r1_weight=0", "--distribution=one_device"]

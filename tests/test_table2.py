@@ -16,6 +16,8 @@ from tganv2_tf.config import EvalConfig
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.systems import SYSTEMS
 
+pytestmark = pytest.mark.slow
+
 
 def command(folder: pathlib.Path, **options: Any) -> table2.Command:
     defaults = {"tflops": 0.5, "num_seeds": 2, "num_samples": 64, "output_dir": str(folder / "out")}
@@ -27,7 +29,6 @@ def test_every_system_has_a_row():
     assert set(table2.PUBLISHED) == set(table2.RECIPES)
 
 
-@pytest.mark.slow
 def test_systems_have_equal_compute_and_growth_is_scaled(tmp_path: pathlib.Path) -> None:
     plans, costs = table2.plan(command(tmp_path, systems="progressive_vgan,vgan"))
     assert [each.setting for each in plans] == ["vgan", "progressive_vgan"] * 2  # the order of the table

@@ -109,6 +109,7 @@ def middle(cell: Locator) -> float:
     return box["y"] + box["height"] / 2
 
 
+@pytest.mark.slow
 def test_a_browser_shows_it_all(tensorboard: tuple[Page, str, list[str]], log_dir: pathlib.Path) -> None:
     page, address, others = tensorboard
     page.goto(f"{address}/#scalars")

@@ -50,6 +50,7 @@ def checkpoints(folder: pathlib.Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.index"))
 
 
+@pytest.mark.slow
 def test_one_device_compiled_in_pairs_of_steps_and_profiled(data_dir: str, tmp_path: pathlib.Path) -> None:
     intervals = [f"--{what}_every_steps=2" for what in ("log", "preview", "checkpoint")]
     how = ["--distribution=one_device", "--jit_compile", "--steps_per_execution=2", "--profile_steps=4,4"]

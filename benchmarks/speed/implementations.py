@@ -74,21 +74,32 @@ def tensorflow_model(config: Config, plain: bool = False) -> TGANv2:
 
 def tensorflow_step(implementation: str, config: Config) -> Callable[[], object]:
     """Returns the function that `fit` calls for each step of `tganv2_tf.train`, on a batch in memory."""
-    model = tensorflow_model(config, implementation == "plain")
+    step = step_in_memory(tensorflow_model(config, implementation == "plain"), config.train.global_batch_size)
+    return lambda: {name: float(value) for name, value in step().items()}
+
+
+def step_in_memory(model: TGANv2, clips: int) -> Callable[[], dict[str, Any]]:
+    """Returns a step on a batch in memory, whose scalars need not be computed yet when it returns.
+
+    Args:
+      model: A compiled model.
+      clips: Clips per replica.
+    """
     import tensorflow as tf
 
-    reals, _ = random_inputs(config)
+    train = dataclasses.replace(model.config.train, global_batch_size=clips)
+    reals, _ = random_inputs(dataclasses.replace(model.config, train=train))
     batch = (
         tuple(tf.constant(level[np.newaxis]) for level in reals),
-        tf.zeros([1, config.train.global_batch_size], tf.int64),
+        tf.zeros([1, clips], tf.int64),
         tf.ones([1], tf.int64),
     )
     strategy = model.distribute_strategy
     batches = iter(strategy.distribute_datasets_from_function(lambda _: tf.data.Dataset.from_tensors(batch).repeat()))
 
-    def step() -> object:
+    def step() -> dict[str, Any]:
         with strategy.scope():  # the first step traces the graph
-            return {name: float(value) for name, value in model.make_train_function()(batches).items()}
+            return model.make_train_function()(batches)
 
     return step
 
@@ -106,8 +117,8 @@ def products_step(config: Config) -> Callable[[], object]:
     return lambda: float(tf.matmul(left, right)[0, 0])
 
 
-def torch_step(config: Config) -> Callable[[], object]:
-    """Returns the step of the PyTorch baseline."""
+def torch_step(config: Config, compile_mode: str = "") -> Callable[[], object]:
+    """Returns the step of the PyTorch baseline, compiled in this mode of `torch.compile` unless it is empty."""
     import torch
 
     from benchmarks.speed.torch_baseline import TrainingStep
@@ -117,7 +128,7 @@ def torch_step(config: Config) -> Callable[[], object]:
     levels = [torch.from_numpy(level).permute(0, 4, 1, 2, 3) for level in reals]
     latents = torch.from_numpy(z)
     offsets = [0] * len(config.model.frame_strides)
-    training = TrainingStep(config)
+    training = TrainingStep(config, compile_mode)
     return lambda: {name: float(value) for name, value in training(levels, latents, offsets).items()}
 
 
@@ -170,14 +181,14 @@ def write_reference(config: Config, path: str) -> None:
     np.savez(path, z=z, offsets=offsets, **arrays, **{name: step.losses[name].numpy() for name in LOSSES})
 
 
-def torch_results(config: Config, path: str) -> dict[str, np.ndarray]:
+def torch_results(config: Config, path: str, compile_mode: str = "") -> dict[str, np.ndarray]:
     """Returns losses and gradients of the baseline, for the weights and inputs of a reference."""
     import torch
 
     from benchmarks.speed.torch_baseline import TrainingStep, load_weights, named_weights
 
     arrays = read_npz(path, "benchmarks")
-    training = TrainingStep(config)
+    training = TrainingStep(config, compile_mode)
     networks = training.generator, training.discriminator
     load_weights(*networks, {name.partition(" ")[2]: arrays[name] for name in arrays if name.startswith("weight ")})
     reals = [
@@ -223,8 +234,8 @@ def errors(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) 
     return relative
 
 
-def check_torch(config: Config) -> float:
-    """Compares PyTorch with the package in float32: losses, penalty and every gradient.
+def check_torch(config: Config, compile_mode: str = "") -> float:
+    """Compares PyTorch, eager or compiled, with the package in float32: losses, penalty and every gradient.
 
     Returns:
       The largest error.
@@ -237,7 +248,7 @@ def check_torch(config: Config) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = str(pathlib.Path(folder, "reference.npz"))
         in_new_process(write_reference, config, path)
-        found = errors(in_new_process(torch_results, config, path), read_npz(path, "benchmarks"))
+        found = errors(in_new_process(torch_results, config, path, compile_mode), read_npz(path, "benchmarks"))
     worst = max(found, key=lambda name: found[name])
     if not found[worst] <= TOLERANCE:
         raise UserError(f"torch differs from ours: {worst} has a relative error of {found[worst]:.1e}")

@@ -4,7 +4,8 @@ python -m benchmarks.speed.step --clips=2 --output=step.json
 python -m benchmarks.speed.step --flagfile_of_run=faceforensics.flags --dtype=bfloat16 --implementations=ours,torch
 
 `ours` is the step of tganv2_tf.train. `plain` is the same model by its definitions: --gradients=plain and the networks
-of benchmarks/speed/plain_networks.py. `torch` is benchmarks/speed/torch_baseline.py (requirements-peers.txt).
+of benchmarks/speed/plain_networks.py. `torch` is benchmarks/speed/torch_baseline.py (requirements-peers.txt), and
+`torch_compile` and `torch_max_autotune` are the same with the pass of the fakes compiled by `torch.compile`.
 `recompute` is ours with that flag. `products` is a matrix product with as many multiply-adds as ours executes, so that
 the ratio to it is the fraction of the machine's speed that ours reaches. Each runs in a separate process, on random
 clips in memory, in turns; the first step of each, in which graphs are traced, does not count. Before that, the losses,
@@ -25,7 +26,8 @@ from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.options import option, require
 
-IMPLEMENTATIONS = ("ours", "plain", "torch", "recompute", "products")
+COMPILE_MODES = {"torch": "", "torch_compile": "default", "torch_max_autotune": "max-autotune"}
+IMPLEMENTATIONS = ("ours", "plain", *COMPILE_MODES, "recompute", "products")
 CHECK_DIVISOR = 16
 PRECISION = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -35,7 +37,7 @@ class Command:
     """Benchmark options."""
 
     flagfile_of_run: str = option("recipe whose networks and optimizers are used", "ucf.flags")
-    implementations: str = option("ours and one or more baselines: plain,torch,recompute,products", "ours,plain,torch")
+    implementations: str = option(f"ours and baselines of {','.join(IMPLEMENTATIONS[1:])}", "ours,plain,torch")
     resolution: int = option("pixels of the last level; 0 = the recipe's", 0)
     clips: int = option("clips per step at level 1", 2)
     dtype: str = option("compute dtype; with bfloat16, weights and norms stay in float32", "float32", tuple(PRECISION))
@@ -68,8 +70,8 @@ class Command:
 
 def candidate(name: str, config: Config) -> tuple[Any, ...]:
     """Returns the function that makes the step of an implementation, and its arguments."""
-    if name == "torch":
-        return implementations.torch_step, config
+    if name in COMPILE_MODES:
+        return implementations.torch_step, config, COMPILE_MODES[name]
     if name == "products":
         return implementations.products_step, config
     if name == "recompute":
@@ -79,11 +81,11 @@ def candidate(name: str, config: Config) -> tuple[Any, ...]:
 
 def main(command: Command) -> int:
     names, config = command.implementations.split(","), command.config
-    if "torch" in names:
+    for name in COMPILE_MODES.keys() & names:
         implementations.require_torch()
         narrow = dataclasses.replace(config, model=implementations.narrowed(config.model, CHECK_DIVISOR))
-        error = implementations.check_torch(narrow)
-        print(f"torch matches ours: largest relative error of a loss or gradient {error:.1e}")
+        error = implementations.check_torch(narrow, COMPILE_MODES[name])
+        print(f"{name} matches ours: largest relative error of a loss or gradient {error:.1e}")
     size = f"{config.model.resolution} px, {command.clips} clips, {command.dtype}"
     candidates: dict[str, contest.Candidate] = {}
     with contextlib.ExitStack() as stack:

@@ -7,7 +7,8 @@ layout of the authors' files (`tganv2_tf.interop.chainer`), which is PyTorch's: 
 
 One pass through D(fake) serves both updates, which saves a second one, and the graph of the reals is freed before that
 of the fakes is built. Memory layouts are the fastest measured: channels last in the generator's levels, PyTorch's
-default elsewhere. `torch.compile` cannot be used, because it does not support the second derivatives of the penalty.
+default elsewhere. `torch.compile` compiles the pass of the fakes on request. It cannot compile the pass of the reals,
+because it does not support the second derivatives of the penalty.
 """
 
 from __future__ import annotations
@@ -225,13 +226,14 @@ class TrainingStep:
 
     Args:
       config: Configuration of the run: sum score, non-saturating loss, penalty at every step, Adam.
+      compile_mode: Mode of `torch.compile` for the pass of the fakes; empty = not compiled.
     Attributes:
       generator, discriminator, average: The networks.
     Raises:
       ConfigError: The baseline does not support the configuration.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, compile_mode: str = "") -> None:
         train, model = config.train, config.model
         supported = (train.score, train.loss, train.n_dis, train.r1_every_steps) == ("sum", "non_saturating", 1, 1)
         supported &= not train.diffaugment and train.gradient_accumulation_steps == 1 and not train.gradient_clip_norm
@@ -243,6 +245,10 @@ class TrainingStep:
         self.config = config
         self.generator, self.discriminator = Generator(model), Discriminator(model)
         self.generator.levels.to(memory_format=torch.channels_last)  # not the recurrence: few positions, large kernels
+        self._fake_videos, self._fake_logits = self.generator.pyramid, self.discriminator
+        if compile_mode:
+            self._fake_videos = torch.compile(self.generator.pyramid, mode=compile_mode)
+            self._fake_logits = torch.compile(self.discriminator, mode=compile_mode)
         ema = torch.optim.swa_utils.get_ema_multi_avg_fn(train.ema_decay)
         self.average = torch.optim.swa_utils.AveragedModel(self.generator, multi_avg_fn=ema, use_buffers=True)
         self.optimizers = [
@@ -287,7 +293,7 @@ class TrainingStep:
             real_loss, penalty = real_loss.detach(), penalty.detach()
             del logits, total, gradients, squares
 
-            scores = self.scores(self.discriminator(self.generator.pyramid(z, frame_offsets)))
+            scores = self.scores(self._fake_logits(self._fake_videos(z, frame_offsets)))
             generator_loss, fake_loss = F.softplus(-scores).mean(), F.softplus(scores).mean()
             generator_loss.backward(inputs=list(self.generator.parameters()), retain_graph=True)
             fake_loss.backward(inputs=list(self.discriminator.parameters()))
