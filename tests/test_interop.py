@@ -218,6 +218,7 @@ def import_run(snapshots, model_dir, *flags, run=fork_command):
     )
 
 
+@pytest.mark.slow
 def test_a_snapshot_becomes_a_run_that_every_command_accepts(snapshots, tmp_path):
     run = tmp_path / "run"
     result = import_run(snapshots, run, f"--discriminator={snapshots / 'd.npz'}", "--step=3", run=run_command)

@@ -480,6 +480,7 @@ def eagerly():
     tf.config.run_functions_eagerly(False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_a_run_grows_and_can_be_stopped_and_taken_up(run, tmp_path):
     growing, stops = {"stable_clips": 4}, (3, 6)  # borders: steps 1, 3, 4, 8
@@ -502,6 +503,7 @@ def test_a_run_grows_and_can_be_stopped_and_taken_up(run, tmp_path):
     assert list(position) == [4 * 4 + 5 * 2], "four batches of four clips, and five of two"
 
 
+@pytest.mark.slow
 def test_a_signal_between_two_phases_stops_the_run(run, tmp_path, monkeypatch):
     begin, handler = Model.begin_phase, signal.getsignal(signal.SIGTERM)
 
@@ -519,6 +521,7 @@ def test_a_signal_between_two_phases_stops_the_run(run, tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_replicas_share_batches(run, tmp_path, two_replicas):
     # The second step is in another phase.
