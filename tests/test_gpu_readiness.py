@@ -78,5 +78,5 @@ def test_a_step_of_another_system_runs_on_a_gpu_as_a_whole(system: str) -> None:
 def test_an_operation_without_a_kernel_is_found() -> None:
     with tf.Graph().as_default() as graph:
         tf.io.decode_jpeg(tf.compat.v1.placeholder(tf.string, []))
-        tf.matmul(*[tf.compat.v1.placeholder(tf.int16, [2, 2])] * 2)
+        tf.matmul(*[tf.compat.v1.placeholder(tf.uint8, [2, 2])] * 2)
     assert [node.op for node in graph.as_graph_def().node if not runs_on_a_gpu(node)] == ["DecodeJpeg", "MatMul"]

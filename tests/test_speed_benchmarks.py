@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.speed import bench, evaluation, gpu, input_pipeline, levels
 from benchmarks.speed.rows import Row, compared, report
+from tests.conftest import TINY_FLAGS
 from tests.data_sets import write_data_set
 from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
@@ -120,7 +121,8 @@ def test_rows_of_a_gpu_by_hand() -> None:
     plain = gpu.rows_of(gpu.Setting(8, "float32", plain=True), gpu.Result([4.0, 4.0], 0), baselines, 6e9, 8e9)
     assert plain == [Row("step, 8 clips, float32, plain: ours against it", "s", 3.0, 4.0, 1.5, 1.0, 2.0)]
     # 16 clips in 2 and 4 s against 8: twice as many per second.
-    two, share = gpu.rows_of(gpu.Setting(8, "float32", num_devices=2), base, baselines, 12e9, 8e9)[:2]
+    both = gpu.Setting(8, "float32", num_devices=2)
+    two, share = gpu.rows_of(both, gpu.Result([2.0, 4.0], 0), baselines, 12e9, 8e9)
     assert two == Row("step, 8 clips each on 2 devices, float32, against one", "clips/s", 6.0, 3.0, 2.0, 2.0, 2.0)
     assert share.ours == 0.25
 
@@ -129,13 +131,14 @@ def test_rows_of_a_gpu_by_hand() -> None:
 def test_the_command_for_gpus_on_a_cpu(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="TensorFlow sees no GPU"):
         gpu.main(gpu.Command())
-    small: dict[str, Any] = {"flagfile_of_run": "demo.flags", "width_divisor": 16, "clips": (2,)}
-    small |= {"rounds": 1, "steps": 1}
+    (tmp_path / "tiny.flags").write_text("\n".join(TINY_FLAGS))
+    small: dict[str, Any] = {"flagfile_of_run": str(tmp_path / "tiny.flags"), "clips": (2,), "rounds": 1, "steps": 1}
     command = gpu.Command(**small, precisions=("float32",), device="cpu", output=str(tmp_path / "gpu.json"))
     assert gpu.main(command) == 0
     rows = {row["what"]: row for row in json.loads((tmp_path / "gpu.json").read_text())["rows"]}
     assert rows["matrix product, float32"]["ours"] > 0
     assert rows["step, 2 clips, float32, XLA"]["ratio"] > 0
+    assert rows["step, 2 clips, float32, plain: ours against it"]["ratio"] > 0
     assert 0 < rows["step, 2 clips, float32, share of the speed of a matrix product"]["ours"] < 1
     assert gpu.main(gpu.Command(**small, device="cpu", minutes=1e-6)) == 0
     assert "left out: 2 clips, float32, XLA: no time" in capsys.readouterr().err

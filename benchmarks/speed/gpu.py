@@ -93,7 +93,9 @@ def settings(command: Command, num_devices: int) -> list[Setting]:
     """Returns the settings, the most informative first."""
     first = command.precisions[0]
     found = [Setting(clips, precision) for clips in command.clips for precision in command.precisions]
-    found += [Setting(command.clips[0], first, plain=True)]
+    model = make_config(command, found[0]).model
+    if not (model.self_modulation or model.conditional):  # the plain networks have neither
+        found.append(Setting(command.clips[0], first, plain=True))
     found += [Setting(command.clips[0], precision, xla=True) for precision in command.precisions]
     number = 2
     while number <= num_devices:
