@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 TOLERANCE = 5e-3  # of the largest value; float32 sums in other orders, through a dozen batch norms, reach 1.3e-3
 PRODUCT_SIDE = 4096  # rows and columns of the matrices of `products_step`
+# Names of the PyTorch baseline, with the mode of `torch.compile`; empty = eager.
+COMPILE_MODES = {"torch": "", "torch_compile": "default", "torch_max_autotune": "max-autotune"}
 LOSSES = ("generator_loss", "discriminator_loss", "r1_penalty")
 
 

@@ -3,9 +3,10 @@
 python -m benchmarks.speed.inference --output=inference.json
 
 `ours` is the signature `generate_float` of the SavedModel that tganv2_tf.export writes. The baseline is the network of
-benchmarks/speed/torch_baseline.py in evaluation mode (requirements-peers.txt). Both render all frames of the last level
-from random latents, each in a separate process, in turns; the first call of each does not count. Before that, the
-videos of both are compared, with a sixteenth of the channels; if they differ, nothing is timed.
+benchmarks/speed/torch_baseline.py in evaluation mode (requirements-peers.txt), eager or compiled by `torch.compile`.
+Both render all frames of the last level from random latents, each in a separate process, in turns; the first call of
+each does not count. Before that, the videos of both are compared, with a sixteenth of the channels; if they differ,
+nothing is timed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Callable
 import numpy as np
 
 from benchmarks.speed import contest, implementations
+from benchmarks.speed.implementations import COMPILE_MODES
 from benchmarks.speed.rows import Row, report
 from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
@@ -36,6 +38,7 @@ class Command:
 
     flagfile_of_run: str = option("recipe whose networks are used", "ucf.flags")
     batch_sizes: tuple[int, ...] = option("videos per call", (1, 4))
+    baseline: str = option("PyTorch, eager or compiled", "torch", tuple(COMPILE_MODES))
     rounds: int = option("timed calls per implementation", 5)
     output: str = option("also write the figures to this JSON file", "", destination="file")
 
@@ -76,8 +79,8 @@ def exported_videos(saved_model: str, z: np.ndarray) -> Callable[[], np.ndarray]
     return lambda: generate(z=tf.constant(z))["videos"].numpy()
 
 
-def torch_videos(config: Config, z: np.ndarray, weights: str) -> Callable[[], np.ndarray]:
-    """Renders with the baseline: float32 [N, T, H, W, 3]."""
+def torch_videos(config: Config, z: np.ndarray, weights: str, compile_mode: str = "") -> Callable[[], np.ndarray]:
+    """Renders with the baseline, compiled in this mode unless it is empty: float32 [N, T, H, W, 3]."""
     import torch
 
     from benchmarks.speed.torch_baseline import Generator, load_weights
@@ -86,15 +89,16 @@ def torch_videos(config: Config, z: np.ndarray, weights: str) -> Callable[[], np
     generator.levels.to(memory_format=torch.channels_last)  # as in training
     load_weights(generator, None, read_npz(weights, "benchmarks"))
     generator.eval()
+    call = torch.compile(generator, mode=compile_mode) if compile_mode else generator
 
     @torch.inference_mode()
     def render() -> np.ndarray:
-        return generator(torch.from_numpy(z)).permute(0, 2, 3, 4, 1).contiguous().numpy()
+        return call(torch.from_numpy(z)).permute(0, 2, 3, 4, 1).contiguous().numpy()
 
     return render
 
 
-def check(config: Config) -> float:
+def check(config: Config, compile_mode: str = "") -> float:
     """Compares the videos of both.
 
     Returns:
@@ -108,7 +112,7 @@ def check(config: Config) -> float:
         saved_model = contest.in_new_process(write_export, config, folder)
         ours = contest.in_new_process(_call, exported_videos, saved_model, z)
         weights = str(pathlib.Path(folder, "weights.npz"))
-        theirs = contest.in_new_process(_call, torch_videos, config, z, weights)
+        theirs = contest.in_new_process(_call, torch_videos, config, z, weights, compile_mode)
     difference = float(np.abs(ours - theirs).max())
     if not difference <= implementations.TOLERANCE:
         raise UserError(f"torch differs from ours: largest difference of a value {difference:.1e}")
@@ -120,9 +124,10 @@ def _call(make: Callable[..., Callable[[], np.ndarray]], *arguments: object) -> 
 
 
 def main(command: Command) -> int:
-    config = command.config
+    config, name = command.config, command.baseline
+    mode = COMPILE_MODES[name]
     implementations.require_torch()
-    print(f"torch matches ours: largest difference of a value {check(config):.1e}")
+    print(f"{name} matches ours: largest difference of a value {check(config, mode):.1e}")
     found: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         saved_model = contest.in_new_process(write_export, config, folder)
@@ -131,10 +136,10 @@ def main(command: Command) -> int:
             z = latents(config, batch_size)
             with contextlib.ExitStack() as stack:
                 ours = stack.enter_context(contest.Candidate("ours", exported_videos, saved_model, z))
-                baseline = stack.enter_context(contest.Candidate("torch", torch_videos, config, z, weights))
+                baseline = stack.enter_context(contest.Candidate(name, torch_videos, config, z, weights, mode))
                 contest.interleaved_timing([ours, baseline], command.rounds)
             size = f"{config.model.resolution} px, {config.model.num_frames} frames, batch of {batch_size}"
-            found += contest.compared(f"inference, {size}, against torch", ours, baseline, batch_size)
+            found += contest.compared(f"inference, {size}, against {name}", ours, baseline, batch_size)
     report("benchmarks.speed.inference", found, command.output)
     return 0
 

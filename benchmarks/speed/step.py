@@ -21,12 +21,12 @@ import sys
 from typing import Any
 
 from benchmarks.speed import contest, implementations
+from benchmarks.speed.implementations import COMPILE_MODES
 from benchmarks.speed.rows import Row, report
 from tganv2_tf import cli
 from tganv2_tf.config import Config, DataConfig, EvalConfig, ModelConfig, TrainConfig
 from tganv2_tf.options import option, require
 
-COMPILE_MODES = {"torch": "", "torch_compile": "default", "torch_max_autotune": "max-autotune"}
 IMPLEMENTATIONS = ("ours", "plain", *COMPILE_MODES, "recompute", "products")
 CHECK_DIVISOR = 16
 PRECISION = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
