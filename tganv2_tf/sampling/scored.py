@@ -115,7 +115,8 @@ def load_scored_generator(spec: GeneratorSpec) -> LoadedGenerator:
         generator, step = load_generator(run)
         config, about["checkpoint"] = run.config, checksums(checkpoint_files(run.checkpoint or ""))
     if spec.recalibration_batches:
-        recalibrate(generator, spec.recalibration_batches, config.train.seed)
+        train = config.train
+        recalibrate(generator, spec.recalibration_batches, train.seed, max_first_frame=train.max_first_frame)
     length = scored_length(config.model.num_frames, config.model.FIXED_LENGTH, num_frames)
     sample = tf.function(
         lambda z, labels: generator(z, num_frames=length, labels=labels)[:, first:num_frames],

@@ -88,7 +88,8 @@ class Evaluations(StepCallback):
             yield
             return
         kept = [variable.numpy() for variable in generator.non_trainable_variables]
-        recalibrate(generator, num_batches, self.config.train.seed)
+        train = self.config.train
+        recalibrate(generator, num_batches, train.seed, max_first_frame=train.max_first_frame)
         try:
             yield
         finally:
