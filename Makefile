@@ -1,4 +1,4 @@
-# make demo    train a small TGANv2 on rendered shapes, generate, export, score     (about 12 minutes on two cores with AVX2)
+# make demo    train a small TGANv2 on rendered shapes, generate, export, score     (12 to 18 minutes on two cores with AVX2)
 # make test    make lint, then make tests
 # make tests   the tests, but for the slow ones
 # make slow-tests  tests of clusters, of the documents' commands and of benchmarks
