@@ -37,7 +37,6 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "microbatches": (1, 2),
     "diffaugment": ("", "color,cutout"),
     "recompute": (False, True),
-    "max_first_frame": (0, 2),
 }
 CLASSES = 3
 # Allows for other summation orders in float32. A missing bias, factor or term causes errors above 1e-2.
@@ -69,7 +68,7 @@ def config_of(row: dict[str, Any]) -> Config:
     }
     return tiny_config(
         model,
-        **{name: row[name] for name in ("loss", "score", "n_dis", "diffaugment", "recompute", "max_first_frame")},
+        **{name: row[name] for name in ("loss", "score", "n_dis", "diffaugment", "recompute")},
         gradient_accumulation_steps=row["microbatches"],
         r1_weight=0.0 if row["r1"] == "off" else 50.0,
         r1_level_factor=0.5,
@@ -127,7 +126,6 @@ def gradients_of(model: TGANv2, update: int) -> StepGradients:
         tf.constant([0, 2, 1, 2]) if config.model.conditional else None,
         tf.constant([update, 4]),
         train_generator=update == 0,
-        first_frames=tf.constant([0, 2, 1, 2]) if config.train.max_first_frame else None,
     )
 
 

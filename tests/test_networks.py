@@ -143,18 +143,6 @@ def test_subsampled_levels_are_frames_and_samples_of_the_full_ones():
         np.testing.assert_allclose(second, full[1][::2, offset::2], atol=1e-5)
 
 
-def test_training_clips_are_windows_of_longer_videos():
-    generator = scrambled(Generator(model_config(self_modulation=True)))
-    starts = [0, 2, 1, 2]
-    clips = {"first_frames": tf.constant(starts), "max_first_frame": 2}
-    levels = generator.pyramid(Z, training=False, frame_offsets=[1], **clips)
-    longer = [generator(Z, num_frames=generator.config.num_frames + 2, level=level).numpy() for level in (1, 2)]
-    expected = [np.stack([v[i : i + 4] for v, i in zip(video, starts)]) for video in longer]
-    np.testing.assert_allclose(levels[0], expected[0], atol=1e-5)
-    np.testing.assert_allclose(levels[1], expected[1][::2, 1::2], atol=1e-5)
-    assert np.abs(longer[0][:, 0] - longer[0][:, 2]).max() > 1e-3, "frames that are alike could not be told apart"
-
-
 def test_strides_of_a_call_win_over_the_configs():
     videos = Generator(model_config()).pyramid(Z, frame_strides=(4,), batch_strides=(1,))
     assert tuple(videos[1].shape) == (4, 1, 16, 16, 3)

@@ -4,14 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tganv2_tf.pyramid import PyramidSpec
-from tganv2_tf.subsampling import (
-    average_pixels,
-    random_first_frames,
-    random_frame_offsets,
-    subsample,
-    video_pyramid,
-    windows,
-)
+from tganv2_tf.subsampling import average_pixels, random_frame_offsets, subsample, video_pyramid
 
 SEED = tf.constant([3, 4])
 
@@ -38,24 +31,6 @@ def test_offsets_take_every_value_and_only_those():
     assert {first for first, _ in drawn} == {0, 1}
     assert {second for _, second in drawn} == {0, 1, 2}
     assert drawn[0] == [int(o) for o in random_frame_offsets((2, 3), tf.constant([0, 0]))]
-
-
-def test_first_frames_take_every_value_and_a_quarter_is_at_the_start():
-    drawn = random_first_frames(8000, 3, SEED).numpy()
-    np.testing.assert_array_equal(drawn, random_first_frames(8000, 3, SEED))
-    # 1/4 at the start, and 3/4 in equal parts on 0 to 3.
-    np.testing.assert_allclose(np.bincount(drawn) / 8000, [7 / 16, 3 / 16, 3 / 16, 3 / 16], atol=0.02)
-
-
-def test_windows_are_slices_and_so_are_their_gradients():
-    h = np.arange(2 * 5 * 2, dtype=np.float32).reshape(2, 5, 1, 1, 2)
-    with tf.GradientTape() as tape:
-        features = tf.constant(h)
-        tape.watch(features)
-        chosen = windows(features, tf.constant([2, 0]), 3)
-    np.testing.assert_array_equal(chosen, np.stack([h[0, 2:], h[1, :3]]))
-    gradient = tape.gradient(chosen, features)[..., 0, 0, 0]
-    np.testing.assert_array_equal(gradient, [[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
 
 
 def test_average_pixels_are_block_means():

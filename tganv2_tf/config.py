@@ -96,11 +96,6 @@ class TrainConfig:
     r1_every_steps: int = option(
         "steps between penalties, which are scaled by it (lazy regularization); 0 = none", 1, system="tganv2"
     )
-    max_first_frame: int = option(
-        "generated training clips start at random frames up to this one, to train longer videos; 0 = as in the paper",
-        0,
-        system="tganv2",
-    )
     diffaugment: str = option(
         f"augmentations of all clips that the discriminators see: any of {','.join(POLICIES)}", "", system="tganv2"
     )
@@ -182,7 +177,6 @@ class TrainConfig:
             "discriminator_learning_rate",
             "gradient_clip_norm",
             "seed",
-            "max_first_frame",
             "max_restarts",
             *(name for name in vars(self) if name.endswith("_every_steps")),
         ):

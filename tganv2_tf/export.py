@@ -62,8 +62,7 @@ def main(command: Command) -> int:
     run = Run.open(command.model_dir)
     generator, step = load_generator(run)
     if command.recalibration_batches:
-        train = run.config.train
-        recalibrate(generator, command.recalibration_batches, train.seed, max_first_frame=train.max_first_frame)
+        recalibrate(generator, command.recalibration_batches, run.config.train.seed)
     try:
         if command.weights_only:
             save_generator(generator, run, step, command.output_dir)

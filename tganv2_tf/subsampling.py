@@ -6,7 +6,6 @@ real and fake levels have the same distribution of frames. S^D also averages pix
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -28,32 +27,6 @@ def random_frame_offsets(frame_strides: Sequence[int], seed: tf.Tensor) -> list[
         layer_seed = tf.random.experimental.stateless_fold_in(seed, index)
         offsets.append(tf.random.stateless_uniform([], layer_seed, 0, stride, tf.int32))
     return offsets
-
-
-def random_first_frames(num_clips: int | tf.Tensor, max_first_frame: int, seed: tf.Tensor) -> tf.Tensor:
-    """Draws the first frame of each generated clip: 0 with a probability of a quarter, else uniform in 0..maximum.
-
-    The quarter trains the first frames, of which videos of the training length consist.
-
-    Args:
-      num_clips: N.
-      max_first_frame: The maximum.
-      seed: Stateless seed, int32 [2].
-    Returns:
-      int32 [N].
-    """
-    fold_in = tf.random.experimental.stateless_fold_in
-    later = tf.random.stateless_uniform([num_clips], fold_in(seed, 0), 0, max_first_frame + 1, tf.int32)
-    at_start = tf.random.stateless_uniform([num_clips], fold_in(seed, 1)) < 0.25
-    return tf.where(at_start, 0, later)
-
-
-def windows(features: tf.Tensor, first_frames: tf.Tensor, num_frames: int) -> tf.Tensor:
-    """Selects consecutive frames of each sample: [N, T, H, W, C] and int [N] -> [N, num_frames, H, W, C]."""
-    # XLA cannot compile or differentiate a slice that starts at a tensor, but it can multiply by zeros and ones.
-    chosen = tf.one_hot(first_frames[:, tf.newaxis] + tf.range(num_frames), features.shape[1], dtype=features.dtype)
-    merged = tf.reshape(features, [-1, features.shape[1], math.prod(features.shape[2:])])
-    return tf.reshape(tf.matmul(chosen, merged), [-1, num_frames, *features.shape[2:]])
 
 
 def subsample(features: tf.Tensor, frame_offset: tf.Tensor | int, frame_stride: int, batch_stride: int) -> tf.Tensor:

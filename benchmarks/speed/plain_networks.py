@@ -54,12 +54,10 @@ class PlainGenerator(Generator):
         frame_offsets: Sequence[int | tf.Tensor] | None = None,
         labels: tf.Tensor | None = None,
         recompute: bool = False,
-        first_frames: tf.Tensor | None = None,
-        max_first_frame: int = 0,
     ) -> list[tf.Tensor]:
-        """See `Generator.pyramid`; for training without labels, `recompute` and `max_first_frame`."""
+        """See `Generator.pyramid`; for training without labels and without `recompute`."""
         (lstm,) = self.recurrence
-        assert training and labels is None and not recompute and not max_first_frame
+        assert training and labels is None and not recompute
         frame_strides = self.config.frame_strides if frame_strides is None else frame_strides
         batch_strides = self.config.batch_strides if batch_strides is None else batch_strides
         inputs = self.initial_features(z)

@@ -236,12 +236,7 @@ class TrainingStep:
     def __init__(self, config: Config, compile_mode: str = "") -> None:
         train, model = config.train, config.model
         supported = (train.score, train.loss, train.n_dis, train.r1_every_steps) == ("sum", "non_saturating", 1, 1)
-        supported &= (
-            not train.diffaugment
-            and not train.max_first_frame
-            and train.gradient_accumulation_steps == 1
-            and not train.gradient_clip_norm
-        )
+        supported &= not train.diffaugment and train.gradient_accumulation_steps == 1 and not train.gradient_clip_norm
         supported &= (
             not (model.conditional or model.self_modulation or train.penalize_fakes) and not model.grow_length_one_axes
         )

@@ -70,12 +70,7 @@ class RecipeStep(TrainingStep):
         train, model = config.train, config.model
         supported = (train.loss, train.n_dis, train.r1_every_steps) == ("non_saturating", 1, 1)
         supported &= (train.learning_rate_decay, train.mixed_precision) == ("none", "float32") and train.ema_decay > 0
-        supported &= (
-            not train.diffaugment
-            and not train.max_first_frame
-            and train.gradient_accumulation_steps == 1
-            and not train.gradient_clip_norm
-        )
+        supported &= not train.diffaugment and train.gradient_accumulation_steps == 1 and not train.gradient_clip_norm
         supported &= (
             not (model.conditional or model.self_modulation or train.penalize_fakes)
             and not model.grow_length_one_axes

@@ -17,7 +17,7 @@ from tganv2_tf.models.activation_checkpointing import checkpoint_activations
 from tganv2_tf.models.layers import UNCONDITIONAL, BatchNorm, Condition, ConvLSTM, RenderingBlock, UpBlock, lecun_normal
 from tganv2_tf.models.resumable import ResumableGenerator
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS
-from tganv2_tf.subsampling import subsample, windows
+from tganv2_tf.subsampling import subsample
 
 
 class GeneratorLevel(layers.Layer):
@@ -218,8 +218,6 @@ class Generator(ResumableGenerator):
         frame_offsets: Sequence[int | tf.Tensor] | None = None,
         labels: tf.Tensor | None = None,
         recompute: bool = False,
-        first_frames: tf.Tensor | None = None,
-        max_first_frame: int = 0,
     ) -> list[tf.Tensor]:
         """Renders every level for training, with subsampling layers S^G between them (paper, G'_1 to G'_L).
 
@@ -231,8 +229,6 @@ class Generator(ResumableGenerator):
           frame_offsets: b_t of each layer; None draws them at random.
           labels: int [N_1], in a conditional model.
           recompute: Whether to store only each level's inputs and recompute the level in the backward pass.
-          first_frames: First frame of each clip, int [N_1] in 0..max_first_frame; None is 0.
-          max_first_frame: Number of frames that the recurrence computes in addition to those of a clip.
         Returns:
           L tensors, level l float32 [N_l, T_l, H_l, W_l, 3] in [-1, 1].
         Raises:
@@ -249,9 +245,7 @@ class Generator(ResumableGenerator):
                 raise ValueError(f"{len(values)} {name} for {len(self.generator_levels)} levels")
         if frame_offsets is None:
             frame_offsets = [tf.random.uniform([], 0, stride, tf.int32) for stride in frame_strides]
-        features, _ = self.unroll(self.initial_features(z, labels), max_first_frame + self.config.num_frames)
-        if first_frames is not None:
-            features = windows(features, first_frames, self.config.num_frames)
+        features, _ = self.unroll(self.initial_features(z, labels), self.config.num_frames)
         videos, condition = [], self.condition(z, labels)
         for index, level in enumerate(self.generator_levels):
             if index:

@@ -36,8 +36,6 @@ def generate(generator: Generator, inputs: StepInputs, config: Config) -> list[t
         frame_offsets=inputs.frame_offsets,
         labels=inputs.labels,
         recompute=config.train.recompute,
-        first_frames=inputs.first_frames,
-        max_first_frame=0 if inputs.first_frames is None else config.train.max_first_frame,
     )
 
 

@@ -12,14 +12,11 @@ import tensorflow as tf
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.options import require
-from tganv2_tf.subsampling import random_first_frames
 
 BATCH_SIZE = 32  # minimum; a batch is normalised by its own moments, so it must not be small
 
 
-def recalibrate(
-    generator: tf.keras.Model, num_batches: int, seed: int, batch_size: int = 0, max_first_frame: int = 0
-) -> None:
+def recalibrate(generator: tf.keras.Model, num_batches: int, seed: int, batch_size: int = 0) -> None:
     """Replaces the running statistics of all batch norms of a generator.
 
     As in training, each batch passes through all levels and subsampling layers and is normalised by its own moments.
@@ -29,7 +26,6 @@ def recalibrate(
       num_batches: Number of batches, at least 1.
       seed: Seed of latents and frame offsets, 0 <= seed < 2^31.
       batch_size: N_1, a multiple of the product of the batch strides; 0 is the smallest such multiple >= 32.
-      max_first_frame: As in training.
     Raises:
       ConfigError: The generator is not TGANv2's.
     """
@@ -52,11 +48,7 @@ def recalibrate(
         if config.num_classes:
             shift = tf.random.stateless_uniform([], fold_in(batch_seed, 0), 0, config.num_classes, tf.int32)
             labels = (shift + tf.range(batch_size)) % config.num_classes
-        first_frames = None
-        if max_first_frame:
-            first_frames = random_first_frames(batch_size, max_first_frame, fold_in(batch_seed, len(offsets) + 1))
-        windows = {"first_frames": first_frames, "max_first_frame": max_first_frame}
-        generator.pyramid(z, frame_offsets=offsets, labels=labels, **windows)
+        generator.pyramid(z, frame_offsets=offsets, labels=labels)
         return [norm.batch_moments for norm in norms]
 
     total = moments(tf.constant(0))

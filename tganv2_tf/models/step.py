@@ -20,7 +20,6 @@ class StepInputs(NamedTuple):
       frame_offsets: b_t of each subsampling layer S^G, L - 1 integers; None draws them at random.
       labels: int [N_1], of reals and fakes, in a conditional model.
       augmentation_seed: Stateless seed of DiffAugment, int32 [2]; None disables augmentation.
-      first_frames: First frames of the generated clips, int32 [N_1], up to `max_first_frame`; None is 0.
     """
 
     real_videos: Sequence[tf.Tensor]
@@ -28,7 +27,6 @@ class StepInputs(NamedTuple):
     frame_offsets: Sequence[int | tf.Tensor] | None = None
     labels: tf.Tensor | None = None
     augmentation_seed: tf.Tensor | None = None
-    first_frames: tf.Tensor | None = None
 
     def check(self, config: ModelConfig) -> None:
         """Raises ValueError if the static shapes do not match the config."""
@@ -58,7 +56,6 @@ class StepInputs(NamedTuple):
             real_videos=[part(level) for level in self.real_videos],
             z=part(self.z),
             labels=None if self.labels is None else part(self.labels),
-            first_frames=None if self.first_frames is None else part(self.first_frames),
             augmentation_seed=None if seed is None else tf.random.experimental.stateless_fold_in(seed, index),
         )
 

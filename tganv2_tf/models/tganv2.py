@@ -17,11 +17,11 @@ from tganv2_tf.models.loss_scaling import LossScales, loss_scale, unscale_gradie
 from tganv2_tf.models.objective import plain_gradients
 from tganv2_tf.models.optimizers import make_adam
 from tganv2_tf.models.step import StepGradients, StepInputs, accumulate
-from tganv2_tf.subsampling import random_first_frames, random_frame_offsets
+from tganv2_tf.subsampling import random_frame_offsets
 
 # Each kind of random number has its own seed per step: (seed, restarts) folded with the step and one of these numbers.
 # A resumed run therefore repeats them.
-LATENTS, OFFSETS, AUGMENTATION, FIRST_FRAMES = 0, 1, 2, 3
+LATENTS, OFFSETS, AUGMENTATION = 0, 1, 2
 
 
 class StepNoise(NamedTuple):
@@ -31,13 +31,11 @@ class StepNoise(NamedTuple):
       z: Latents, float32 [N_1, z_dim].
       frame_offsets: b_t of each subsampling layer, int32 scalars; equal on all replicas.
       augmentation_seed: Stateless seed of DiffAugment, int32 [2].
-      first_frames: First frames of the generated clips, int32 [N_1]; None without `max_first_frame`.
     """
 
     z: tf.Tensor
     frame_offsets: list[tf.Tensor]
     augmentation_seed: tf.Tensor
-    first_frames: tf.Tensor | None
 
 
 class TGANv2(Adversary):
@@ -106,10 +104,7 @@ class TGANv2(Adversary):
         num_clips = real_videos[0].shape[0]
         z = tf.compat.v1.placeholder(tf.float32, [num_clips, self.config.model.z_dim])
         labels = tf.zeros([num_clips], tf.int64) if self.config.model.conditional else None
-        first_frames = tf.zeros([num_clips], tf.int32) if self.config.train.max_first_frame else None
-        step = self.losses_and_gradients(
-            real_videos, z, labels=labels, augmentation_seed=tf.constant([0, 0]), first_frames=first_frames
-        )
+        step = self.losses_and_gradients(real_videos, z, labels=labels, augmentation_seed=tf.constant([0, 0]))
         both = [*step.generator_gradients, *step.discriminator_gradients]
         return [(both, 1), (step.discriminator_gradients, self.config.train.n_dis - 1)]
 
@@ -131,7 +126,6 @@ class TGANv2(Adversary):
         labels: tf.Tensor | None = None,
         augmentation_seed: tf.Tensor | None = None,
         train_generator: bool = True,
-        first_frames: tf.Tensor | None = None,
     ) -> StepGradients:
         """Computes the losses and gradients of one step, without updating weights.
 
@@ -139,13 +133,13 @@ class TGANv2(Adversary):
         regularization), `r1_penalty` is the latest value.
 
         Args:
-          real_videos, z, frame_offsets, labels, augmentation_seed, first_frames: See `StepInputs`.
+          real_videos, z, frame_offsets, labels, augmentation_seed: See `StepInputs`.
           train_generator: Whether to compute the generator's gradients.
         Raises:
           ValueError: The shapes of videos, latents or labels do not match the model.
         """
         train = self.config.train
-        inputs = StepInputs(real_videos, z, frame_offsets, labels, augmentation_seed, first_frames)
+        inputs = StepInputs(real_videos, z, frame_offsets, labels, augmentation_seed)
         inputs.check(self.config.model)
         lazy = bool(train.r1_weight) and train.r1_every_steps > 1
         penalty_due = self.step % train.r1_every_steps == 0 if lazy else bool(train.r1_weight)
@@ -176,12 +170,10 @@ class TGANv2(Adversary):
         """Returns this replica's random numbers for discriminator update `update` of the current step."""
         fold_in, seed = tf.random.experimental.stateless_fold_in, self.seed_of_update(update)
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        longest = self.config.train.max_first_frame
         return StepNoise(
             sample_latents(num_clips, self.config.model.latent, fold_in(fold_in(seed, LATENTS), replica)),
             random_frame_offsets(self.config.model.frame_strides, fold_in(seed, OFFSETS)),
             fold_in(fold_in(seed, AUGMENTATION), replica),
-            random_first_frames(num_clips, longest, fold_in(fold_in(seed, FIRST_FRAMES), replica)) if longest else None,
         )
 
     def update(self, real_videos: Sequence[tf.Tensor], labels: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -207,7 +199,6 @@ class TGANv2(Adversary):
                 labels[i] if self.config.model.conditional else None,
                 noise.augmentation_seed,
                 train_generator=i == 0,
-                first_frames=noise.first_frames,
             )
             norm = tf.linalg.global_norm(step.discriminator_gradients)
             results["discriminator_gradient_norm"] = tf.maximum(norm, results.get("discriminator_gradient_norm", norm))

@@ -115,8 +115,7 @@ def load_scored_generator(spec: GeneratorSpec) -> LoadedGenerator:
         generator, step = load_generator(run)
         config, about["checkpoint"] = run.config, checksums(checkpoint_files(run.checkpoint or ""))
     if spec.recalibration_batches:
-        train = config.train
-        recalibrate(generator, spec.recalibration_batches, train.seed, max_first_frame=train.max_first_frame)
+        recalibrate(generator, spec.recalibration_batches, config.train.seed)
     length = scored_length(config.model.num_frames, config.model.FIXED_LENGTH, num_frames)
     sample = tf.function(
         lambda z, labels: generator(z, num_frames=length, labels=labels)[:, first:num_frames],

@@ -88,8 +88,7 @@ class Evaluations(StepCallback):
             yield
             return
         kept = [variable.numpy() for variable in generator.non_trainable_variables]
-        train = self.config.train
-        recalibrate(generator, num_batches, train.seed, max_first_frame=train.max_first_frame)
+        recalibrate(generator, num_batches, self.config.train.seed)
         try:
             yield
         finally:
