@@ -3,7 +3,7 @@
 python -m benchmarks.speed.gpu --output=gpu.json
 python -m benchmarks.speed.gpu --flagfile_of_run=faceforensics.flags --clips=8 --data_dir=data/faceforensics/train
 
-One command of at most ten minutes for a machine with GPUs. It has been tested on CPUs only (`--device=cpu`).
+One command of about ten minutes for a machine with GPUs. It has been tested on CPUs only (`--device=cpu`).
 
 `ours` is the step of tganv2_tf.train on random clips in memory. The baseline of a row is the float32 step, or for
 that one the networks by their definitions (benchmarks/speed/plain_networks.py), which shows whether the forms of
