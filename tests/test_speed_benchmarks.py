@@ -132,15 +132,15 @@ def test_the_command_for_gpus_on_a_cpu(tmp_path: pathlib.Path, capsys: pytest.Ca
     with pytest.raises(UserError, match="TensorFlow sees no GPU"):
         gpu.main(gpu.Command())
     (tmp_path / "tiny.flags").write_text("\n".join(TINY_FLAGS))
-    small: dict[str, Any] = {"flagfile_of_run": str(tmp_path / "tiny.flags"), "clips": (2,), "rounds": 1, "steps": 1}
-    command = gpu.Command(**small, precisions=("float32",), device="cpu", output=str(tmp_path / "gpu.json"))
+    small = [f"--flagfile_of_run={tmp_path}/tiny.flags", "--clips=2", "--rounds=1", "--steps=1", "--device=cpu"]
+    (command,) = cli.parse([*small, "--dtypes=float32", f"--output={tmp_path}/gpu.json"], gpu.Command)
     assert gpu.main(command) == 0
     rows = {row["what"]: row for row in json.loads((tmp_path / "gpu.json").read_text())["rows"]}
     assert rows["matrix product, float32"]["ours"] > 0
     assert rows["step, 2 clips, float32, XLA"]["ratio"] > 0
     assert rows["step, 2 clips, float32, plain: ours against it"]["ratio"] > 0
     assert 0 < rows["step, 2 clips, float32, share of the speed of a matrix product"]["ours"] < 1
-    assert gpu.main(gpu.Command(**small, device="cpu", minutes=1e-6)) == 0
+    assert gpu.main(*cli.parse([*small, "--minutes=1e-6"], gpu.Command)) == 0
     assert "left out: 2 clips, float32, XLA: no time" in capsys.readouterr().err
 
 

@@ -76,7 +76,7 @@ def test_nothing_is_timed_that_is_not_the_same(monkeypatch):
     weights = {"gradient fc/W": np.ones(100), "gradient level0/l3/W": np.ones(1)}
     found = np.full(100, 1.0049)
 
-    def run(function, config, path):
+    def run(function, config, path, *mode):
         assert config.train.mixed_precision == "float32"
         if function is implementations.torch_results:
             return {**losses, **weights, "gradient fc/W": found}
@@ -91,10 +91,11 @@ def test_nothing_is_timed_that_is_not_the_same(monkeypatch):
 
 
 @pytest.mark.usefixtures("tensorflow_here")
-def test_pytorch_computes_the_same():
+@pytest.mark.parametrize("name", ["torch", "torch_compile"])
+def test_pytorch_computes_the_same(name):
     pytest.importorskip("torch")
     config = tiny_config({"up_channels": (6, 5, 4, 3)}, distribution="one_device")
-    assert implementations.check_torch(config) < 1e-4
+    assert implementations.check_torch(config, implementations.COMPILE_MODES[name]) < 1e-4
 
 
 def test_step_against_the_definition(tmp_path, capsys):

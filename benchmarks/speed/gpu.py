@@ -38,7 +38,7 @@ class Command:
 
     flagfile_of_run: str = option("recipe whose networks and optimizers are used", "ucf.flags")
     clips: tuple[int, ...] = option("clips per step and GPU", (8, 32))
-    precisions: tuple[str, ...] = option("compute dtypes; the first is the baseline", tuple(PRECISIONS))
+    dtypes: str = option("compute dtypes, separated by commas; the first is the baseline", ",".join(PRECISIONS))
     data_dir: str = option("shards for the input pipeline; empty = not measured", "", destination="folder")
     rounds: int = option("timed rounds per setting", 3)
     steps: int = option("steps per round", 5)
@@ -51,9 +51,13 @@ class Command:
         for name in ("rounds", "steps", "width_divisor"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         require(bool(self.clips) and min(self.clips) >= 1, "clips", self.clips, "whole numbers of at least 1")
-        valid = bool(self.precisions) and set(self.precisions) <= set(PRECISIONS)
-        require(valid, "precisions", self.precisions, f"some of {','.join(PRECISIONS)}")
+        require(set(self.precisions) <= set(PRECISIONS), "dtypes", self.dtypes, f"some of {','.join(PRECISIONS)}")
         require(self.minutes > 0, "minutes", self.minutes, "a number above 0")
+
+    @property
+    def precisions(self) -> list[str]:
+        """The compute dtypes."""
+        return self.dtypes.split(",")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ because it does not support the second derivatives of the penalty.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import torch
@@ -229,9 +229,12 @@ class TrainingStep:
       compile_mode: Mode of `torch.compile` for the pass of the fakes; empty = not compiled.
     Attributes:
       generator, discriminator, average: The networks.
+      compiled: `fake_logits`, compiled; None without a mode.
     Raises:
       ConfigError: The baseline does not support the configuration.
     """
+
+    compiled: Callable[[torch.Tensor, Sequence[int]], list[torch.Tensor]] | None = None
 
     def __init__(self, config: Config, compile_mode: str = "") -> None:
         train, model = config.train, config.model
@@ -245,10 +248,8 @@ class TrainingStep:
         self.config = config
         self.generator, self.discriminator = Generator(model), Discriminator(model)
         self.generator.levels.to(memory_format=torch.channels_last)  # not the recurrence: few positions, large kernels
-        self._fake_videos, self._fake_logits = self.generator.pyramid, self.discriminator
         if compile_mode:
-            self._fake_videos = torch.compile(self.generator.pyramid, mode=compile_mode)
-            self._fake_logits = torch.compile(self.discriminator, mode=compile_mode)
+            self.compiled = torch.compile(self.fake_logits, mode=compile_mode)
         ema = torch.optim.swa_utils.get_ema_multi_avg_fn(train.ema_decay)
         self.average = torch.optim.swa_utils.AveragedModel(self.generator, multi_avg_fn=ema, use_buffers=True)
         self.optimizers = [
@@ -267,6 +268,10 @@ class TrainingStep:
         for level, stride in zip(reversed(logits[:-1]), reversed(self.config.model.batch_strides)):
             total = level.index_add(0, torch.arange(0, len(level), stride), total)
         return total
+
+    def fake_logits(self, z: torch.Tensor, frame_offsets: Sequence[int]) -> list[torch.Tensor]:
+        """Returns the logits of generated clips."""
+        return self.discriminator(self.generator.pyramid(z, frame_offsets))
 
     def backward(
         self, reals: Sequence[torch.Tensor], z: torch.Tensor, frame_offsets: Sequence[int]
@@ -293,7 +298,7 @@ class TrainingStep:
             real_loss, penalty = real_loss.detach(), penalty.detach()
             del logits, total, gradients, squares
 
-            scores = self.scores(self._fake_logits(self._fake_videos(z, frame_offsets)))
+            scores = self.scores((self.compiled or self.fake_logits)(z, frame_offsets))
             generator_loss, fake_loss = F.softplus(-scores).mean(), F.softplus(scores).mean()
             generator_loss.backward(inputs=list(self.generator.parameters()), retain_graph=True)
             fake_loss.backward(inputs=list(self.discriminator.parameters()))
