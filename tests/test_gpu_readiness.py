@@ -1,4 +1,4 @@
-"""What can be known about GPUs without one: whether TensorFlow has a GPU kernel for every operation of a step.
+"""Checks without a GPU that TensorFlow has a GPU kernel for every operation of a training step.
 
 The wheel for Linux contains the kernels of GPUs, so that its registry lists them on any machine.
 """

@@ -71,9 +71,8 @@ class Setting:
     num_devices: int = 1
 
     def __str__(self) -> str:
-        extras = [", XLA"] * self.xla + [", plain"] * self.plain
-        extras += [f" each on {self.num_devices} devices"] * (self.num_devices > 1)
-        return f"{self.clips} clips{extras.pop() if self.num_devices > 1 else ''}, {self.precision}{''.join(extras)}"
+        each = f" each on {self.num_devices} devices" if self.num_devices > 1 else ""
+        return f"{self.clips} clips{each}, {self.precision}{', XLA' * self.xla}{', plain' * self.plain}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +108,7 @@ def settings(command: Command, num_devices: int) -> list[Setting]:
 
 
 def count_devices(kind: str) -> int:
-    """Returns the number of devices of a kind. Runs in a process of its own, because counting initialises them."""
+    """Returns the number of devices of a kind. Called in a separate process, because counting initialises them."""
     import tensorflow as tf
 
     return len(tf.config.list_logical_devices(kind.upper()))
