@@ -1,7 +1,7 @@
 # make demo    train a small TGANv2 on rendered shapes, generate, export, score     (12 to 18 minutes on two cores with AVX2)
 # make test    make lint, then make tests
 # make tests   the tests, but for the slow ones
-# make slow-tests  tests of clusters, of the documents' commands and of benchmarks
+# make slow-tests  the slow ones: clusters, commands of the documents, benchmarks and others  (WORKSPACE.md)
 # make lint    ruff and mypy
 # make bench   speed and memory beside PyTorch, plain TensorFlow and plain scripts; hours  (benchmarks/speed/results.md)
 # make clean   remove what the demo made and the caches of the tools; the environment stays
@@ -75,7 +75,7 @@ test: lint tests
 tests: opencv $(DEV)
 	$(PY) -m pytest
 
-# Clusters, commands of the documents, benchmarks. CI runs them, too.
+# CI runs them, too.
 slow-tests: opencv $(DEV)
 	$(PY) -m pytest -m slow
 
