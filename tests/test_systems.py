@@ -142,8 +142,9 @@ def test_samples_are_those_of_the_export_and_do_not_depend_on_the_batch(folder, 
     assert np.abs(expected[0] - expected[1]).max() > 0.1
     for sampler in (trained, exported):
         np.testing.assert_array_equal(sampler.latents([7]), z[1:])
-        np.testing.assert_allclose(sampler.float_videos(z), expected, atol=1e-6)
-        np.testing.assert_allclose(sampler.float_videos(z[1:])[0], expected[1], atol=1e-6)
+        # Rounding depends on the batch size; batch norms that mixed the batch's videos would change tenths.
+        np.testing.assert_allclose(sampler.float_videos(z), expected, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(sampler.float_videos(z[1:])[0], expected[1], rtol=0, atol=1e-5)
         videos = sampler.videos([3, 7])
         assert videos.dtype == np.uint8
         chunks = list(sampler.stream(z, chunk=5))
