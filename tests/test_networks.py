@@ -76,6 +76,31 @@ def scrambled(network):
     return network
 
 
+@pytest.mark.parametrize("changes", [{}, {**CONDITIONAL, "self_modulation": True}])
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_few_frames_are_rendered_at_a_time(monkeypatch, changes, in_graph):
+    network, sizes = scrambled(Generator(model_config(**THREE_LEVELS, **changes))), []
+    labels = tf.constant([0, 2]) if changes else None
+    whole = network(Z[:2], num_frames=5, labels=labels)
+    block, call = network.generator_levels[2], network.generator_levels[2].call
+
+    def recorded(frames, **kwargs):
+        sizes.append(tf.shape(frames)[0])
+        return call(frames, **kwargs)
+
+    monkeypatch.setattr(block, "call", recorded)
+    monkeypatch.setattr("tganv2_tf.models.generator.PIXELS_AT_ONCE", 4 * 32 * 32)
+    if in_graph:
+        shape = tf.TensorSpec([None, 4])
+        render = tf.function(lambda z, t: network(z, num_frames=t, labels=labels), [shape, tf.TensorSpec([], tf.int32)])
+        found = render(Z[:2], 5)
+    else:
+        found = network(Z[:2], num_frames=5, labels=labels)
+        assert [int(size) for size in sizes] == [4, 4, 2], "two frames of both videos, twice, and the last of both"
+    assert found.shape == whole.shape
+    np.testing.assert_allclose(found, whole, rtol=0, atol=1e-5)
+
+
 def test_a_class_changes_its_own_videos_only():
     generator = scrambled(Generator(model_config(**CONDITIONAL)))
     videos = generator(Z, labels=tf.constant([0, 1, 2, 0])).numpy()

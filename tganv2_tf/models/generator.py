@@ -19,6 +19,10 @@ from tganv2_tf.models.resumable import ResumableGenerator
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS
 from tganv2_tf.subsampling import subsample
 
+# Pixels that inference renders at a time, because the maps of all frames take more memory than the weights. 4 frames of
+# 192x192 pixels, or 1 of 384x384.
+PIXELS_AT_ONCE = 4 * 192 * 192
+
 
 class GeneratorLevel(layers.Layer):
     """One level: the abstract block g^A_l (up blocks) and the rendering block g^R_l (arXiv 1811.09245, Figure 2)."""
@@ -56,6 +60,34 @@ def _per_frame(
     outputs = layer(frames, training=training, condition=condition.repeat(shape[1]))
     outputs = tf.reshape(outputs, tf.concat([shape[:2], outputs.shape[1:]], 0))
     return tf.ensure_shape(outputs, [*videos.shape[:2], *outputs.shape[2:]])
+
+
+def _in_groups_of_frames(layer: Callable[[tf.Tensor], tf.Tensor], videos: tf.Tensor, frames_at_once: int) -> tf.Tensor:
+    """Applies a layer of videos to at most `frames_at_once` frames at a time, but at least to one of each video.
+
+    Args:
+      layer: Maps [N, t, H, W, C] to float32 [N, t, H', W', C'], for any t.
+      videos: [N, T, H, W, C].
+      frames_at_once: Number of frames of all videos together.
+    Returns:
+      float32 [N, T, H', W', C'].
+    """
+    count, num_frames = videos.shape[:2]
+    if count and num_frames and count * num_frames <= frames_at_once:
+        return layer(videos)
+    length = tf.maximum(frames_at_once // tf.maximum(tf.shape(videos)[0], 1), 1)  # of a group
+    num_groups = -(-tf.shape(videos)[1] // length)
+
+    def group(index: tf.Tensor, done: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        outputs = layer(videos[:, index * length : (index + 1) * length])
+        return index + 1, done.write(index, tf.transpose(outputs, [1, 0, 2, 3, 4]))
+
+    groups = tf.TensorArray(tf.float32, num_groups, infer_shape=False, element_shape=None)
+    # One group at a time: parallel iterations would need the memory that the groups save.
+    _, groups = tf.while_loop(
+        lambda index, _: index < num_groups, group, (tf.constant(0), groups), parallel_iterations=1
+    )
+    return tf.transpose(groups.concat(), [1, 0, 2, 3, 4])
 
 
 class Generator(ResumableGenerator):
@@ -184,9 +216,17 @@ class Generator(ResumableGenerator):
         if not 1 <= level <= len(self.generator_levels):
             raise ValueError(f"level {level} does not exist; valid: 1 to {len(self.generator_levels)}")
         condition = self.condition(z, labels)
-        for block in self.generator_levels[:level]:
-            features = _per_frame(block, features, False, condition)
-        return _per_frame(self.generator_levels[level - 1].render, features, False, condition)
+        first, *others = self.generator_levels[:level]
+        features = _per_frame(first, features, False, condition)
+
+        def rest(features: tf.Tensor) -> tf.Tensor:
+            for block in others:
+                features = _per_frame(block, features, False, condition)
+            return _per_frame(self.generator_levels[level - 1].render, features, False, condition)
+
+        size = self.config.pyramid.levels[level - 1].size
+        videos = _in_groups_of_frames(rest, features, PIXELS_AT_ONCE // size**2)
+        return tf.ensure_shape(videos, [*features.shape[:2], size, size, 3])
 
     def call(
         self,
