@@ -55,7 +55,7 @@ demo: opencv
 	$(PY) -m tganv2_tf.generate --model_dir=demo/run --seeds=0-48 --scale=2 --output=demo/samples.gif
 	$(PY) -m tganv2_tf.generate --model_dir=demo/run --seeds=0-11 --scale=2 --output=demo/samples.png
 	$(PY) -m tganv2_tf.export --model_dir=demo/run --output_dir=saved_models/demo
-	$(PY) -m tganv2_tf.train_classifier --data_dir=demo/data/train --test_data_dir=demo/data/test --output=demo/classifier.npz
+	$(PY) -m tganv2_tf.train_classifier --data_dir=demo/data/train --test_data_dir=demo/data/test --steps=500 --output=demo/classifier.npz
 	@echo && echo "Real videos that nothing was trained on:"
 	$(SCORE) --clips_dir=demo/data/test --output=demo/scores/real.json
 	@echo && echo "The generator before its training:"
