@@ -1,7 +1,7 @@
 """The systems of the paper's Table 2 on synthetic data, at equal compute (docs/table2.md).
 
-python -m benchmarks.paper.table2 --output_dir=table2 --tflops=9
-python -m benchmarks.paper.table2 --output_dir=table2 --tflops=9 --systems=tganv2,vgan --num_seeds=1
+python -m benchmarks.paper.table2 --output_dir=table2 --tflops=18
+python -m benchmarks.paper.table2 --output_dir=table2 --tflops=18 --systems=tganv2,vgan --num_seeds=1
 
 Each system is trained with its recipe for the embedded data (`flags/demo*.flags`) and several seeds until it has spent
 the same number of multiply-adds (`training.cost.step_cost`). The averaged or last generator is scored. The command
@@ -52,7 +52,7 @@ class Command:
     """Benchmark options."""
 
     output_dir: str = option("folder for data, runs and results", destination="folder")
-    tflops: float = option("compute per run in 10^12 multiply-adds", 9.0)
+    tflops: float = option("compute per run in 10^12 multiply-adds", 18.0)
     num_seeds: int = option("runs per system", 2)
     systems: str = option("rows of the table, separated by commas", ",".join(RECIPES))
     num_samples: int = option("generated videos per score", 2048)
