@@ -17,7 +17,7 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # tests run in parallel, o
 import pytest
 
 from tganv2_tf.config import Config, DataConfig, ModelConfig, TrainConfig
-from tganv2_tf.runtime.machine import withholds_avx512
+from tganv2_tf.runtime.machine import withholds
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY_MODEL = {
@@ -73,7 +73,14 @@ def two_replicas() -> Any:
     return tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
 
 
-needs_bfloat16 = pytest.mark.skipif(withholds_avx512(), reason="TensorFlow would die in bfloat16: check_bfloat16")
+# TensorFlow would crash: `machine.withholds`
+needs_bfloat16 = pytest.mark.skipif(withholds("bfloat16"), reason="ONEDNN_MAX_CPU_ISA hides bfloat16")
+needs_float16 = pytest.mark.skipif(withholds("float16"), reason="ONEDNN_MAX_CPU_ISA hides float16")
+PRECISIONS = [
+    pytest.param("float32"),
+    pytest.param("mixed_bfloat16", marks=needs_bfloat16),
+    pytest.param("mixed_float16", marks=needs_float16),
+]
 
 
 def tiny_config(model: dict[str, Any] | None = None, data: dict[str, Any] | None = None, **train: Any) -> Config:

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import kernels
 
-from tests.conftest import tiny_config
+from tests.conftest import PRECISIONS, tiny_config
 from tests.test_systems import TINY
 from tganv2_tf import cli
 from tganv2_tf.config import MODEL_OPTIONS, Config, DataConfig, EvalConfig, TrainConfig
@@ -63,7 +63,7 @@ def without_gpu(config: Config) -> set[str]:
     return {node.op for node in nodes_of_a_step(config) if node.op not in STRUCTURE and not runs_on_a_gpu(node)}
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_step_runs_on_a_gpu_as_a_whole(precision: str) -> None:
     assert without_gpu(tiny_config(mixed_precision=precision)) == set()
 

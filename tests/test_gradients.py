@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.speed.plain_networks import PlainDiscriminator, PlainGenerator
-from tests.conftest import tiny_config
+from tests.conftest import PRECISIONS, tiny_config
 from tganv2_tf.config import Config, DataConfig, ModelConfig, TrainConfig
 from tganv2_tf.errors import ConfigError
 from tganv2_tf.models.discriminator import Discriminator
@@ -279,7 +279,7 @@ def test_discriminators_that_break_the_contract_are_refused(kind: type[Discrimin
     TGANv2(*networks, with_gradients(config, "plain"))
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("precision", [PRECISIONS[0], PRECISIONS[2]])
 def test_checking_the_contract_changes_nothing(precision: str) -> None:
     config = tiny_config({"conditional": True, "num_classes": CLASSES, "batch_strides": (2,)}).model
     tf.keras.mixed_precision.set_global_policy(precision)

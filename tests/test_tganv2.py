@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import ONE_LEVEL, SHALLOW, needs_bfloat16, tiny_config
+from tests.conftest import ONE_LEVEL, SHALLOW, needs_bfloat16, needs_float16, tiny_config
 from tganv2_tf.models.discriminator import Discriminator
 from tganv2_tf.models.generator import Generator
 from tganv2_tf.models.latents import latents_from_seeds, sample_latents
@@ -374,7 +374,10 @@ def test_two_replicas_give_the_gradients_of_one(two_replicas, recompute):
     "changes",
     [
         {"model": CONDITIONAL, "gradient_accumulation_steps": 2},
-        {"model": SHALLOW, "mixed_precision": "mixed_float16", "r1_every_steps": 2, "gradient_clip_norm": 1.0},
+        pytest.param(
+            {"model": SHALLOW, "mixed_precision": "mixed_float16", "r1_every_steps": 2, "gradient_clip_norm": 1.0},
+            marks=needs_float16,
+        ),
     ],
     ids=["conditional, two parts", "float16"],
 )

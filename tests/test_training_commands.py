@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import needs_bfloat16
+from tests.conftest import PRECISIONS
 from tests.data_sets import write_data_set
 from tests.forking import fork_command
 from tests.test_commands import MODEL, RUN, fail, step_by_step
@@ -69,7 +69,7 @@ def test_one_device_compiled_in_pairs_of_steps_and_profiled(data_dir: str, tmp_p
     assert steps == [2, 4, 6]
 
 
-@pytest.mark.parametrize("precision", [pytest.param("mixed_bfloat16", marks=needs_bfloat16), "mixed_float16"])
+@pytest.mark.parametrize("precision", PRECISIONS[1:])
 def test_half_precision_trains_and_resumes(precision: str, data_dir: str, tmp_path: pathlib.Path) -> None:
     how = [*SMALL, f"--mixed_precision={precision}", "--r1_every_steps=2", "--gradient_clip_norm=10", "--loss=hinge"]
     how += ["--preview_every_steps=0"]

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import ONE_LEVEL, SHALLOW, needs_bfloat16, tiny_config
+from tests.conftest import ONE_LEVEL, PRECISIONS, SHALLOW, needs_float16, tiny_config
 from tests.test_tganv2 import batch, reals, values
 from tganv2_tf.errors import UserError
 from tganv2_tf.models.latents import sample_latents
 from tganv2_tf.models.layers import BatchNorm
 from tganv2_tf.models.optimizers import make_adam
 from tganv2_tf.training import distribution
-from tganv2_tf.training.distribution import check_bfloat16, make_strategy
+from tganv2_tf.training.distribution import check_half_precision, make_strategy
 from tganv2_tf.training.loop import make_model
 
 
@@ -77,7 +77,11 @@ def assert_close(gradients, expected, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("precision", "tolerance", "how"), [("float32", 1e-5, {"jit_compile": False}), ("mixed_float16", 0.05, {})]
+    ("precision", "tolerance", "how"),
+    [
+        ("float32", 1e-5, {"jit_compile": False}),
+        pytest.param("mixed_float16", 0.05, {}, marks=needs_float16),
+    ],
 )
 def test_a_lazy_penalty_is_stronger_and_rarer(plain, without_penalty, precision, tolerance, how):
     losses, _, with_penalty = plain
@@ -97,6 +101,7 @@ def test_xla_computes_the_same_step(plain):
         assert_close(ours, expected, 1e-3)
 
 
+@needs_float16
 def test_half_precision_agrees_with_float32(plain):
     # float16 has 11 bits of precision, and errors accumulate over some twenty layers, forward and backward.
     losses, *gradients = plain
@@ -107,7 +112,7 @@ def test_half_precision_agrees_with_float32(plain):
         assert_close(half, gradient, 0.05)
 
 
-@pytest.mark.parametrize("precision", [pytest.param("mixed_bfloat16", marks=needs_bfloat16), "mixed_float16"])
+@pytest.mark.parametrize("precision", PRECISIONS[1:])
 def test_weights_norms_logits_and_videos_stay_in_float32(precision):
     config = tiny_config(mixed_precision=precision, ema_decay=0.0)
     model = make_model(config)
@@ -129,23 +134,43 @@ def test_bfloat16_without_avx512(monkeypatch):
     config = tiny_config(mixed_precision="mixed_bfloat16")
     for name in ("AVX512_CORE_BF16", "AVX512_CORE", ""):
         monkeypatch.setattr(distribution.machine, "instruction_set", lambda name=name: name)
-        check_bfloat16(config)
+        check_half_precision(config)
     assert not said
     monkeypatch.setattr(distribution.machine, "instruction_set", lambda: "AVX2")
-    check_bfloat16(tiny_config())
+    check_half_precision(tiny_config())
     assert not said
-    check_bfloat16(config)
+    check_half_precision(config)
     assert "no AVX-512" in said[0]
     # TensorFlow would crash here with a segmentation fault.
     monkeypatch.setattr(distribution.machine, "instruction_set", lambda: "AVX512_CORE")
     for limit in ("AVX512_CORE", "ALL", "DEFAULT"):
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
-        check_bfloat16(config)
+        check_half_precision(config)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx2")
-    with pytest.raises(UserError, match="ONEDNN_MAX_CPU_ISA=avx2 disables"):
-        check_bfloat16(config)
+    with pytest.raises(UserError, match="mixed_bfloat16 needs instructions that ONEDNN_MAX_CPU_ISA=avx2 disables"):
+        check_half_precision(config)
 
 
+def test_float16_on_a_processor_whose_instructions_are_hidden(monkeypatch):
+    config = tiny_config(mixed_precision="mixed_float16")
+    for has, limit, crashes in [
+        ({"avx512_fp16"}, "AVX2", True),
+        ({"avx512_fp16"}, "AVX512_CORE_BF16", True),
+        ({"avx512_fp16"}, "AVX512_CORE_AMX", False),
+        ({"avx512_fp16"}, "AVX512_CORE_FP16", False),
+        ({"avx512_fp16"}, "", False),
+        ({"avx512f"}, "AVX2", False),
+    ]:
+        monkeypatch.setattr(distribution.machine, "instructions", lambda has=has: has)
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+        if crashes:
+            with pytest.raises(UserError, match=f"mixed_float16 needs instructions that ONEDNN_MAX_CPU_ISA={limit}"):
+                check_half_precision(config)
+        else:
+            check_half_precision(config)
+
+
+@needs_float16
 def test_a_loss_scale_that_overflows_costs_the_step_and_is_halved():
     config = shallow_config(
         mixed_precision="mixed_float16", r1_weight=2.0, r1_every_steps=2, learning_rate_decay="none"

@@ -111,16 +111,32 @@ def installed_version(name: str) -> str | None:
 
 def instruction_set(cpuinfo: str = "/proc/cpuinfo") -> str:
     """Returns the best vector instruction set of an x86 processor, in oneDNN's terms; empty if unknown."""
-    found = re.search(r"^flags\s*:(.*)$", _read(cpuinfo), re.MULTILINE)
-    flags = set(found[1].split()) if found else set()
+    flags = instructions(cpuinfo)
     known = (name for name, needed in INSTRUCTION_SETS.items() if flags.issuperset(needed))
     return next(known, "")
 
 
-def withholds_avx512() -> bool:
-    """Returns whether the processor has AVX-512 but ONEDNN_MAX_CPU_ISA restricts oneDNN to older instructions."""
+def instructions(cpuinfo: str = "/proc/cpuinfo") -> set[str]:
+    """Returns the instruction set extensions of an x86 processor, in Linux' terms; none if unknown."""
+    found = re.search(r"^flags\s*:(.*)$", _read(cpuinfo), re.MULTILINE)
+    return set(found[1].split()) if found else set()
+
+
+def withholds(dtype: str) -> bool:
+    """Returns whether ONEDNN_MAX_CPU_ISA hides from oneDNN what the processor has for a 16-bit type.
+
+    TensorFlow asks the processor, not oneDNN, and then crashes: in bfloat16 if AVX-512 is hidden, in float16 (2.21) if
+    AVX512_FP16 is.
+
+    Args:
+      dtype: "bfloat16" or "float16".
+    """
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    return instruction_set().startswith("AVX512") and limit in INSTRUCTION_SETS and not limit.startswith("AVX512")
+    if limit not in INSTRUCTION_SETS:  # no limit, or one above those known here
+        return False
+    if dtype == "bfloat16":
+        return instruction_set().startswith("AVX512") and not limit.startswith("AVX512")
+    return "avx512_fp16" in instructions() and limit != "AVX512_CORE_AMX"
 
 
 def processor(cpuinfo: str = "/proc/cpuinfo") -> str:

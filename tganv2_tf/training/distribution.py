@@ -199,23 +199,25 @@ def warn_without_gpu(config: Config) -> None:
         )
 
 
-def check_bfloat16(config: Config) -> None:
+def check_half_precision(config: Config) -> None:
     """Logs a warning if bfloat16 is slow on this CPU.
 
-    oneDNN needs AVX-512 for bfloat16; TensorFlow checks the processor, not oneDNN. Without AVX-512, Eigen is used
-    and a step of the demo takes 20 times as long as in float32. If the processor has AVX-512 but ONEDNN_MAX_CPU_ISA
-    disables it, TensorFlow 2.15 crashes with a segmentation fault, and 2.21 completes no step.
+    oneDNN needs AVX-512 for bfloat16. Without AVX-512, Eigen is used, and a step of the demo takes 20 times as long as
+    in float32.
 
     Raises:
-      UserError: TensorFlow would crash or hang.
+      UserError: TensorFlow would crash or hang, see `machine.withholds`.
     """
-    if config.train.mixed_precision != "mixed_bfloat16" or tf.config.list_logical_devices("GPU"):
+    precision = config.train.mixed_precision
+    if precision == "float32" or tf.config.list_logical_devices("GPU"):
         return
-    if machine.withholds_avx512():
+    if machine.withholds(precision.removeprefix("mixed_")):
         raise UserError(
-            "--mixed_precision=mixed_bfloat16 needs AVX-512, which ONEDNN_MAX_CPU_ISA="
+            f"--mixed_precision={precision} needs instructions that ONEDNN_MAX_CPU_ISA="
             f"{os.environ['ONEDNN_MAX_CPU_ISA']} disables: unset it, or use --mixed_precision=float32"
         )
+    if precision != "mixed_bfloat16":
+        return
     found = machine.instruction_set()
     if found and not found.startswith("AVX512"):
         logging.warning(

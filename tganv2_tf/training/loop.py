@@ -33,7 +33,7 @@ from tganv2_tf.training.classes import check_classes, warn_of_other_classes
 from tganv2_tf.training.compatibility import check_run, initialize
 from tganv2_tf.training.description import describe, warn_of_empty_classes, with_classes
 from tganv2_tf.training.distribution import (
-    check_bfloat16,
+    check_half_precision,
     is_chief,
     is_loss_of_worker,
     make_all_gather,
@@ -92,7 +92,7 @@ def train(
     chief = is_chief(strategy)
     per_replica_batch_size(config, strategy.num_replicas_in_sync)  # replicas must be able to share it
     warn_without_gpu(config)
-    check_bfloat16(config)
+    check_half_precision(config)
     if dry_run:
         for line in describe(config, strategy.extended.worker_devices, num_workers(strategy)):
             print(line)
