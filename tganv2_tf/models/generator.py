@@ -6,14 +6,14 @@ Saito & Saito, arXiv 1811.09245, Figures 1 and 2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.keras import layers
 
 from tganv2_tf.config import ModelConfig
-from tganv2_tf.models.activation_checkpointing import checkpoint_activations
+from tganv2_tf.models.frames import in_groups_of_frames, per_frame
 from tganv2_tf.models.layers import UNCONDITIONAL, BatchNorm, Condition, ConvLSTM, RenderingBlock, UpBlock, lecun_normal
 from tganv2_tf.models.resumable import ResumableGenerator
 from tganv2_tf.pyramid import FIRST_LEVEL_BLOCKS
@@ -43,51 +43,6 @@ class GeneratorLevel(layers.Layer):
     def render(self, features: tf.Tensor, training: bool = False, condition: Condition = UNCONDITIONAL) -> tf.Tensor:
         """Applies g^R_l: [M, H', W', C'] -> float32 [M, H', W', 3] in [-1, 1]."""
         return self.rendering(features, training=training, condition=condition)
-
-
-def _per_frame(
-    layer: Callable[..., tf.Tensor],
-    videos: tf.Tensor,
-    training: bool,
-    condition: Condition,
-    recompute: bool = False,
-) -> tf.Tensor:
-    """Applies a layer of frames [N * T, H, W, C] to videos [N, T, H, W, C] with the conditions of N samples."""
-    if recompute:
-        return checkpoint_activations(lambda videos: _per_frame(layer, videos, training, condition), videos)
-    shape = tf.shape(videos)
-    frames = tf.reshape(videos, [-1, *videos.shape[2:]])
-    outputs = layer(frames, training=training, condition=condition.repeat(shape[1]))
-    outputs = tf.reshape(outputs, tf.concat([shape[:2], outputs.shape[1:]], 0))
-    return tf.ensure_shape(outputs, [*videos.shape[:2], *outputs.shape[2:]])
-
-
-def _in_groups_of_frames(layer: Callable[[tf.Tensor], tf.Tensor], videos: tf.Tensor, frames_at_once: int) -> tf.Tensor:
-    """Applies a layer of videos to at most `frames_at_once` frames at a time, but at least to one of each video.
-
-    Args:
-      layer: Maps [N, t, H, W, C] to float32 [N, t, H', W', C'], for any t.
-      videos: [N, T, H, W, C].
-      frames_at_once: Number of frames of all videos together.
-    Returns:
-      float32 [N, T, H', W', C'].
-    """
-    count, num_frames = videos.shape[:2]
-    if count and num_frames and count * num_frames <= frames_at_once:
-        return layer(videos)
-    length = tf.maximum(frames_at_once // tf.maximum(tf.shape(videos)[0], 1), 1)  # of a group
-    num_groups = -(-tf.shape(videos)[1] // length)
-
-    def group(index: tf.Tensor, done: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-        outputs = layer(videos[:, index * length : (index + 1) * length])
-        return index + 1, done.write(index, tf.transpose(outputs, [1, 0, 2, 3, 4]))
-
-    groups = tf.TensorArray(tf.float32, num_groups, infer_shape=False, element_shape=None)
-    # One group at a time: parallel iterations would need the memory that the groups save.
-    _, groups = tf.while_loop(
-        lambda index, _: index < num_groups, group, (tf.constant(0), groups), parallel_iterations=1
-    )
-    return tf.transpose(groups.concat(), [1, 0, 2, 3, 4])
 
 
 class Generator(ResumableGenerator):
@@ -217,15 +172,15 @@ class Generator(ResumableGenerator):
             raise ValueError(f"level {level} does not exist; valid: 1 to {len(self.generator_levels)}")
         condition = self.condition(z, labels)
         first, *others = self.generator_levels[:level]
-        features = _per_frame(first, features, False, condition)
+        features = per_frame(first, features, False, condition)
 
         def rest(features: tf.Tensor) -> tf.Tensor:
             for block in others:
-                features = _per_frame(block, features, False, condition)
-            return _per_frame(self.generator_levels[level - 1].render, features, False, condition)
+                features = per_frame(block, features, False, condition)
+            return per_frame(self.generator_levels[level - 1].render, features, False, condition)
 
         size = self.config.pyramid.levels[level - 1].size
-        videos = _in_groups_of_frames(rest, features, PIXELS_AT_ONCE // size**2)
+        videos = in_groups_of_frames(rest, features, PIXELS_AT_ONCE // size**2)
         return tf.ensure_shape(videos, [*features.shape[:2], size, size, 3])
 
     def call(
@@ -292,8 +247,8 @@ class Generator(ResumableGenerator):
                 i = index - 1
                 features = subsample(features, frame_offsets[i], frame_strides[i], batch_strides[i])
                 condition = condition.every(batch_strides[i])
-            features = _per_frame(level, features, training, condition, recompute)
-            videos.append(_per_frame(level.render, features, training, condition, recompute))
+            features = per_frame(level, features, training, condition, recompute)
+            videos.append(per_frame(level.render, features, training, condition, recompute))
         return videos
 
     @property
