@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tganv2_tf.models import convolutions
-from tganv2_tf.models.convolutions import convolve, relu, upsample, upsample_convolve
+from tganv2_tf.models.convolutions import convolve, relu, scale_and_shift, upsample, upsample_convolve
 
 RNG = np.random.default_rng(0)
 
@@ -124,6 +124,16 @@ def test_upsampling_and_convolution_of_clips(frames):
     any_batch = [tf.TensorSpec([None, *inputs.shape[1:]]), tf.TensorSpec(kernel.shape)]
     for one, other in zip(tf.function(ours, any_batch)(inputs, kernel), expected):
         np.testing.assert_allclose(one, other, atol=2e-6 * np.abs(other).max())
+
+
+def test_scale_and_shift_of_channels():
+    inputs, scale, shift = normal(2, 3, 4, 5), normal(5), normal(5)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([inputs, scale, shift])
+        pairs = scale_and_shift(inputs, scale, shift) ** 2, (inputs * scale + shift) ** 2
+    np.testing.assert_allclose(*pairs, rtol=1e-5)
+    for one, other in zip(*(tape.gradient(each, [inputs, scale, shift]) for each in pairs)):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_relu_has_the_derivative_of_its_mask_and_no_second_one():

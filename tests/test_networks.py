@@ -207,6 +207,15 @@ def test_weights_are_all_different_and_all_there_from_the_start():
     assert len(norms) == 2 * 4 + 2, "two an up block, one a rendering block"
 
 
+def test_inference_has_no_batch_norm_of_onednn_which_is_slow_without_avx_512():
+    generator = Generator(model_config())
+    graph = tf.function(lambda z: generator(z)).get_concrete_function(tf.TensorSpec([2, Z.shape[-1]])).graph
+    types = [operation.type for operation in graph.get_operations()]
+    assert not {name for name in types if "BatchNorm" in name}
+    # Two norms per up block of all levels, and that of the last rendering, each in one pass.
+    assert types.count("DepthwiseConv2dNative") == 2 * 4 + 1
+
+
 def test_parameters_of_the_papers_networks():
     # By hand, for one 3x3 up block of the paper's last level, 32 -> 32: BN 4 * 32, conv 9 * 32 * 32 + 32, BN 4 * 32,
     # the same conv, shortcut 32 * 32 + 32; rendering: BN 4 * 32, conv 9 * 32 * 3 + 3.

@@ -60,6 +60,16 @@ def convolve(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool] | None =
     return _convolution(inputs, kernel, pool)
 
 
+def scale_and_shift(inputs: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
+    """Computes inputs * scale + shift per channel: [M, H, W, C], [C], [C] -> [M, H, W, C].
+
+    As a depthwise convolution, which TensorFlow fuses with a following ReLU into a single pass over memory. oneDNN's
+    batch norm is as fast with AVX-512, but takes 13 times as long without.
+    """
+    kernel = scale[tf.newaxis, tf.newaxis, :, tf.newaxis]
+    return tf.nn.bias_add(tf.nn.depthwise_conv2d(inputs, kernel, [1, 1, 1, 1], "VALID"), shift)
+
+
 def unused_taps(kernel: tf.Tensor, lengths: Sequence[int]) -> list[int]:
     """Returns, for each kernel axis, how many taps at each end meet only padding in inputs of these lengths."""
     return [*(int(length == 1 and taps == 3) for length, taps in zip(lengths, kernel.shape)), 0, 0]

@@ -12,7 +12,7 @@ from typing import Any, Callable, NamedTuple
 import tensorflow as tf
 from tensorflow.keras import layers
 
-from tganv2_tf.models.convolutions import convolve, kernel_gradient, upsample, upsample_convolve
+from tganv2_tf.models.convolutions import convolve, kernel_gradient, scale_and_shift, upsample, upsample_convolve
 
 BATCH_NORM_DECAY = 0.9
 BATCH_NORM_EPSILON = 2e-5
@@ -148,13 +148,11 @@ class BatchNorm(layers.Layer):
         gamma, beta = self._scale_and_shift(condition)
         if not training:
             mean, variance = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
-            if gamma.shape.rank == 1:
-                outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
-                    inputs, gamma, beta, mean, variance, epsilon=BATCH_NORM_EPSILON, is_training=False
-                )
-                return outputs
             scale = gamma * tf.math.rsqrt(variance + BATCH_NORM_EPSILON)
-            return tf.cast(tf.cast(inputs, tf.float32) * scale + (beta - mean * scale), inputs.dtype)
+            shift = beta - mean * scale
+            if gamma.shape.rank == 1 and inputs.dtype == tf.float32:
+                return scale_and_shift(inputs, scale, shift)
+            return tf.cast(tf.cast(inputs, tf.float32) * scale + shift, inputs.dtype)
         values = tf.cast(inputs, tf.float32)
         mean, variance = self.moments(values)
         replica_context = tf.distribute.get_replica_context()
@@ -312,6 +310,8 @@ class Conv2D(layers.Layer):
     def call(self, inputs: tf.Tensor, upsampled: bool = False) -> tf.Tensor:
         """[M, H, W, C] -> [M, H, W, channels], or [M, 2H, 2W, channels] if the input is `upsampled` first."""
         kernel = tf.convert_to_tensor(self.kernel)
+        if self.kernel_size == 1:
+            return tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, 1, "VALID"), self.bias)
         outputs = upsample_convolve(inputs, kernel) if upsampled else convolve(inputs, kernel)
         return tf.nn.bias_add(outputs, self.bias)
 

@@ -41,7 +41,6 @@ import tensorflow as tf
 from tganv2_tf import storage
 from tganv2_tf.errors import UserError
 from tganv2_tf.models.latents import latents_from_seeds, to_text
-from tganv2_tf.serving.folding import fold_batch_norms
 from tganv2_tf.serving.warmup import write_warmup
 from tganv2_tf.storage.files import atomic_folder
 
@@ -249,7 +248,7 @@ def export(
             storage.copy_folder(export(generator, local, int(number), class_names, fps), target, "saved_model.pb")
         return target
     with atomic_folder(target) as temporary:
-        module = ServedGenerator(fold_batch_norms(generator), class_names, fps)
+        module = ServedGenerator(generator, class_names, fps)
         tf.saved_model.save(module, str(temporary), signatures=dict(module.functions))
         write_warmup(temporary, generator.config)
     return target
