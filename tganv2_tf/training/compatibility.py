@@ -63,37 +63,43 @@ def differences(now: Any, before: Any, label: str) -> dict[str, str]:
     }
 
 
+def check_source(config: Config) -> Run:
+    """Checks that the networks of a new run can be initialised from `init_from`, and returns that run.
+
+    Raises:
+      ConfigError: There is no checkpoint, or shapes of networks differ; the message names the fields.
+    """
+    name = f"--init_from={config.train.init_from}"
+    source = Run.open(config.train.init_from)
+    if source.checkpoint is None:
+        raise ConfigError(
+            f"{name}: no checkpoint found; valid: the folder of a run, RUN/{BEST_DIR}, or RUN/{SNAPSHOT_DIR}/ckpt-STEP"
+        )
+    if source.config.system != config.system:
+        raise ConfigError(f"{name}: a run of --system={source.config.system}, not {config.system}")
+    other = differences(config.model, source.config.model, "it has")
+    shapes = [text for field, text in other.items() if field in config.model.ARCHITECTURE]
+    if shapes:
+        raise ConfigError(f"{name}: its networks have different shapes: {', '.join(shapes)}")
+    return source
+
+
 def initialize(model: Adversary) -> str:
     """Initialises the networks of a new run from `init_from`; optimisers and step are not read.
 
     Returns:
       The prefix of the checkpoint.
     Raises:
-      ConfigError: There is no checkpoint, or shapes of networks differ; the message names the fields.
+      ConfigError: See `check_source`.
       UserError: The checkpoint is damaged.
     """
-    config = model.config
-    source = Run.open(config.train.init_from)
-    if source.checkpoint is None:
-        raise ConfigError(
-            f"--init_from={config.train.init_from}: no checkpoint found; valid: the folder of a run, RUN/{BEST_DIR}, "
-            f"or RUN/{SNAPSHOT_DIR}/ckpt-STEP"
-        )
-    if source.config.system != config.system:
-        raise ConfigError(
-            f"--init_from={config.train.init_from}: a run of --system={source.config.system}, not {config.system}"
-        )
-    other = differences(config.model, source.config.model, "it has")
-    shapes = [text for name, text in other.items() if name in config.model.ARCHITECTURE]
-    if shapes:
-        raise ConfigError(
-            f"--init_from={config.train.init_from}: its networks have different shapes: {', '.join(shapes)}"
-        )
+    checkpoint = check_source(model.config).checkpoint
+    assert checkpoint is not None
     networks = model.networks
     if model.ema_generator is not model.generator:
         networks["ema_generator"] = model.ema_generator
-    with readable(source.checkpoint) as local:
+    with readable(checkpoint) as local:
         for name, network in networks.items():
             # One at a time: without averaging, a checkpoint has one network under two of the names.
             read(local, **{name: network})
-    return source.checkpoint
+    return checkpoint

@@ -24,13 +24,13 @@ from tganv2_tf.data.pipeline import StreamPosition, training_dataset
 from tganv2_tf.errors import ConfigError, UserError
 from tganv2_tf.events import EventWriter
 from tganv2_tf.models.adversary import Adversary
-from tganv2_tf.runs import EVENTS_DIR, checkpoints_in, record_config
+from tganv2_tf.runs import CHECKPOINT_DIR, EVENTS_DIR, checkpoints_in, record_config
 from tganv2_tf.storage import files
 from tganv2_tf.systems import model_class
 from tganv2_tf.training import callbacks, previews
 from tganv2_tf.training.checkpoints import CheckpointFolder
 from tganv2_tf.training.classes import check_classes, warn_of_other_classes
-from tganv2_tf.training.compatibility import check_run, initialize
+from tganv2_tf.training.compatibility import check_run, check_source, initialize
 from tganv2_tf.training.description import describe, warn_of_empty_classes, with_classes
 from tganv2_tf.training.distribution import (
     check_half_precision,
@@ -115,6 +115,8 @@ def train(
         # 2. Compare classes and settings with those of the checkpoints in the folder; some must not change.
         check_classes(config, manifest.labels)
         changes = check_run(config)
+        if train.init_from and not checkpoints_in(storage.join(train.model_dir, CHECKPOINT_DIR)):
+            check_source(config)  # before the networks are created, which takes seconds
         # 3. Create networks and optimisers, initialised from the seed, so that their variables can be restored.
         try:
             with strategy.scope():
