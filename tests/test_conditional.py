@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
     write_classifier(folder / "classifier.npz")
     aids = [*AIDS, f"--classifier={folder}/classifier.npz", "--cache_dir="]
     where = [f"--data_dir={folder}/data", f"--model_dir={folder}/run"]
-    result = fork_command("tganv2_tf.train", *TINY_FLAGS, *RUN, *where, *aids)
+    result = fork_command("tests.quickly", "tganv2_tf.train", *TINY_FLAGS, *RUN, *where, *aids)
     assert result.returncode == 0, result.stderr
     assert "class_accuracy 0." in result.stderr
     return folder

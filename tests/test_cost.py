@@ -178,6 +178,7 @@ def products(graph_types):
     return {name: count for name, count in counted.items() if re.search("Conv|MatMul", name)}
 
 
+@pytest.mark.slow
 def test_counted_operations_are_those_that_run():
     config = tiny_config(ema_decay=0.0)
     with tf.Graph().as_default():

@@ -317,7 +317,7 @@ def test_scores_by_a_classifier_that_has_not_learned_are_doubted(folder, tmp_pat
     assert not warnings()
     flags = [*tiny_flags(folder, tmp_path / "run"), "--train_steps=2", "--eval_every_steps=2", f"--classifier={path}"]
     flags += ["--num_samples=8", "--repetitions=1", "--eval_batch_size=4", "--cache_dir="]
-    result = fork_command("tganv2_tf.train", *flags)
+    result = fork_command("tests.quickly", "tganv2_tf.train", *flags)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count(doubt) == 1
 

@@ -93,6 +93,7 @@ def test_a_lazy_penalty_is_stronger_and_rarer(plain, without_penalty, precision,
         assert lazy_losses["r1_penalty"] == pytest.approx(losses["r1_penalty"], rel=tolerance)
 
 
+@pytest.mark.slow
 def test_xla_computes_the_same_step(plain):
     losses, *gradients = plain
     compiled_losses, *compiled = steps_of(shallow_config(r1_weight=2.0), jit_compile=True)[0]
