@@ -59,7 +59,7 @@ demo: opencv
 	@echo && echo "Real videos that nothing was trained on:"
 	$(SCORE) --clips_dir=demo/data/test --output=demo/scores/real.json
 	@echo && echo "The generator before its training:"
-	$(SCORE) --model_dir=demo/run --untrained --output=demo/scores/untrained.json
+	$(SCORE) --model_dir=demo/run --untrained --repetitions=1 --output=demo/scores/untrained.json
 	@echo && echo "The generator:"
 	$(SCORE) --model_dir=demo/run --output=demo/scores/trained.json
 	@echo
