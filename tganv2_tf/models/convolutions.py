@@ -42,6 +42,8 @@ def convolve(inputs: tf.Tensor, kernel: tf.Tensor, pool: Sequence[bool] | None =
     lengths = inputs.shape[1:-1].as_list()
     pool = [False] * len(lengths) if pool is None else list(pool)
     if set(kernel.shape[:-2]) == {1}:
+        if len(lengths) == 2 and not any(pool):  # TensorFlow fuses a convolution with a bias that follows it
+            return tf.nn.conv2d(inputs, kernel, 1, "VALID")
         outputs = tf.matmul(tf.reshape(inputs, [-1, kernel.shape[-2]]), tf.reshape(kernel, kernel.shape[-2:]))
         return average_pairs(tf.reshape(outputs, [-1, *lengths, kernel.shape[-1]]), pool, pool)
     kernel = crop(kernel, unused_taps(kernel, lengths))

@@ -310,8 +310,6 @@ class Conv2D(layers.Layer):
     def call(self, inputs: tf.Tensor, upsampled: bool = False) -> tf.Tensor:
         """[M, H, W, C] -> [M, H, W, channels], or [M, 2H, 2W, channels] if the input is `upsampled` first."""
         kernel = tf.convert_to_tensor(self.kernel)
-        if self.kernel_size == 1:
-            return tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, 1, "VALID"), self.bias)
         outputs = upsample_convolve(inputs, kernel) if upsampled else convolve(inputs, kernel)
         return tf.nn.bias_add(outputs, self.bias)
 
